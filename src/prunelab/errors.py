@@ -1,0 +1,24 @@
+"""The one exception that prunelab raises for a mistake of its user."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user asked for cannot be done; the message says what, where and what to do instead.
+
+    The command line prints the message alone (no traceback) and exits with 1.
+    """
+
+
+def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
+    """A closing sentence that offers the names nearest to ``name`` ("Did you mean 'fpgm'?"), or all of them if few."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=most, cutoff=0.5)
+    if close:
+        return "Did you mean " + " or ".join(repr(candidate) for candidate in close) + "?"
+    if len(known) <= 30:
+        return "Known: " + ", ".join(known) + "."
+    return f"{len(known)} names are known."
