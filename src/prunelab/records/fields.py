@@ -1,0 +1,98 @@
+"""Reading JSON that somebody else may have written: every value checked, every complaint names its field."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+
+class RecordError(ValueError):
+    """A record (or failure) is not what its schema says; the message names the field and its fault."""
+
+
+class Fields:
+    """One JSON object while it is being read.
+
+    Every getter takes the name of a required field and raises ``RecordError`` if the field is absent or of
+    another type. ``path`` says where the object sits in the file (``"baseline"``).
+    """
+
+    def __init__(self, values: Any, path: str = "") -> None:
+        if not isinstance(values, dict):
+            raise RecordError(f"{path or 'the file'} should be a JSON object, found {_shortened(values)}")
+        self._values = values
+        self._path = path
+
+    def text(self, name: str) -> str:
+        value = self._get(name)
+        if not isinstance(value, str):
+            self._refuse(name, "text", value)
+        return value
+
+    def text_or_none(self, name: str) -> str | None:
+        return None if self._get(name) is None else self.text(name)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        value = self._get(name)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self._refuse(name, "a list of texts", value)
+        return tuple(value)
+
+    def flag(self, name: str) -> bool:
+        value = self._get(name)
+        if not isinstance(value, bool):
+            self._refuse(name, "true or false", value)
+        return value
+
+    def integer(self, name: str) -> int:
+        """A whole number, zero or more."""
+        value = self._get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            self._refuse(name, "a whole number, 0 or more", value)
+        return value
+
+    def number(self, name: str) -> float:
+        """A finite number, zero or more."""
+        value = self._get(name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value < 0:
+            self._refuse(name, "a finite number, 0 or more", value)
+        return float(value)
+
+    def fraction(self, name: str) -> float:
+        """A number in [0, 1]."""
+        value = self.number(name)
+        if value > 1:
+            self._refuse(name, "a fraction in [0, 1]", value)
+        return value
+
+    def fraction_or_none(self, name: str) -> float | None:
+        return None if self._get(name) is None else self.fraction(name)
+
+    def nested(self, name: str) -> Fields:
+        """The JSON object in the field ``name``, to be read in its turn."""
+        return Fields(self._get(name), self._where(name))
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """The JSON object in the field ``name`` as it is, its values unchecked."""
+        return dict(self.nested(name)._values)
+
+    def names(self) -> tuple[str, ...]:
+        """The names of the fields that are there."""
+        return tuple(self._values)
+
+    def _get(self, name: str) -> Any:
+        if name not in self._values:
+            raise RecordError(f"{self._where(name)} is missing")
+        return self._values[name]
+
+    def _refuse(self, name: str, wanted: str, found: Any) -> NoReturn:
+        raise RecordError(f"{self._where(name)} should be {wanted}, found {_shortened(found)}")
+
+    def _where(self, name: str) -> str:
+        return f"{self._path}.{name}" if self._path else name
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

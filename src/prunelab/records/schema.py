@@ -1,0 +1,298 @@
+"""What a record says: the one definition that runs write and reports read. Plain data, no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prunelab.records.fields import Fields, RecordError
+
+SCHEMA = 1
+"""Version of the files below. A file of another version is refused, never guessed at."""
+
+FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Test-set accuracies, fractions in [0, 1]; ``top5`` is None for a data set of fewer than five classes."""
+
+    top1: float
+    top5: float | None
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Accuracy:
+        return cls(top1=fields.fraction("top1"), top5=fields.fraction_or_none("top5"))
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What one network is worth and what it costs.
+
+    ``top1`` and ``top5`` are fractions in [0, 1]; ``flops`` (survey convention, 2 x MAC + bias) and ``macs`` are
+    counts for one image; ``latency_ms`` maps a batch size to the milliseconds of one forward pass.
+    """
+
+    top1: float
+    top5: float | None
+    flops: int
+    macs: int
+    params: int
+    latency_ms: Mapping[int, float]
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Metrics:
+        accuracy = Accuracy.from_fields(fields)
+        return cls(
+            top1=accuracy.top1,
+            top5=accuracy.top5,
+            flops=fields.integer("flops"),
+            macs=fields.integer("macs"),
+            params=fields.integer("params"),
+            latency_ms=_latencies(fields.nested("latency_ms")),
+        )
+
+
+@dataclass(frozen=True)
+class BudgetSummary:
+    """The budget of a run: keep the fraction ``keep`` of ``resource``, and the fraction that was ``reached``.
+
+    ``reached`` is None only in a failure.
+    """
+
+    resource: str
+    keep: float
+    reached: float | None
+    allocation: str
+    divisor: int
+
+    @classmethod
+    def from_fields(cls, fields: Fields, reached: float | None) -> BudgetSummary:
+        return cls(
+            resource=fields.text("resource"),
+            keep=fields.fraction("keep"),
+            reached=reached,
+            allocation=fields.text("allocation"),
+            divisor=fields.integer("divisor"),
+        )
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """The plan that was applied: channels (before, after) per group, and how exactly pruned equals masked."""
+
+    widths: Mapping[str, tuple[int, int]]
+    dropped_blocks: tuple[str, ...]
+    digest: str
+    masked_vs_pruned: float
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> PlanSummary:
+        return cls(
+            widths=_widths(fields.mapping("widths")),
+            dropped_blocks=fields.texts("dropped_blocks"),
+            digest=fields.text("digest"),
+            masked_vs_pruned=fields.number("masked_vs_pruned"),
+        )
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Wall-clock seconds of the parts of a run. ``baseline_s`` is 0 if the baseline came from the store."""
+
+    baseline_s: float
+    score_s: float
+    recovery_s: float
+    evaluate_s: float
+    total_s: float
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Timings:
+        return cls(
+            baseline_s=fields.number("baseline_s"),
+            score_s=fields.number("score_s"),
+            recovery_s=fields.number("recovery_s"),
+            evaluate_s=fields.number("evaluate_s"),
+            total_s=fields.number("total_s"),
+        )
+
+
+@dataclass(frozen=True)
+class GitState:
+    """The code that made the record. ``revision`` is None if prunelab was not run from a git checkout."""
+
+    revision: str | None
+    dirty: bool
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> GitState:
+        return cls(revision=fields.text_or_none("revision"), dirty=fields.flag("dirty"))
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything about one finished run; the content of ``record.json``.
+
+    ``baseline`` is the full network, ``after_pruning`` the pruned one before recovery and ``pruned`` the same
+    after it, all on the test set. ``config`` is the resolved configuration. ``started`` and ``finished`` are
+    ISO 8601 times.
+    """
+
+    key: str
+    study: str
+    method: str
+    model: str
+    data: str
+    seed: int
+    levels: tuple[str, ...]
+    budget: BudgetSummary
+    recipe: str
+    baseline: Metrics
+    after_pruning: Accuracy
+    pruned: Metrics
+    plan: PlanSummary
+    config: Mapping[str, Any]
+    timings: Timings
+    versions: Mapping[str, Any]
+    hardware: Mapping[str, Any]
+    git: GitState
+    started: str
+    finished: str
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Record:
+        """Parse and check what ``json.load`` gave. Unknown fields are ignored.
+
+        Raises ``RecordError`` with the first field that is wrong.
+        """
+        fields = Fields(values)
+        _check_schema(fields)
+        if fields.text("status") != FINISHED:
+            raise RecordError(f"status should be {FINISHED!r}, found {fields.text('status')!r}")
+        budget = fields.nested("budget")
+        return cls(
+            key=fields.text("key"),
+            study=fields.text("study"),
+            method=fields.text("method"),
+            model=fields.text("model"),
+            data=fields.text("data"),
+            seed=fields.integer("seed"),
+            levels=fields.texts("levels"),
+            budget=BudgetSummary.from_fields(budget, reached=budget.number("reached")),
+            recipe=fields.text("recipe"),
+            baseline=Metrics.from_fields(fields.nested("baseline")),
+            after_pruning=Accuracy.from_fields(fields.nested("after_pruning")),
+            pruned=Metrics.from_fields(fields.nested("pruned")),
+            plan=PlanSummary.from_fields(fields.nested("plan")),
+            config=fields.mapping("config"),
+            timings=Timings.from_fields(fields.nested("timings")),
+            versions=fields.mapping("versions"),
+            hardware=fields.mapping("hardware"),
+            git=GitState.from_fields(fields.nested("git")),
+            started=fields.text("started"),
+            finished=fields.text("finished"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Parse the text of a ``record.json``; ``RecordError`` also if it is no JSON (a truncated file)."""
+        return cls.from_dict(_parsed(text))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain data for ``json.dump``; ``from_dict`` gives an equal record back."""
+        return {"schema": SCHEMA, "status": FINISHED, **_plain(asdict(self))}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended with an error; the content of ``failure.json``. ``when`` is an ISO 8601 time."""
+
+    key: str
+    study: str
+    method: str
+    model: str
+    data: str
+    seed: int
+    levels: tuple[str, ...]
+    budget: BudgetSummary
+    recipe: str
+    error: str
+    when: str
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Failure:
+        """Parse and check what ``json.load`` gave; ``RecordError`` names the first field that is wrong."""
+        fields = Fields(values)
+        _check_schema(fields)
+        return cls(
+            key=fields.text("key"),
+            study=fields.text("study"),
+            method=fields.text("method"),
+            model=fields.text("model"),
+            data=fields.text("data"),
+            seed=fields.integer("seed"),
+            levels=fields.texts("levels"),
+            budget=BudgetSummary.from_fields(fields.nested("budget"), reached=None),
+            recipe=fields.text("recipe"),
+            error=fields.text("error"),
+            when=fields.text("when"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Failure:
+        """Parse the text of a ``failure.json``; ``RecordError`` also if it is no JSON."""
+        return cls.from_dict(_parsed(text))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The failure as plain data for ``json.dump``; ``from_dict`` gives an equal failure back."""
+        return {"schema": SCHEMA, **_plain(asdict(self))}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+
+def _check_schema(fields: Fields) -> None:
+    found = fields.integer("schema")
+    if found != SCHEMA:
+        raise RecordError(f"schema {found}; this version of prunelab reads schema {SCHEMA}")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"not valid JSON ({error}); was it cut off?") from error
+    except RecursionError as error:
+        raise RecordError("not a record: the JSON is nested too deeply") from error
+
+
+def _latencies(fields: Fields) -> dict[int, float]:
+    if wrong := [name for name in fields.names() if not name.isdecimal()]:
+        raise RecordError(
+            f"latency_ms should map batch sizes to milliseconds, found the batch size {wrong[0]!r}"
+        )
+    return {int(name): fields.number(name) for name in fields.names()}
+
+
+def _widths(values: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    for group, pair in values.items():
+        is_pair = isinstance(pair, list) and len(pair) == 2
+        if not is_pair or not all(isinstance(width, int) and width >= 0 for width in pair):
+            raise RecordError(
+                f"plan.widths.{group} should be [channels before, channels after], found {pair!r}"
+            )
+    return {group: (pair[0], pair[1]) for group, pair in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """``value`` in the types that JSON has: text for keys, lists for tuples."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
