@@ -17,7 +17,7 @@ FINISHED = "finished"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Test-set accuracies, fractions in [0, 1]; ``top5`` is None for a data set of fewer than five classes."""
+    """Test-set accuracies, fractions in [0, 1]; ``top5`` is None for fewer than five classes."""
 
     top1: float
     top5: float | None
@@ -31,7 +31,7 @@ class Accuracy:
 class Metrics:
     """What one network is worth and what it costs.
 
-    ``top1`` and ``top5`` are fractions in [0, 1]; ``flops`` (survey convention, 2 x MAC + bias) and ``macs`` are
+    ``top1`` and ``top5`` are fractions in [0, 1]; ``flops`` (the survey's: 2 x MAC + bias) and ``macs`` are
     counts for one image; ``latency_ms`` maps a batch size to the milliseconds of one forward pass.
     """
 
