@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NoReturn
+
+LARGEST = 2**63 - 1
 
 
 class RecordError(ValueError):
@@ -45,9 +46,9 @@ class Fields:
         return value
 
     def integer(self, name: str) -> int:
-        """A whole number, zero or more."""
+        """A whole number, zero or more, of at most 63 bits."""
         value = self._get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
             self._refuse(name, "a whole number, 0 or more", value)
         return value
 
@@ -55,7 +56,7 @@ class Fields:
         """A finite number, zero or more."""
         value = self._get(name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value < 0:
+        if not is_number or not 0 <= value <= LARGEST:  # which NaN is not, either
             self._refuse(name, "a finite number, 0 or more", value)
         return float(value)
 

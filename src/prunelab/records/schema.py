@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -264,15 +265,19 @@ def _check_schema(fields: Fields) -> None:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RecordError(f"not valid JSON ({error}); was it cut off?") from error
+        values = json.loads(text)
+        json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair could not be printed later
+    except UnicodeEncodeError as error:
+        raise RecordError("holds text that is not valid Unicode") from error
     except RecursionError as error:
         raise RecordError("not a record: the JSON is nested too deeply") from error
+    except ValueError as error:
+        raise RecordError(f"not valid JSON ({error}); was it cut off?") from error
+    return values
 
 
 def _latencies(fields: Fields) -> dict[int, float]:
-    if wrong := [name for name in fields.names() if not name.isdecimal()]:
+    if wrong := [name for name in fields.names() if not re.fullmatch("[0-9]{1,9}", name)]:
         raise RecordError(
             f"latency_ms should map batch sizes to milliseconds, found the batch size {wrong[0]!r}"
         )
@@ -284,7 +289,7 @@ def _widths(values: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         is_pair = isinstance(pair, list) and len(pair) == 2
         if not is_pair or not all(isinstance(width, int) and width >= 0 for width in pair):
             raise RecordError(
-                f"plan.widths.{group} should be [channels before, channels after], found {pair!r}"
+                f"plan.widths[{group!r}] should be [channels before, channels after], found {pair!r}"
             )
     return {group: (pair[0], pair[1]) for group, pair in values.items()}
 
