@@ -1,0 +1,58 @@
+"""A network by its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from prunelab.errors import UserError
+from prunelab.models.image_size import check_image
+from prunelab.models.names import check_has_weights, check_name
+from prunelab.models.origin import Origin, create
+
+
+def build(
+    name: str,
+    num_classes: int,
+    in_chans: int = 3,
+    image_size: int | tuple[int, int] | None = None,
+    pretrained: bool = False,
+    **arguments: Any,
+) -> nn.Module:
+    """The network ``name`` of timm's registry, which has ours too (``cifar_resnet20``, ``lenet5``, ...).
+
+    Args:
+        name: a timm name, with or without a weights tag (``resnet50``, ``resnet50.a1_in1k``).
+        num_classes: width of the classifier, at least 1.
+        in_chans: channels of the images; pretrained first convolutions are adapted by timm.
+        image_size: height and width in pixels (one number for squares). If given, the network is asked
+            whether it takes such images before any work is done.
+        pretrained: start from timm's published weights, which are downloaded once.
+        arguments: what else the network's constructor takes, as JSON values (``shortcut="B"``,
+            ``drop_rate=0.1``).
+
+    Returns:
+        The network in train mode. Its ``prunelab_origin`` says how to build it again.
+
+    Raises:
+        UserError: an unknown name, impossible arguments, an image size that the network cannot take, or
+            pretrained weights that do not exist or cannot be fetched.
+    """
+    if num_classes < 1 or in_chans < 1:
+        raise UserError(f"{name}: num_classes={num_classes} and in_chans={in_chans} must both be at least 1.")
+    check_name(name)
+    origin = Origin("timm", name, {"num_classes": num_classes, "in_chans": in_chans, **arguments})
+    if pretrained:
+        check_has_weights(name)
+    try:
+        model = create(origin, pretrained)
+    except OSError as error:
+        raise UserError(
+            f"The pretrained weights of {name} could not be fetched: {error} Fetch them once where there is "
+            "a network (the cache of the Hugging Face hub, HF_HOME, keeps them), or use pretrained=false."
+        ) from error
+    if image_size is not None:
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        check_image(model, name, (in_chans, height, width), num_classes)
+    return model

@@ -1,0 +1,50 @@
+"""The parameter-free shortcut of the CIFAR ResNets, written so that its channels can be removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class ZeroPadShortcut(nn.Module):
+    """Option A of He et al. 2016 (https://arxiv.org/abs/1512.03385, section 3.3): subsample, zero-pad.
+
+    The usual ``F.pad`` fixes which output channel comes from which input channel by position, so no channel
+    on either side can be removed. Here that map is data: entry k of the buffer ``source`` is the input
+    channel that becomes output channel k, or ``in_channels`` for a channel of zeros. Removing output channels
+    drops entries; removing input channels renumbers the others, and an entry that lost its channel becomes a
+    zero.
+
+    Input (N, in_channels, H, W), output (N, out_channels, ceil(H / stride), ceil(W / stride)). The zeros are
+    split evenly: half before the input's channels and half after.
+
+    ``source`` is saved with the weights, because a pruned network needs it. Weight files from elsewhere do
+    not have it; loading one keeps the module's own (a pre-hook of ``load_state_dict`` fills it in).
+    """
+
+    source: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        if out_channels < in_channels:
+            raise ValueError(f"a zero-padded shortcut cannot narrow {in_channels} channels to {out_channels}")
+        self.stride = stride
+        before = (out_channels - in_channels) // 2
+        source = torch.full((out_channels,), in_channels, dtype=torch.int64)
+        source[before : before + in_channels] = torch.arange(in_channels)
+        self.register_buffer("source", source)
+        self.register_load_state_dict_pre_hook(_keep_own_source)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        padded = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
+        return torch.index_select(padded, 1, self.source)
+
+
+def _keep_own_source(
+    shortcut: nn.Module, state: dict[str, Any], prefix: str, *_unused: Mapping[str, Any] | bool | list[str]
+) -> None:
+    state.setdefault(prefix + "source", shortcut.source)
