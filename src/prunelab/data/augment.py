@@ -1,0 +1,62 @@
+"""From uint8 images to network input, a whole batch at a time: random crop, random flip, normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from prunelab.errors import UserError
+
+
+def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    """Images (N, C, H, W) with ``padding`` zeros put around them, each cut to a random (H, W) window."""
+    count, _, height, width = images.shape
+    padded = functional.pad(images, (padding,) * 4)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view (N, C, 2p+1, 2p+1, H, W)
+    top = torch.randint(0, 2 * padding + 1, (count,), generator=generator)
+    left = torch.randint(0, 2 * padding + 1, (count,), generator=generator)
+    return windows[torch.arange(count), :, top, left]
+
+
+def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirrors each of the images (N, C, H, W) left to right with probability 1/2."""
+    flipped = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(flipped[:, None, None, None], images.flip(-1), images)
+
+
+@dataclass(frozen=True)
+class BatchTransform:
+    """Random crop and flip (training only), then ``(x / 255 - mean) / std`` per channel.
+
+    Raises UserError for values that no image could be transformed with.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_padding: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise UserError(
+                f"data.mean has {len(self.mean)} value(s) and data.std {len(self.std)}: give one per channel."
+            )
+        if min(self.std) <= 0:
+            raise UserError(f"data.std must be positive in every channel, not {list(self.std)}.")
+
+    def __call__(self, images: Tensor, augment: torch.Generator | None) -> Tensor:
+        """uint8 (N, C, H, W) -> normalised float32; ``augment=None`` is the test-time transform."""
+        if augment is not None and self.crop_padding:
+            images = random_crop(images, self.crop_padding, augment)
+        if augment is not None and self.flip:
+            images = random_flip(images, augment)
+        return self.normalize(images)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) -> float32 (N, C, H, W) of about zero mean and unit variance."""
+        mean = torch.tensor(self.mean)[:, None, None] * 255
+        std = torch.tensor(self.std)[:, None, None] * 255
+        return images.float().sub_(mean).div_(std)

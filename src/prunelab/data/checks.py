@@ -1,0 +1,43 @@
+"""Constructor arguments of the data modules, checked with one wording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prunelab.errors import UserError
+
+
+def whole_number(name: str, value: int, at_least: int) -> int:
+    """``value`` if it is an int of at least ``at_least``; raises UserError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise UserError(f"data.{name} must be a whole number of at least {at_least}, not {value!r}.")
+    return value
+
+
+def open_fraction(name: str, value: float) -> float:
+    """``value`` if it lies strictly between 0 and 1; raises UserError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise UserError(f"data.{name} must lie between 0 and 1 (both excluded), not {value!r}.")
+    return float(value)
+
+
+def switch(name: str, value: bool) -> bool:
+    """``value`` if it is a bool; raises UserError otherwise."""
+    if not isinstance(value, bool):
+        raise UserError(f"data.{name} must be true or false, not {value!r}.")
+    return value
+
+
+def channel_values(name: str, values: Sequence[float], channels: Sequence[int]) -> tuple[float, ...]:
+    """``values`` as a tuple if there is one number for each channel; raises UserError otherwise.
+
+    ``channels`` lists the numbers of channels that the data set can have.
+    """
+    allowed = " or ".join(str(number) for number in channels)
+    # OmegaConf hands over a ListConfig, which is a Sequence; a string is one, too, but means a mistake.
+    is_list = isinstance(values, Sequence) and not isinstance(values, str)
+    if not is_list or len(values) not in channels or not all(isinstance(v, int | float) for v in values):
+        raise UserError(
+            f"data.{name} must be a list of {allowed} number(s), one per channel, not {values!r}."
+        )
+    return tuple(float(value) for value in values)

@@ -1,0 +1,117 @@
+"""ImageNet, ILSVRC-2012 (Russakovsky et al. 2015): 1,281,167 training and 50,000 validation photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torchvision.transforms import v2
+
+from prunelab.data.augment import BatchTransform
+from prunelab.data.checks import channel_values, open_fraction, switch, whole_number
+from prunelab.data.module import ImageData
+from prunelab.data.sources import FileImages, ImageView
+from prunelab.data.split import Split, Splits
+from prunelab.data.tree import ImageTree, read_tree, require_same_classes, subfolder
+from prunelab.errors import UserError
+
+LAYOUT = (
+    "the folder of ILSVRC-2012 with train/<class>/ and val/<class>/ "
+    "(the images come from https://image-net.org after registration; they cannot be downloaded for you)"
+)
+
+
+class ImageNet(ImageData):
+    """ILSVRC-2012 in the usual folders, read by workers.
+
+    Training images: a random crop of 8 to 100 % of the area, resized, and a random flip (Szegedy et al.
+    2015). Test images: shorter side resized to 256, centre 224. The 50,000 validation images are the test set
+    here; validation is held out of the training images.
+
+    Args:
+        root: folder that holds train/<class>/ and val/<class>/; test/ (images without classes) is not read.
+        num_classes: how many class folders there must be; below 1000 for a subset.
+        image_size: side of the crops in pixels.
+        resize: length of the shorter side from which the central test crop is cut.
+        min_scale: smallest part of the area of a training image that a crop may be.
+        flip: mirror training images at random.
+        mean, std: normalisation per channel of values in [0, 1].
+        num_workers: processes that read ahead; 0 reads in the training process. Never changes a batch.
+        batch_size, eval_batch_size, val_fraction, seed, split_seed: see ImageData.
+    """
+
+    name = "imagenet"
+
+    def __init__(
+        self,
+        root: str | Path = "data/imagenet",
+        num_classes: int = 1000,
+        image_size: int = 224,
+        resize: int = 256,
+        min_scale: float = 0.08,
+        flip: bool = True,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        num_workers: int = 8,
+        batch_size: int = 256,
+        eval_batch_size: int = 256,
+        val_fraction: float = 0.01,
+        seed: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        size = whole_number("image_size", image_size, at_least=1)
+        super().__init__(
+            image_shape=(3, size, size),
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            val_fraction=val_fraction,
+            seed=seed,
+            split_seed=split_seed,
+        )
+        self.root = Path(root).expanduser()
+        self.classes_expected = whole_number("num_classes", num_classes, at_least=2)
+        self.resize = whole_number("resize", resize, at_least=size)
+        self.min_scale = open_fraction("min_scale", min_scale)
+        self.num_workers = whole_number("num_workers", num_workers, at_least=0)
+        self.transform = BatchTransform(
+            mean=channel_values("mean", mean, channels=(3,)),
+            std=channel_values("std", std, channels=(3,)),
+            flip=switch("flip", flip),
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the data set must have; ``setup`` counts them."""
+        return self.classes_expected
+
+    def read_splits(self) -> Splits:
+        """Lists the files of train/ and val/ and counts the classes; opens no image."""
+        training = self._tree("train")
+        testing = self._tree("val")
+        require_same_classes(training, testing)
+        train, val = self.hold_out_validation(Split.whole(self._source(training)))
+        return Splits(train, val, test=Split.whole(self._source(testing)))
+
+    def train_view(self) -> ImageView:
+        """A random part of an image, resized; torchvision's transforms.v2. (BatchTransform flips.)"""
+        crop = v2.RandomResizedCrop(self.image_shape[1], scale=(self.min_scale, 1.0), antialias=True)
+        return v2.Compose([crop, v2.PILToTensor()])
+
+    def test_view(self) -> ImageView:
+        """The centre of a resized image; torchvision's transforms.v2."""
+        return v2.Compose(
+            [v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.image_shape[1]), v2.PILToTensor()]
+        )
+
+    def _source(self, tree: ImageTree) -> FileImages:
+        return FileImages(tree, self.transform, self.train_view(), self.test_view(), self.num_workers)
+
+    def _tree(self, part: str) -> ImageTree:
+        tree = read_tree(subfolder(self.root, (part,), LAYOUT))
+        if len(tree.classes) != self.classes_expected:
+            raise UserError(
+                f"{tree.folder} has {len(tree.classes)} class folders, but {self.classes_expected} are "
+                f"expected (data.num_classes). Complete the folder, or, for a subset, set "
+                f"data.num_classes={len(tree.classes)}."
+            )
+        return tree

@@ -1,0 +1,69 @@
+"""Where batches of images come from: tensors in memory, or files that are opened when their turn comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from prunelab.data.augment import BatchTransform
+from prunelab.data.decode import open_image
+from prunelab.data.loader import Batch
+from prunelab.data.tree import ImageTree
+
+ImageView = Callable[[Image.Image], Tensor]
+"""Makes one opened image a uint8 tensor (C, H, W) of fixed size; may use torch's global generator."""
+
+
+class MemoryImages:
+    """All images as one uint8 tensor (N, C, H, W), transformed a batch at a time."""
+
+    num_workers = 0
+
+    def __init__(self, images: Tensor, targets: np.ndarray, transform: BatchTransform) -> None:
+        self.images = images
+        self.targets = targets
+        self.transform = transform
+
+    def batch(self, indices: np.ndarray, augment: torch.Generator | None) -> Batch:
+        """The images and classes at ``indices``, transformed; see ImageSource."""
+        images = self.images[torch.from_numpy(indices)]
+        return self.transform(images, augment), torch.from_numpy(self.targets[indices])
+
+
+class FileImages:
+    """Image files that are decoded anew, by ``num_workers`` processes, each time they are read."""
+
+    def __init__(
+        self,
+        tree: ImageTree,
+        transform: BatchTransform,
+        train_view: ImageView,
+        test_view: ImageView,
+        num_workers: int,
+    ) -> None:
+        self.tree = tree
+        self.targets = tree.targets
+        self.transform = transform
+        self.train_view = train_view
+        self.test_view = test_view
+        self.num_workers = num_workers
+        self.channels = len(transform.mean)
+
+    def batch(self, indices: np.ndarray, augment: torch.Generator | None) -> Batch:
+        """The images and classes at ``indices``, read and transformed; see ImageSource."""
+        if augment is None:
+            images = self._read(indices, self.test_view)
+        else:
+            # torchvision's transforms know the global generator only: it is lent to them, seeded. Nothing is
+            # drawn from ``augment`` for it, so that crops and flips are those of images in memory.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(augment.initial_seed() ^ 1)
+                images = self._read(indices, self.train_view)
+        return self.transform(images, augment), torch.from_numpy(self.targets[indices])
+
+    def _read(self, indices: np.ndarray, view: ImageView) -> Tensor:
+        return torch.stack([view(open_image(self.tree.path(int(index)), self.channels)) for index in indices])
