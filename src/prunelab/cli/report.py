@@ -1,0 +1,85 @@
+"""``prunelab-report``: the comparison table of a study, from its records."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from prunelab.errors import UserError
+from prunelab.records.atomic import write_atomically
+from prunelab.report import Report, aggregate, print_report, read_study, to_csv, to_markdown
+
+WIDTH_OF_LOGS = 160
+"""Where the output is not a terminal (a pipe, a log), nobody says how wide it may be."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        report = aggregate(read_study(options.study))
+        written = _write(report, options.out or options.study)
+        console = _console(options.width)
+        print_report(report, console)
+        for path in written:
+            console.print(Text(f"Wrote {path}"), soft_wrap=True)
+    except UserError as error:
+        if options.traceback:
+            raise
+        print(f"prunelab-report: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prunelab-report",
+        description="Compare the runs of a study: print a table, one row per method and budget with mean and "
+        "standard deviation over seeds, and write it as table.md and table.csv.",
+        epilog="Only the records are read (record.json of every run), so a study can be reported on another "
+        "machine. Runs that failed or did not finish, and records that cannot be used, are listed.",
+    )
+    parser.add_argument("study", type=Path, metavar="STUDY", help="folder of a study, such as outputs/demo")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write the files here (default: into STUDY)"
+    )
+    parser.add_argument(
+        "--width", type=_positive, metavar="N", help="characters in a line (default: the terminal's)"
+    )
+    parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"should be 1 or more, not {text}")
+    return int(text)
+
+
+def _console(width: int | None) -> Console:
+    console = Console(width=width, highlight=False)
+    if width is None and not console.is_terminal and "COLUMNS" not in os.environ:
+        return Console(width=WIDTH_OF_LOGS, highlight=False)
+    return console
+
+
+def _write(report: Report, folder: Path) -> list[Path]:
+    """Write the tables into ``folder`` and return their paths."""
+    contents = {folder / "table.md": to_markdown(report), folder / "table.csv": to_csv(report)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content in contents.items():
+            write_atomically(path, content)
+    except OSError as error:
+        raise UserError(
+            f"The tables cannot be written into {folder}: {error.strerror}. Choose another folder with --out."
+        ) from error
+    return list(contents)

@@ -1,0 +1,163 @@
+"""The columns of a table as text, the same for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prunelab.report import quantities
+from prunelab.report.aggregate import Baseline, RowKey, Statistics, Table
+from prunelab.report.measures import BATCH_SIZES
+from prunelab.report.quantities import Unit, one_line
+
+RESOURCES = {"flops": "FLOPs", "params": "parameters"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: the lines of its header, the baseline's cell, and a cell for each row.
+
+    Where there is no room, the column with the highest ``spare`` goes first; one with 0 always stays.
+    """
+
+    header: tuple[str, ...]
+    baseline: str
+    cells: tuple[str, ...]
+    spare: int = 0
+    numeric: bool = True
+
+    @property
+    def title(self) -> str:
+        return " ".join(self.header)
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """Which numbers are written with their standard deviation over seeds."""
+
+    accuracies: bool = True
+    costs: bool = True
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table ready to be drawn; ``common`` is what all its rows share and therefore no column."""
+
+    common: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+
+def lay_out(table: Table, deviations: Deviations) -> Layout:
+    """The columns of a table that has rows. Deviations are left out if every row has a single seed."""
+    assert table.baseline is not None
+    if all(len(row.seeds) == 1 for row in table.rows):
+        deviations = Deviations(accuracies=False, costs=False)
+    common, names = _names(table)
+    columns = (
+        *names,
+        _seeds(table, table.baseline),
+        *_accuracies(table, table.baseline, deviations.accuracies),
+        *_costs(table, table.baseline, deviations.costs),
+        *_times(table, table.baseline, deviations.costs),
+    )
+    return Layout(common, columns)
+
+
+def budget_text(key: RowKey) -> str:
+    """``50 % FLOPs``, and the divisor if channels come in multiples."""
+    text = f"{100 * key.keep:.4g} % {RESOURCES.get(key.resource, key.resource)}"
+    return text if key.divisor <= 1 else f"{text}, multiples of {key.divisor}"
+
+
+def levels_text(key: RowKey) -> str:
+    return "+".join(key.levels)
+
+
+NAMES: tuple[tuple[str, Callable[[RowKey], str]], ...] = (
+    ("Levels", levels_text),
+    ("Allocation", lambda key: key.allocation),
+    ("Budget", budget_text),
+    ("Recipe", lambda key: key.recipe),
+    ("Settings", lambda key: key.settings),
+)
+
+
+def _names(table: Table) -> tuple[tuple[str, ...], list[Column]]:
+    """What all rows share, and the columns of names: the method and whatever differs."""
+    common: list[str] = []
+    columns = [
+        Column(("Method",), "baseline", tuple(one_line(row.key.method) for row in table.rows), numeric=False)
+    ]
+    for header, text in NAMES:
+        cells = tuple(one_line(text(row.key)) for row in table.rows)
+        if len(set(cells)) > 1:
+            columns.append(Column((header,), "", cells, numeric=False))
+        elif cells[0]:
+            common.append(f"{header.lower()} {cells[0]}")
+    return tuple(common), columns
+
+
+def _seeds(table: Table, baseline: Baseline) -> Column:
+    cells = tuple(
+        f"{len(row.seeds)} of {len(row.seeds) + len(row.missing_seeds)}"
+        if row.missing_seeds
+        else str(len(row.seeds))
+        for row in table.rows
+    )
+    return Column(("Seeds",), str(len(baseline.seeds)), cells)
+
+
+def _accuracies(table: Table, baseline: Baseline, deviation: bool) -> list[Column]:
+    def column(header: tuple[str, ...], measure: str, of_baseline: str | None, spare: int) -> Column:
+        write = quantities.points if measure.endswith("_change") else quantities.accuracy
+        return Column(
+            header,
+            write(baseline.statistics[of_baseline], deviation) if of_baseline else "",
+            tuple(write(row.statistics[measure], deviation) for row in table.rows),
+            spare,
+        )
+
+    return [
+        column(("Top-1, %", "baseline"), "baseline_top1", "baseline_top1", 9),
+        column(("Top-1, %", "just pruned"), "after_pruning_top1", None, 4),
+        column(("Top-1, %", "recovered"), "top1", "baseline_top1", 0),
+        column(("Change,", "points"), "top1_change", None, 1),
+        column(("Top-5, %", "recovered"), "top5", "baseline_top5", 7),
+    ]
+
+
+def _costs(table: Table, baseline: Baseline, deviation: bool) -> list[Column]:
+    def column(name: str, measure: str, spare: int) -> Column:
+        full = baseline.statistics[f"baseline_{measure}"]
+        unit = Unit.fitting(full.mean if full else 0)
+
+        def cell(statistics: Statistics) -> str:
+            remaining = quantities.percentage(statistics[f"{measure}_fraction"])
+            return quantities.together(quantities.count(statistics[measure], unit, deviation), remaining)
+
+        return Column(
+            (name, f"{unit.letter} (kept)" if unit.letter else "(kept)"),
+            quantities.together(quantities.count(full, unit, False), "100 %"),
+            tuple(cell(row.statistics) for row in table.rows),
+            spare,
+        )
+
+    return [column("FLOPs,", "flops", 0), column("MACs,", "macs", 8), column("Parameters,", "params", 3)]
+
+
+def _times(table: Table, baseline: Baseline, deviation: bool) -> list[Column]:
+    def column(batch: int, spare: int) -> Column:
+        def cell(statistics: Statistics) -> str:
+            time = quantities.duration(statistics[f"forward_ms_batch_{batch}"], deviation)
+            return quantities.together(time, quantities.factor(statistics[f"speedup_batch_{batch}"]))
+
+        return Column(
+            (f"Batch of {batch},", "ms (speed-up)"),
+            quantities.duration(baseline.statistics[f"baseline_forward_ms_batch_{batch}"], deviation),
+            tuple(cell(row.statistics) for row in table.rows),
+            spare,
+        )
+
+    scoring = tuple(quantities.duration(row.statistics["score_s"], deviation) for row in table.rows)
+    one, many = BATCH_SIZES
+    return [column(one, 5), column(many, 2), Column(("Scoring,", "s"), "", scoring, 6)]

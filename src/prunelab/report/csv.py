@@ -1,0 +1,100 @@
+"""Writes a report as CSV: raw numbers under stable column names, for other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+
+from prunelab.report.aggregate import Report, Row, RowKey, Statistics, Table
+from prunelab.report.measures import MEASURES
+from prunelab.report.quantities import one_line
+
+NAMES = (
+    "status",
+    "model",
+    "data",
+    "method",
+    "levels",
+    "allocation",
+    "resource",
+    "keep",
+    "divisor",
+    "recipe",
+    "settings",
+    "seed_count",
+    "seeds",
+    "missing_seeds",
+    "path",
+    "error",
+)
+COLUMNS = (*NAMES, *(f"{measure.name}_{part}" for measure in MEASURES for part in ("mean", "std")))
+
+
+def to_csv(report: Report) -> str:
+    """One line for each row of the tables, and one for each run or file that is not in them.
+
+    ``status`` is ``finished``, ``failed``, ``unfinished`` or ``left_out``. Accuracies and changes are
+    fractions of 1, seeds are separated by spaces, and what is not known is empty (a deviation over one seed).
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for line in _lines(report):
+        writer.writerow(
+            {name: one_line(value) if isinstance(value, str) else value for name, value in line.items()}
+        )
+    return text.getvalue()
+
+
+def _lines(report: Report) -> Iterator[Mapping[str, object]]:
+    for table in report.tables:
+        yield from (_finished(table, row) for row in table.rows)
+        yield from _failed(table)
+    for run in report.unfinished:
+        yield {"status": "unfinished", "path": str(run.path)}
+    for problem in report.problems:
+        yield {"status": "left_out", "path": str(problem.path), "error": problem.reason}
+
+
+def _finished(table: Table, row: Row) -> dict[str, object]:
+    return {
+        "status": "finished",
+        **_key(table, row.key),
+        "seed_count": len(row.seeds),
+        "seeds": " ".join(map(str, row.seeds)),
+        "missing_seeds": " ".join(map(str, row.missing_seeds)),
+        **_numbers(row.statistics),
+    }
+
+
+def _failed(table: Table) -> Iterator[dict[str, object]]:
+    for run in table.failed:
+        yield {
+            "status": "failed",
+            **_key(table, RowKey.of(run.failure)),
+            "seeds": str(run.failure.seed),
+            "path": str(run.path),
+            "error": run.failure.error,
+        }
+
+
+def _key(table: Table, key: RowKey) -> dict[str, object]:
+    return {
+        "model": table.model,
+        "data": table.data,
+        "method": key.method,
+        "levels": "+".join(key.levels),
+        "allocation": key.allocation,
+        "resource": key.resource,
+        "keep": key.keep,
+        "divisor": key.divisor,
+        "recipe": key.recipe,
+        "settings": key.settings,
+    }
+
+
+def _numbers(statistics: Statistics) -> dict[str, object]:
+    known = {name: statistic for name, statistic in statistics.items() if statistic is not None}
+    means = {f"{name}_mean": statistic.mean for name, statistic in known.items()}
+    return means | {f"{name}_std": statistic.deviation for name, statistic in known.items()}

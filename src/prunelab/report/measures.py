@@ -1,0 +1,88 @@
+"""What a report measures: the numbers that it reads from each record, and their mean and deviation."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from prunelab.records.schema import Record
+
+BATCH_SIZES = (1, 64)
+"""The batch sizes at which forward times are compared."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean of ``count`` values and their sample standard deviation, None for a single value."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Statistic | None:
+        """The statistic of the values that are known; None if none is."""
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        deviation = statistics.stdev(known) if len(known) > 1 else None
+        return cls(statistics.fmean(known), deviation, len(known))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a record; None where the record does not have it (a batch size that was not timed)."""
+
+    name: str
+    read: Callable[[Record], float | None]
+
+
+def _ratio(numerator: float | None, denominator: float | None) -> float | None:
+    return numerator / denominator if numerator is not None and denominator else None
+
+
+def _difference(after: float | None, before: float | None) -> float | None:
+    return after - before if after is not None and before is not None else None
+
+
+def _forward_times(batch: int) -> tuple[Measure, ...]:
+    def baseline(record: Record) -> float | None:
+        return record.baseline.latency_ms.get(batch)
+
+    def pruned(record: Record) -> float | None:
+        return record.pruned.latency_ms.get(batch)
+
+    return (
+        Measure(f"baseline_forward_ms_batch_{batch}", baseline),
+        Measure(f"forward_ms_batch_{batch}", pruned),
+        Measure(f"speedup_batch_{batch}", lambda record: _ratio(baseline(record), pruned(record))),
+    )
+
+
+MEASURES: tuple[Measure, ...] = (
+    Measure("baseline_top1", lambda record: record.baseline.top1),
+    Measure("after_pruning_top1", lambda record: record.after_pruning.top1),
+    Measure("top1", lambda record: record.pruned.top1),
+    Measure("top1_change", lambda record: record.pruned.top1 - record.baseline.top1),
+    Measure("baseline_top5", lambda record: record.baseline.top5),
+    Measure("after_pruning_top5", lambda record: record.after_pruning.top5),
+    Measure("top5", lambda record: record.pruned.top5),
+    Measure("top5_change", lambda record: _difference(record.pruned.top5, record.baseline.top5)),
+    Measure("baseline_flops", lambda record: record.baseline.flops),
+    Measure("flops", lambda record: record.pruned.flops),
+    Measure("flops_fraction", lambda record: _ratio(record.pruned.flops, record.baseline.flops)),
+    Measure("baseline_macs", lambda record: record.baseline.macs),
+    Measure("macs", lambda record: record.pruned.macs),
+    Measure("macs_fraction", lambda record: _ratio(record.pruned.macs, record.baseline.macs)),
+    Measure("baseline_params", lambda record: record.baseline.params),
+    Measure("params", lambda record: record.pruned.params),
+    Measure("params_fraction", lambda record: _ratio(record.pruned.params, record.baseline.params)),
+    *(measure for batch in BATCH_SIZES for measure in _forward_times(batch)),
+    Measure("budget_reached", lambda record: record.budget.reached),
+    Measure("score_s", lambda record: record.timings.score_s),
+    Measure("recovery_s", lambda record: record.timings.recovery_s),
+    Measure("total_s", lambda record: record.timings.total_s),
+    Measure("masked_vs_pruned", lambda record: record.plan.masked_vs_pruned),
+)
+"""In the order of the CSV columns. Accuracies, changes and fractions are fractions of 1; times as named."""

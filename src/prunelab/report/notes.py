@@ -1,0 +1,94 @@
+"""The sentences around a table: what its numbers are, which runs it lacks, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from prunelab.report.aggregate import Report, RowKey, Table
+from prunelab.report.columns import Layout, budget_text, levels_text
+from prunelab.report.quantities import one_line
+
+CAPTION = (
+    "Accuracies are of the last epoch on the test set, in percent; the change is against the baseline of the "
+    "same run. FLOPs count a multiply-accumulate as two operations (2 x MAC + bias, the survey's convention) "
+    "and, like MACs, are for one image; in brackets what is kept of the baseline. Times are of one forward "
+    "pass; in brackets how much faster it is than the baseline timed in the same run. Scoring is the time to "
+    "score and prune."
+)
+SPREAD = "± is the sample standard deviation over seeds, '-' for a single seed."
+ONE_SEED = "One seed for each row, so there are no standard deviations."
+
+
+def caption(report: Report) -> str:
+    """What the numbers of the tables are."""
+    single = all(len(row.seeds) == 1 for table in report.tables for row in table.rows)
+    return f"{CAPTION} {ONE_SEED if single else SPREAD}"
+
+
+def title(table: Table) -> str:
+    """What the table is about."""
+    return one_line(f"{table.model} on {table.data}")
+
+
+def common(layout: Layout) -> list[str]:
+    """A line with what all rows of the table share, if they share anything."""
+    return [f"All rows: {', '.join(layout.common)}."] if layout.common else []
+
+
+def failures(table: Table) -> list[str]:
+    """A line for each failed run of the table."""
+    return [
+        f"failed: {_named(RowKey.of(run.failure))}, seed {run.failure.seed}: "
+        f"{one_line(run.failure.error)} ({one_line(str(run.path))})"
+        for run in table.failed
+    ]
+
+
+def warnings(table: Table) -> list[str]:
+    """What a reader of the table should know: rows without some seeds, runs from other baselines."""
+    failed = {(RowKey.of(run.failure), run.failure.seed) for run in table.failed}
+    lines = []
+    for row in table.rows:
+        silent = [seed for seed in row.missing_seeds if (replace(row.key, settings=""), seed) not in failed]
+        if silent:
+            lines.append(
+                f"missing: {_named(row.key)} has no record of {_seeds(silent)}, which other rows have"
+            )
+    if table.baseline and table.baseline.differing_seeds:
+        lines.append(
+            f"not comparable: the runs of {_seeds(table.baseline.differing_seeds)} started from baselines of "
+            "different accuracy"
+        )
+    if len(table.machines) > 1:
+        machines = "; ".join(map(one_line, table.machines))
+        lines.append(
+            f"timed on {len(table.machines)} machines, so compare speed-ups rather than times: {machines}"
+        )
+    return lines
+
+
+def unfinished(report: Report) -> list[str]:
+    """A line for each run folder without a record."""
+    return [
+        f"unfinished: {one_line(str(run.path))} has no record: still running, or interrupted"
+        for run in report.unfinished
+    ]
+
+
+def left_out(report: Report) -> list[str]:
+    """A line for each file that could not be used."""
+    return [
+        f"left out: {one_line(str(problem.path))}: {one_line(problem.reason, 400)}"
+        for problem in report.problems
+    ]
+
+
+def _named(key: RowKey) -> str:
+    parts = (key.method, levels_text(key), key.allocation, budget_text(key), key.recipe, key.settings)
+    return one_line(", ".join(part for part in parts if part))
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    numbers = [str(seed) for seed in seeds]
+    return f"seed {numbers[0]}" if len(numbers) == 1 else f"seeds {', '.join(numbers)}"

@@ -1,0 +1,124 @@
+"""Collects what is in a study's folder: finished, failed and unfinished runs, and unusable files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from prunelab.errors import UserError
+from prunelab.records.fields import RecordError
+from prunelab.records.folder import BASELINES, CONFIG_FILE, FAILURE_FILE, RECORD_FILE
+from prunelab.records.schema import Failure, Record
+
+Content = TypeVar("Content", Record, Failure)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run with a record. ``path`` is the file, relative to the study's folder, here and below."""
+
+    record: Record
+    path: Path
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """A run that ended with an error."""
+
+    failure: Failure
+    path: Path
+
+
+@dataclass(frozen=True)
+class UnfinishedRun:
+    """A run that has neither a record nor a failure: it is at work, or was interrupted."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that the report leaves out, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything in the folder of one study, sorted by path."""
+
+    name: str
+    finished: tuple[FinishedRun, ...]
+    failed: tuple[FailedRun, ...]
+    unfinished: tuple[UnfinishedRun, ...]
+    problems: tuple[Problem, ...]
+
+
+def read_study(folder: Path) -> Study:
+    """Read the run folders directly inside ``folder`` (``outputs/<study>/<run key>/``).
+
+    A file that cannot be read becomes a ``Problem``. Raises ``UserError`` if there is no such folder, or no
+    run in it.
+    """
+    found = [_read_run(run_folder) for run_folder in _run_folders(folder)]
+    return Study(
+        name=folder.resolve().name,
+        finished=tuple(run for run in found if isinstance(run, FinishedRun)),
+        failed=tuple(run for run in found if isinstance(run, FailedRun)),
+        unfinished=tuple(run for run in found if isinstance(run, UnfinishedRun)),
+        problems=tuple(run for run in found if isinstance(run, Problem)),
+    )
+
+
+def _read_run(folder: Path) -> FinishedRun | FailedRun | UnfinishedRun | Problem:
+    path = Path(folder.name)
+    try:
+        if (folder / RECORD_FILE).exists():
+            path = path / RECORD_FILE
+            return FinishedRun(_load(folder / RECORD_FILE, Record.from_json), path)
+        if (folder / FAILURE_FILE).exists():
+            path = path / FAILURE_FILE
+            return FailedRun(_load(folder / FAILURE_FILE, Failure.from_json), path)
+    except RecordError as error:
+        return Problem(path, str(error))
+    return UnfinishedRun(path)
+
+
+def _load(path: Path, parse: Callable[[str], Content]) -> Content:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RecordError("not a text file") from error
+    except OSError as error:
+        raise RecordError(f"cannot be read ({error.strerror})") from error
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {what}. Give the folder of a study, such as outputs/demo.")
+    try:
+        inside = sorted(path for path in folder.iterdir() if path.is_dir())
+        runs = [path for path in inside if _is_run(path)]
+        if not runs:
+            raise UserError(_why_no_runs(folder, inside))
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    return runs
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (RECORD_FILE, FAILURE_FILE, CONFIG_FILE))
+
+
+def _why_no_runs(folder: Path, inside: list[Path]) -> str:
+    """What is wrong with a folder without runs, with the folder that was probably meant."""
+    if _is_run(folder):
+        return f"{folder} is a single run. Give the folder of its study: {folder.resolve().parent}"
+    studies = [path for path in inside if path.name != BASELINES and any(map(_is_run, path.iterdir()))]
+    if studies:
+        return f"{folder} holds studies, not runs. Give one of them: " + ", ".join(map(str, studies))
+    return f"{folder} has no runs in it. Make one first: prunelab study={folder.resolve().name} method=l1"

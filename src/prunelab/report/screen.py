@@ -1,0 +1,68 @@
+"""Sorts out records that are sound by themselves but must not stand in one table with the others."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
+
+from prunelab.records.schema import Metrics
+from prunelab.report.read import FinishedRun, Problem, Study
+
+
+def screen(study: Study) -> Study:
+    """The study without copies of runs and without runs of another task; each becomes a ``Problem``."""
+    finished, copies = _without_copies(study.finished)
+    finished, strangers = _without_strangers(finished)
+    problems = sorted([*study.problems, *copies, *strangers], key=lambda problem: problem.path)
+    return replace(study, finished=tuple(finished), problems=tuple(problems))
+
+
+def _without_copies(runs: Iterable[FinishedRun]) -> tuple[list[FinishedRun], list[Problem]]:
+    """One run of each key: the one whose folder has the key's name, or else the first."""
+    kept: list[FinishedRun] = []
+    problems: list[Problem] = []
+    for same_key in _grouped(runs, lambda run: run.record.key):
+        original = next((run for run in same_key if run.path.parent.name == run.record.key), same_key[0])
+        kept.append(original)
+        reason = f"has the key of {original.path}: the same run must not count twice"
+        problems += [Problem(run.path, reason) for run in same_key if run is not original]
+    return kept, problems
+
+
+def _without_strangers(runs: Iterable[FinishedRun]) -> tuple[list[FinishedRun], list[Problem]]:
+    """Under one model and data name only runs whose full networks cost the same.
+
+    Another cost means another number of classes, image size or architecture, hence a task that the others did
+    not solve. The most frequent one stays.
+    """
+    kept: list[FinishedRun] = []
+    problems: list[Problem] = []
+    for same_names in _grouped(runs, lambda run: (run.record.model, run.record.data)):
+        usual, _ = Counter(_cost(run.record.baseline) for run in same_names).most_common(1)[0]
+        for run in same_names:
+            if _cost(run.record.baseline) == usual:
+                kept.append(run)
+            else:
+                problems.append(Problem(run.path, _stranger(run, usual)))
+    return kept, problems
+
+
+def _cost(metrics: Metrics) -> tuple[int, int]:
+    return metrics.flops, metrics.params
+
+
+def _stranger(run: FinishedRun, usual: tuple[int, int]) -> str:
+    record = run.record
+    return (
+        f"its full {record.model} on {record.data} has {record.baseline.flops} FLOPs and "
+        f"{record.baseline.params} parameters, the others' {usual[0]} and {usual[1]}: "
+        "another data set or network under the same name; move it to a study of its own"
+    )
+
+
+def _grouped(runs: Iterable[FinishedRun], key: Callable[[FinishedRun], Hashable]) -> list[list[FinishedRun]]:
+    groups: defaultdict[Hashable, list[FinishedRun]] = defaultdict(list)
+    for run in runs:
+        groups[key(run)].append(run)
+    return list(groups.values())
