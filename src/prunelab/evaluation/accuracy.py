@@ -1,0 +1,41 @@
+"""Top-1 and top-5 accuracy of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import all_reduce, is_available, is_initialized
+
+from prunelab.records import Accuracy
+
+
+@torch.inference_mode()
+def accuracy(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Accuracy:
+    """The accuracies of ``model`` over ``batches`` of (images (N, C, H, W), classes (N,)), in eval mode and float32.
+
+    Where several processes share the images out among themselves, each gets the result over all of them. The network
+    ends on the CPU, in the mode it was in. Raises ValueError if there is no image.
+    """
+    was_training = model.training
+    model.to(device, memory_format=memory_format).eval()
+    counts = torch.zeros(3, dtype=torch.int64, device=device)  # right at once, among the first five, all
+    for images, classes in batches:
+        logits = model(images.to(device, memory_format=memory_format))
+        best = logits.topk(min(5, num_classes), dim=1).indices
+        hits = best == classes.to(device)[:, None]
+        counts += torch.stack([hits[:, 0].sum(), hits.sum(), torch.tensor(len(images), device=device)])
+    if is_available() and is_initialized():
+        all_reduce(counts)
+    model.to("cpu").train(was_training)
+    top1, top5, images_seen = counts.tolist()
+    if not images_seen:
+        raise ValueError("accuracy needs at least one image")
+    return Accuracy(top1 / images_seen, top5 / images_seen if num_classes >= 5 else None)

@@ -1,0 +1,61 @@
+"""How long a forward pass takes, measured so that two networks can be compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+WARM_UP_PASSES = 3
+FEWEST_REPEATS = 5
+MOST_REPEATS = 100
+
+
+@torch.inference_mode()
+def forward_milliseconds(
+    models: Sequence[nn.Module],
+    image_shape: tuple[int, int, int],
+    batch_size: int,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    seconds: float = 2.0,
+) -> tuple[float, ...]:
+    """The median time of one forward pass of each model, in milliseconds, for ``batch_size`` random images.
+
+    The models take turns, pass by pass, in this one process, so that a busy machine slows all of them alike. Passes
+    are in eval mode and float32, after a warm-up, with the number of threads that torch uses now, and each is
+    waited for on the device. All passes after the warm-up together take about ``seconds``; there are never fewer than
+    5 nor more than 100 of each model. The networks end on the CPU, in the mode they were in.
+    """
+    were_training = [model.training for model in models]
+    for model in models:
+        model.to(device, memory_format=memory_format).eval()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(batch_size, *image_shape, generator=generator).to(device, memory_format=memory_format)
+    try:
+        one_turn = sum(min(_pass_seconds(model, images) for _ in range(WARM_UP_PASSES)) for model in models)
+        repeats = round(min(max(seconds / one_turn, FEWEST_REPEATS), MOST_REPEATS))
+        turns = [[_pass_seconds(model, images) for model in models] for _ in range(repeats)]
+    finally:
+        for model, was_training in zip(models, were_training, strict=True):
+            model.to("cpu").train(was_training)
+    return tuple(1000 * statistics.median(times) for times in zip(*turns, strict=True))
+
+
+def _pass_seconds(model: nn.Module, images: Tensor) -> float:
+    _wait_for(images.device)
+    start = time.perf_counter()
+    model(images)
+    _wait_for(images.device)
+    return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    """A GPU computes on after the call that started it has returned."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,62 @@
+"""Scores and a budget make a plan: which channels stay, which blocks are dropped.
+
+Every group may shrink in steps (``ladders.py``). The steps of all groups stand in one order, and the shortest
+run of them that meets the budget is taken (``steps.py``). The last of these steps usually removes more than
+was needed, so steps are given back, the last taken first, for as long as the budget holds. Costs come from
+the cost model alone; no tensor is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from prunelab.methods.budget import Budget
+from prunelab.methods.ladders import Allocation, build_ladders
+from prunelab.methods.reach import require_reachable
+from prunelab.methods.scores import Scores
+from prunelab.methods.steps import StepSearch, allowed_cost
+
+if TYPE_CHECKING:
+    from prunelab.structure import ChannelGraph, PruningPlan
+
+
+def allocate(
+    graph: ChannelGraph,
+    scores: Scores,
+    budget: Budget,
+    levels: Collection[str] = ("filter", "stage"),
+    allocation: Allocation | None = None,
+    network: str = "the network",
+    reference: ChannelGraph | None = None,
+) -> PruningPlan:
+    """The plan that keeps the channels of highest score within a budget.
+
+    The cost of the plan is at most ``budget.keep`` times the full cost, and no channel or block that was
+    removed would fit back in. The same scores give the same plan on every machine.
+
+    Args:
+        graph: the network that is pruned.
+        scores: of its groups and blocks; what has no score stays.
+        budget: a fraction of ``reference``.
+        levels: what may be removed, of "filter", "stage" and "block". Groups with ``exact = False`` (their
+            channels pass a normalisation over channels, so that pruned and masked network differ) are pruned
+            like all others.
+        allocation: how the budget is spread over the groups.
+        network: its name, for messages.
+        reference: the full network, if ``graph`` is that of a network that was pruned before.
+
+    Raises:
+        UserError: nothing may be removed at these levels, or the budget cannot be reached.
+    """
+    allocation = allocation or Allocation()
+    require_reachable(graph, budget, levels, allocation, network, reference, scores)
+    ladders = build_ladders(graph, scores, levels, allocation, reference)
+    search = StepSearch(graph, ladders, budget.resource)
+    target = allowed_cost(reference or graph, budget)
+    widths = search.fill(search.shortest_prefix(target), target)
+
+    n_groups = len(graph.groups)
+    kept = {ladder.name: ladder.kept(widths[ladder.column]) for ladder in ladders if ladder.column < n_groups}
+    dropped = [ladder.name for ladder in ladders if ladder.column >= n_groups and not widths[ladder.column]]
+    return graph.plan(kept, dropped)

@@ -1,0 +1,62 @@
+"""How much of a network may be kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from prunelab.errors import UserError
+
+Resource = Literal["flops", "params"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The fraction of exactly one resource that a pruned network may keep.
+
+    ``Budget(flops=0.5)``: at most half of the FLOPs (survey convention: 2 x MAC + bias, one image);
+    ``Budget(params=0.3)``: at most 30 % of the parameters. Fractions are in (0, 1].
+
+    Raises:
+        UserError: no resource, more than one, or a fraction outside (0, 1].
+    """
+
+    flops: float | None = None
+    params: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {name: keep for name, keep in given.items() if keep is not None}
+        if not given:
+            raise UserError(
+                "The budget is empty: say how much to keep, for example budget.flops=0.5 (half the FLOPs)."
+            )
+        if len(given) > 1:
+            listed = " and ".join(f"budget.{name}={keep}" for name, keep in given.items())
+            first, *others = given
+            unset = " ".join(f"budget.{name}=null" for name in others)
+            raise UserError(
+                f"A budget limits one resource, but {listed} were both given: "
+                f"keep one and set the other to null ({unset} to budget {first})."
+            )
+        ((name, keep),) = given.items()
+        if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep <= 1:
+            raise UserError(
+                f"budget.{name}={keep} is not a fraction to keep: use a number above 0 and up to 1, "
+                f"such as budget.{name}=0.5 for one half."
+            )
+
+    @property
+    def resource(self) -> Resource:
+        """The resource that is limited."""
+        return "flops" if self.flops is not None else "params"
+
+    @property
+    def keep(self) -> float:
+        """The fraction of it that may be kept, in (0, 1]."""
+        keep = self.flops if self.flops is not None else self.params
+        assert keep is not None, "exactly one resource is set (checked when the budget was made)"
+        return float(keep)
+
+    def __str__(self) -> str:
+        return f"budget.{self.resource}={self.keep:g}"

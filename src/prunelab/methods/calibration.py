@@ -1,0 +1,103 @@
+"""The images that a criterion looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DistributedSampler
+
+from prunelab.errors import UserError
+
+Batch = tuple[Tensor, Any]
+Unpack = Callable[[Any], Batch]
+
+_IMAGE_KEYS = ("image", "images", "img", "pixel_values", "input", "inputs", "x", "data")
+_TARGET_KEYS = ("label", "labels", "target", "targets", "y")
+
+
+def unpack_batch(batch: Any) -> Batch:
+    """(images, targets) of an ordinary batch; targets are None if it holds none.
+
+    Understands a tensor (images alone), a tuple or list (images, targets, ...) and a mapping with customary keys
+    ("image", "pixel_values", "x", ... and "label", "target", "y", ...).
+
+    Raises:
+        UserError: anything else.
+    """
+    images, targets = batch, None
+    if isinstance(batch, tuple | list) and batch:
+        images, targets = batch[0], batch[1] if len(batch) > 1 else None
+    elif isinstance(batch, Mapping):
+        images = next((batch[key] for key in _IMAGE_KEYS if key in batch), None)
+        targets = next((batch[key] for key in _TARGET_KEYS if key in batch), None)
+    if not isinstance(images, Tensor):
+        keys = f" with keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""
+        raise UserError(
+            f"No images found in a batch of type {type(batch).__name__}{keys}: "
+            "give unpack=, a function from your batch to (images, targets)."
+        )
+    return images, targets
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fixed number of images, batch by batch; with several processes, every rank sees its share of the batches.
+
+    Batches are handed out whole and in turn (batch i to rank i modulo ranks), so that the statistics of all ranks
+    together are those of one process over the same loader.
+
+    loader: any iterable of batches, the same on every rank. A loader with a ``DistributedSampler`` already deals out
+        shares and is read as it is.
+    images: how many to look at on all ranks together; a loader with fewer gives all it has.
+    unpack: batch -> (images, targets).
+    rank, ranks: this process, and how many there are.
+    """
+
+    loader: Iterable[Any]
+    images: int = 512
+    unpack: Unpack = unpack_batch
+    rank: int = 0
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise UserError(f"images={self.images}: scoring needs at least one calibration image.")
+
+    def batches(self, device: torch.device) -> Iterator[Batch]:
+        """The (images, targets) of this rank, on ``device``."""
+        sampler = getattr(self.loader, "sampler", None)
+        dealt = isinstance(sampler, DistributedSampler)
+        remaining = -(-self.images // self.ranks) if dealt else self.images
+        with _kept_generators(self.loader, sampler):
+            for index, batch in enumerate(self.loader):
+                images, targets = self.unpack(batch)
+                if dealt or index % self.ranks == self.rank:
+                    yield _on(device, images[:remaining]), _on(device, _first(targets, remaining))
+                remaining -= len(images)
+                if remaining <= 0:
+                    return
+
+
+@contextmanager
+def _kept_generators(*owners: Any) -> Iterator[None]:
+    """Afterwards the generators that a loader and its sampler shuffle with are where they were."""
+    generators = [getattr(owner, "generator", None) for owner in owners]
+    states = [(found, found.get_state()) for found in generators if isinstance(found, torch.Generator)]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
+
+
+def _first(targets: Any, count: int) -> Any:
+    return targets[:count] if isinstance(targets, Tensor) else targets
+
+
+def _on(device: torch.device, value: Any) -> Any:
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value

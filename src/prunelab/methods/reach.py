@@ -1,0 +1,104 @@
+"""Can this budget be met at all? Asked before any image is looked at; a budget out of reach gets advice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prunelab.errors import UserError
+from prunelab.methods.budget import Budget
+from prunelab.methods.ladders import Allocation, build_ladders
+from prunelab.methods.scores import Scores
+from prunelab.methods.steps import StepSearch, allowed_cost, full_cost
+from prunelab.structure import LEVELS
+
+if TYPE_CHECKING:
+    from prunelab.structure import ChannelGraph
+
+
+def require_prunable(graph: ChannelGraph, levels: Collection[str], network: str) -> None:
+    """Refuse a network of which nothing may be removed at these levels.
+
+    Raises:
+        UserError: says at which other levels there is something to remove, or which groups are frozen and
+            why.
+    """
+    present = _levels_of(graph)
+    if any(level in present for level in levels):
+        return
+    message = f"Nothing of {network} can be removed with levels {_listed(levels)}."
+    if present:
+        raise UserError(
+            f"{message} There is something to remove at level {' and '.join(present)}: add it to levels."
+        )
+    raise UserError(f"{message} {_why_frozen(graph)}")
+
+
+def require_reachable(
+    graph: ChannelGraph,
+    budget: Budget,
+    levels: Collection[str],
+    allocation: Allocation,
+    network: str = "the network",
+    reference: ChannelGraph | None = None,
+    scores: Scores | None = None,
+) -> None:
+    """Refuse a budget that cannot be met, as ``allocate`` would; ``scores`` only says what may be touched.
+
+    Raises:
+        UserError: nothing may be removed, or the budget is out of reach: names the smallest one that can be
+            met and what to change.
+    """
+    require_prunable(graph, levels, network)
+    touchable = scores or Scores(
+        channels={group.name: np.ones(group.size) for group in graph.groups},
+        blocks={block.name: 1.0 for block in graph.blocks},
+    )
+
+    def smallest_cost(allocation: Allocation) -> float:
+        ladders = build_ladders(graph, touchable, levels, allocation, reference)
+        return StepSearch(graph, ladders, budget.resource).smallest_cost()
+
+    smallest = smallest_cost(allocation)
+    if smallest <= allowed_cost(reference or graph, budget):
+        return
+    advice = []
+    unused = [repr(level) for level in _levels_of(graph) if level not in levels]
+    if unused:
+        advice.append(f"add {' or '.join(unused)} to levels")
+    if smallest_cost(replace(allocation, floor=0.0)) < smallest:
+        advice.append(f"lower the floor ({allocation.floor:g})")
+    if smallest_cost(replace(allocation, divisor=1)) < smallest:
+        advice.append(f"lower the divisor ({allocation.divisor})")
+    reachable = _rounded_up(smallest / full_cost(reference or graph, budget.resource))
+    raise UserError(
+        f"{budget} cannot be reached: the smallest for {network} with levels {_listed(levels)} "
+        f"is {reachable:g}; {', or '.join(advice or ['keep more'])}."
+    )
+
+
+def _levels_of(graph: ChannelGraph) -> list[str]:
+    present = {group.level for group in graph.groups} | ({"block"} if graph.blocks else set())
+    return [level for level in LEVELS if level in present]
+
+
+def _why_frozen(graph: ChannelGraph, most: int = 8) -> str:
+    if not graph.frozen:
+        return "It has no layer whose channels could be removed."
+    reasons = [f"{group.name} ({group.size} channels): {group.frozen}" for group in graph.frozen[:most]]
+    more = f"; and {len(graph.frozen) - most} more" if len(graph.frozen) > most else ""
+    return f"All its channels are frozen. {'; '.join(reasons)}{more}."
+
+
+def _listed(levels: Collection[str]) -> str:
+    return f"[{', '.join(levels)}]"
+
+
+def _rounded_up(fraction: float) -> float:
+    """Two digits or more, never less than the fraction: typed back as a budget, it can be met."""
+    digits = max(3, 1 - math.floor(math.log10(fraction)))
+    return min(1.0, math.ceil(fraction * 10**digits) / 10**digits)

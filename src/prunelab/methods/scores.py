@@ -1,0 +1,20 @@
+"""What a criterion hands to an allocation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How much each channel and each block matters. Higher = keep.
+
+    channels: group name -> float array (size of the group,). A group that is not named is left whole.
+    blocks: block name -> float. A block that is not named is left in place.
+    """
+
+    channels: Mapping[str, np.ndarray]
+    blocks: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,63 @@
+"""What a run was made with: versions, hardware, and the revision of the code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from prunelab.records.schema import GitState
+
+PACKAGES = ("prunelab", "torch", "pytorch-lightning", "torchvision", "torchmetrics", "timm", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """The version of Python and of every package that can change a figure."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def hardware() -> dict[str, str | int | list[str]]:
+    """The processor, the threads that this process computes with, and the GPUs it sees."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _processor(),
+        "cpus": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def git_state() -> GitState:
+    """The revision of the checkout that this package runs from; none if it was installed from a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    root = _git(package, "rev-parse", "--show-toplevel")
+    # A wheel may be installed inside some other project's checkout: only our own source tree counts.
+    if root is None or Path(root) / "src" / "prunelab" != package:
+        return GitState(revision=None, dirty=False)
+    changes = _git(package, "status", "--porcelain", "--untracked-files=no", "--", root)
+    return GitState(revision=_git(package, "rev-parse", "HEAD"), dirty=bool(changes))
+
+
+def _processor() -> str:
+    """The processor's product name where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """The output of a git command, or None if there is no git, no repository or no such thing in it."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

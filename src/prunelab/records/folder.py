@@ -1,0 +1,93 @@
+"""The folder of one run: outputs/<study>/<run key>/, and what each of its files says about the run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from prunelab.errors import UserError
+from prunelab.records.atomic import write_atomically
+from prunelab.records.fields import RecordError
+from prunelab.records.key import run_key
+from prunelab.records.schema import Failure, Record
+
+CONFIG_FILE = "config.yaml"
+RECORD_FILE = "record.json"
+FAILURE_FILE = "failure.json"
+LOG_FILE = "run.log"
+ROUNDS_FOLDER = "rounds"
+
+BASELINES = "baselines"
+"""The folder beside the studies that holds the baselines they share."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one run writes. It is finished if ``record.json`` is there, which is written last."""
+
+    path: Path
+    key: str
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> RunFolder:
+        """The folder of the run that the resolved ``config`` describes; nothing is made yet."""
+        key = run_key(config)
+        return cls(Path(config["outputs"]).expanduser() / _study_name(config["study"]) / key, key)
+
+    def record(self) -> Record | None:
+        """The record of the finished run, or None.
+
+        Raises:
+            UserError: there is one that cannot be read, which only a damaged or foreign file can be.
+        """
+        file = self.path / RECORD_FILE
+        try:
+            return Record.from_json(file.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (RecordError, UnicodeDecodeError) as error:
+            raise UserError(f"{file} is damaged: {error}. Delete it to run this experiment again.") from error
+
+    def create(self) -> None:
+        """Make the folder and see that files can be written into it, before any work is done.
+
+        Raises:
+            UserError: they cannot.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            write_atomically(probe, "")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"The output folder {self.path} cannot be written: {error.strerror}. "
+                "Choose another one with outputs=FOLDER."
+            ) from error
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Note what is about to run; an earlier failure no longer counts."""
+        write_atomically(self.path / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        (self.path / FAILURE_FILE).unlink(missing_ok=True)
+
+    def finish(self, record: Record) -> None:
+        """Write the record, after which the run counts as finished. Call it last."""
+        write_atomically(self.path / RECORD_FILE, record.to_json())
+
+    def fail(self, failure: Failure) -> None:
+        """Note why the run ended without a record."""
+        write_atomically(self.path / FAILURE_FILE, failure.to_json())
+
+
+def _study_name(name: Any) -> str:
+    """``name`` if it can be the name of a folder of runs."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+=-]*", name):
+        raise UserError(f"study={name} is no folder name. Use letters, digits, '_', '-' and '.'.")
+    if name == BASELINES:
+        raise UserError(f"study={BASELINES} is the folder of the baselines. Choose another name.")
+    return name

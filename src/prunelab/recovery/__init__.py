@@ -1,0 +1,7 @@
+"""What is done to a network after it was pruned: it is trained again, in one or several rounds."""
+
+from prunelab.recovery.fit import fit
+from prunelab.recovery.machine import Machine
+from prunelab.recovery.recipe import Iterative, OneShot, Recipe, Round
+
+__all__ = ["Iterative", "Machine", "OneShot", "Recipe", "Round", "fit"]

@@ -1,0 +1,103 @@
+"""One training of a network, which goes on where it stopped if it was interrupted."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from prunelab.data import ImageData
+from prunelab.errors import UserError
+from prunelab.models import Classifier, Training
+from prunelab.recovery.checkpoints import NEWEST, AtomicCheckpoints, keep_newest
+from prunelab.recovery.machine import Machine
+from prunelab.recovery.progress import TrainingBar
+from prunelab.recovery.seeding import SeedEachEpoch
+
+# Lightning's advice on how to write a training script, which the user of a finished one cannot follow.
+ADVICE = (
+    "The '.*_dataloader' does not have many workers",
+    "The number of training batches .* is smaller than the logging interval",
+    "Checkpoint directory .* exists and is not empty",
+)
+
+
+def fit(
+    backbone: nn.Module,
+    data: ImageData,
+    training: Training,
+    *,
+    machine: Machine,
+    seed: int,
+    folder: Path,
+    title: str,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> float:
+    """Train ``backbone`` in place; returns the seconds that it took, those before an interruption included.
+
+    The state after each epoch is kept in ``folder``/newest.ckpt. If that file is there, training goes on from
+    it, so the folder must belong to this network, data and training alone.
+
+    Raises:
+        UserError: the machine does not have what ``machine`` asks for.
+        KeyboardInterrupt: the user pressed Ctrl-C.
+    """
+    clock = Timer()
+    model = Classifier(backbone, data.num_classes, training, machine.channels_last, machine.compile)
+    with _as_user_errors(), _without_advice():
+        trainer = pl.Trainer(
+            max_epochs=training.epochs,
+            callbacks=[SeedEachEpoch(seed), clock, TrainingBar(title), *callbacks, keep_newest(folder)],
+            logger=list(loggers),
+            plugins=[AtomicCheckpoints()],
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+            **machine.trainer_arguments(),
+        )
+        newest = folder / NEWEST
+        with _interruptible():
+            trainer.fit(
+                model, datamodule=data, ckpt_path=newest if newest.is_file() else None, weights_only=True
+            )
+    return clock.time_elapsed()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C during a fit arrives as KeyboardInterrupt, where Lightning ends the process with code 1."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ending:
+        if isinstance(ending.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, handler)  # Lightning switched it off
+            raise KeyboardInterrupt from None
+        raise
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for message in ADVICE:
+            warnings.filterwarnings("ignore", message)
+        yield
+
+
+@contextmanager
+def _as_user_errors() -> Iterator[None]:
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(f"This machine cannot train as trainer=... asks: {error}") from error

@@ -1,0 +1,54 @@
+"""Where and how a network is trained and evaluated: the choices of conf/trainer."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Settings of every Lightning Trainer of a run; the names are Lightning's own.
+
+    Attributes:
+        accelerator: "auto", "cpu", "gpu", "mps", ...
+        devices: how many of them (or which, as a list).
+        num_nodes: machines that train together.
+        strategy: "auto" or "ddp".
+        precision: "32-true", "16-mixed" or "bf16-mixed"; evaluation is always in float32.
+        deterministic: True, False, or "warn" to use deterministic operators where there are some.
+        channels_last: keep images and weights in channels-last order.
+        compile: compile the network before each training.
+    """
+
+    accelerator: str = "auto"
+    devices: int | str | list[int] = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    deterministic: bool | Literal["warn"] = "warn"
+    channels_last: bool = False
+    compile: bool = False
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """What ``pl.Trainer`` is given."""
+        return {
+            "accelerator": self.accelerator,
+            "devices": self.devices,
+            "num_nodes": self.num_nodes,
+            "strategy": self.strategy,
+            "precision": self.precision,
+            "deterministic": self.deterministic,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which this process scores and evaluates."""
+        if self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if self.accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")

@@ -1,0 +1,224 @@
+"""What a network costs, as a function of the widths of its groups: no tensor is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from prunelab.structure.ids import Components, Ids
+from prunelab.structure.trace import Trace
+
+if TYPE_CHECKING:
+    from prunelab.structure.plan import PruningPlan
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """sum over terms of coefficient x product of dimension widths x (enclosing blocks alive).
+
+    ``factors`` (terms, F) are indices of dimensions; dimension 0 is the constant 1. ``block`` is the innermost
+    enclosing block of each term, or -1.
+    """
+
+    coefficients: NDArray[np.float64]
+    factors: NDArray[np.int64]
+    block: NDArray[np.int64]
+
+    def __call__(self, dimensions: NDArray[np.float64], alive: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``dimensions`` (B, D), ``alive`` (B, blocks + 1; the last column is 1) -> (B,)."""
+        product = dimensions[:, self.factors[:, 0]]
+        for column in range(1, self.factors.shape[1]):
+            product = product * dimensions[:, self.factors[:, column]]
+        if alive.shape[1] > 1:
+            product = product * alive[:, self.block]
+        return product @ self.coefficients
+
+
+class CostModel:
+    """FLOPs, MACs and parameters of a network for any widths of its groups and any dropped blocks.
+
+    FLOPs follow the survey: ``2 H W (Cin/groups) K^2 Cout + H W Cout``, the second term only with a bias; MACs are
+    the multiply-accumulates alone. Both are for one forward pass of a single image. Every method takes
+
+    - nothing: the full network -> int;
+    - a ``PruningPlan`` -> int;
+    - ``widths`` (B, G) or (G,), in the order of ``ChannelGraph.groups``, with an optional ``alive`` (B, blocks) of
+      0 and 1 in the order of ``ChannelGraph.blocks`` -> array (B,) or int.
+    """
+
+    def __init__(
+        self,
+        full: NDArray[np.int64],
+        groups: Sequence[str],
+        blocks: Sequence[str],
+        parents: NDArray[np.int64],
+        multiplicity: NDArray[np.float64],
+        constant: NDArray[np.float64],
+        operations: _Sum,
+        biases: _Sum,
+        parameters: _Sum,
+        images: int,
+    ) -> None:
+        self.full = full
+        self._groups = tuple(groups)
+        self._blocks = tuple(blocks)
+        self._parents = parents
+        self._multiplicity, self._constant = multiplicity, constant
+        self._operations, self._biases, self._parameters = operations, biases, parameters
+        self._images = images
+
+    @overload
+    def flops(self, widths: PruningPlan | None = None, alive: None = None) -> int: ...
+    @overload
+    def flops(self, widths: ArrayLike, alive: ArrayLike | None = None) -> NDArray[np.float64]: ...
+    def flops(self, widths: object = None, alive: object = None) -> object:
+        """Floating-point operations of one forward pass per image (2 x MACs + bias additions)."""
+        return self._evaluate((self._operations, self._biases), 1.0 / self._images, widths, alive)
+
+    @overload
+    def macs(self, widths: PruningPlan | None = None, alive: None = None) -> int: ...
+    @overload
+    def macs(self, widths: ArrayLike, alive: ArrayLike | None = None) -> NDArray[np.float64]: ...
+    def macs(self, widths: object = None, alive: object = None) -> object:
+        """Multiply-accumulates of one forward pass per image."""
+        return self._evaluate((self._operations,), 0.5 / self._images, widths, alive)
+
+    @overload
+    def params(self, widths: PruningPlan | None = None, alive: None = None) -> int: ...
+    @overload
+    def params(self, widths: ArrayLike, alive: ArrayLike | None = None) -> NDArray[np.float64]: ...
+    def params(self, widths: object = None, alive: object = None) -> object:
+        """Number of parameters (buffers are not counted)."""
+        return self._evaluate((self._parameters,), 1.0, widths, alive)
+
+    def of(self, resource: str, widths: ArrayLike, alive: ArrayLike | None = None) -> NDArray[np.float64]:
+        """``flops``, ``macs`` or ``params`` by name, for arrays."""
+        if resource not in ("flops", "macs", "params"):
+            raise ValueError(f"resource is {resource!r}; it must be one of flops, macs, params")
+        values: NDArray[np.float64] = getattr(self, resource)(np.atleast_2d(np.asarray(widths)), alive)
+        return values
+
+    def _evaluate(self, sums: tuple[_Sum, ...], scale: float, widths: object, alive: object) -> object:
+        if widths is None:
+            widths = self.full
+        elif hasattr(widths, "dropped_blocks"):
+            widths, alive = self._of_plan(widths)
+        rows = np.asarray(widths, dtype=np.float64)
+        single = rows.ndim == 1
+        rows = np.atleast_2d(rows)
+        if rows.shape[1] != len(self._groups):
+            raise ValueError(f"widths have {rows.shape[1]} columns; this network has {len(self._groups)} groups")
+        dimensions = rows @ self._multiplicity.T + self._constant
+        living = self._living(alive, rows.shape[0])
+        total = sum(part(dimensions, living) for part in sums) * scale
+        return round(float(total[0])) if single else total
+
+    def _living(self, alive: object, rows: int) -> NDArray[np.float64]:
+        """A block is alive if it and every block around it are kept; the last column stands for 'no block'."""
+        count = len(self._blocks)
+        living = np.ones((rows, count + 1))
+        if alive is not None:
+            living[:, :count] = np.atleast_2d(np.asarray(alive, dtype=np.float64))
+            for block in range(count):
+                parent = self._parents[block]
+                while parent >= 0:
+                    living[:, block] *= living[:, parent]
+                    parent = self._parents[parent]
+        return living
+
+    def _of_plan(self, plan: PruningPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        widths = [plan.widths.get(name, (0, size))[1] for name, size in zip(self._groups, self.full, strict=True)]
+        alive = [name not in plan.dropped_blocks for name in self._blocks]
+        return np.array(widths), np.array([alive], dtype=np.int64).reshape(1, -1)
+
+
+def cost_model(
+    trace: Trace,
+    components: Components,
+    group_of: NDArray[np.int64],
+    names: Sequence[str],
+    sizes: Sequence[int],
+    blocks: Sequence[tuple[str, str | None]],
+    parameters: dict[str, tuple[int, ...]],
+    aliases: dict[str, tuple[str, ...]],
+    images: int,
+) -> CostModel:
+    """Turn the terms of a trace into sums over group widths.
+
+    ``parameters`` gives each parameter's shape, ``aliases`` all names it has, ``blocks`` (name, enclosing block),
+    ``images`` the batch size of the traced pass.
+    """
+    forms = _Forms(components, group_of, len(names))
+    order = [name for name, _ in blocks]
+    parents = np.array([order.index(parent) if parent else -1 for _, parent in blocks], dtype=np.int64)
+
+    def innermost(path: str) -> int:
+        around = [name for name in order if path == name or path.startswith(name + ".")]
+        return order.index(max(around, key=len)) if around else -1
+
+    def summed(terms: Sequence[tuple[float, Sequence[Ids], int]]) -> _Sum:
+        columns = max((len(factors) for _, factors, _ in terms), default=1) or 1
+        table = np.zeros((len(terms), columns), dtype=np.int64)
+        for row, (_, factors, _) in enumerate(terms):
+            table[row, : len(factors)] = [forms.number(ids) for ids in factors]
+        return _Sum(
+            np.array([coefficient for coefficient, _, _ in terms], dtype=np.float64),
+            table,
+            np.array([block for _, _, block in terms], dtype=np.int64),
+        )
+
+    operations = summed([(t.coefficient, t.factors, innermost(t.module)) for t in trace.terms if not t.bias])
+    biases = summed([(t.coefficient, t.factors, innermost(t.module)) for t in trace.terms if t.bias])
+    born: dict[str, dict[int, Ids]] = {}
+    for origin in trace.ids.origins:
+        born.setdefault(origin.tensor, {})[origin.dim] = origin.ids
+    counted = []
+    for name, shape in parameters.items():
+        factors = list(born.get(name, {}).values())
+        inside = {innermost(alias.rpartition(".")[0]) for alias in aliases[name]}
+        rest = float(np.prod(shape)) / float(np.prod([ids.size for ids in factors]))
+        counted.append((rest, factors, inside.pop() if len(inside) == 1 else -1))
+    weights = summed(counted)
+    multiplicity, constant = forms.matrices()
+    return CostModel(
+        np.array(sizes, dtype=np.int64), names, order, parents, multiplicity, constant,
+        operations, biases, weights, images,
+    )  # fmt: skip
+
+
+class _Forms:
+    """Widths of tensor dimensions as linear forms over groups; equal ones are kept once. Form 0 is the constant 1."""
+
+    def __init__(self, components: Components, group_of: NDArray[np.int64], groups: int) -> None:
+        self._components, self._group_of, self._groups = components, group_of, groups
+        self._numbers: dict[bytes, int] = {}
+        self._rows: list[NDArray[np.float64]] = []
+        self._add(np.zeros(groups), 1.0)
+
+    def _add(self, counts: NDArray[np.float64], constant: float) -> int:
+        row = np.append(counts, constant)
+        number = self._numbers.setdefault(row.tobytes(), len(self._rows))
+        if number == len(self._rows):
+            self._rows.append(row)
+        return number
+
+    def number(self, ids: Ids) -> int:
+        """The form of a dimension with these ids: multiplicity per group, and how many belong to none."""
+        groups = self._group_of[self._components.label[ids]]
+        counts = np.bincount(groups[groups >= 0], minlength=self._groups).astype(np.float64)
+        constant = float((groups < 0).sum())
+        sizes = self._sizes()
+        return self._add(np.divide(counts, sizes, out=np.zeros_like(counts), where=sizes > 0), constant)
+
+    def _sizes(self) -> NDArray[np.float64]:
+        owned = self._group_of[self._group_of >= 0]
+        return np.bincount(owned, minlength=self._groups).astype(np.float64)
+
+    def matrices(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Multiplicities (forms, groups) and constants (forms,)."""
+        stacked = np.stack(self._rows)
+        return stacked[:, :-1], stacked[:, -1]

@@ -1,0 +1,190 @@
+"""ChannelGraph: the structure of one network, and ``analyze``, which finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from prunelab.errors import UserError, nearest
+from prunelab.structure.blocks import ResidualBlock, describe, find_blocks
+from prunelab.structure.cost import CostModel, cost_model
+from prunelab.structure.groups import ChannelGroup, Partition, partition
+from prunelab.structure.ids import Components
+from prunelab.structure.network import Network
+from prunelab.structure.plan import Cut, PruningPlan
+from prunelab.structure.proof import Link, prove
+from prunelab.structure.taps import find_taps
+from prunelab.structure.trace import Trace
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """All groups and blocks of one network, and its cost model.
+
+    ``groups`` may be pruned; ``frozen`` groups may not and say why. Both are in forward order.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    frozen: tuple[ChannelGroup, ...]
+    blocks: tuple[ResidualBlock, ...]
+    cost: CostModel
+    _resolve: _Resolver = field(repr=False, compare=False)
+
+    def group(self, name: str) -> ChannelGroup:
+        """A prunable group by its name."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise UserError(f"this network has no prunable group {name!r}. {nearest(name, [g.name for g in self.groups])}")
+
+    def at(self, levels: Collection[str]) -> tuple[ChannelGroup, ...]:
+        """The prunable groups of these levels."""
+        return tuple(group for group in self.groups if group.level in levels)
+
+    def plan(
+        self, kept: Mapping[str, Sequence[int]] | None = None, dropped_blocks: Collection[str] = ()
+    ) -> PruningPlan:
+        """The plan that keeps these channels (groups not named stay whole) and drops these blocks.
+
+        Raises UserError for unknown names, indices out of range or repeated, or nothing kept.
+        """
+        chosen = {group.name: tuple(range(group.size)) for group in self.groups}
+        for name, indices in (kept or {}).items():
+            chosen[name] = _valid(self.group(name), indices)
+        names = [block.name for block in self.blocks]
+        for name in dropped_blocks:
+            if name not in names:
+                raise UserError(f"this network has no residual block {name!r} to drop. {nearest(name, names)}")
+        dropped = tuple(name for name in names if name in set(dropped_blocks))
+        return self._resolve(chosen, dropped)
+
+
+def _valid(group: ChannelGroup, indices: Sequence[int]) -> tuple[int, ...]:
+    ordered = tuple(sorted(int(index) for index in indices))
+    if not ordered:
+        raise UserError(f"group {group.name}: at least one channel must be kept")
+    if len(set(ordered)) != len(ordered):
+        raise UserError(f"group {group.name}: a channel is named twice among those to keep")
+    if ordered[0] < 0 or ordered[-1] >= group.size:
+        raise UserError(f"group {group.name} has channels 0 to {group.size - 1}; {ordered[-1]} is not one of them")
+    return ordered
+
+
+@dataclass(frozen=True)
+class _Resolver:
+    """Turns kept channels and dropped blocks into cuts of tensors."""
+
+    trace: Trace
+    components: Components
+    groups: tuple[ChannelGroup, ...]
+    members: tuple[NDArray[np.int64], ...]
+    blocks: tuple[ResidualBlock, ...]
+    links: tuple[Link, ...]
+
+    def __call__(self, kept: Mapping[str, tuple[int, ...]], dropped: tuple[str, ...]) -> PruningPlan:
+        gone = np.zeros(self.components.count, dtype=np.bool_)
+        for group, channels in zip(self.groups, self.members, strict=True):
+            removed = np.ones(group.size, dtype=np.bool_)
+            removed[list(kept[group.name])] = False
+            gone[channels[removed]] = True
+        removed_ids = gone[self.components.label]
+        inside = tuple(f"{name}." for name in dropped)
+        cuts = []
+        for origin in self.trace.ids.origins:
+            mask = removed_ids[origin.start : origin.start + origin.size]
+            if mask.any() and not origin.tensor.startswith(inside):
+                cuts.append(Cut(origin.tensor, origin.dim, origin.size, tuple(np.flatnonzero(~mask).tolist())))
+        replaced = {block.name: block.leaves for block in self.blocks if block.name in dropped}
+        return PruningPlan(
+            kept=dict(kept),
+            widths={group.name: (group.size, len(kept[group.name])) for group in self.groups},
+            dropped_blocks=dropped,
+            cuts=tuple(cuts),
+            values=self._values(removed_ids, inside),
+            attributes=self._attributes(removed_ids, inside),
+            replaced={n: leaves for n, leaves in replaced.items() if not n.startswith(inside)},
+        )
+
+    def _values(self, removed: NDArray[np.bool_], inside: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+        """New content of index buffers: kept sources are renumbered, removed ones become the zero channel."""
+        values = {}
+        born = {origin.tensor: origin for origin in self.trace.ids.origins}
+        for gather in self.trace.gathers:
+            alive = ~removed[gather.source]
+            out = ~removed[born[gather.buffer].ids] if gather.buffer in born else np.ones(1, dtype=np.bool_)
+            if (alive.all() and out.all()) or gather.buffer.startswith(inside):
+                continue
+            place = np.where(alive, np.cumsum(alive) - 1, alive.sum() - 1)
+            values[gather.buffer] = tuple(place[gather.values[out]].tolist())
+        return values
+
+    def _attributes(self, removed: NDArray[np.bool_], inside: tuple[str, ...]) -> dict[str, dict[str, int]]:
+        attributes: dict[str, dict[str, int]] = {}
+        for link in self.links:
+            left = int((~removed[link.ids]).sum())
+            if left != link.ids.size and not f"{link.module}.".startswith(inside):
+                attributes.setdefault(link.module, {})[link.attribute] = left
+        return attributes
+
+
+def analyze(model: nn.Module, example_input: Any) -> ChannelGraph:
+    """Find everything that can be removed from ``model``.
+
+    ``example_input`` is what one forward call takes: a tensor (N, C, H, W), a tuple of positional or a dict of keyword
+    arguments. The network is run a few times on the meta device (on its own device where meta cannot run it), in
+    evaluation mode; nothing of it is changed.
+
+    Raises UserError if the network cannot run on such an input.
+    """
+    network = Network(model, example_input)
+    trace = network.trace()
+    components, parts, links = _proved(network, trace)
+    prunable = [number for number, group in enumerate(parts.groups) if group.frozen is None]
+    members = [parts.members[number] for number in prunable]
+    taps = find_taps(trace, components, members)
+    groups = tuple(replace(parts.groups[n], taps=found) for n, found in zip(prunable, taps, strict=True))
+    group_of = np.full(components.count, -1, dtype=np.int64)
+    for number, channels in enumerate(members):
+        group_of[channels] = number
+    names = [group.name for group in groups]
+    tensors_of = [{found.parameter for found in group.slices} for group in groups]
+    blocks = describe(trace, components, find_blocks(trace), group_of, names, tensors_of)
+    cost = cost_model(
+        trace,
+        components,
+        group_of,
+        names,
+        [group.size for group in groups],
+        [(block.name, block.parent) for block in blocks],
+        network.parameter_shapes(),
+        network.aliases(),
+        network.images,
+    )
+    frozen = tuple(group for group in parts.groups if group.frozen is not None)
+    resolve = _Resolver(trace, components, groups, tuple(members), blocks, links)
+    return ChannelGraph(groups, frozen, blocks, cost, resolve)
+
+
+def _proved(network: Network, trace: Trace) -> tuple[Components, Partition, tuple[Link, ...]]:
+    """Freeze what a trial shows to break the network, and learn which attributes follow a width."""
+    components = trace.ids.components()
+    parts = partition(trace, components)
+
+    def resolver(links: tuple[Link, ...]) -> _Resolver:
+        chosen = [number for number, group in enumerate(parts.groups) if group.frozen is None]
+        return _Resolver(
+            trace, components, tuple(parts.groups[n] for n in chosen), tuple(parts.members[n] for n in chosen), (), links
+        )
+
+    broken, links = prove(network, trace, components, parts, resolver)
+    if broken:
+        groups = tuple(
+            replace(group, frozen=broken.get(number, group.frozen)) for number, group in enumerate(parts.groups)
+        )
+        parts = replace(parts, groups=groups)
+    return components, parts, links

@@ -1,0 +1,200 @@
+"""Channel groups: what can be removed from a network, and every slice of every tensor that goes with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunelab.structure.ids import Components, Ids
+from prunelab.structure.taps import GroupTap
+from prunelab.structure.trace import Trace
+
+LEVELS = ("filter", "stage", "block")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The share of one tensor dimension that belongs to a group.
+
+    ``index`` has shape (channels of the group, m): row k holds the positions along ``dim`` that channel k owns.
+    ``role`` is one of producer, gate, depthwise, scale, shift, bias, statistic, consumer, other.
+    """
+
+    parameter: str
+    dim: int
+    role: str
+    index: NDArray[np.int64] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels of several tensors that can only be removed together.
+
+    Level ``filter``: one producer inside a block. Level ``stage``: several producers tied by shortcut additions
+    (the survey's stage). ``exact`` is False where the channels pass a normalisation or softmax over channels: then
+    the pruned network is valid but does not equal the masked one. ``frozen`` names the operator for which nothing
+    of the group may be removed (None: it may).
+    """
+
+    name: str
+    level: str
+    size: int
+    exact: bool
+    frozen: str | None
+    inexact: str | None
+    slices: tuple[Slice, ...] = field(repr=False)
+    taps: tuple[GroupTap, ...] = field(repr=False, default=())
+
+    def having(self, *roles: str) -> tuple[Slice, ...]:
+        """The slices with one of these roles, in forward order."""
+        return tuple(found for found in self.slices if found.role in roles)
+
+    @property
+    def producers(self) -> tuple[Slice, ...]:
+        """The weights whose rows make the group's channels."""
+        return self.having("producer")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Groups together with the ids behind them; ``group_of`` maps a component to its group, or -1."""
+
+    groups: tuple[ChannelGroup, ...]
+    members: tuple[NDArray[np.int64], ...]
+    group_of: NDArray[np.int64]
+
+
+def partition(trace: Trace, components: Components) -> Partition:
+    """Divide the produced channels of a trace into groups.
+
+    Two channels belong to the same group if and only if the same tensor dimensions carry them, equally often, and
+    they are frozen or inexact for the same reason: so the widths of a group's channels are interchangeable and
+    every tensor dimension is a sum of (multiplicity x width) over groups.
+    """
+    origins = trace.ids.origins
+    dimension = np.full(trace.ids.count, -1, dtype=np.int64)
+    for number, origin in enumerate(origins):
+        dimension[origin.start : origin.start + origin.size] = number
+    signature = _signatures(dimension, components)
+    produced = np.flatnonzero(components.produced)
+    first_id = _first_ids(components)
+    produced = produced[np.argsort(first_id[produced], kind="stable")]
+    members: dict[tuple[int, ...], list[int]] = {}
+    for component in produced.tolist():
+        members.setdefault(signature[component], []).append(component)
+    born = np.flatnonzero(dimension >= 0)
+    by_component = born[np.argsort(components.label[born], kind="stable")]
+    bounds = np.searchsorted(components.label[by_component], np.arange(components.count + 1))
+    summed = _summed(trace, components)
+    gates = {int(number) for ids in trace.gates for number in np.unique(dimension[ids]) if number >= 0}
+    groups, kept = [], []
+    for channels in members.values():
+        ids = [by_component[bounds[channel] : bounds[channel + 1]] for channel in channels]
+        slices = _slices(trace, dimension, ids, gates)
+        if not slices:
+            continue
+        first = channels[0]
+        producers = [found for found in slices if found.role == "producer"]
+        level = "stage" if len(producers) > 1 and any(summed[channel] for channel in channels) else "filter"
+        inexact = components.inexact.get(first)
+        groups.append(
+            ChannelGroup(
+                name="",
+                level=level,
+                size=len(channels),
+                exact=inexact is None,
+                frozen=components.frozen.get(first),
+                inexact=inexact,
+                slices=tuple(slices),
+            )
+        )
+        kept.append(np.array(channels, dtype=np.int64))
+    group_of = np.full(components.count, -1, dtype=np.int64)
+    for number, channels_of in enumerate(kept):
+        group_of[channels_of] = number
+    return Partition(tuple(_named(groups)), tuple(kept), group_of)
+
+
+def _signatures(dimension: Ids, components: Components) -> list[tuple[int, ...]]:
+    """For each component a key of the dimensions that carry it, with multiplicity (two 64-bit hashes and a count)."""
+    generator = np.random.default_rng(0)
+    born = dimension >= 0
+    sums = []
+    for _ in range(2):
+        salt = generator.integers(0, 2**63, size=int(dimension.max(initial=0)) + 1, dtype=np.uint64)
+        total = np.zeros(components.count, dtype=np.uint64)
+        np.add.at(total, components.label[born], salt[dimension[born]])
+        sums.append(total.tolist())
+    counts = np.bincount(components.label[born], minlength=components.count).tolist()
+    reasons: dict[str | None, int] = {None: 0}
+    return [
+        (
+            first,
+            second,
+            count,
+            reasons.setdefault(components.frozen.get(number), len(reasons)),
+            reasons.setdefault(components.inexact.get(number), len(reasons)),
+        )
+        for number, (first, second, count) in enumerate(zip(*sums, counts, strict=True))
+    ]
+
+
+def _first_ids(components: Components) -> Ids:
+    """The smallest id of each component: the order in which channels appear."""
+    first = np.full(components.count, components.label.size, dtype=np.int64)
+    np.minimum.at(first, components.label, np.arange(components.label.size))
+    return first
+
+
+def _summed(trace: Trace, components: Components) -> NDArray[np.bool_]:
+    """Which components pass an addition of two activations."""
+    summed = np.zeros(components.count, dtype=np.bool_)
+    for first, _ in trace.sums:
+        summed[components.label[first]] = True
+    return summed
+
+
+def _slices(trace: Trace, dimension: Ids, ids: list[Ids], gates: set[int]) -> list[Slice]:
+    """Every tensor dimension that carries the group's channels; ``ids[k]`` are the ids of channel k."""
+    stacked = np.stack(ids)  # equal signatures: every channel has the same number of ids on every dimension
+    numbers = dimension[stacked]
+    order = np.argsort(numbers, axis=1, kind="stable")
+    stacked, numbers = np.take_along_axis(stacked, order, 1), np.take_along_axis(numbers, order, 1)
+    slices = []
+    found, starts = np.unique(numbers[0], return_index=True)
+    for number, start, end in zip(found, starts, [*starts[1:], numbers.shape[1]], strict=True):
+        origin = trace.ids.origins[number]
+        role = trace.roles.get((origin.tensor, origin.dim), "other")
+        if role == "producer" and int(number) in gates:
+            role = "gate"
+        slices.append(Slice(origin.tensor, origin.dim, role, stacked[:, start:end] - origin.start))
+    return slices
+
+
+def _named(groups: list[ChannelGroup]) -> Iterable[ChannelGroup]:
+    """Name each group after its producer, or after what half of its producers have in common ("layer1")."""
+    taken: Counter[str] = Counter()
+    for group in groups:
+        makers = [found.parameter.rpartition(".")[0] or found.parameter for found in _makers(group)]
+        name = _common(makers) if group.level == "stage" else makers[0]
+        if not name or taken[name]:
+            name = makers[0]
+        taken[name] += 1
+        if taken[name] > 1:
+            name = f"{name}#{taken[name]}"
+        yield ChannelGroup(**{**vars(group), "name": name})
+
+
+def _makers(group: ChannelGroup) -> tuple[Slice, ...]:
+    return group.producers or group.having("gate", "depthwise") or group.slices
+
+
+def _common(paths: list[str]) -> str:
+    """The path prefix that most of ``paths`` share (the longest such), if at least half do."""
+    counts = Counter(".".join(path.split(".")[:depth]) for path in paths for depth in range(1, path.count(".") + 2))
+    shared = [prefix for prefix, count in counts.items() if 2 * count >= len(paths)]
+    return max(shared, key=lambda prefix: (counts[prefix], prefix.count(".")), default="")

@@ -1,0 +1,134 @@
+"""A network ready to be traced: its tensors by name on a device that costs nothing, and its example input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_flatten, tree_map
+
+from prunelab.errors import UserError
+from prunelab.structure.plan import PruningPlan
+from prunelab.structure.surgery import named_tensors, trial
+from prunelab.structure.trace import Trace, Tracer, run
+
+
+class Network:
+    """Runs ``model`` on ``example_input`` under a tracer: on the meta device if it can, else on its own device."""
+
+    def __init__(self, model: nn.Module, example_input: Any) -> None:
+        self.model = model
+        self.tensors = named_tensors(model)
+        self.args, self.kwargs = arguments(example_input)
+        self.images = _images(example_input)
+        self.meta = True
+        self._use_meta()
+
+    def _use_meta(self) -> None:
+        made: dict[int, Tensor] = {}
+        for tensor in self.tensors.values():
+            made.setdefault(id(tensor), torch.empty_like(tensor, device="meta", requires_grad=False))
+        self.stand_ins = {name: made[id(tensor)] for name, tensor in self.tensors.items()}
+
+    def _use_own_device(self) -> None:
+        self.meta = False
+        made = {id(tensor): tensor.detach() for tensor in self.tensors.values()}
+        self.stand_ins = {name: made[id(tensor)] for name, tensor in self.tensors.items()}
+
+    def trace(self) -> Trace:
+        """Trace the full network; views that split channels are tried in another way if they freeze them."""
+        try:
+            trace = self._run({})
+        except Exception as meta_error:
+            self._use_own_device()
+            try:
+                trace = self._run({})
+            except Exception as error:
+                raise UserError(
+                    f"the network {type(self.model).__name__} cannot run on an input of shape "
+                    f"{_shapes(self.args, self.kwargs)}: {_first_line(error)}. Give an example input of the kind that the "
+                    "network is used with; for a small image choose a larger image size or another network."
+                ) from meta_error
+        carry: dict[int, int] = {}
+        while stuck := _stuck(trace, carry):
+            carry.update(stuck)
+            trace = self._run(carry)
+        return trace
+
+    def trace_pruned(self, plan: PruningPlan, carry: Mapping[int, int] | None = None) -> tuple[Trace, str | None]:
+        """Trace the network as ``plan`` would leave it; the second value says how it broke, if it did."""
+        with trial(self.model, plan, self.stand_ins) as tensors:
+            tracer = self._tracer(tensors, carry or {})
+            try:
+                return self._under(tracer, tensors), None
+            except Exception as error:
+                return tracer.trace, _first_line(error)
+
+    def _run(self, carry: Mapping[int, int]) -> Trace:
+        return self._under(self._tracer(self.stand_ins, carry), self.stand_ins)
+
+    def _tracer(self, tensors: dict[str, Tensor], carry: Mapping[int, int]) -> Tracer:
+        return Tracer(tensors.items(), lambda name: self.tensors[name], carry)
+
+    def _under(self, tracer: Tracer, tensors: dict[str, Tensor]) -> Trace:
+        args, kwargs = self.args, self.kwargs
+        device = "meta" if self.meta else next((t.device for t in tensors.values()), torch.device("cpu"))
+        args, kwargs = (
+            tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, given)
+            for given in (args, kwargs)
+        )
+        return run(self.model, tracer, lambda: functional_call(self.model, tensors, args, kwargs))
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Each parameter once, by its first name."""
+        return {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
+
+    def aliases(self) -> dict[str, tuple[str, ...]]:
+        """All names of each parameter, by its first."""
+        names: dict[int, list[str]] = {}
+        for name, tensor in self.tensors.items():
+            names.setdefault(id(tensor), []).append(name)
+        return {found[0]: tuple(found) for found in names.values()}
+
+
+def _stuck(trace: Trace, carry: Mapping[int, int]) -> dict[int, int]:
+    """For each view that split channels and froze them all: the next place to carry them (from the right)."""
+    if not trace.splits:
+        return {}
+    components = trace.ids.components()
+    other = {}
+    for ordinal, (ids, places) in trace.splits.items():
+        tried = carry.get(ordinal, 0)
+        labels = set(components.label[ids].tolist())
+        if tried + 1 < places and labels <= components.frozen.keys():
+            other[ordinal] = tried + 1
+    return other
+
+
+def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of one forward call."""
+    if isinstance(example_input, Mapping):
+        return (), dict(example_input)
+    if isinstance(example_input, tuple):
+        return example_input, {}
+    return (example_input,), {}
+
+
+def _images(example_input: Any) -> int:
+    tensors = [value for value in tree_flatten(arguments(example_input))[0] if isinstance(value, Tensor)]
+    if not tensors:
+        raise UserError("the example input holds no tensor; give a batch such as torch.zeros(1, 3, 32, 32)")
+    return int(tensors[0].shape[0]) if tensors[0].dim() > 0 else 1
+
+
+def _shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    values = tree_flatten((args, kwargs))[0]
+    return ", ".join("x".join(map(str, value.shape)) for value in values if isinstance(value, Tensor))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,169 @@
+"""PruningPlan: what is removed from a network, as plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from prunelab.errors import UserError
+
+VERSION = 1
+Indices = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Dimension ``dim`` of ``tensor`` had ``size`` entries; those at ``indices`` (ascending) are kept, or, for an
+    index buffer, ``values`` is its new content."""
+
+    tensor: str
+    dim: int
+    size: int
+    indices: Indices = field(repr=False)
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which channels of each group are kept and which blocks are dropped.
+
+    ``kept`` and ``widths`` (before, after) name every prunable group. The rest is the same decision resolved to
+    tensors, so that a plan can be applied, or a checkpoint loaded, without analysing the network again: ``cuts``
+    of parameters and buffers, new ``values`` of index buffers, ``attributes`` (module -> name -> number) that the
+    forward pass reads, and ``replaced`` modules of dropped blocks (module -> "identity", "relu" or "relu6").
+    """
+
+    kept: Mapping[str, Indices]
+    widths: Mapping[str, tuple[int, int]]
+    dropped_blocks: tuple[str, ...] = ()
+    cuts: tuple[Cut, ...] = ()
+    values: Mapping[str, Indices] = field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    replaced: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Canonical JSON; equal index lists are written once."""
+        return json.dumps(self._to_dict(), sort_keys=True, separators=(",", ":"))
+
+    def _to_dict(self) -> dict[str, Any]:
+        lists: dict[Indices, int] = {}
+
+        def number(indices: Indices) -> int:
+            return lists.setdefault(indices, len(lists))
+
+        plan = {
+            "version": VERSION,
+            "kept": {name: number(self.kept[name]) for name in sorted(self.kept)},
+            "widths": {name: list(pair) for name, pair in self.widths.items()},
+            "dropped_blocks": list(self.dropped_blocks),
+            "cuts": [
+                [cut.tensor, cut.dim, cut.size, number(cut.indices)]
+                for cut in sorted(self.cuts, key=lambda cut: (cut.tensor, cut.dim))
+            ],
+            "values": {name: list(values) for name, values in self.values.items()},
+            "attributes": {name: dict(found) for name, found in self.attributes.items()},
+            "replaced": dict(self.replaced),
+        }
+        plan["lists"] = [list(indices) for indices in lists]
+        return plan
+
+    @staticmethod
+    def from_json(text: str) -> PruningPlan:
+        """Read a plan. Raises UserError for anything that is not a sound plan of this version."""
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"not a pruning plan: broken JSON at character {error.pos} ({error.msg})") from error
+        if not isinstance(raw, dict) or raw.get("version") != VERSION:
+            version = raw.get("version") if isinstance(raw, dict) else None
+            raise UserError(f"not a pruning plan of version {VERSION}: its version is {version!r}")
+        try:
+            return _plan(raw)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise UserError(f"not a sound pruning plan: {error}") from error
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: equal plans on every machine have equal digests."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def compose(self, later: PruningPlan) -> PruningPlan:
+        """The plan that does in one step what this plan and then ``later`` (made for the pruned network) do."""
+        kept, widths = dict(self.kept), dict(self.widths)
+        for name, indices in later.kept.items():
+            earlier = self.kept.get(name)
+            kept[name] = indices if earlier is None else tuple(earlier[index] for index in indices)
+            before = self.widths[name][0] if name in self.widths else later.widths[name][0]
+            widths[name] = (before, len(indices))
+        inside = tuple(f"{name}." for name in later.dropped_blocks)
+        cuts = {(cut.tensor, cut.dim): cut for cut in self.cuts if not cut.tensor.startswith(inside)}
+        for cut in later.cuts:
+            first = cuts.get((cut.tensor, cut.dim))
+            if first is not None:
+                cut = Cut(cut.tensor, cut.dim, first.size, tuple(first.indices[index] for index in cut.indices))
+            cuts[cut.tensor, cut.dim] = cut
+        values = {name: found for name, found in self.values.items() if not name.startswith(inside)}
+        attributes = {name: dict(found) for name, found in self.attributes.items()}
+        for module, found in later.attributes.items():
+            attributes.setdefault(module, {}).update(found)
+        replaced = {**self.replaced, **later.replaced}
+        return PruningPlan(
+            kept=kept,
+            widths=widths,
+            dropped_blocks=tuple(dict.fromkeys((*self.dropped_blocks, *later.dropped_blocks))),
+            cuts=tuple(cuts.values()),
+            values={**values, **later.values},
+            attributes={n: a for n, a in attributes.items() if not f"{n}.".startswith(inside)},
+            replaced=replaced,
+        )
+
+
+def _plan(raw: dict[str, Any]) -> PruningPlan:
+    """Build a plan from parsed JSON; raises ValueError and the like where it is not sound."""
+    unknown = set(raw) - {"version", "kept", "widths", "dropped_blocks", "cuts", "values", "attributes", "replaced", "lists"}
+    if unknown:
+        raise ValueError(f"unknown entries {sorted(unknown)}")
+    lists = [_indices(indices, f"list {number}") for number, indices in enumerate(raw["lists"])]
+    cuts = []
+    for tensor, dim, size, number in raw["cuts"]:
+        indices = lists[_count(number, f"cut of {tensor}")]
+        if indices[-1] >= _count(size, f"size of {tensor}"):
+            raise ValueError(f"{tensor} dimension {dim} has {size} entries, but entry {indices[-1]} is to be kept")
+        cuts.append(Cut(str(tensor), _count(dim, f"dimension of {tensor}"), size, indices))
+    widths = {str(n): (_count(b, n), _count(a, n)) for n, (b, a) in raw["widths"].items()}
+    kept = {str(name): lists[_count(number, name)] for name, number in raw["kept"].items()}
+    for name, indices in kept.items():
+        before, after = widths[name]
+        if len(indices) != after or indices[-1] >= before:
+            raise ValueError(f"group {name} keeps {len(indices)} of {before} channels, but its widths are {widths[name]}")
+    for module, leaves in raw["replaced"].items():
+        if leaves not in ("identity", "relu", "relu6"):
+            raise ValueError(f"dropped block {module} leaves {leaves!r}; it must be identity, relu or relu6")
+    return PruningPlan(
+        kept=kept,
+        widths=widths,
+        dropped_blocks=tuple(str(name) for name in raw["dropped_blocks"]),
+        cuts=tuple(cuts),
+        values={str(n): tuple(_count(v, n) for v in values) for n, values in raw["values"].items()},
+        attributes={str(m): {str(n): _count(v, n) for n, v in found.items()} for m, found in raw["attributes"].items()},
+        replaced={str(module): str(leaves) for module, leaves in raw["replaced"].items()},
+    )
+
+
+def _count(value: Any, what: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{what}: {value!r} is not a count")
+    return value
+
+
+def _indices(values: Any, what: str) -> Indices:
+    """A list of kept indices: integers, ascending, each once, at least one."""
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{what} of kept indices is empty")
+    indices = tuple(_count(value, what) for value in values)
+    if any(np.diff(indices) <= 0):
+        raise ValueError(f"{what} of kept indices is not ascending or repeats an index")
+    return indices

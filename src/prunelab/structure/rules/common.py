@@ -1,0 +1,54 @@
+"""What the rules share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from prunelab.structure.trace import Marked
+
+if TYPE_CHECKING:
+    from prunelab.structure.trace import Tracer
+
+Rule = Callable[..., list[Marked]]
+
+
+def plain(outputs: list[Tensor]) -> list[Marked]:
+    """Outputs that carry no channels."""
+    return [Marked(tuple(out.shape), [None] * out.dim()) for out in outputs]
+
+
+def beside(outputs: list[Tensor]) -> list[Marked]:
+    """Outputs beside the first that only a backward pass would use (saved statistics): not followed."""
+    return [Marked((), []) for _ in outputs]
+
+
+def freeze_all(tracer: Tracer, inputs: tuple[Marked, ...], reason: str) -> None:
+    """Freeze every channel that enters an operator."""
+    for marked in inputs:
+        for ids in (*marked.dims, *marked.statistics):
+            tracer.ids.freeze(ids, reason)
+
+
+def unknown(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """An operator without a rule: never guess."""
+    freeze_all(tracer, inputs, op)
+    return plain(outputs)
+
+
+def statistics_end_here(tracer: Tracer, op: str, inputs: tuple[Marked, ...]) -> None:
+    """A statistic over channels may only normalise them; any other use freezes them."""
+    for marked in inputs:
+        for ids in marked.statistics:
+            tracer.ids.freeze(ids, f"{op} of a statistic over channels")
+
+
+def argument(args: Any, kwargs: Any, position: int, name: str, default: Any = None) -> Any:
+    """An operator's argument by position or name."""
+    if len(args) > position:
+        return args[position]
+    return kwargs.get(name, default)

@@ -1,0 +1,231 @@
+"""Contractions: convolutions and matrix products. They make new channels and read (consume) old ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from prunelab.structure.ids import Ids
+from prunelab.structure.rules.common import Rule, argument, beside, statistics_end_here
+from prunelab.structure.trace import Dims, Marked, Read, Term, Tracer
+
+
+def convolution(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)``."""
+    source, weight = tracer.marked(args[0]), tracer.marked(args[1])
+    bias = tracer.marked(args[2]) if args[2] is not None else None
+    transposed, groups = bool(args[6]), int(args[8])
+    statistics_end_here(tracer, op, inputs)
+    for ids in source.dims[2:]:
+        tracer.ids.freeze(ids, f"{op} along the channels")
+    made, read = (1, 0) if transposed else (0, 1)  # which weight dimension makes channels, which reads them
+    out = outputs[0]
+    if weight.shape[read if not transposed else 1] == 1 and groups > 1 and groups == source.shape[1]:
+        channels = _depthwise(tracer, op, source, weight, groups, transposed)
+    elif groups > 1:
+        channels = _grouped(tracer, op, source, weight, groups, made, read)
+    else:
+        channels = weight.dims[made]
+        tracer.tie(source.dims[1], weight.dims[read], f"{op} of a tensor without channels")
+        _reads(tracer, source, 1, weight, read, made)
+    tracer.trace.role(weight, made, "producer")
+    tracer.trace.role(weight, read, "consumer")
+    if channels is not None:
+        tracer.ids.produce(channels)
+    places = out.numel() // out.shape[1]
+    _flops(tracer, out, args[1], weight, places, transposed, source)
+    if bias is not None:
+        channels = _bias(tracer, op, channels, bias, places, out.shape[1])
+    dims: Dims = [source.dims[0], channels, *[None] * (out.dim() - 2)]
+    return [Marked(tuple(out.shape), dims)]
+
+
+def _depthwise(
+    tracer: Tracer, op: str, source: Marked, weight: Marked, groups: int, transposed: bool
+) -> Ids | None:
+    """Each input channel has filters of its own: output channel o is input channel o // multiplier."""
+    tracer.kind = "carry"
+    multiplier = (weight.shape[1] if transposed else weight.shape[0] // groups) or 1
+    channels = source.dims[1]
+    carried = None if channels is None else np.repeat(channels, multiplier) if multiplier > 1 else channels
+    tracer.trace.role(weight, 0, "depthwise")
+    return tracer.tie(carried, weight.dims[0], f"{op} of a tensor without channels")
+
+
+def _grouped(
+    tracer: Tracer, op: str, source: Marked, weight: Marked, groups: int, made: int, read: int
+) -> Ids | None:
+    """Groups keep equal widths: position i of every group is one channel, on both sides."""
+    tracer.kind = "produce"
+    entering, leaving = source.dims[1], weight.dims[made]
+    if entering is None:
+        tracer.ids.freeze(weight.dims[read], f"{op} of a tensor without channels")
+    else:
+        rows = entering.reshape(groups, -1)
+        tracer.ids.tie_rows(rows)
+        if read == 1:
+            tracer.tie(rows[0] if rows.shape[1] > 1 else None, weight.dims[1], op)
+        else:
+            tracer.tie(entering, weight.dims[0], op)
+        tracer.trace.reads.append(Read(source, 1))
+    if made == 0 and leaving is not None:
+        tracer.ids.tie_rows(leaving.reshape(groups, -1))
+        return leaving
+    if leaving is None:  # one output channel per group of a transposed convolution
+        return None if entering is None else _frozen(tracer, groups, op)
+    return np.tile(leaving, groups)
+
+
+def _frozen(tracer: Tracer, size: int, reason: str) -> Ids:
+    ids = tracer.ids.fresh(size)
+    tracer.ids.freeze(ids, reason)
+    return ids
+
+
+def _reads(tracer: Tracer, source: Marked, dim: int, weight: Marked, read: int, made: int) -> None:
+    """Note that the contraction reads ``source``; only with parameters is this a place to read activations."""
+    tracer.kind = "produce"
+    if source.activation and source.dims[dim] is not None:
+        tracer.trace.reads.append(Read(source, dim))
+
+
+def _flops(
+    tracer: Tracer, out: Tensor, weight: Tensor, marked: Marked, places: int, transposed: bool, source: Marked
+) -> None:
+    """2 x (weights) x (places the kernel stops at); a transposed kernel stops at every input place."""
+    if transposed:
+        places = int(np.prod(source.shape)) // source.shape[1]
+    factors = tuple(ids for ids in marked.dims[:2] if ids is not None)
+    rest = weight.numel() // int(np.prod([ids.size for ids in factors]))
+    tracer.trace.terms.append(Term(2.0 * places * rest, factors, tracer.modules[-1]))
+
+
+def _bias(tracer: Tracer, op: str, channels: Ids | None, bias: Marked, places: int, width: int) -> Ids | None:
+    tracer.trace.role(bias, 0, "bias")
+    ids = bias.dims[-1]
+    if width == 1:
+        tracer.trace.terms.append(Term(float(places), (), tracer.modules[-1], bias=True))
+        return channels
+    joined = tracer.tie(channels, ids, f"{op}: bias")
+    factors = (joined,) if joined is not None else ()
+    coefficient = float(places) if factors else float(places * width)
+    tracer.trace.terms.append(Term(coefficient, factors, tracer.modules[-1], bias=True))
+    return joined
+
+
+def addmm(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``addmm(bias, a, b)`` = bias + a @ b; also ``baddbmm``."""
+    bias = tracer.marked(args[0])
+    made = matmul(tracer, op, args[1:3], kwargs, inputs[1:], outputs)[0]
+    out = outputs[0]
+    if argument(args, kwargs, 3, "beta", 1) != 0:
+        if len(bias.shape) == 1:
+            places = out.numel() // out.shape[-1]
+            made.dims[-1] = _bias(tracer, op, made.dims[-1], bias, places, out.shape[-1])
+        else:
+            for place in range(-len(bias.shape), 0):
+                if bias.shape[place] == out.shape[place] > 1 and not bias.uniform:
+                    made.dims[place] = tracer.tie(made.dims[place], bias.dims[place], op)
+    return [made]
+
+
+def matmul(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``mm(a, b)`` and ``bmm(a, b)``: rows of a, columns of b; the dimension between is contracted."""
+    left, right = tracer.marked(args[0]), tracer.marked(args[1])
+    statistics_end_here(tracer, op, inputs)
+    tracer.kind = "produce"
+    between_left, between_right = left.dims[-1], right.dims[-2]
+    if left.activation and right.activation and (between_left is not None or between_right is not None):
+        # Queries times keys: no weight reads these channels, so nothing can be masked there.
+        tracer.ids.freeze(between_left, f"{op} of two activations")
+        tracer.ids.freeze(between_right, f"{op} of two activations")
+    elif left.shape[-1] > 1:
+        tracer.tie(between_left, between_right, f"{op} of a tensor without channels")
+    for operand, dim in ((left, -1), (right, -2)):
+        if operand.activation and operand.dims[dim] is not None:
+            tracer.trace.reads.append(Read(operand, len(operand.shape) + dim))
+    _roles(tracer, right, made=-1, read=-2)
+    _roles(tracer, left, made=-2, read=-1)
+    out = outputs[0]
+    dims: Dims = [None] * out.dim()
+    if out.dim() == 3 and out.shape[0] > 1:
+        dims[0] = tracer.tie(left.dims[0], right.dims[0], op) if left.carries or right.carries else None
+    dims[-2], dims[-1] = left.dims[-2], right.dims[-1]
+    for operand, ids in ((left, dims[-2]), (right, dims[-1])):
+        if ids is not None and not operand.activation:
+            tracer.ids.produce(ids)
+    factors = tuple(ids for ids in (dims[0] if out.dim() == 3 else None, dims[-2], dims[-1], between_left) if ids is not None)
+    total = 2.0 * out.numel() * left.shape[-1]
+    coefficient = total / float(np.prod([ids.size for ids in factors])) if factors else total
+    tracer.trace.terms.append(Term(coefficient, factors, tracer.modules[-1]))
+    return [Marked(tuple(out.shape), dims)]
+
+
+def _roles(tracer: Tracer, operand: Marked, made: int, read: int) -> None:
+    """Give the roles to the parameter behind ``operand`` (its dimensions may have been transposed)."""
+    source, order = _parameter(operand)
+    if source is not None:
+        tracer.trace.role(source, order[made], "producer")
+        tracer.trace.role(source, order[read], "consumer")
+
+
+def _parameter(operand: Marked) -> tuple[Marked | None, list[int]]:
+    """The parameter that ``operand`` is a transpose of, and where its dimensions went."""
+    if operand.tensor is not None:
+        return operand, list(range(len(operand.shape)))
+    if operand.op in ("t", "transpose") and operand.parents and operand.parents[0].tensor is not None:
+        if len(operand.shape) == 2:
+            return operand.parents[0], [1, 0]
+    return None, []
+
+
+def attention(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """Fused attention on (N, heads, tokens, width): heads are tied, the width of queries and keys is frozen."""
+    query, key, value = (tracer.marked(tensor) for tensor in args[:3])
+    statistics_end_here(tracer, op, inputs)
+    for marked in inputs[3:]:
+        for ids in marked.dims:
+            tracer.ids.freeze(ids, op)
+    for operand in (query, key):
+        tracer.ids.freeze(operand.dims[-1], f"{op} of two activations")
+        tracer.ids.freeze(operand.dims[-2], op)
+    tracer.ids.freeze(value.dims[-2], op)
+    heads = query.dims[1]
+    for operand in (key, value):
+        if operand.shape[1] == query.shape[1] > 1:
+            heads = tracer.tie(heads, operand.dims[1], op) if heads is not None or operand.dims[1] is not None else None
+        else:
+            tracer.ids.freeze(heads, op)
+            tracer.ids.freeze(operand.dims[1], op)
+    out = outputs[0]
+    made = Marked(tuple(out.shape), [None, heads, None, value.dims[-1]])
+    tokens = key.shape[2] * query.shape[2] * query.shape[0]
+    for width, ids in ((query.shape[-1], query.dims[-1]), (value.shape[-1], value.dims[-1])):
+        factors = tuple(found for found in (heads, ids) if found is not None)
+        total = 2.0 * tokens * query.shape[1] * width
+        coefficient = total / float(np.prod([found.size for found in factors])) if factors else total
+        tracer.trace.terms.append(Term(coefficient, factors, tracer.modules[-1]))
+    return [made, *beside(outputs[1:])]
+
+
+RULES: dict[str, Rule] = {
+    "convolution": convolution,
+    "addmm": addmm,
+    "baddbmm": addmm,
+    "mm": matmul,
+    "bmm": matmul,
+    "_scaled_dot_product_flash_attention_for_cpu": attention,
+    "_scaled_dot_product_flash_attention": attention,
+    "_scaled_dot_product_efficient_attention": attention,
+    "_scaled_dot_product_fused_attention_overrideable": attention,
+}

@@ -1,0 +1,99 @@
+"""Indexing: free along places, by a rule of its own along channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from prunelab.structure.rules.common import Rule, freeze_all, plain, statistics_end_here
+from prunelab.structure.trace import Dims, Gather, Marked, Tracer
+
+
+def index_select(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``index_select(input, dim, index)``.
+
+    Along channels the index must be an integer buffer of the network and the last entry of the input a channel of
+    zeros: then an entry whose source is removed points to the zeros (``ZeroPadShortcut``). Anything else freezes.
+    """
+    source, chooser = inputs[0], inputs[1]
+    dim = int(args[1]) % len(source.shape)
+    statistics_end_here(tracer, op, inputs)
+    dims: Dims = list(source.dims)
+    ids = dims[dim]
+    if ids is not None:
+        if chooser.tensor is not None and source.op == "cat" and source.parents[-1].zero:
+            values = tracer.values(chooser.tensor).cpu().numpy()
+            tracer.trace.gathers.append(Gather(chooser.tensor, ids, values))
+            tracer.trace.role(chooser, 0, "other")
+            dims[dim] = chooser.dims[0]
+            if chooser.dims[0] is not None:
+                tracer.ids.produce(chooser.dims[0])
+        else:
+            tracer.ids.freeze(ids, f"{op} along the channels")
+            dims[dim] = None
+    tracer.kind = "transport"
+    return [Marked(tuple(outputs[0].shape), dims)]
+
+
+def index(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``index(input, [None or tensor per dimension])``: indexed dimensions lose their channels."""
+    source, choosers, out = inputs[0], list(args[1]), outputs[0]
+    statistics_end_here(tracer, op, inputs)
+    indexed = [dim for dim, chooser in enumerate(choosers) if chooser is not None]
+    for dim in indexed:
+        tracer.ids.freeze(source.dims[dim], f"{op} along the channels")
+    if len(indexed) != 1:  # several indices are broadcast and may move to the front
+        kept: Dims = [None] * out.dim()
+        trailing = len(source.shape) - 1 - max(indexed, default=-1)
+        if indexed == list(range(len(indexed))) and trailing:
+            kept[-trailing:] = source.dims[-trailing:]
+        else:
+            freeze_all(tracer, inputs[:1], op)
+        return [Marked(tuple(out.shape), kept)]
+    dim = indexed[0]
+    places = choosers[dim].dim()
+    dims: Dims = [*source.dims[:dim], *[None] * places, *source.dims[dim + 1 :]]
+    if len(dims) != out.dim():
+        freeze_all(tracer, inputs[:1], op)
+        return plain(outputs)
+    return [Marked(tuple(out.shape), dims)]
+
+
+def embedding(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``embedding(weight, indices)``: the vectors' channels go on, the vocabulary stays."""
+    weight, out = inputs[0], outputs[0]
+    tracer.ids.freeze(weight.dims[0], op)
+    tracer.trace.role(weight, 1, "producer")
+    if weight.dims[1] is not None:
+        tracer.ids.produce(weight.dims[1])
+    return [Marked(tuple(out.shape), [*[None] * (out.dim() - 1), weight.dims[1]])]
+
+
+def roll(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``roll(input, shifts, dims)`` and ``flip(input, dims)``: along places only."""
+    source = inputs[0]
+    statistics_end_here(tracer, op, inputs)
+    moved = args[-1] if isinstance(args[-1], (list, tuple)) else [args[-1]]
+    dims: Dims = list(source.dims)
+    for dim in moved:
+        tracer.ids.freeze(dims[dim], f"{op} along the channels")
+    tracer.kind = "transport"
+    return [Marked(source.shape, dims)]
+
+
+RULES: dict[str, Rule] = {
+    "index_select": index_select,
+    "index": index,
+    "embedding": embedding,
+    "roll": roll,
+    "flip": roll,
+}

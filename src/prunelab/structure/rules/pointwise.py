@@ -1,0 +1,156 @@
+"""Elementwise operators: dimensions of equal place are tied, broadcast ones are passed over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from prunelab.structure.rules.common import Rule, argument, beside, plain
+from prunelab.structure.trace import Dims, Marked, Tracer
+
+_ADDITIONS = {"add", "add_"}
+_PRODUCTS = {"mul", "mul_"}
+
+
+def pointwise(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """Join the channels of all operands, elementwise."""
+    if not inputs:
+        return plain(outputs)
+    if op.endswith("_"):
+        _written(tracer, inputs[0])
+    operands = [marked for marked in inputs if not marked.uniform]
+    if not operands:  # uniform whatever the operator
+        return [_uniform(out, op == "clone" and inputs[0].zero) for out in outputs]
+    carried = [marked for marked in operands if marked.carries or marked.activation]
+    tracer.kind = _kind(tracer, op, args, kwargs, carried)
+    statistics = _normalised(tracer, op, operands)
+    made = []
+    for out in outputs:
+        dims: Dims = [_join(tracer, op, operands, out, place) for place in range(-out.dim(), 0)]
+        made.append(Marked(tuple(out.shape), dims, statistics=statistics))
+    return made
+
+
+def _join(tracer: Tracer, op: str, operands: list[Marked], out: Tensor, place: int) -> Any:
+    """The ids of dimension ``place`` (from the right) of an elementwise result."""
+    size = out.shape[place]
+    if size == 1:
+        return None
+    present = [
+        marked
+        for marked in operands
+        if len(marked.shape) >= -place
+        and marked.shape[place] == size
+        and len(marked.shape) + place not in marked.spread
+    ]
+    if not present:
+        return None
+    joined = present[0].dims[place]
+    for marked in present[1:]:
+        joined = tracer.tie(joined, marked.dims[place], f"{op} with a tensor without channels")
+    return joined
+
+
+def _kind(tracer: Tracer, op: str, args: Any, kwargs: Any, carried: list[Marked]) -> str:
+    """What kind of elementwise operator this is; notes shortcut sums and gates on the way."""
+    activations = [marked for marked in carried if marked.activation or marked.kind == "source"]
+    if len(activations) == 2:
+        first, second = activations
+        if op in _ADDITIONS and argument(args, kwargs, 2, "alpha", 1) == 1:
+            _note_sum(tracer, first, second)
+            return "add"
+        if op in _PRODUCTS:
+            for gate, gated in ((first, second), (second, first)):
+                if _size(gate) < _size(gated):
+                    tracer.trace.gates.extend(ids for ids in gate.dims if ids is not None)
+            return "mul"
+    return "pointwise" if len(activations) <= 1 else "other"
+
+
+def _note_sum(tracer: Tracer, first: Marked, second: Marked) -> None:
+    """Remember the channels that a sum of two activations ties (a shortcut makes a stage)."""
+    for ids, others in zip(reversed(first.dims), reversed(second.dims), strict=False):
+        if ids is not None and others is not None and ids.size == others.size and ids is not others:
+            tracer.trace.sums.append((ids, others))
+
+
+def _normalised(tracer: Tracer, op: str, operands: list[Marked]) -> tuple[Any, ...]:
+    """Statistics over channels: they end where they meet the channels they came from (a normalisation)."""
+    going_on = []
+    for marked in operands:
+        for ids in marked.statistics:
+            met = any(
+                other is not marked and any(dim is not None and np.array_equal(dim, ids) for dim in other.dims)
+                for other in operands
+            )
+            if met:
+                tracer.ids.mark_inexact(ids, f"{op} with a statistic over channels")
+            else:
+                going_on.append(ids)
+    return tuple(going_on)
+
+
+def _written(tracer: Tracer, target: Marked) -> None:
+    """An in-place operator writes into ``target``: what it views is no longer uniform."""
+    while True:
+        target.uniform = target.zero = False
+        if target.kind != "transport" or not target.parents:
+            return
+        target = target.parents[0]
+
+
+def _uniform(out: Tensor, zero: bool) -> Marked:
+    return Marked(tuple(out.shape), [None] * out.dim(), uniform=True, zero=zero)
+
+
+def _size(marked: Marked) -> int:
+    return int(np.prod(marked.shape))
+
+
+def create(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """Tensors filled with one value: any width of them means the same."""
+    zero = "zeros" in op or op in ("zero", "zero_") or (op == "full" and argument(args, kwargs, 1, "fill_value") == 0)
+    return [_uniform(out, zero) for out in outputs]
+
+
+def constant(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """Tensors whose content depends on the position (``arange``) or is unknown (``empty``)."""
+    return plain(outputs)
+
+
+def identity(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """The same tensor again (clone, detach, a change of type or memory format, dropout in evaluation mode)."""
+    tracer.kind = "transport"
+    source = inputs[0]
+    same = Marked(
+        source.shape,
+        list(source.dims),
+        uniform=source.uniform,
+        zero=source.zero,
+        statistics=source.statistics,
+        tensor=source.tensor,
+    )
+    return [same, *beside(outputs[1:])]
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(
+        ("zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "zero_"),
+        create,
+    ),
+    **dict.fromkeys(("empty", "arange", "linspace", "scalar_tensor", "lift_fresh_copy", "randn", "rand"), constant),
+    **dict.fromkeys(
+        ("clone", "detach", "alias", "lift_fresh", "_to_copy", "contiguous", "native_dropout", "_reshape_alias_copy"),
+        identity,
+    ),
+}

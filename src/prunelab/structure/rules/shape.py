@@ -1,0 +1,326 @@
+"""Views, transposes, concatenations, splits: where channels sit, not what they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from prunelab.structure.ids import Ids
+from prunelab.structure.rules.common import Rule, argument, plain, statistics_end_here
+from prunelab.structure.trace import Dims, Marked, Tracer
+
+Sizes = tuple[int, ...]
+
+
+def view(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``view(input, shape)``: dimensions are matched by their products; merged ones repeat their ids."""
+    source, out = inputs[0], outputs[0]
+    tracer.kind = "transport"
+    if source.uniform:
+        return [Marked(tuple(out.shape), [None] * out.dim(), uniform=True, zero=source.zero)]
+    dims: Dims = [None] * out.dim()
+    for entering, leaving in _segments(source.shape, tuple(out.shape)):
+        carriers = [dim for dim in entering if source.dims[dim] is not None]
+        if not carriers or not leaving:
+            continue
+        if len(carriers) > 1:
+            for dim in carriers:
+                tracer.ids.freeze(source.dims[dim], f"{op} that merges two channel dimensions")
+            continue
+        sizes = tuple(out.shape[dim] for dim in leaving)
+        place, ids = _reshaped(tracer, source, entering, carriers[0], sizes)
+        dims[leaving[place]] = ids
+    return [Marked(tuple(out.shape), dims, statistics=source.statistics)]
+
+
+def _segments(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]]:
+    """The smallest runs of dimensions of ``before`` and ``after`` that hold the same elements (size 1 left out)."""
+    entering = [dim for dim, size in enumerate(before) if size != 1]
+    leaving = [dim for dim, size in enumerate(after) if size != 1]
+    segments = []
+    i = j = 0
+    while i < len(entering) and j < len(leaving):
+        first, second = [entering[i]], [leaving[j]]
+        a, b = before[entering[i]], after[leaving[j]]
+        i, j = i + 1, j + 1
+        while a != b:
+            if a < b:
+                first.append(entering[i])
+                a *= before[entering[i]]
+                i += 1
+            else:
+                second.append(leaving[j])
+                b *= after[leaving[j]]
+                j += 1
+        segments.append((first, second))
+    return segments
+
+
+def _reshaped(tracer: Tracer, source: Marked, entering: list[int], carrier: int, sizes: Sizes) -> tuple[int, Ids]:
+    """Which of the new dimensions carries the channels of ``carrier``, and its ids.
+
+    Where several vary, one is chosen to carry (the last, unless ``tracer.carry`` says otherwise) and positions are
+    tied across the others, so that what is removed stays rectangular.
+    """
+    ids = source.dims[carrier]
+    assert ids is not None
+    if len(entering) == 1 and len(sizes) == 1:
+        return 0, ids
+    before = [source.shape[dim] for dim in entering]
+    along = [1] * len(before)
+    along[entering.index(carrier)] = ids.size
+    elements = np.broadcast_to(ids.reshape(along), before).reshape(sizes)
+    varying = [axis for axis in range(len(sizes)) if (elements != elements.take([0], axis)).any()]
+    chosen = varying[-1] if varying else len(sizes) - 1
+    if len(varying) > 1:
+        ordinal = len(tracer.trace.splits)
+        tracer.trace.splits[ordinal] = (ids, len(varying))
+        chosen = varying[-1 - tracer.carry.get(ordinal, 0)]
+    rows = np.moveaxis(elements, chosen, -1).reshape(-1, sizes[chosen])
+    if len(varying) > 1:
+        tracer.ids.tie_rows(np.unique(rows, axis=0))
+    return chosen, np.ascontiguousarray(rows[0])
+
+
+def permute(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``permute``, ``transpose`` and ``t``."""
+    source = inputs[0]
+    rank = len(source.shape)
+    order = list(range(rank))
+    if op == "permute":
+        order = [dim % rank for dim in args[1]]
+    elif op == "t":
+        order.reverse()
+    else:
+        first, second = int(args[1]) % rank, int(args[2]) % rank
+        order[first], order[second] = order[second], order[first]
+    tracer.kind = "transport"
+    return [_kept(source, outputs[0], [source.dims[dim] for dim in order])]
+
+
+def _kept(source: Marked, out: Tensor, dims: Dims) -> Marked:
+    """A rearrangement of ``source``: it stays uniform, zero, a statistic."""
+    return Marked(
+        tuple(out.shape), dims, uniform=source.uniform, zero=source.zero, statistics=source.statistics
+    )
+
+
+def expand(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``expand(input, sizes)``: what is repeated carries no channels of its own."""
+    source, out = inputs[0], outputs[0]
+    added: Dims = [None] * (out.dim() - len(source.shape))
+    tracer.kind = "transport"
+    made = _kept(source, out, added + list(source.dims))
+    offset = len(added)
+    made.spread = frozenset(
+        dim for dim in range(out.dim()) if dim < offset or source.shape[dim - offset] == 1 < out.shape[dim]
+    )
+    return [made]
+
+
+def repeat(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``repeat(input, times)``."""
+    source, times = inputs[0], list(args[1])
+    added = len(times) - len(source.shape)
+    dims: Dims = [None] * added
+    for ids, count in zip(source.dims, times[added:], strict=True):
+        dims.append(None if ids is None else np.tile(ids, count))
+    tracer.kind = "transport"
+    return [_kept(source, outputs[0], dims)]
+
+
+def unsqueeze(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``unsqueeze(input, dim)``."""
+    dims = list(inputs[0].dims)
+    dims.insert(int(args[1]) % (len(dims) + 1), None)
+    tracer.kind = "transport"
+    return [_kept(inputs[0], outputs[0], dims)]
+
+
+def squeeze(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``squeeze(input[, dim])``: only dimensions of size 1 go, and those carry no channels."""
+    source = inputs[0]
+    rank = len(source.shape)
+    named = argument(args, kwargs, 1, "dim")
+    gone = range(rank) if named is None else [d % rank for d in ([named] if isinstance(named, int) else named)]
+    dims = [ids for dim, ids in enumerate(source.dims) if not (dim in gone and source.shape[dim] == 1)]
+    tracer.kind = "transport"
+    return [_kept(source, outputs[0], dims)]
+
+
+def select(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``select(input, dim, index)`` and ``unbind(input, dim)``: one place at a time."""
+    source = inputs[0]
+    dim = int(argument(args, kwargs, 1, "dim", 0)) % len(source.shape)
+    tracer.ids.freeze(source.dims[dim], f"{op} along the channels")
+    dims = [ids for place, ids in enumerate(source.dims) if place != dim]
+    tracer.kind = "transport"
+    return [_kept(source, out, list(dims)) for out in outputs]
+
+
+def slice_(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``slice(input, dim, start, end, step)``; equal slices of a channel dimension keep equal widths."""
+    source = inputs[0]
+    dim = int(argument(args, kwargs, 1, "dim", 0)) % len(source.shape)
+    dims: Dims = list(source.dims)
+    ids = dims[dim]
+    tracer.kind = "transport"
+    if ids is None:
+        return [_kept(source, outputs[0], dims)]
+    start, end, step = slice(*(argument(args, kwargs, place, "", None) for place in (2, 3, 4))).indices(ids.size)
+    if step != 1:
+        tracer.ids.freeze(ids, f"{op} with a step along the channels")
+    taken = ids[start:end:step]
+    if 0 < taken.size < ids.size and ids.size % taken.size == 0 and start % taken.size == 0:
+        tracer.ids.tie_rows(ids.reshape(-1, taken.size))
+    if start > 0:
+        tracer.claim(start, ids[:start])
+    if end < ids.size:
+        tracer.claim(end, ids[:end])
+    dims[dim] = taken if taken.size > 1 else None
+    if taken.size == 1:
+        tracer.ids.freeze(taken, f"{op} of one channel")
+    return [_kept(source, outputs[0], dims)]
+
+
+def split(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``split(input, size or sizes, dim)``, also ``chunk``: equal parts keep equal widths."""
+    source = inputs[0]
+    dim = int(argument(args, kwargs, 2, "dim", 0)) % len(source.shape)
+    ids = source.dims[dim]
+    tracer.kind = "transport"
+    sizes = [out.shape[dim] for out in outputs]
+    if ids is None:
+        return [_kept(source, out, list(source.dims)) for out in outputs]
+    parts = np.split(ids, np.cumsum(sizes)[:-1])
+    if len(set(sizes)) == 1 and len(sizes) > 1:
+        tracer.ids.tie_rows(np.stack(parts))
+    made = []
+    for out, part in zip(outputs, parts, strict=True):
+        dims: Dims = list(source.dims)
+        dims[dim] = part if part.size > 1 else None
+        if part.size == 1:
+            tracer.ids.freeze(part, f"{op} of one channel")
+        if len(parts) > 1:
+            tracer.claim(out.shape[dim], part)
+        made.append(_kept(source, out, dims))
+    return made
+
+
+def cat(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``cat(tensors, dim)``: ids follow one another; what carries no channels stays whole."""
+    statistics_end_here(tracer, op, inputs)
+    out = outputs[0]
+    parts = [marked for marked in inputs if len(marked.shape) == out.dim()]  # legacy: empty 1-D tensors are skipped
+    along = int(argument(args, kwargs, 1, "dim", 0)) % out.dim()
+    dims: Dims = []
+    for dim in range(out.dim()):
+        if dim == along:
+            dims.append(_concatenated(tracer, op, parts, dim))
+            continue
+        present = [marked for marked in parts if not marked.uniform]
+        joined = present[0].dims[dim] if present else None
+        for marked in present[1:]:
+            if marked.shape[dim] > 1:
+                joined = tracer.tie(joined, marked.dims[dim], f"{op} with a tensor without channels")
+        dims.append(joined)
+    tracer.kind = "transport"
+    return [Marked(tuple(out.shape), dims)]
+
+
+def _concatenated(tracer: Tracer, op: str, parts: list[Marked], dim: int) -> Ids | None:
+    if all(marked.dims[dim] is None for marked in parts):
+        return None
+    pieces = []
+    for marked in parts:
+        ids = marked.dims[dim]
+        if ids is None:
+            ids = tracer.ids.fresh(marked.shape[dim])
+            tracer.ids.freeze(ids, f"{op} with a tensor without channels")
+        pieces.append(ids)
+    return np.concatenate(pieces)
+
+
+def stack(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``stack(tensors, dim)``: a new dimension; the others are tied."""
+    statistics_end_here(tracer, op, inputs)
+    out = outputs[0]
+    new = int(argument(args, kwargs, 1, "dim", 0)) % out.dim()
+    dims: Dims = []
+    for dim in range(out.dim() - 1):
+        joined = inputs[0].dims[dim]
+        for marked in inputs[1:]:
+            if marked.shape[dim] > 1:
+                joined = tracer.tie(joined, marked.dims[dim], f"{op} with a tensor without channels")
+        dims.append(joined)
+    dims.insert(new, None)
+    tracer.kind = "transport"
+    return [Marked(tuple(out.shape), dims)]
+
+
+def unfold(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``unfold(input, dim, size, step)``: windows along places."""
+    source = inputs[0]
+    dim = int(args[1]) % len(source.shape)
+    tracer.ids.freeze(source.dims[dim], f"{op} along the channels")
+    dims: Dims = [None if place == dim else ids for place, ids in enumerate(source.dims)]
+    tracer.kind = "transport"
+    return [_kept(source, outputs[0], [*dims, None])]
+
+
+def nothing(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """Operators that read a size or a property only."""
+    return plain(outputs)
+
+
+RULES: dict[str, Rule] = {
+    "view": view,
+    "_unsafe_view": view,
+    "reshape": view,
+    "_reshape_alias": view,
+    "permute": permute,
+    "transpose": permute,
+    "t": permute,
+    "expand": expand,
+    "repeat": repeat,
+    "unsqueeze": unsqueeze,
+    "squeeze": squeeze,
+    "select": select,
+    "unbind": select,
+    "slice": slice_,
+    "split": split,
+    "split_with_sizes": split,
+    "cat": cat,
+    "stack": stack,
+    "unfold": unfold,
+    "sym_size": nothing,
+    "is_same_size": nothing,
+}

@@ -1,0 +1,209 @@
+"""Applying a plan: parameters, buffers, attributes and blocks are removed for real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from prunelab.errors import UserError
+from prunelab.structure.plan import Cut, PruningPlan
+
+_LEAVES = {"identity": nn.Identity, "relu": nn.ReLU, "relu6": nn.ReLU6}
+
+
+def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = None) -> nn.Module:
+    """Remove from ``model``, in place, what ``plan`` does not keep; returns the model.
+
+    Each kept weight is copied once; parameters stay the same objects, so that ties and optimizers keep them.
+    ``optimizer``'s state (momentum, ...) is cut with its parameters. The plan is remembered on the model
+    (``model.prunelab_plan``, composed with an earlier one), so that ``prunelab.save`` can write it.
+
+    Raises UserError, before anything is changed, if the plan was made for another network.
+    """
+    tensors = named_tensors(model)
+    by_tensor = _checked(model, plan, tensors)
+    drop_blocks(model, plan)
+    states = _states(optimizer)
+    done: set[int] = set()
+    for name, cuts in by_tensor.items():
+        tensor = tensors[name]
+        if id(tensor) in done:  # a shared parameter has several names
+            continue
+        done.add(id(tensor))
+        state = states.get(tensor, {})
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == tensor.shape:
+                state[key] = cut_tensor(value, cuts)
+        tensor.grad = None
+        tensor.data = cut_tensor(tensor.data, cuts)
+    for name, values in plan.values.items():
+        buffer = tensors[name]
+        buffer.data = torch.tensor(values, dtype=buffer.dtype, device=buffer.device)
+    for module, name, value in attribute_changes(model, plan):
+        setattr(module, name, value)
+    previous = getattr(model, "prunelab_plan", None)
+    model.prunelab_plan = plan if previous is None else previous.compose(plan)  # type: ignore[assignment]
+    return model
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by every name they have."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def cut_tensor(tensor: Tensor, cuts: list[Cut]) -> Tensor:
+    """The kept part of ``tensor`` as a new contiguous tensor (same memory format), each element copied once."""
+    with torch.no_grad():
+        indices = [torch.as_tensor(cut.indices, device=tensor.device) for cut in cuts]
+        if len(cuts) == 1:
+            return tensor.index_select(cuts[0].dim, indices[0])
+        if len(cuts) == 2 and {cut.dim for cut in cuts} == {0, 1}:
+            first, second = (indices[0], indices[1]) if cuts[0].dim == 0 else (indices[1], indices[0])
+            return tensor[first[:, None], second]
+        for cut, index in zip(cuts, indices, strict=True):
+            tensor = tensor.index_select(cut.dim, index)
+        return tensor
+
+
+def _checked(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> dict[str, list[Cut]]:
+    """The cuts of each tensor, after making sure that all of them fit."""
+    modules = dict(model.named_modules())
+    for module in (*plan.replaced, *plan.attributes):
+        if module not in modules:
+            raise UserError(f"this plan was made for another network: it names {module!r}, which the network lacks")
+    by_tensor: dict[str, list[Cut]] = {}
+    for cut in plan.cuts:
+        tensor = tensors.get(cut.tensor)
+        if tensor is None:
+            raise UserError(f"this plan was made for another network: it cuts {cut.tensor!r}, which the network lacks")
+        if cut.dim >= tensor.dim() or tensor.shape[cut.dim] != cut.size:
+            raise UserError(
+                f"this plan was made for another network: it expects {cut.size} entries in dimension {cut.dim} of "
+                f"{cut.tensor}, whose shape is {tuple(tensor.shape)}"
+            )
+        by_tensor.setdefault(cut.tensor, []).append(cut)
+    for name in plan.values:
+        if name not in tensors:
+            raise UserError(f"this plan was made for another network: it sets {name!r}, which the network lacks")
+    return by_tensor
+
+
+def _states(optimizer: Optimizer | None) -> Mapping[Any, dict[str, Any]]:
+    return optimizer.state if optimizer is not None else {}
+
+
+def drop_blocks(model: nn.Module, plan: PruningPlan) -> None:
+    """Put in each dropped block's place what is left of it."""
+    for path, leaves in plan.replaced.items():
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, _LEAVES[leaves]())
+
+
+def attribute_changes(model: nn.Module, plan: PruningPlan) -> list[tuple[nn.Module, str, Any]]:
+    """(module, attribute, new value) for every width that a module remembers.
+
+    Call it after the tensors are cut, or with their new shapes set (see ``trial``).
+    """
+    modules = dict(model.named_modules())
+    before = {(cut.tensor, cut.dim): cut.size for cut in plan.cuts}
+    touched = dict.fromkeys(cut.tensor.rpartition(".")[0] for cut in plan.cuts)
+    changes: list[tuple[nn.Module, str, Any]] = []
+    for path in touched:
+        if path in modules:
+            module = modules[path]
+            changes.extend((module, name, value) for name, value in _widths(module, path, before))
+    for path, found in plan.attributes.items():
+        changes.extend((modules[path], name, value) for name, value in found.items())
+    return changes
+
+
+def _widths(module: nn.Module, path: str, before: dict[tuple[str, int], int]) -> list[tuple[str, Any]]:
+    """The attributes of PyTorch's own layers (and their subclasses) that follow from the shapes of their weights."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        weight = module._parameters.get("weight_v")
+    shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    if isinstance(module, nn.modules.conv._ConvNd) and len(shape) > 2:
+        made, read = (1, 0) if module.transposed else (0, 1)
+        name = f"{path}.weight" if path else "weight"
+        groups = module.groups
+        if groups > 1 and shape[1] == 1:  # depthwise: as many groups as channels are left
+            old = before.get((name, 0), shape[0])
+            groups = max(1, shape[0] * groups // old)
+        widths = [("groups", groups)]
+        widths.append(("out_channels", shape[made] * (groups if module.transposed else 1)))
+        widths.append(("in_channels", shape[read] * (1 if module.transposed else groups)))
+        return widths
+    if isinstance(module, nn.Linear) and len(shape) == 2:
+        return [("out_features", shape[0]), ("in_features", shape[1])]
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and shape:
+        return [("normalized_shape", shape)]
+    if isinstance(module, nn.GroupNorm) and shape:
+        groups = shape[0] if module.num_groups == module.num_channels else module.num_groups
+        return [("num_channels", shape[0]), ("num_groups", groups)]
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        mean = module.running_mean
+        size = shape[0] if shape else (mean.shape[0] if mean is not None else None)
+        return [("num_features", size)] if size is not None else []
+    if isinstance(module, nn.PReLU) and shape:
+        return [("num_parameters", shape[0])]
+    if isinstance(module, nn.Embedding) and shape:
+        return [("embedding_dim", shape[1])]
+    return []
+
+
+@contextmanager
+def trial(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The pruned network for the time of one functional call: yields its tensors, restores the attributes after.
+
+    ``tensors`` are the (meta or real) tensors of the full network by name; shared ones are the same object.
+    """
+    by_tensor: dict[str, list[Cut]] = {}
+    for cut in plan.cuts:
+        by_tensor.setdefault(cut.tensor, []).append(cut)
+    made: dict[int, Tensor] = {}
+    pruned: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name in by_tensor:
+            made.setdefault(id(tensor), cut_tensor(tensor, by_tensor[name]))
+    for name, tensor in tensors.items():
+        pruned[name] = made.get(id(tensor), tensor)
+    for name, values in plan.values.items():
+        pruned[name] = torch.tensor(values, dtype=tensors[name].dtype, device=tensors[name].device)
+    own = {name: tensor for name, tensor in named_tensors(model).items() if name in by_tensor}
+    saved: list[tuple[nn.Module, str, Any]] = []
+    try:
+        with _shapes(model, own, pruned):
+            changes = attribute_changes(model, plan)
+        for module, name, value in changes:
+            saved.append((module, name, getattr(module, name)))
+            setattr(module, name, value)
+        yield pruned
+    finally:
+        for module, name, value in reversed(saved):
+            setattr(module, name, value)
+
+
+@contextmanager
+def _shapes(model: nn.Module, own: dict[str, Tensor], pruned: dict[str, Tensor]) -> Iterator[None]:
+    """Let the modules see the pruned tensors while their attributes are computed."""
+    owners: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        for path in own:
+            parent, _, name = path.rpartition(".")
+            module = model.get_submodule(parent)
+            table: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
+            owners.append((table, name, table[name]))
+            table[name] = pruned[path]
+        yield
+    finally:
+        for table, name, value in owners:
+            table[name] = value

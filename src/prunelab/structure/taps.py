@@ -1,0 +1,188 @@
+"""Taps: where the activations of a group can be read while the network runs.
+
+A tap is the output of the n-th Python-level call of a forward pass: the tensor that the next layers read, after
+normalisation and activation function and before pooling, flattening or concatenation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from prunelab.errors import UserError
+from prunelab.structure.ids import Components
+from prunelab.structure.trace import Marked, Trace
+
+
+@dataclass(frozen=True)
+class Tap:
+    """The output of call number ``call``; its channels lie along ``dim``, ``width`` of them."""
+
+    call: int
+    dim: int
+    width: int
+
+
+@dataclass(frozen=True)
+class GroupTap:
+    """Where a group's channels sit in a tapped tensor: ``positions`` (channels, m) along ``tap.dim``."""
+
+    tap: Tap
+    positions: NDArray[np.int64] = field(repr=False)
+
+
+def find_taps(trace: Trace, components: Components, members: list[NDArray[np.int64]]) -> list[tuple[GroupTap, ...]]:
+    """For each group (its component numbers) the taps at which its activations are read.
+
+    Every contraction that reads a group is followed back, through pooling, views and concatenations, to the
+    nearest elementwise result. A tap computed from another tap of the same group by elementwise functions and
+    products alone is left out: what is zero at the first is zero at the second.
+    """
+    group_of = np.full(components.count, -1, dtype=np.int64)
+    for number, channels in enumerate(members):
+        group_of[channels] = number
+    found: list[dict[int, Marked]] = [{} for _ in members]
+    for read in trace.reads:
+        ids = read.source.dims[read.dim]
+        if ids is None:
+            continue
+        wanted = {number for number in np.unique(group_of[components.label[ids]]).tolist() if number >= 0}
+        for marked in _origins(read.source):
+            for number in wanted & _carried(marked, components, group_of):
+                found[number].setdefault(id(marked), marked)
+    taps = []
+    for number, candidates in enumerate(found):
+        first = [marked for marked in candidates.values() if not _derived(marked, candidates)]
+        located = [_located(marked, components, members[number]) for marked in first]
+        taps.append(tuple(sorted((tap for tap in located if tap is not None), key=lambda found: found.tap.call)))
+    return taps
+
+
+def branch_tap(marked: Marked) -> Tap | None:
+    """The tap of a whole activation (the branch of a residual block)."""
+    dims = [dim for dim, ids in enumerate(marked.dims) if ids is not None]
+    if marked.call is None or not dims:
+        return None
+    return Tap(marked.call, dims[0], marked.shape[dims[0]])
+
+
+def _origins(marked: Marked) -> list[Marked]:
+    """The nearest observable elementwise results that ``marked`` is a rearrangement of."""
+    stack, origins, seen = [(marked, marked)], [], set()
+    while stack:
+        current, observable = stack.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if current.call is not None:
+            observable = current
+        if current.kind == "transport" and current.parents:
+            stack.extend((parent, observable) for parent in current.parents if parent.carries)
+        elif observable.call is not None:
+            origins.append(observable)
+    return origins
+
+
+def _carried(marked: Marked, components: Components, group_of: NDArray[np.int64]) -> set[int]:
+    """The groups that have channels in ``marked``."""
+    return {
+        number
+        for ids in marked.dims
+        if ids is not None
+        for number in np.unique(group_of[components.label[ids]]).tolist()
+        if number >= 0
+    }
+
+
+def _derived(marked: Marked, candidates: dict[int, Marked]) -> bool:
+    """Whether ``marked`` is an elementwise function or product of another candidate."""
+    stack = list(marked.parents) if marked.kind in ("pointwise", "mul") else []
+    while stack:
+        current = stack.pop()
+        if id(current) in candidates:
+            return True
+        if current.kind in ("pointwise", "mul") and current.activation and current.op != "native_batch_norm":
+            stack.extend(current.parents)
+    return False
+
+
+def _located(marked: Marked, components: Components, channels: NDArray[np.int64]) -> GroupTap | None:
+    """Where ``channels`` sit in ``marked``; None if not every channel is there equally often."""
+    for dim, ids in enumerate(marked.dims):
+        if ids is None or marked.call is None:
+            continue
+        label = components.label[ids]
+        rank = np.full(components.count, -1, dtype=np.int64)
+        rank[channels] = np.arange(channels.size)
+        owner = rank[label]
+        places = np.flatnonzero(owner >= 0)
+        if places.size == 0 or places.size % channels.size:
+            continue
+        order = places[np.argsort(owner[places], kind="stable")].reshape(channels.size, -1)
+        if (owner[order] == np.arange(channels.size)[:, None]).all():
+            return GroupTap(Tap(marked.call, dim, marked.shape[dim]), order)
+    return None
+
+
+class _Observer(TorchFunctionMode):
+    """Hands the outputs of chosen calls to their observers."""
+
+    def __init__(self, by_call: Mapping[int, list[tuple[Tap, Callable[[Tensor, int], None]]]]) -> None:
+        super().__init__()
+        self.by_call = by_call
+        self.call = -1
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.call += 1
+        call = self.call
+        out = func(*args, **(kwargs or {}))
+        self.call = call
+        for tap, observer in self.by_call.get(call, ()):
+            if not isinstance(out, Tensor) or out.shape[tap.dim] != tap.width:
+                raise UserError(
+                    f"call {call} of the forward pass no longer returns {tap.width} channels: the network's control "
+                    "flow differs from the pass that was analysed. Analyse it with an example of the same kind of input."
+                )
+            observer(out, tap.dim)
+        return out
+
+
+@contextmanager
+def observe(model: torch.nn.Module, observers: Mapping[Tap, Callable[[Tensor, int], None]]) -> Iterator[None]:
+    """While open, every forward pass of ``model`` calls ``observers[tap](tensor, dim)`` for each tap.
+
+    The tensor is the one the network goes on with (part of the autograd graph if gradients are on), its channels
+    along ``dim``. Works for functional code as for modules. ``model`` must be the module that was analysed.
+    """
+    by_call: dict[int, list[tuple[Tap, Callable[[Tensor, int], None]]]] = {}
+    for tap, observer in observers.items():
+        by_call.setdefault(tap.call, []).append((tap, observer))
+    open_modes: list[_Observer] = []
+
+    def enter(module: torch.nn.Module, args: Any) -> None:
+        mode = _Observer(by_call)
+        mode.__enter__()
+        open_modes.append(mode)
+
+    def leave(module: torch.nn.Module, args: Any, out: Any) -> None:
+        open_modes.pop().__exit__(None, None, None)
+
+    handles = (model.register_forward_pre_hook(enter), model.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def channels_first(tensor: Tensor, dim: int) -> Tensor:
+    """A view of ``tensor`` as (N, C, ...)."""
+    return tensor if dim == 1 else tensor.movedim(dim, 1)

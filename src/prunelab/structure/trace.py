@@ -1,0 +1,302 @@
+"""One run of a network that follows its channels from operator to operator.
+
+Two interpreter modes watch the run. A ``TorchDispatchMode`` sees every ATen operator and hands channel ids on
+by the rules of ``prunelab.structure.rules``; a ``TorchFunctionMode`` counts the Python-level calls, so that a
+tensor of the run can be found again in a later run ("the output of call 17") whatever the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from torch.utils.weak import WeakIdKeyDictionary
+
+from prunelab.structure.ids import ChannelIds, Ids
+
+Dims = list[Ids | None]
+
+
+@dataclass(eq=False)
+class Marked:
+    """What is known of one tensor of the run.
+
+    ``dims[d]`` holds the channel id of every index of dimension d, or None where d carries no channels.
+    """
+
+    shape: tuple[int, ...]
+    dims: Dims
+    kind: str = "other"  # pointwise | add | mul | transport | produce | carry | source | weight | other
+    op: str = ""
+    parents: tuple[Marked, ...] = ()
+    activation: bool = False  # depends on the network's input, not on parameters alone
+    uniform: bool = False  # filled with one value (zeros, ones): any width of it means the same
+    zero: bool = False  # filled with zeros
+    spread: frozenset[int] = frozenset()  # dimensions along which one value was repeated (``expand``)
+    statistics: tuple[Ids, ...] = ()  # reduced over these channels; only a normalisation may use it
+    tensor: str | None = None  # the parameter or buffer that this is
+    call: int | None = None  # index of the Python-level call that returned it
+    call_here: int = -1  # index of the Python-level call it was made in
+    module: str = ""  # path of the module it was made in
+
+    @property
+    def carries(self) -> bool:
+        """Whether any dimension carries channels."""
+        return any(ids is not None for ids in self.dims)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A contraction (convolution, matrix product) that reads the channels of one dimension of an activation."""
+
+    source: Marked
+    dim: int
+
+
+@dataclass(frozen=True)
+class Term:
+    """``coefficient`` x product over ``factors`` of (number of kept ids): a share of the network's FLOPs."""
+
+    coefficient: float
+    factors: tuple[Ids, ...]
+    module: str
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class Gather:
+    """``index_select`` by an integer buffer whose values point into ``source`` ids (the last is a zero channel)."""
+
+    buffer: str
+    source: Ids
+    values: Ids
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A constant of the traced program that stands for a position or a number of channels.
+
+    In a pruned network it must equal the number of kept ids among ``counted``.
+    """
+
+    value: int
+    counted: Ids
+
+
+@dataclass(frozen=True)
+class Step:
+    """One traced operator: its outputs and the constants it carried."""
+
+    op: str
+    module: str
+    inputs: tuple[Marked, ...]
+    outputs: tuple[Marked, ...]
+    claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One call of a module: the first tensor that went in and the only tensor that came out."""
+
+    module: str
+    entered: Marked | None
+    left: Marked | None
+
+
+@dataclass
+class Trace:
+    """Everything one run showed."""
+
+    ids: ChannelIds = field(default_factory=ChannelIds)
+    steps: list[Step] = field(default_factory=list)
+    terms: list[Term] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    gathers: list[Gather] = field(default_factory=list)
+    visits: list[Visit] = field(default_factory=list)
+    roles: dict[tuple[str, int], str] = field(default_factory=dict)
+    sums: list[tuple[Ids, Ids]] = field(default_factory=list)
+    gates: list[Ids] = field(default_factory=list)
+    splits: dict[int, tuple[Ids, int]] = field(default_factory=dict)
+    calls: int = 0
+
+    def role(self, marked: Marked, dim: int, role: str) -> None:
+        """Remember what dimension ``dim`` of a parameter is for (the first word stands)."""
+        if marked.tensor is not None:
+            self.roles.setdefault((marked.tensor, dim), role)
+
+
+class Tracer(TorchDispatchMode):
+    """Follows channel ids through the operators of one forward pass.
+
+    ``tensors`` maps each parameter and buffer (the objects that the run will use) to its name; ``values`` gives
+    the real content of integer buffers. ``carry`` says, for the n-th view that splits a channel dimension, how
+    many places from the right the part that carries the channels stands (0 is the last).
+    """
+
+    def __init__(
+        self,
+        tensors: Iterable[tuple[str, Tensor]],
+        values: Callable[[str], Tensor],
+        carry: Mapping[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self.values = values
+        self.carry = dict(carry or {})
+        self.claims: list[Claim] = []
+        self.modules: list[str] = [""]
+        self.call = -1
+        self.kind = ""
+        self._marked: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        for name, tensor in tensors:
+            if tensor not in self._marked:
+                dims: Dims = [
+                    self.trace.ids.born(name, dim, size) if size > 1 else None
+                    for dim, size in enumerate(tensor.shape)
+                ]
+                self._marked[tensor] = Marked(tuple(tensor.shape), dims, kind="weight", tensor=name)
+
+    # What rules use -------------------------------------------------------------------------------------
+
+    @property
+    def ids(self) -> ChannelIds:
+        """The ids of the run so far."""
+        return self.trace.ids
+
+    def marked(self, tensor: Tensor) -> Marked:
+        """What is known of ``tensor``; a tensor from outside the run carries nothing."""
+        found = self._marked.get(tensor)
+        if found is None:
+            found = Marked(tuple(tensor.shape), [None] * tensor.dim(), activation=True, kind="source")
+            self._marked[tensor] = found
+        return found
+
+    def tie(self, first: Ids | None, second: Ids | None, reason: str) -> Ids | None:
+        """Tie two dimensions; one that carries no channels freezes the other. Returns the ids that go on."""
+        if first is None or second is None:
+            self.ids.freeze(first if second is None else second, reason)
+            return first if second is None else second
+        self.ids.tie(first, second)
+        return first
+
+    def claim(self, value: int, counted: Ids) -> None:
+        """Note that the constant ``value`` stands for the number of ``counted`` channels."""
+        self.claims.append(Claim(int(value), counted))
+
+    # The interpreter ------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from prunelab.structure.rules import rule_for
+
+        kwargs = kwargs or {}
+        flat, _ = tree_flatten((args, kwargs))
+        inputs = tuple(self.marked(value) for value in flat if isinstance(value, Tensor))
+        args, kwargs = self.before(func, args, kwargs)
+        out = func(*args, **kwargs)
+        outputs = [value for value in tree_flatten(out)[0] if isinstance(value, Tensor)]
+        self.claims, self.kind = [], "other"
+        name = func.overloadpacket.__name__
+        made = rule_for(func)(self, name, args, kwargs, inputs, outputs)
+        for tensor, marked in zip(outputs, made, strict=True):
+            marked.op, marked.kind, marked.parents = name, self.kind, inputs
+            marked.module, marked.call_here = self.modules[-1], self.call
+            marked.activation = any(parent.activation for parent in inputs)
+            self._marked[tensor] = marked
+        self.trace.steps.append(Step(name, self.modules[-1], inputs, tuple(made), tuple(self.claims)))
+        return out
+
+    def before(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Hook of the masked run: may replace an operator's inputs."""
+        return args, kwargs
+
+    def returned(self, out: Any) -> None:
+        """A Python-level call has returned ``out``."""
+        if isinstance(out, Tensor) and (marked := self._marked.get(out)) is not None and marked.call is None:
+            marked.call = self.call
+
+
+class _Calls(TorchFunctionMode):
+    """Numbers the Python-level calls of a run and tells the tracer what each returned."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.tracer.call += 1
+        call = self.tracer.call
+        out = func(*args, **(kwargs or {}))
+        self.tracer.call = call
+        self.tracer.returned(out)
+        return out
+
+
+@contextmanager
+def _module_paths(model: nn.Module, tracer: Tracer) -> Iterator[None]:
+    """Keep ``tracer.modules`` the stack of running modules and note what entered and left each."""
+    entered: list[Marked | None] = []
+
+    def enter(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            tensors = [value for value in tree_flatten(args)[0] if isinstance(value, Tensor)]
+            if not path:
+                tracer.call = -1  # calls are counted from the network's own entry
+            tracer.modules.append(path)
+            entered.append(tracer.marked(tensors[0]) if tensors else None)
+
+        return hook
+
+    def leave(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+            tracer.modules.pop()
+            left = tracer.marked(out) if isinstance(out, Tensor) else None
+            tracer.trace.visits.append(Visit(path, entered.pop(), left))
+
+        return hook
+
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+            handles = (module.register_forward_pre_hook(enter(path)), module.register_forward_hook(leave(path)))
+            for handle in handles:
+                stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own training flag restored after."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> Trace:
+    """Run ``forward`` once in evaluation mode under ``tracer``; the network's outputs are frozen."""
+    with evaluating(model), torch.no_grad(), _module_paths(model, tracer), tracer, _Calls(tracer):
+        out = forward()
+    trace = tracer.trace
+    for value in tree_flatten(out)[0]:
+        if isinstance(value, Tensor):
+            marked = tracer.marked(value)
+            for ids in (*marked.dims, *marked.statistics):
+                trace.ids.freeze(ids, "output of the network")
+    trace.calls = tracer.call + 1
+    return trace
+
+
+def count_kept(ids: Ids, removed: np.ndarray) -> int:
+    """How many of ``ids`` are left when ``removed`` (bool per id) are gone."""
+    return int(ids.size - removed[ids].sum())
