@@ -1,7 +1,7 @@
 """What can be removed from a network, what it costs, and how it is removed (torch, numpy and scipy only)."""
 
 from prunelab.structure.blocks import ResidualBlock
-from prunelab.structure.check import check, masked_forward
+from prunelab.structure.masking import check, masked_forward
 from prunelab.structure.cost import CostModel
 from prunelab.structure.graph import ChannelGraph, analyze
 from prunelab.structure.groups import LEVELS, ChannelGroup, Slice

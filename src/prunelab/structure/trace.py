@@ -197,9 +197,9 @@ class Tracer(TorchDispatchMode):
         from prunelab.structure.rules import rule_for
 
         kwargs = kwargs or {}
+        args, kwargs = self.before(func, args, kwargs)
         flat, _ = tree_flatten((args, kwargs))
         inputs = tuple(self.marked(value) for value in flat if isinstance(value, Tensor))
-        args, kwargs = self.before(func, args, kwargs)
         out = func(*args, **kwargs)
         outputs = [value for value in tree_flatten(out)[0] if isinstance(value, Tensor)]
         self.claims, self.kind = [], "other"

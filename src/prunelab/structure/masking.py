@@ -20,7 +20,7 @@ from prunelab.structure.ids import Ids
 from prunelab.structure.network import Network, arguments
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery import named_tensors
-from prunelab.structure.trace import Tracer, evaluating, run
+from prunelab.structure.trace import Marked, Tracer, evaluating, run
 
 # Which argument of a contraction is read, and along which dimension.
 _READS = {"convolution": (0, 1), "addmm": (1, 1), "mm": (0, 1), "bmm": (0, 2), "baddbmm": (1, 2), "index_select": (0, None)}
@@ -78,9 +78,11 @@ class _Masking(Tracer):
         name = func.overloadpacket.__name__
         branch = self.additions.get((self.call, name)) if name in ("add", "add_") else None
         if branch is not None:
-            args = list(args)
-            args[branch] = args[branch].zero_() if name == "add_" and branch == 0 else torch.zeros_like(args[branch])
-            return tuple(args), kwargs
+            shortcut, zeros = self.marked(args[1 - branch]), torch.zeros_like(args[branch])
+            if name == "add_" and branch == 0:
+                zeros = args[0].zero_()  # the result must stay the same tensor
+            self._marked[zeros] = Marked(tuple(zeros.shape), list(shortcut.dims), activation=True)
+            return (zeros, args[1]) if branch == 0 else (args[0], zeros), kwargs
         if name not in _READS:
             return args, kwargs
         position, dim = _READS[name]
