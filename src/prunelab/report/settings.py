@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prunelab.records.key import WITHOUT_EFFECT
+from prunelab.records.key import PUBLISHED_DATA, WITHOUT_EFFECT
 from prunelab.records.schema import Record
 
 IGNORED = (*WITHOUT_EFFECT, "baseline.path")
@@ -17,7 +17,10 @@ SHOWN = 3
 
 def settings_of(record: Record) -> dict[str, str]:
     """The settings that can change the result, but for the seeds: dotted name -> value as text."""
-    return {name: value for name, value in _flattened(record.config) if _matters(name)}
+    settings = dict(_flattened(record.config))
+    published = settings.get("data._target_") in PUBLISHED_DATA
+    ignored = (*IGNORED, "data.root") if published else IGNORED
+    return {name: value for name, value in settings.items() if _matters(name, ignored)}
 
 
 def telling_settings(records: Sequence[Record]) -> list[str]:
@@ -31,9 +34,9 @@ def telling_settings(records: Sequence[Record]) -> list[str]:
     return [_written(each, telling) for each in settings]
 
 
-def _matters(name: str) -> bool:
+def _matters(name: str, ignored: Iterable[str]) -> bool:
     is_seed = name.rpartition(".")[2] == "seed"
-    return not is_seed and not any(name == ignored or name.startswith(f"{ignored}.") for ignored in IGNORED)
+    return not is_seed and not any(name == each or name.startswith(f"{each}.") for each in ignored)
 
 
 def _written(settings: Mapping[str, str], names: Sequence[str]) -> str:

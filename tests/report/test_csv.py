@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+
+from prunelab.report import aggregate, read_study, to_csv
+
+if TYPE_CHECKING:
+    from conftest import StudyFolder
+
+
+def lines_of(study: StudyFolder) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(to_csv(aggregate(read_study(study.path))))))
+
+
+def test_numbers_are_raw(study: StudyFolder) -> None:
+    study.finished("l1", 0, top1=0.90)
+    study.finished("l1", 1, top1=0.92)
+
+    (line,) = lines_of(study)
+
+    assert line["method"] == "l1"
+    assert (line["resource"], line["keep"], line["divisor"]) == ("flops", "0.5", "1")
+    assert (line["seed_count"], line["seeds"], line["missing_seeds"]) == ("2", "0 1", "")
+    assert float(line["top1_mean"]) == pytest.approx(0.91)
+    assert float(line["top1_std"]) == pytest.approx(0.02**0.5 / 10)
+    assert float(line["flops_mean"]) == 40_000_000
+    assert float(line["speedup_batch_64_mean"]) == 2
+
+
+def test_what_is_unknown_is_empty(study: StudyFolder) -> None:
+    study.finished("l1", pruned=study.network(0.9, 40, (1.0, 1.0), top5=None))
+
+    (line,) = lines_of(study)
+
+    assert line["top1_std"] == ""
+    assert line["top5_mean"] == ""
+
+
+def test_runs_without_a_record_are_lines_too(study: StudyFolder) -> None:
+    study.finished("l1", levels=["filter", "stage"])
+    study.failed("fpgm", seed=1, error="out of memory,\nsaid the GPU")
+    study.write("0a0a/config.yaml", "seed: 0\n")
+    study.write("bad/record.json", "{")
+
+    finished, failed, unfinished, left_out = lines_of(study)
+
+    assert (finished["status"], finished["levels"], finished["missing_seeds"]) == (
+        "finished",
+        "filter+stage",
+        "1",
+    )
+    assert (failed["status"], failed["method"], failed["seeds"]) == ("failed", "fpgm", "1")
+    assert failed["error"] == "out of memory, said the GPU"
+    assert failed["path"] == "fpgm-0.5-1/failure.json"
+    assert failed["top1_mean"] == ""
+    assert (unfinished["status"], unfinished["path"]) == ("unfinished", "0a0a")
+    assert (left_out["status"], left_out["path"]) == ("left_out", "bad/record.json")
+    assert "was it cut off?" in left_out["error"]
+
+
+def test_the_names_of_the_columns_are_stable(study: StudyFolder) -> None:
+    study.finished("l1")
+
+    (line,) = lines_of(study)
+
+    # Other programs read these: a change here needs a word to the users.
+    names = """
+        status model data method levels allocation resource keep divisor recipe settings
+        seed_count seeds missing_seeds path error
+    """
+    measures = """
+        baseline_top1 after_pruning_top1 top1 top1_change baseline_top5 after_pruning_top5 top5 top5_change
+        baseline_flops flops flops_fraction baseline_macs macs macs_fraction
+        baseline_params params params_fraction
+        baseline_forward_ms_batch_1 forward_ms_batch_1 speedup_batch_1
+        baseline_forward_ms_batch_64 forward_ms_batch_64 speedup_batch_64
+        budget_reached score_s recovery_s total_s masked_vs_pruned
+    """
+    statistics = [f"{measure}_{part}" for measure in measures.split() for part in ("mean", "std")]
+    assert list(line) == [*names.split(), *statistics]

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from prunelab.errors import UserError
+from prunelab.report import read_study
+
+if TYPE_CHECKING:
+    from conftest import StudyFolder
+
+
+def test_each_run_folder_is_what_its_files_say(study: StudyFolder) -> None:
+    study.finished("l1")
+    study.failed("fpgm")
+    study.write("0a0a/config.yaml", "seed: 0\n")
+    study.write("notes/readme.txt", "not a run")
+
+    found = read_study(study.path)
+
+    assert found.name == "demo"
+    assert [run.record.method for run in found.finished] == ["l1"]
+    assert [run.failure.method for run in found.failed] == ["fpgm"]
+    assert [run.path for run in found.unfinished] == [Path("0a0a")]
+    assert found.problems == ()
+
+
+def test_a_record_outweighs_an_earlier_failure(study: StudyFolder) -> None:
+    study.failed("l1")
+    study.finished("l1")
+
+    found = read_study(study.path)
+
+    assert len(found.finished) == 1
+    assert found.failed == ()
+
+
+def test_unusable_files_become_problems_with_path_and_reason(study: StudyFolder) -> None:
+    good = study.finished("l1")
+    study.write("a/record.json", json.dumps(good)[:99])
+    study.write("b/record.json", json.dumps({**good, "schema": 2}))
+    study.write("c/record.json", json.dumps({**good, "pruned": {"top1": 0.9}}))
+    study.write("d/failure.json", "{}")
+    (study.path / "e").mkdir()
+    (study.path / "e/record.json").write_bytes(b"\xff\xfe\x00")
+    (study.path / "f/record.json").mkdir(parents=True)
+
+    found = read_study(study.path)
+
+    reasons = {str(problem.path): problem.reason for problem in found.problems}
+    assert len(found.finished) == 1
+    assert list(reasons) == [f"{name}/record.json" for name in "abc"] + [
+        "d/failure.json",
+        "e/record.json",
+        "f/record.json",
+    ]
+    assert "was it cut off?" in reasons["a/record.json"]
+    assert reasons["b/record.json"] == "schema 2; this version of prunelab reads schema 1"
+    assert reasons["c/record.json"] == "pruned.top5 is missing"
+    assert reasons["d/failure.json"] == "schema is missing"
+    assert reasons["e/record.json"] == "not a text file"
+    assert reasons["f/record.json"] == "cannot be read (Is a directory)"
+
+
+def test_a_folder_that_is_no_study_is_refused_with_what_to_do(study: StudyFolder) -> None:
+    study.write("0a0a/record.json", "{}")
+    (study.path / "empty").mkdir()
+
+    for folder, message in (
+        (study.path / "nowhere", "does not exist. Give the folder of a study"),
+        (study.path / "0a0a/record.json", "is not a folder. Give the folder of a study"),
+        (study.path / "empty", "has no runs in it. Make one first: prunelab study=empty"),
+        (study.path / "0a0a", f"is a single run. Give the folder of its study: {study.path}"),
+        (study.path.parent, f"holds studies, not runs. Give one of them: {study.path}"),
+    ):
+        with pytest.raises(UserError) as caught:
+            read_study(folder)
+        assert message in str(caught.value)
