@@ -45,6 +45,8 @@ class BatchLoader:
     It is no ``DataLoader``, so that Lightning leaves the order, which is sharded already, as it is.
     """
 
+    batch_sampler = None  # Lightning reads it of everything that has a sampler
+
     def __init__(self, source: ImageSource, order: BatchOrder, augment_seed: int | None = None) -> None:
         self.source = source
         self.order = order

@@ -102,13 +102,12 @@ class ImageData(pl.LightningDataModule, ABC):
 
         They are chosen by ``seed``, balanced over the classes as far as these last, and are the same on every
         process and machine: nothing is sharded. A smaller number gives the beginning of a larger one.
-        Raises UserError if there are not so many training images.
+        Raises UserError unless there are so many training images.
         """
-        whole_number("calibration images", images, at_least=1)
-        if images > len(self.train):
+        if not 1 <= images <= len(self.train):
             raise UserError(
                 f"{images} calibration images were asked for, but the training part of {self.name} has "
-                f"{len(self.train)}. Ask for at most that many."
+                f"{len(self.train)}. Ask for 1 to {len(self.train)}."
             )
         chosen = self.train.indices[balanced_order(self.train.targets, self.seed)[:images]]
         order = BatchOrder(chosen, self.eval_batch_size)

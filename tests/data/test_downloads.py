@@ -1,0 +1,158 @@
+"""CIFAR-10 and Fashion-MNIST, on made-up files in their own formats and without a network."""
+
+from __future__ import annotations
+
+import pickle
+import urllib.request
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from prunelab.data import Cifar10, FashionMnist
+from prunelab.data.download import Archive
+from prunelab.errors import UserError
+
+
+def write_cifar10(root: Path, per_file: int = 20) -> np.ndarray:
+    """Files as CIFAR-10 has them; returns the pixels of the first training file, (N, 3, 32, 32)."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    first = None
+    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        pixels = random.integers(0, 256, (per_file, 3072), dtype=np.uint8)
+        first = pixels if first is None else first
+        labels = [number % 10 for number in range(per_file)]
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": labels}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    return first.reshape(per_file, 3, 32, 32)
+
+
+def write_fashion_mnist(root: Path, images: int = 40) -> np.ndarray:
+    """Files as Fashion-MNIST has them; returns the training pixels, (N, 28, 28)."""
+    folder = root / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (images, 28, 28), dtype=np.uint8)
+    labels = (np.arange(images) % 10).astype(np.uint8)
+    for part in ("train", "t10k"):
+        image_header = np.array([0x803, images, 28, 28], dtype=">i4").tobytes()
+        label_header = np.array([0x801, images], dtype=">i4").tobytes()
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(image_header + pixels.tobytes())
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(label_header + labels.tobytes())
+    return pixels
+
+
+@pytest.fixture
+def no_checksums(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        torchvision.datasets.cifar, "check_integrity", lambda path, md5=None: Path(path).exists()
+    )
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args, **kwargs):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+def test_cifar10_is_read_into_memory(tmp_path: Path, no_checksums: None):
+    pixels = write_cifar10(tmp_path)
+    data = Cifar10(tmp_path, batch_size=16)
+    data.prepare_data()
+    data.setup()
+    assert (data.name, data.num_classes, data.image_shape) == ("cifar10", 10, (3, 32, 32))
+    assert (len(data.train), len(data.val), len(data.test)) == (90, 10, 20)
+    images, targets = data.train.source.batch(np.arange(20), None)
+    mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2470, 0.2435, 0.2616])
+    expected = (torch.from_numpy(pixels) / 255 - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(images, expected)
+    assert targets.tolist() == [number % 10 for number in range(20)]
+    assert next(iter(data.train_dataloader()))[0].shape == (16, 3, 32, 32)
+
+
+def test_fashion_mnist_is_read_into_memory(tmp_path: Path):
+    pixels = write_fashion_mnist(tmp_path)
+    data = FashionMnist(tmp_path, val_fraction=0.25)
+    data.prepare_data()
+    data.setup()
+    assert (data.name, data.num_classes, data.image_shape) == ("fashion_mnist", 10, (1, 28, 28))
+    assert (len(data.train), len(data.val), len(data.test)) == (30, 10, 40)
+    images, targets = data.train.source.batch(np.arange(40), None)
+    torch.testing.assert_close(images, (torch.from_numpy(pixels)[:, None] / 255 - 0.2860) / 0.3530)
+    assert targets.tolist() == [number % 10 for number in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("data_class", "folder", "address"),
+    [(Cifar10, "cifar-10-batches-py", "cs.toronto.edu"), (FashionMnist, "FashionMNIST", "zalandoresearch")],
+)
+def test_without_a_network_the_message_says_where_to_put_the_files(
+    tmp_path: Path, no_network: None, data_class: type, folder: str, address: str
+):
+    root = tmp_path / "sets"
+    with pytest.raises(UserError) as caught:
+        data_class(root).prepare_data()
+    message = str(caught.value)
+    assert f"could not be downloaded into {root}" in message and "no route to host" in message
+    assert address in message and f"so that {root / folder} exists" in message and "PRUNELAB_DATA" in message
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("data_class", [Cifar10, FashionMnist])
+def test_missing_files_are_reported_by_setup(tmp_path: Path, data_class: type):
+    with pytest.raises(UserError, match=r"is missing or damaged in .*Remove that folder"):
+        try:
+            data_class(tmp_path).setup()
+        except UserError as error:
+            raise UserError(str(error).replace("\n", " ")) from error
+
+
+def test_a_damaged_file_is_reported_by_setup(tmp_path: Path):
+    write_cifar10(tmp_path)  # with checksums, which these files do not have
+    with pytest.raises(UserError, match=r"CIFAR-10 is missing or damaged in .*cifar-10-batches-py"):
+        Cifar10(tmp_path).setup()
+
+
+def archive(fetch) -> Archive:
+    return Archive("Toy", dataset=fetch, folder="toy", address="example.org", by_hand="unpack it there")
+
+
+def test_a_download_arrives_complete_and_happens_once(tmp_path: Path):
+    calls = []
+
+    def fetch(root, train, download):
+        calls.append(root)
+        (Path(root) / "toy").mkdir()
+        (Path(root) / "toy" / "images").write_text("pixels")
+
+    for _ in range(2):
+        archive(fetch).download(tmp_path / "new" / "root")
+    assert len(calls) == 1
+    assert [path.name for path in (tmp_path / "new" / "root").iterdir()] == ["toy"]
+    assert (tmp_path / "new" / "root" / "toy" / "images").read_text() == "pixels"
+
+
+def test_an_interrupted_download_leaves_nothing_behind(tmp_path: Path):
+    def fetch(root, train, download):
+        (Path(root) / "toy").mkdir()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        archive(fetch).download(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_quicker_of_two_downloads_wins(tmp_path: Path):
+    def fetch(root, train, download):
+        (Path(root) / "toy").mkdir()
+        (tmp_path / "toy").mkdir()
+        (tmp_path / "toy" / "first").touch()
+
+    archive(fetch).download(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["toy", "first"]

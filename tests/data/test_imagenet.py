@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from prunelab.data import ImageNet
+from prunelab.errors import UserError
+
+
+def ready(root: Path, **options) -> ImageNet:
+    options = {
+        "num_classes": 3,
+        "image_size": 8,
+        "resize": 10,
+        "val_fraction": 0.2,
+        "num_workers": 0,
+    } | options
+    data = ImageNet(root, **options)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def test_what_it_says_of_itself():
+    data = ImageNet()
+    assert (data.name, data.num_classes, data.image_shape) == ("imagenet", 1000, (3, 224, 224))
+
+
+def test_its_val_folder_is_the_test_set(write_tree):
+    root = write_tree({"train": 10, "val": 2})
+    (root / "test").mkdir()  # as in ILSVRC-2012: images without classes
+    Image.new("RGB", (8, 8)).save(root / "test" / "ILSVRC2012_test_1.JPEG")
+    data = ready(root)
+    assert (len(data.train), len(data.val), len(data.test)) == (24, 6, 6)
+    assert set(data.train.indices) & set(data.val.indices) == set()
+
+
+def test_test_images_are_resized_and_cut_at_the_centre(write_tree):
+    root = write_tree({"train": 10, "val": 2}, size=(20, 16))
+    images, targets = next(iter(ready(root).test_dataloader()))
+    with Image.open(root / "val" / "cat" / "000.png") as image:
+        resized = image.resize((12, 10), Image.Resampling.BILINEAR)  # shorter side 10
+    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[:, 1:9, 2:10] / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(images[0], (pixels - mean[:, None, None]) / std[:, None, None])
+    assert targets.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_training_images_are_random_crops_that_the_seed_repeats(write_tree):
+    root = write_tree({"train": 10, "val": 2}, size=(20, 16))
+    first, second = (ready(root, num_workers=workers).train_dataloader() for workers in (0, 2))
+    epochs = [torch.cat([images for images, _ in first]) for _ in range(2)]
+    torch.manual_seed(5)
+    assert torch.equal(torch.cat([images for images, _ in second]), epochs[0])
+    assert not torch.equal(*epochs)
+    other = ready(root, seed=1).train_dataloader()
+    assert not torch.equal(torch.cat([images for images, _ in other]), epochs[0])
+
+
+def test_reading_leaves_the_random_numbers_of_the_training_alone(write_tree):
+    loader = ready(write_tree({"train": 10, "val": 2})).train_dataloader()
+    before = torch.get_rng_state()
+    list(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_calibration_images_are_cut_at_the_centre(write_tree):
+    data = ready(write_tree({"train": 10, "val": 2}, size=(20, 16)))
+    images, _ = next(iter(data.calibration_dataloader(6)))
+    chosen = data.calibration_dataloader(6).order.batches(0)[0]
+    assert set(chosen) <= set(data.train.indices)
+    assert torch.equal(images, data.train.source.batch(chosen, None)[0])
+
+
+def test_a_wrong_number_of_classes(write_tree):
+    root = write_tree({"train": 10, "val": 2})
+    with pytest.raises(UserError) as caught:
+        ready(root, num_classes=1000)
+    assert str(caught.value) == (
+        f"{root / 'train'} has 3 class folders, but 1000 are expected (data.num_classes). "
+        "Complete the folder, or, for a subset, set data.num_classes=3."
+    )
+
+
+def test_different_classes(write_tree):
+    root = write_tree({"train": 10})
+    write_tree({"val": 2}, classes=("cat", "dog", "fox"), root=root)
+    with pytest.raises(UserError, match="Only in train/: owl; only in val/: fox"):
+        ready(root)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("num_classes", 1, "data.num_classes must be a whole number of at least 2, not 1"),
+        ("resize", 200, "data.resize must be a whole number of at least 224, not 200"),
+        ("min_scale", 0.0, "data.min_scale must lie between 0 and 1"),
+        ("num_workers", -1, "data.num_workers must be a whole number of at least 0, not -1"),
+    ],
+)
+def test_wrong_arguments_are_named(argument: str, value: object, message: str):
+    with pytest.raises(UserError, match=message):
+        ImageNet(**{argument: value})
