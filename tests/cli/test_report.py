@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from prunelab.cli.report import main
-from prunelab.errors import UserError
 from prunelab.records.schema import (
     Accuracy,
     BudgetSummary,
@@ -112,9 +111,24 @@ def test_a_folder_that_cannot_be_written_is_a_users_mistake(
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_the_traceback_is_shown_on_request(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist"):
-        main([str(tmp_path / "nowhere"), "--traceback"])
+def test_the_traceback_is_shown_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNELAB_TRACEBACK", "0")  # which the flag changes, and monkeypatch changes back
+
+    assert main([str(tmp_path / "nowhere"), "--traceback"]) == 1
+
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("STUDY", "--out FOLDER", "--width N", "--traceback"):
+        assert option in text
 
 
 def test_starts_without_torch(study: Path) -> None:

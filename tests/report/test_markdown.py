@@ -20,7 +20,7 @@ GRID
 - failed: l2, filter, global, 50 % FLOPs, one_shot, seed 1: out of memory (l2-0.5-1/failure.json)
 - missing: fpgm, filter, global, 50 % FLOPs, one_shot has no record of seed 1, which other rows have
 
-- unfinished: 0a0a has no record: still running, or interrupted
+- unfinished: 0a0a is still running, or was interrupted
 - left out: bad/record.json: schema 7; this version of prunelab reads schema 1
 """
 

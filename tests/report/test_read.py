@@ -8,6 +8,7 @@ import pytest
 
 from prunelab.errors import UserError
 from prunelab.report import read_study
+from prunelab.report.unfinished import Intention
 
 if TYPE_CHECKING:
     from conftest import StudyFolder
@@ -26,6 +27,22 @@ def test_each_run_folder_is_what_its_files_say(study: StudyFolder) -> None:
     assert [run.failure.method for run in found.failed] == ["fpgm"]
     assert [run.path for run in found.unfinished] == [Path("0a0a")]
     assert found.problems == ()
+
+
+def test_an_unfinished_run_is_known_by_its_configuration(study: StudyFolder) -> None:
+    study.write(
+        "0a0a/config.yaml",
+        "names: {method: l1, model: resnet20, data: digits, recipe: one_shot}\n"
+        "levels: [filter, stage]\nseed: 3\nbudget: {flops: 0.5, params: null}\n",
+    )
+    study.write("1b1b/config.yaml", "names: [broken\n")
+    study.write("2c2c/config.yaml", "")
+
+    known, broken, empty = read_study(study.path).unfinished
+
+    assert known.intention == Intention("l1", "resnet20", "digits", 3, ("filter", "stage"), {"flops": 0.5})
+    assert broken.intention is None
+    assert empty.intention is None
 
 
 def test_a_record_outweighs_an_earlier_failure(study: StudyFolder) -> None:

@@ -61,6 +61,11 @@ def test_what_is_missing_is_said(study: StudyFolder) -> None:
     study.failed("fpgm", 0, error="[bold]no memory[/bold]")
     study.failed("l1", 1, error="killed")
     study.write("0a0a/config.yaml", "seed: 0\n")
+    study.write(
+        "1b1b/config.yaml",
+        "names: {method: l1, model: lenet5, data: digits}\nlevels: [filter]\nseed: 3\n"
+        "budget: {flops: 0.5, params: null}\n",
+    )
     study.write("bad/record.json", "{")
 
     lines = printed(study, 300).splitlines()
@@ -70,7 +75,8 @@ failed: fpgm, filter, global, 50 % FLOPs, one_shot, seed 0: [bold]no memory[/bol
 failed: l1, filter, global, 50 % FLOPs, one_shot, seed 1: killed (l1-0.5-1/failure.json)
 missing: l2, filter, global, 50 % FLOPs, one_shot has no record of seed 0, which other rows have
 timed on 2 machines, so compare speed-ups rather than times: cpu fast; cpu slow
-unfinished: 0a0a has no record: still running, or interrupted"""
+unfinished: 0a0a is still running, or was interrupted
+unfinished: l1, filter, 50 % FLOPs, lenet5 on digits, seed 3 (1b1b) is still running, or was interrupted"""
     assert [line for line in expected.splitlines() if line not in lines] == []
     assert any(line.startswith("left out: bad/record.json: not valid JSON") for line in lines)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, take_traceback_flag
 from prunelab.errors import UserError
 from prunelab.records.atomic import write_atomically
 from prunelab.report import Report, aggregate, print_report, read_study, to_csv, to_markdown
@@ -21,21 +22,20 @@ WIDTH_OF_LOGS = 160
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        report = aggregate(read_study(options.study))
-        written = _write(report, options.out or options.study)
-        console = _console(options.width)
-        print_report(report, console)
-        for path in written:
-            console.print(Text(f"Wrote {path}"), soft_wrap=True)
-    except UserError as error:
-        if options.traceback:
-            raise
-        print(f"prunelab-report: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    words = take_traceback_flag(list(sys.argv[1:] if arguments is None else arguments))
+    options = _parser().parse_args(words)
+    return exit_code(
+        "prunelab-report", lambda: _report(options.study, options.out or options.study, options.width)
+    )
+
+
+def _report(study: Path, out: Path, width: int | None) -> int:
+    report = aggregate(read_study(study))
+    written = _write(report, out)
+    console = _console(width)
+    print_report(report, console)
+    for path in written:
+        console.print(Text(f"Wrote {path}"), soft_wrap=True)
     return 0
 
 
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--width", type=_positive, metavar="N", help="characters in a line (default: the terminal's)"
     )
-    parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
+    parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show where in the program an error arose")
     return parser
 
 

@@ -65,8 +65,13 @@ def lay_out(table: Table, deviations: Deviations) -> Layout:
 
 def budget_text(key: RowKey) -> str:
     """``50 % FLOPs``, and the divisor if channels come in multiples."""
-    text = f"{100 * key.keep:.4g} % {RESOURCES.get(key.resource, key.resource)}"
+    text = share_text(key.resource, key.keep)
     return text if key.divisor <= 1 else f"{text}, multiples of {key.divisor}"
+
+
+def share_text(resource: str, keep: float) -> str:
+    """``50 % FLOPs``."""
+    return f"{100 * keep:.4g} % {RESOURCES.get(resource, resource)}"
 
 
 def levels_text(key: RowKey) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from prunelab.report.aggregate import Report, Row, RowKey, Statistics, Table
 from prunelab.report.measures import MEASURES
 from prunelab.report.quantities import one_line
+from prunelab.report.unfinished import Intention
 
 NAMES = (
     "status",
@@ -52,7 +53,7 @@ def _lines(report: Report) -> Iterator[Mapping[str, object]]:
         yield from (_finished(table, row) for row in table.rows)
         yield from _failed(table)
     for run in report.unfinished:
-        yield {"status": "unfinished", "path": str(run.path)}
+        yield {"status": "unfinished", **_intended(run.intention), "path": str(run.path)}
     for problem in report.problems:
         yield {"status": "left_out", "path": str(problem.path), "error": problem.reason}
 
@@ -77,6 +78,20 @@ def _failed(table: Table) -> Iterator[dict[str, object]]:
             "path": str(run.path),
             "error": run.failure.error,
         }
+
+
+def _intended(intention: Intention | None) -> dict[str, object]:
+    if intention is None:
+        return {}
+    return {
+        "model": intention.model,
+        "data": intention.data,
+        "method": intention.method,
+        "levels": "+".join(intention.levels),
+        "resource": " ".join(intention.keep),
+        "keep": " ".join(map(str, intention.keep.values())),
+        "seeds": str(intention.seed),
+    }
 
 
 def _key(table: Table, key: RowKey) -> dict[str, object]:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from prunelab.report.aggregate import Report, RowKey, Table
-from prunelab.report.columns import Layout, budget_text, levels_text
+from prunelab.report.columns import Layout, budget_text, levels_text, share_text
 from prunelab.report.quantities import one_line
+from prunelab.report.read import UnfinishedRun
 
 CAPTION = (
     "Accuracies are of the last epoch on the test set, in percent; the change is against the baseline of the "
@@ -70,10 +71,7 @@ def warnings(table: Table) -> list[str]:
 
 def unfinished(report: Report) -> list[str]:
     """A line for each run folder without a record."""
-    return [
-        f"unfinished: {one_line(str(run.path))} has no record: still running, or interrupted"
-        for run in report.unfinished
-    ]
+    return [f"unfinished: {_intended(run)} is still running, or was interrupted" for run in report.unfinished]
 
 
 def left_out(report: Report) -> list[str]:
@@ -92,3 +90,18 @@ def _named(key: RowKey) -> str:
 def _seeds(seeds: Iterable[int]) -> str:
     numbers = [str(seed) for seed in seeds]
     return f"seed {numbers[0]}" if len(numbers) == 1 else f"seeds {', '.join(numbers)}"
+
+
+def _intended(run: UnfinishedRun) -> str:
+    if run.intention is None:
+        return one_line(str(run.path))
+    wanted = run.intention
+    budget = [share_text(resource, keep) for resource, keep in wanted.keep.items()]
+    parts = (
+        wanted.method,
+        "+".join(wanted.levels),
+        *budget,
+        f"{wanted.model} on {wanted.data}",
+        f"seed {wanted.seed}",
+    )
+    return one_line(f"{', '.join(parts)} ({run.path})")

@@ -11,6 +11,7 @@ from prunelab.errors import UserError
 from prunelab.records.fields import RecordError
 from prunelab.records.folder import BASELINES, CONFIG_FILE, FAILURE_FILE, RECORD_FILE
 from prunelab.records.schema import Failure, Record
+from prunelab.report.unfinished import Intention, read_intention
 
 Content = TypeVar("Content", Record, Failure)
 
@@ -33,9 +34,13 @@ class FailedRun:
 
 @dataclass(frozen=True)
 class UnfinishedRun:
-    """A run that has neither a record nor a failure: it is at work, or was interrupted."""
+    """A run that has neither a record nor a failure: it is at work, or was interrupted.
+
+    ``intention`` is None if its configuration does not tell what it is about.
+    """
 
     path: Path
+    intention: Intention | None
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ def _read_run(folder: Path) -> FinishedRun | FailedRun | UnfinishedRun | Problem
             return FailedRun(_load(folder / FAILURE_FILE, Failure.from_json), path)
     except RecordError as error:
         return Problem(path, str(error))
-    return UnfinishedRun(path)
+    return UnfinishedRun(path, read_intention(folder / CONFIG_FILE))
 
 
 def _load(path: Path, parse: Callable[[str], Content]) -> Content:

@@ -1,0 +1,40 @@
+"""What a run without a record is about, as far as its configuration tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from prunelab.records.fields import Fields, RecordError
+
+
+@dataclass(frozen=True)
+class Intention:
+    """What a run set out to do. ``keep`` maps each limited resource to the fraction to keep of it."""
+
+    method: str
+    model: str
+    data: str
+    seed: int
+    levels: tuple[str, ...]
+    keep: dict[str, float]
+
+
+def read_intention(path: Path) -> Intention | None:
+    """What the ``config.yaml`` at ``path`` asks for, or None if that cannot be told from it."""
+    try:
+        fields = Fields(yaml.safe_load(path.read_text(encoding="utf-8")))
+        names, budget = fields.nested("names"), fields.nested("budget")
+        limits = {resource: budget.fraction_or_none(resource) for resource in ("flops", "params")}
+        return Intention(
+            method=names.text("method"),
+            model=names.text("model"),
+            data=names.text("data"),
+            seed=fields.integer("seed"),
+            levels=fields.texts("levels"),
+            keep={resource: limit for resource, limit in limits.items() if limit is not None},
+        )
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecordError):
+        return None
