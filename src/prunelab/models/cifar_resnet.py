@@ -102,7 +102,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _cifar_resnet(depth: int, pretrained: bool, **arguments: Any) -> nn.Module:
+def _cifar_resnet(depth: int, pretrained: bool, /, **arguments: Any) -> nn.Module:
     return build_model_with_cfg(
         CifarResNet, f"cifar_resnet{depth}", pretrained, blocks_per_stage=(depth - 2) // 6, **arguments
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,9 +13,12 @@ from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
 from prunelab.errors import UserError
+from prunelab.models.restored_plan import prune_as
 from prunelab.models.schedule import make_schedule
 from prunelab.models.training import Training, make_optimizer
+from prunelab.structure import PruningPlan
 
+_PLAN = "prunelab_plan"  # key of a checkpoint
 Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) and classes (N,)
 
 
@@ -70,7 +74,7 @@ class Classifier(pl.LightningModule):
         images, classes = batch
         logits = self(images)
         loss = self.loss(images, logits, classes)
-        self.train_top1(logits, classes)
+        self.train_top1.update(logits, classes)
         self._log_epoch("train/loss", loss, classes)
         self._log_epoch("train/top1", self.train_top1, classes)
         return loss
@@ -103,11 +107,25 @@ class Classifier(pl.LightningModule):
         schedule = make_schedule(optimizer, self.training_settings, int(total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        plan = getattr(self.backbone, "prunelab_plan", None)
+        if plan is not None:
+            checkpoint[_PLAN] = plan.to_json()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Prune the backbone like the one that was saved; its weights are loaded right after."""
+        if _PLAN in checkpoint:
+            prune_as(self.backbone, PruningPlan.from_json(checkpoint[_PLAN]))
+        elif hasattr(self.backbone, "prunelab_plan"):
+            raise UserError(
+                "The checkpoint holds a full network, but this one is pruned. Load it into a full one."
+            )
+
     def _evaluate(self, stage: str, batch: Batch, top1: MulticlassAccuracy, top5: MulticlassAccuracy) -> None:
         images, classes = batch
         logits = self(images)
-        top1(logits, classes)
-        top5(logits, classes)
+        top1.update(logits, classes)
+        top5.update(logits, classes)
         self._log_epoch(f"{stage}/loss", cross_entropy(logits, classes), classes)
         self._log_epoch(f"{stage}/top1", top1, classes)
         self._log_epoch(f"{stage}/top5", top5, classes)

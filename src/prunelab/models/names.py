@@ -22,7 +22,8 @@ def check_name(name: str) -> None:
     architecture, tag = split_model_name_tag(name)
     tagged = [each for each in timm.list_models(architecture, include_tags=True) if each != architecture]
     if tag and name not in tagged:
-        raise UserError(f"{architecture} has no weights called {tag!r}. {nearest(name, tagged)}")
+        known = nearest(name, tagged) if tagged else f"It has none: use {architecture!r}."
+        raise UserError(f"{architecture} has no weights called {tag!r}. {known}")
 
 
 def check_has_weights(name: str) -> None:

@@ -91,7 +91,8 @@ def create(origin: Origin, pretrained: bool) -> nn.Module:
         model: Any = timm.create_model(origin.name, pretrained=pretrained, **arguments)
     except _REFUSALS as error:
         listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise UserError(f"{origin.name} cannot be built with {listed}: {error}") from error
+        reason = f"{error} is not known" if isinstance(error, KeyError) else error
+        raise UserError(f"{origin.name} cannot be built with {listed}: {reason}.") from error
     model.prunelab_origin = origin
     network: nn.Module = model
     return network

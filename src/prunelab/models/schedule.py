@@ -27,6 +27,7 @@ def learning_rate_factor(training: Training, step: int, total_steps: int) -> flo
     - "one_cycle": on a cosine from 1/25 up to 1 in the first 30 % (or ``warmup_epochs``), and on a cosine
       down to 1/250,000 at the last step.
     """
+    total_steps = max(total_steps, 1)
     steps_per_epoch = total_steps / training.epochs
     warmup = training.warmup_epochs * steps_per_epoch
     if training.schedule == "one_cycle":

@@ -63,7 +63,7 @@ class Training:
             0 <= self.warmup_epochs < self.epochs,
             "warmup_epochs",
             self.warmup_epochs,
-            f"below epochs={self.epochs}",
+            f"at least 0 and below epochs={self.epochs}",
         )
         _require(
             0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1"

@@ -1,0 +1,105 @@
+"""A baseline file loads whole, or not at all with a message that says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prunelab.errors import UserError
+from prunelab.models import CifarResNet, load_weights
+
+Weights = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    """Weights as published: no channel maps of shortcuts, no step counters of norms."""
+    state = CifarResNet(1).state_dict()
+    return {name: tensor.clone() for name, tensor in state.items() if tensor.is_floating_point()}
+
+
+def assert_loaded(model: CifarResNet, weights: Weights) -> None:
+    state = model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in weights.items())
+
+
+def test_safetensors(weights: Weights, tmp_path: Path) -> None:
+    save_file(weights, tmp_path / "net.safetensors")
+    model = CifarResNet(1)
+    load_weights(model, tmp_path / "net.safetensors")
+    assert_loaded(model, weights)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "model.", "module.backbone._orig_mod."])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+def test_wrapped_and_prefixed(weights: Weights, tmp_path: Path, prefix: str, wrapper: str | None) -> None:
+    prefixed = {prefix + name: tensor for name, tensor in weights.items()}
+    content = prefixed if wrapper is None else {"epoch": 3, wrapper: prefixed, "best": 0.9}
+    torch.save(content, tmp_path / "net.pth")
+    model = CifarResNet(1)
+    load_weights(model, str(tmp_path / "net.pth"))
+    assert_loaded(model, weights)
+
+
+def refusal(content: Any, folder: Path, model: CifarResNet | None = None) -> str:
+    """The message for a file that must not change the model."""
+    torch.save(content, folder / "net.pth")
+    model = model or CifarResNet(1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError) as caught:
+        load_weights(model, folder / "net.pth")
+    assert_loaded(model, before)
+    return str(caught.value)
+
+
+def test_a_deeper_network_has_unexpected_weights(tmp_path: Path) -> None:
+    message = refusal(CifarResNet(2).state_dict(), tmp_path)
+    # 3 more blocks of 2 convolutions (1 tensor each) and 2 norms (5 each)
+    assert "do not fit this CifarResNet: 36 unexpected (layer1.1.conv1.weight, " in message
+    assert "missing" not in message
+    assert "Nothing was loaded" in message
+
+
+def test_a_shallower_network_misses_weights(weights: Weights, tmp_path: Path) -> None:
+    message = refusal(weights, tmp_path, CifarResNet(2))
+    assert "30 missing (layer1.1.conv1.weight, layer1.1.bn1.weight, layer1.1.bn1.bias, ...)" in message
+
+
+def test_wrong_shapes_are_named(tmp_path: Path) -> None:
+    message = refusal(CifarResNet(1, num_classes=100).state_dict(), tmp_path)
+    expected = "2 of wrong shape (linear.weight is (100, 64), not (10, 64), linear.bias is (100,), not (10,))"
+    assert expected in message
+
+
+def test_renamed_weights_are_missing_and_unexpected(weights: Weights, tmp_path: Path) -> None:
+    renamed = {name.replace("linear", "fc"): tensor for name, tensor in weights.items()}
+    message = refusal(renamed, tmp_path)
+    assert "2 missing (linear.weight, linear.bias); 2 unexpected (fc.weight, fc.bias)" in message
+
+
+def test_what_is_not_weights_is_refused(weights: Weights, tmp_path: Path) -> None:
+    assert "holds no weights by name, but list" in refusal([1, 2], tmp_path)
+    assert "holds no weights by name, but dict" in refusal({}, tmp_path)
+    assert "holds more than weights: epoch" in refusal({**weights, "epoch": 3}, tmp_path)
+    assert "could run code and are not loaded" in refusal(CifarResNet(1), tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"net{suffix}"
+    path.write_bytes(b"not a weight file")
+    with pytest.raises(UserError, match="net"):
+        load_weights(CifarResNet(1), path)
+
+
+def test_a_missing_or_unknown_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"There is no weight file .*net\.pth"):
+        load_weights(CifarResNet(1), tmp_path / "net.pth")
+    (tmp_path / "net.h5").write_bytes(b"")
+    with pytest.raises(UserError, match=r"must end in \.safetensors, \.pth, \.pt or \.ckpt"):
+        load_weights(CifarResNet(1), tmp_path / "net.h5")
