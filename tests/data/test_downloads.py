@@ -106,11 +106,17 @@ def test_without_a_network_the_message_says_where_to_put_the_files(
 
 @pytest.mark.parametrize("data_class", [Cifar10, FashionMnist])
 def test_missing_files_are_reported_by_setup(tmp_path: Path, data_class: type):
-    with pytest.raises(UserError, match=r"is missing or damaged in .*Remove that folder"):
-        try:
-            data_class(tmp_path).setup()
-        except UserError as error:
-            raise UserError(str(error).replace("\n", " ")) from error
+    with pytest.raises(UserError, match=r"(?s)is missing or damaged in .*Remove that folder"):
+        data_class(tmp_path).setup()
+
+
+@pytest.mark.parametrize("kept", [0, 3, 10, 200, 5000])
+def test_a_truncated_file_is_reported_by_setup(tmp_path: Path, kept: int):
+    write_fashion_mnist(tmp_path)
+    images = tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"Fashion-MNIST is missing or damaged in .*FashionMNIST: \S"):
+        FashionMnist(tmp_path).setup()
 
 
 def test_a_damaged_file_is_reported_by_setup(tmp_path: Path):

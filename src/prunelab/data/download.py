@@ -11,6 +11,18 @@ from typing import Any
 
 from prunelab.errors import UserError
 
+# What torchvision lets escape when a file is missing, cut short or something else.
+DAMAGE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    KeyError,
+    pickle.UnpicklingError,
+)
+
 
 @dataclass(frozen=True)
 class Archive:
@@ -56,9 +68,10 @@ class Archive:
         """torchvision's data set object. Raises UserError if files are missing or damaged."""
         try:
             return self.dataset(root, train=train, download=False)
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        except DAMAGE as error:
+            reason = str(error) or type(error).__name__
             raise UserError(
-                f"{self.title} is missing or damaged in {root / self.folder}: {error}\n"
+                f"{self.title} is missing or damaged in {root / self.folder}: {reason}\n"
                 f"Remove that folder, then run again to download it anew. {self._instructions(root)}"
             ) from error
 

@@ -73,7 +73,8 @@ class BatchLoader:
         for batch in _read_ahead(one_pass, workers) if workers else one_pass:
             if isinstance(batch, UserError):
                 raise batch
-            yield batch
+            images, targets = batch
+            yield images, targets  # a DataLoader makes lists of pairs
 
     def _random_key(self, epoch: int) -> tuple[int, ...] | None:
         if self.augment_seed is None:

@@ -90,7 +90,7 @@ def read_tree(folder: Path) -> ImageTree:
         found = sorted(_image_files(folder / label))
         if not found:
             raise UserError(f"The class folder {folder / label} holds no images. Fill it or remove it.")
-        names += [os.fsencode(path.relative_to(folder)) for path in found]
+        names += [os.fsencode(path.removeprefix(f"{folder}/")) for path in found]
         sizes.append(len(found))
     return ImageTree(folder, classes, np.array(names), np.repeat(np.arange(len(classes)), sizes))
 
@@ -106,7 +106,8 @@ def require_same_classes(one: ImageTree, other: ImageTree) -> None:
         )
 
 
-def _image_files(folder: Path) -> Iterator[Path]:
+def _image_files(folder: Path) -> Iterator[str]:
+    """Full paths as plain strings, which for a million files is several times as quick as Path objects."""
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
         folders[:] = [name for name in folders if not _is_litter(name)]
         for name in files:
@@ -114,10 +115,10 @@ def _image_files(folder: Path) -> Iterator[Path]:
                 continue
             if not _is_image(name):
                 raise UserError(
-                    f"{Path(parent, name)} is not an image file. Move it out of the class folder. "
+                    f"{parent}/{name} is not an image file. Move it out of the class folder. "
                     f"(Images end in {' '.join(IMG_EXTENSIONS)}.)"
                 )
-            yield Path(parent, name)
+            yield f"{parent}/{name}"
 
 
 def _entries(folder: Path) -> list[Path]:
