@@ -35,6 +35,19 @@ def test_another_task_under_the_same_name_is_left_out(study: StudyFolder) -> Non
     assert "another data set or network under the same name" in problem.reason
 
 
+def test_of_two_runs_of_the_same_settings_and_seed_the_newer_counts(study: StudyFolder) -> None:
+    study.finished("l1", key="b", top1=0.9, finished="2026-11-24T12:00:00+00:00")
+    study.finished("l1", key="a", top1=0.8, finished="2026-11-24T13:00:00+00:00")
+
+    report = aggregate(read_study(study.path))
+
+    (row,) = report.tables[0].rows
+    (problem,) = report.problems
+    assert row.statistics["top1"].mean == 0.8
+    assert str(problem.path) == "b/record.json"
+    assert problem.reason == "has the settings and the seed of a/record.json, which is newer"
+
+
 def test_other_models_and_data_sets_get_tables_of_their_own(study: StudyFolder) -> None:
     study.finished("l1", model="vgg16_bn", key="1")
     study.finished("l1", data="cifar10", key="2")

@@ -6,47 +6,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from prunelab.records.schema import Failure, Record
+from prunelab.records.schema import Record
 from prunelab.report.measures import MEASURES, Statistic
 from prunelab.report.read import FailedRun, Problem, Study, UnfinishedRun
+from prunelab.report.row_key import RowKey
 from prunelab.report.screen import screen
 from prunelab.report.settings import telling_settings
 
 SAME_BASELINE = 0.001
 """Two evaluations of one network may differ by this much in top-1 (a tenth of a point) between machines."""
 
-LEVELS = ("filter", "stage", "block")
-
 Statistics = Mapping[str, Statistic | None]
 """The name of a measure -> its statistic over seeds."""
-
-
-@dataclass(frozen=True)
-class RowKey:
-    """What a row is about. ``settings`` tells apart rows that have all else in common."""
-
-    method: str
-    levels: tuple[str, ...]
-    allocation: str
-    resource: str
-    keep: float
-    divisor: int
-    recipe: str
-    settings: str = ""
-
-    @classmethod
-    def of(cls, run: Record | Failure) -> RowKey:
-        known = [level for level in LEVELS if level in run.levels]
-        others = sorted(set(run.levels) - set(LEVELS))
-        return cls(
-            method=run.method,
-            levels=(*known, *others),
-            allocation=run.budget.allocation,
-            resource=run.budget.resource,
-            keep=run.budget.keep,
-            divisor=run.budget.divisor,
-            recipe=run.recipe,
-        )
 
 
 @dataclass(frozen=True)

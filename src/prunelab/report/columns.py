@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prunelab.report import quantities
-from prunelab.report.aggregate import Baseline, RowKey, Statistics, Table
+from prunelab.report.aggregate import Baseline, Statistics, Table
 from prunelab.report.measures import BATCH_SIZES
 from prunelab.report.quantities import Unit, one_line
+from prunelab.report.row_key import RowKey
 
 RESOURCES = {"flops": "FLOPs", "params": "parameters"}
 

@@ -6,9 +6,10 @@ import csv
 import io
 from collections.abc import Iterator, Mapping
 
-from prunelab.report.aggregate import Report, Row, RowKey, Statistics, Table
+from prunelab.report.aggregate import Report, Row, Statistics, Table
 from prunelab.report.measures import MEASURES
 from prunelab.report.quantities import one_line
+from prunelab.report.row_key import RowKey
 from prunelab.report.unfinished import Intention
 
 NAMES = (

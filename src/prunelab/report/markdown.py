@@ -20,7 +20,7 @@ def to_markdown(report: Report) -> str:
         blocks += _table(table) if table.rows else []
         blocks += _list([*notes.failures(table), *notes.warnings(table)])
     blocks += _list([*notes.unfinished(report), *notes.left_out(report)])
-    blocks.append(_escaped(notes.caption(report)))
+    blocks += map(_escaped, notes.caption(report))
     return "\n\n".join(blocks) + "\n"
 
 

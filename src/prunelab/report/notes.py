@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from prunelab.report.aggregate import Report, RowKey, Table
+from prunelab.report.aggregate import Report, Table
 from prunelab.report.columns import Layout, budget_text, levels_text, share_text
 from prunelab.report.quantities import one_line
 from prunelab.report.read import UnfinishedRun
+from prunelab.report.row_key import RowKey
 
 CAPTION = (
     "Accuracies are of the last epoch on the test set, in percent; the change is against the baseline of the "
@@ -21,10 +22,11 @@ SPREAD = "± is the sample standard deviation over seeds, '-' for a single seed.
 ONE_SEED = "One seed for each row, so there are no standard deviations."
 
 
-def caption(report: Report) -> str:
-    """What the numbers of the tables are."""
-    single = all(len(row.seeds) == 1 for table in report.tables for row in table.rows)
-    return f"{CAPTION} {ONE_SEED if single else SPREAD}"
+def caption(report: Report) -> list[str]:
+    """A line that says what the numbers of the tables are, if there are any."""
+    rows = [row for table in report.tables for row in table.rows]
+    single = all(len(row.seeds) == 1 for row in rows)
+    return [f"{CAPTION} {ONE_SEED if single else SPREAD}"] if rows else []
 
 
 def title(table: Table) -> str:

@@ -8,13 +8,16 @@ from dataclasses import replace
 
 from prunelab.records.schema import Metrics
 from prunelab.report.read import FinishedRun, Problem, Study
+from prunelab.report.row_key import RowKey
+from prunelab.report.settings import settings_of
 
 
 def screen(study: Study) -> Study:
-    """The study without copies of runs and without runs of another task; each becomes a ``Problem``."""
+    """The study without copies, runs of another task and outdated runs; each becomes a ``Problem``."""
     finished, copies = _without_copies(study.finished)
     finished, strangers = _without_strangers(finished)
-    problems = sorted([*study.problems, *copies, *strangers], key=lambda problem: problem.path)
+    finished, outdated = _without_outdated(finished)
+    problems = sorted([*study.problems, *copies, *strangers, *outdated], key=lambda problem: problem.path)
     return replace(study, finished=tuple(finished), problems=tuple(problems))
 
 
@@ -46,6 +49,24 @@ def _without_strangers(runs: Iterable[FinishedRun]) -> tuple[list[FinishedRun], 
             else:
                 problems.append(Problem(run.path, _stranger(run, usual)))
     return kept, problems
+
+
+def _without_outdated(runs: Iterable[FinishedRun]) -> tuple[list[FinishedRun], list[Problem]]:
+    """Of runs that differ in nothing but their key (the baseline's file has changed) only the newest."""
+    kept: list[FinishedRun] = []
+    problems: list[Problem] = []
+    for same_run in _grouped(runs, _settings_and_seed):
+        newest = max(same_run, key=lambda run: run.record.finished)
+        kept.append(newest)
+        reason = f"has the settings and the seed of {newest.path}, which is newer"
+        problems += [Problem(run.path, reason) for run in same_run if run is not newest]
+    return kept, problems
+
+
+def _settings_and_seed(run: FinishedRun) -> Hashable:
+    record = run.record
+    settings = frozenset(settings_of(record).items())
+    return record.model, record.data, RowKey.of(record), settings, record.seed
 
 
 def _cost(metrics: Metrics) -> tuple[int, int]:

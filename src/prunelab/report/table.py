@@ -26,7 +26,7 @@ def print_report(report: Report, console: Console) -> None:
         console.print()
     _print_lines(notes.unfinished(report), "yellow", console)
     _print_lines(notes.left_out(report), "red", console)
-    _print_lines([notes.caption(report)], "dim", console)
+    _print_lines(notes.caption(report), "dim", console)
 
 
 def _print_lines(lines: Iterable[str], style: str, console: Console) -> None:
