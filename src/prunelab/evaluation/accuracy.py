@@ -19,13 +19,13 @@ def accuracy(
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Accuracy:
-    """The accuracies of ``model`` over ``batches`` of (images (N, C, H, W), classes (N,)), in eval mode and float32.
+    """The accuracies of ``model`` over batches of (images (N, C, H, W), classes (N,)), eval mode, float32.
 
-    Where several processes share the images out among themselves, each gets the result over all of them. The network
-    ends on the CPU, in the mode it was in. Raises ValueError if there is no image.
+    Where several processes share the images out among themselves, each gets the result over all of them. The
+    network ends on the CPU, in the mode it was in. Raises ValueError if there is no image.
     """
     was_training = model.training
-    model.to(device, memory_format=memory_format).eval()
+    model.to(device).to(memory_format=memory_format).eval()
     counts = torch.zeros(3, dtype=torch.int64, device=device)  # right at once, among the first five, all
     for images, classes in batches:
         logits = model(images.to(device, memory_format=memory_format))

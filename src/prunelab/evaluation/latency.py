@@ -25,14 +25,14 @@ def forward_milliseconds(
 ) -> tuple[float, ...]:
     """The median time of one forward pass of each model, in milliseconds, for ``batch_size`` random images.
 
-    The models take turns, pass by pass, in this one process, so that a busy machine slows all of them alike. Passes
-    are in eval mode and float32, after a warm-up, with the number of threads that torch uses now, and each is
-    waited for on the device. All passes after the warm-up together take about ``seconds``; there are never fewer than
-    5 nor more than 100 of each model. The networks end on the CPU, in the mode they were in.
+    The models take turns, pass by pass, in this one process, so that a busy machine slows all of them alike.
+    Passes are in eval mode and float32, after a warm-up, with the number of threads that torch uses now, and
+    each is waited for on the device. All passes after the warm-up together take about ``seconds``; there are
+    never fewer than 5 nor more than 100 of each model. The networks end on the CPU, in the mode they were in.
     """
     were_training = [model.training for model in models]
     for model in models:
-        model.to(device, memory_format=memory_format).eval()
+        model.to(device).to(memory_format=memory_format).eval()
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(batch_size, *image_shape, generator=generator).to(device, memory_format=memory_format)
     try:

@@ -15,8 +15,8 @@ CURVES_FILE = "curves.csv"
 class RunLogger:
     """Tells nobody (logger=none); the base of the others.
 
-    A run calls ``start`` once, ``epoch`` after each epoch of its trainings, and ``finish`` with its record, or only
-    ``close`` if it fails. With several processes only the first one calls.
+    A run calls ``start`` once, ``epoch`` after each epoch of its trainings, and ``finish`` with its record,
+    or only ``close`` if it fails. With several processes only the first one calls.
     """
 
     def start(self, folder: Path, config: Mapping[str, Any]) -> None:

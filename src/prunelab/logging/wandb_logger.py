@@ -1,4 +1,4 @@
-"""Weights & Biases: a run's configuration, curves, widths and final figures, on the web or for a later upload."""
+"""Weights & Biases: a run's configuration, curves, widths and final figures, at once or uploaded later."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class WandbLogger(CsvLogger):
 
     Args:
         project: the W&B project.
-        mode: "online", "offline" (files in the run's folder, for ``wandb sync``), "disabled", or "auto": what WANDB_MODE
-            says, else online if the user is logged in, else offline.
+        mode: "online", "offline" (files in the run's folder, for ``wandb sync``), "disabled", or "auto":
+            what WANDB_MODE says, else online if the user is logged in, else offline.
 
     Raises:
         UserError: an unknown mode, or online without being logged in.
@@ -53,7 +53,9 @@ class WandbLogger(CsvLogger):
 
     def finish(self, record: Record) -> None:
         widths = [[group, before, after] for group, (before, after) in record.plan.widths.items()]
-        self._run.log({"widths": wandb.Table(columns=["group", "channels before", "channels after"], data=widths)})
+        self._run.log(
+            {"widths": wandb.Table(columns=["group", "channels before", "channels after"], data=widths)}
+        )
         plain = record.to_dict()
         for part in ("baseline", "after_pruning", "pruned", "budget", "timings"):
             self._run.summary[part] = plain[part]
@@ -73,7 +75,8 @@ class WandbLogger(CsvLogger):
             return "online"
         if mode == "online":
             raise UserError(
-                "W&B is to be online, but you are not logged in. Run `wandb login` once, or use logger.mode=offline."
+                "W&B is to be online, but you are not logged in. "
+                "Run `wandb login` once, or use logger.mode=offline."
             )
         return "offline"
 
@@ -94,7 +97,7 @@ class WandbLogger(CsvLogger):
             resume="allow",
             config=dict(config),
             dir=folder,
-            mode=mode,
+            mode=mode,  # type: ignore[arg-type]  # one of MODES
             reinit="finish_previous",
             settings=wandb.Settings(silent=True, console="off", init_timeout=SECONDS_TO_CONNECT),
         )

@@ -1,9 +1,11 @@
-"""What is kept of a run: its key, its folder, its record; and the baselines that runs share."""
+"""What is kept of a run: its key, its folder, its record.
+
+Reports need no torch; so what does is imported from its module: ``records.baselines``,
+``records.environment``.
+"""
 
 from prunelab.records.atomic import write_atomically
-from prunelab.records.baselines import Baseline, BaselineStore
 from prunelab.records.claim import claimed
-from prunelab.records.environment import git_state, hardware, versions
 from prunelab.records.fields import RecordError
 from prunelab.records.folder import BASELINES, RunFolder
 from prunelab.records.key import baseline_key, run_key
@@ -21,8 +23,6 @@ from prunelab.records.schema import (
 __all__ = [
     "BASELINES",
     "Accuracy",
-    "Baseline",
-    "BaselineStore",
     "BudgetSummary",
     "Failure",
     "GitState",
@@ -34,9 +34,6 @@ __all__ = [
     "Timings",
     "baseline_key",
     "claimed",
-    "git_state",
-    "hardware",
     "run_key",
-    "versions",
     "write_atomically",
 ]

@@ -10,26 +10,28 @@ from pathlib import Path
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` to ``path`` so that no reader, and no crash, ever sees a part of it.
 
-    The bytes go into a temporary file of the same folder, reach the disk, and only then take the name ``path``.
-    Raises OSError (full disk, no permission); the temporary file is removed and an older ``path`` is untouched.
+    The bytes go into a temporary file of the same folder, reach the disk, and only then take the name
+    ``path``. Raises OSError (full disk, no permission); the temporary file is removed and an older ``path``
+    is untouched.
     """
     data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o666 & ~_umask())
             file.write(data)
             file.flush()
             os.fsync(descriptor)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
 
 def _umask() -> int:
-    """The process's mask; ``mkstemp`` gives files that only their owner can read, which a shared study cannot use."""
+    """The process's mask. ``mkstemp`` gives files that only their owner can read: no good for a shared study."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

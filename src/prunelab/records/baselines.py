@@ -1,9 +1,10 @@
-"""The store of baselines: each is made once, by one process, and then shared by all runs that start from it."""
+"""The store of baselines: each is made once, by one process, and shared by all runs that start from it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,11 +20,13 @@ from prunelab.records.schema import Accuracy
 
 WEIGHTS_FILE = "model.safetensors"
 METRICS_FILE = "metrics.json"
+TRAINING_FOLDER = "training"
+"""Inside a baseline's folder: what only an unfinished training needs. It goes when the baseline is there."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A trained full network: its weights, what they are worth on the test set, and how long making them took."""
+    """A trained full network: its weights, their accuracy on the test set, and how long training took."""
 
     weights: dict[str, Tensor]
     accuracy: Accuracy
@@ -32,7 +35,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class BaselineStore:
-    """Baselines in ``folder``/<key>/: the weights, and metrics.json, which is written last and makes them count."""
+    """Baselines in ``folder``/<key>/: the weights, and metrics.json, written last, which makes them count."""
 
     folder: Path
 
@@ -54,6 +57,7 @@ class BaselineStore:
                 return stored, False
             baseline = make(folder)
             self._save(baseline, folder)
+            shutil.rmtree(folder / TRAINING_FOLDER, ignore_errors=True)
             return baseline, True
 
     def _save(self, baseline: Baseline, folder: Path) -> None:

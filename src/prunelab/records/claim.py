@@ -19,8 +19,9 @@ log = logging.getLogger(__name__)
 def claimed(folder: Path, what: str) -> Iterator[None]:
     """Hold ``folder`` for this process; if another one holds it, say so (``what`` is it about) and wait.
 
-    The claim is a lock of the operating system on a file inside: it ends with the process that holds it, however
-    that ends, and counts on every machine that shares the file system. The empty lock file stays behind.
+    The claim is a lock of the operating system on a file inside: it ends with the process that holds it,
+    however that ends, and counts on every machine that shares the file system. The empty lock file stays
+    behind.
     """
     lock = FileLock(folder / LOCK_FILE)
     try:

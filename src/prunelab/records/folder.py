@@ -39,6 +39,16 @@ class RunFolder:
         key = run_key(config)
         return cls(Path(config["outputs"]).expanduser() / _study_name(config["study"]) / key, key)
 
+    @property
+    def log_file(self) -> Path:
+        """What was said during the run, with the traceback of an error."""
+        return self.path / LOG_FILE
+
+    @property
+    def rounds(self) -> Path:
+        """What an interrupted run needs to go on; gone when the run is finished."""
+        return self.path / ROUNDS_FOLDER
+
     def record(self) -> Record | None:
         """The record of the finished run, or None.
 

@@ -23,8 +23,9 @@ from prunelab.recovery.machine import Machine
 from prunelab.recovery.progress import TrainingBar
 from prunelab.recovery.seeding import SeedEachEpoch
 
-# Lightning's advice on how to write a training script, which the user of a finished one cannot follow.
+# Lightning's advice to whoever writes a training script, and its own affairs: nothing that a user can act on.
 ADVICE = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     "The '.*_dataloader' does not have many workers",
     "The number of training batches .* is smaller than the logging interval",
     "Checkpoint directory .* exists and is not empty",

@@ -24,7 +24,7 @@ class Round:
 
 
 class Recipe(Protocol):
-    """How a budget is reached. A recipe of your own is a class with these two, and one YAML in conf/recipe."""
+    """How a budget is reached. Your own recipe is a class with these two, and one YAML in conf/recipe."""
 
     @property
     def calibration_images(self) -> int:
@@ -60,8 +60,8 @@ class Iterative:
         training: the recovery after the last round.
         round_training: the training after each earlier round.
         number: rounds in all, at least 1.
-        schedule: the fraction kept after round r of R is keep^(r/R) (geometric: each round removes the same share of
-            what is left) or 1 - (1 - keep) r/R (linear: the same share of the full network).
+        schedule: the fraction kept after round r of R is keep^(r/R) (geometric: each round removes the same
+            share of what is left) or 1 - (1 - keep) r/R (linear: the same share of the full network).
         calibration_images: training images that the method looks at in each round.
 
     Raises:
@@ -84,7 +84,9 @@ class Iterative:
             )
 
     def rounds(self, keep: float) -> tuple[Round, ...]:
-        earlier = (Round(self._kept_after(number, keep), self.round_training) for number in range(1, self.number))
+        earlier = (
+            Round(self._kept_after(number, keep), self.round_training) for number in range(1, self.number)
+        )
         return (*earlier, Round(keep, self.training))
 
     def _kept_after(self, number: int, keep: float) -> float:

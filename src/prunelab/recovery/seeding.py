@@ -7,7 +7,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 
 class SeedEachEpoch(Callback):
-    """Seeds all generators at the start of each epoch, so that a resumed training draws what an unbroken one would.
+    """Seeds all generators at the start of each epoch: a resumed training draws what an unbroken one would.
 
     The order and augmentation of prunelab's own data sets do not need it; dropout and foreign data do.
     """

@@ -1,0 +1,138 @@
+"""Finding, composing and resolving the configuration, and saying what is wrong with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
+
+import prunelab
+from prunelab.errors import UserError, nearest
+
+CONFIG_NAME = "config"
+VERSION_BASE = "1.3"
+PACKAGED_CONF = "prunelab.conf"
+
+
+def conf_location() -> str:
+    """Hydra's ``config_path``: the configuration inside an installed wheel, else the checkout's conf/."""
+    if importlib.util.find_spec(PACKAGED_CONF) is not None:
+        return f"pkg://{PACKAGED_CONF}"
+    return str(Path(prunelab.__file__).resolve().parents[2] / "conf")
+
+
+def configure(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The resolved configuration that ``prunelab`` would run with, given the same words on the command line.
+
+    Raises:
+        UserError: an unknown choice or key, a missing or impossible value.
+    """
+    try:
+        config = _composed(overrides)
+    except HydraException as error:
+        raise UserError(explain(error, overrides)) from error
+    choices = dict(config.hydra.runtime.choices)
+    OmegaConf.set_readonly(config.hydra, False)
+    del config["hydra"]
+    return resolve(config, choices)
+
+
+def resolve(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` as plain data; ``names`` says what records call the method, model, data and recipe.
+
+    Raises:
+        UserError: a value is missing.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(_missing(error)) from error
+    except InterpolationKeyError as error:
+        raise UserError(f"The configuration refers to an unknown key: {_first_line(error)}") from error
+    assert isinstance(plain, dict)
+    values: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    return {"names": _names(values, choices), **values}
+
+
+def explain(error: HydraException, overrides: Sequence[str]) -> str:
+    """What is wrong with the command line, in one message that offers the nearest names."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"There is no {group} called {choice!r}. {nearest(choice, error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} is not understood. Write key=value, as in budget.flops=0.5."
+    if isinstance(error, ConfigCompositionException):
+        text = str(error)
+        if unknown := re.search(r"Could not override '([^']+)'", text):
+            return _unknown_key(unknown[1], overrides)
+        if "requires --multirun" in text or "To sweep over it, add --multirun" in text:
+            several = next((word for word in overrides if "," in word), "")
+            return f"{several!r} gives several values. To run them all: prunelab -m {' '.join(overrides)}"
+    return " ".join([_first_line(error), *([_first_line(error.__cause__)] if error.__cause__ else [])])
+
+
+def _missing(error: MissingMandatoryValue) -> str:
+    key = error.full_key or _first_line(error).rpartition(" ")[2]
+    return f"{key} is not given. Add {key}=... to the command line."
+
+
+def _names(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, str]:
+    """What tables call the choices: the name of the file, or what a file for many things says itself."""
+    return {
+        "method": choices["method"],
+        "model": config["model"]["name"] if choices["model"] == "timm" else choices["model"],
+        "data": config["data"].get("name", choices["data"]),
+        "recipe": choices["recipe"],
+    }
+
+
+def _unknown_key(key: str, overrides: Sequence[str]) -> str:
+    """Keys are compared within the configuration that the other words of the command line make."""
+    choices = [
+        word for word in overrides if re.fullmatch(r"\w+=\w+", word) and not word.startswith(f"{key}=")
+    ]
+    try:
+        config = _composed(choices)
+    except HydraException:
+        config = _composed(())
+    return f"There is no key {key!r}. {nearest(key, _keys(config))} All keys: prunelab --cfg job"
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration and Hydra's own. Raises HydraException."""
+    location = conf_location()
+    packaged = location.startswith("pkg://")
+    initialize = initialize_config_module if packaged else initialize_config_dir
+    with initialize(location.removeprefix("pkg://"), version_base=VERSION_BASE):
+        return compose(CONFIG_NAME, overrides=list(overrides), return_hydra_config=True)
+
+
+def _keys(config: DictConfig) -> Iterator[str]:
+    """The dotted names of all keys that can be set, but for Hydra's own."""
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    return _dotted({name: value for name, value in plain.items() if name != "hydra"}, "")
+
+
+def _dotted(values: Mapping[Any, Any], prefix: str) -> Iterator[str]:
+    for name, value in values.items():
+        if name != "_target_":
+            yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{name}.")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,43 @@
+"""How a console script ends: an exit code, one message if something went wrong, a traceback on request."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from prunelab.records.reason import reason
+
+TRACEBACK_FLAG = "--traceback"
+TRACEBACK_VARIABLE = "PRUNELAB_TRACEBACK"
+
+FAILED = 1
+INTERRUPTED = 130
+"""128 + SIGINT, as shells count."""
+
+
+def exit_code(program: str, work: Callable[[], int]) -> int:
+    """The exit code of ``work``; whatever it raises becomes a message on stderr, and the code for it."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print(f"\n{program}: stopped. The same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if traceback_wanted():
+            traceback.print_exc()
+        print(f"{program}: {reason(error)}", file=sys.stderr)
+        return FAILED
+
+
+def take_traceback_flag(arguments: list[str]) -> list[str]:
+    """``arguments`` without --traceback, which is kept for this process and those that it starts."""
+    if TRACEBACK_FLAG in arguments:
+        os.environ[TRACEBACK_VARIABLE] = "1"
+    return [argument for argument in arguments if argument != TRACEBACK_FLAG]
+
+
+def traceback_wanted() -> bool:
+    """Did the user ask for tracebacks, by --traceback or PRUNELAB_TRACEBACK=1?"""
+    return os.environ.get(TRACEBACK_VARIABLE) == "1"

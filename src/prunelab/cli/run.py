@@ -1,0 +1,76 @@
+"""``prunelab``: one run, or with -m a sweep of runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from prunelab.cli.config import CONFIG_NAME, VERSION_BASE, conf_location, explain, resolve
+from prunelab.cli.ending import exit_code, take_traceback_flag, traceback_wanted
+from prunelab.cli.summary import Job
+from prunelab.errors import UserError
+from prunelab.records import RunFolder
+from prunelab.records.reason import reason
+
+PROGRAM = "prunelab"
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Entry point: ends the process with 0, with 1 if anything failed, or with 130 after Ctrl-C."""
+    sys.argv[1:] = take_traceback_flag(sys.argv[1:])
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
+    _speak()
+    sys.exit(exit_code(PROGRAM, _start))
+
+
+def _start() -> int:
+    app = hydra.main(config_path=conf_location(), config_name=CONFIG_NAME, version_base=VERSION_BASE)(_job)
+    try:
+        app()
+    except HydraException as error:
+        raise UserError(explain(error, sys.argv[1:])) from error
+    return 0
+
+
+def _job(config: DictConfig) -> Job:
+    """One run of a sweep. It never raises, so that the others go on; the summary says what failed."""
+    label = " ".join(HydraConfig.get().overrides.task)
+    try:
+        return _run(resolve(config, HydraConfig.get().runtime.choices), label)
+    except Exception as error:
+        if traceback_wanted():
+            traceback.print_exc()
+        return Job(label, error=reason(error))
+
+
+def _run(config: dict[str, Any], label: str) -> Job:
+    folder = RunFolder.of(config)
+    if (record := folder.record()) is not None:
+        return Job(label, record, folder.path, is_new=False)
+    from prunelab.experiment import run  # brings Lightning, seconds that a finished sweep does not need
+
+    log.info("%s  ->  %s", label or "defaults", folder.path)
+    outcome = run(config)
+    return Job(label, outcome.record, outcome.folder.path, outcome.is_new)
+
+
+def _speak() -> None:
+    """prunelab's own messages go to stderr; Lightning's advertising and hardware notes do not."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.INFO)
+    logger = logging.getLogger("prunelab")
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    logger.propagate = False
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,91 @@
+"""What is said after a run or a sweep: what came out, what was there already, what failed and why."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.text import Text
+
+from prunelab.cli.ending import FAILED
+from prunelab.cli.report import main as report
+from prunelab.records import Metrics, Record
+
+
+@dataclass(frozen=True)
+class Job:
+    """How one run of a sweep ended; ``label`` is its part of the command line.
+
+    It has either a record, its folder and whether it was made just now, or an error.
+    """
+
+    label: str
+    record: Record | None = None
+    folder: Path | None = None
+    is_new: bool = False
+    error: str | None = None
+
+
+class Summary(Callback):
+    """Collects how the jobs ended; after the last one prints it, and ends the process with 1 if one failed.
+
+    A Hydra callback, because Hydra hands the results of a sweep to nobody else.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: list[Job] = []
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        self._jobs.append(job_return.return_value)
+
+    def on_run_end(self, config: DictConfig, **_: Any) -> None:
+        for job in self._jobs:
+            if job.record is not None:
+                self._console.print(_result(job, job.record))
+        self._end()
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        done = [job for job in self._jobs if job.record is not None]
+        new = sum(job.is_new for job in done)
+        failed = len(self._jobs) - len(done)
+        if studies := {job.folder.parent: None for job in done if job.folder is not None}:
+            for study in studies:
+                report([str(study)])
+        self._console.print(f"{new} finished, {len(done) - new} already there, {failed} failed.")
+        self._end()
+
+    def _end(self) -> None:
+        errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        failed = [job for job in self._jobs if job.error is not None]
+        for job in failed:
+            errors.print(Text(f"prunelab: {job.label + ': ' if len(self._jobs) > 1 else ''}{job.error}"))
+        if failed:
+            sys.exit(FAILED)
+
+
+def _result(job: Job, record: Record) -> Text:
+    """The figures of a run in a few lines."""
+    full, small = record.baseline, record.pruned
+    lines = [
+        f"{record.method} on {record.model}, {record.data}, seed {record.seed}: "
+        + ("finished." if job.is_new else f"already there since {record.finished}."),
+        f"  top-1        {full.top1:.2%} -> {small.top1:.2%}"
+        f" ({record.after_pruning.top1:.2%} before recovery)",
+        f"  FLOPs        {_share(full, small, 'flops')}",
+        f"  parameters   {_share(full, small, 'params')}",
+    ]
+    for batch, before in full.latency_ms.items():
+        lines.append(f"  batch {batch:<6} {before:.2f} ms -> {small.latency_ms[batch]:.2f} ms")
+    return Text("\n".join([*lines, f"  {job.folder}"]))
+
+
+def _share(full: Metrics, small: Metrics, resource: str) -> str:
+    before, after = getattr(full, resource), getattr(small, resource)
+    return f"{before:,} -> {after:,} ({after / before:.2%})"

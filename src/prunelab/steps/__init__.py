@@ -1,0 +1,27 @@
+"""The steps that a run is made of, and the objects that its configuration describes."""
+
+from prunelab.steps.baseline import BaselineSource, FileBaseline, PretrainedBaseline, TrainedBaseline
+from prunelab.steps.full import FullNetwork, full_network
+from prunelab.steps.measure import Figures, measure
+from prunelab.steps.record import failure_of, record_of
+from prunelab.steps.rounds import Pruned, prune_and_recover
+from prunelab.steps.setup import Setup
+from prunelab.steps.task import NetworkSettings, Task
+
+__all__ = [
+    "BaselineSource",
+    "Figures",
+    "FileBaseline",
+    "FullNetwork",
+    "NetworkSettings",
+    "PretrainedBaseline",
+    "Pruned",
+    "Setup",
+    "Task",
+    "TrainedBaseline",
+    "failure_of",
+    "full_network",
+    "measure",
+    "prune_and_recover",
+    "record_of",
+]

@@ -1,0 +1,49 @@
+"""The trained full network that a run starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from prunelab.methods.reach import require_reachable
+from prunelab.records import Accuracy
+from prunelab.records.baselines import Baseline
+from prunelab.steps.setup import Setup
+from prunelab.structure import ChannelGraph, analyze
+
+
+@dataclass(frozen=True)
+class FullNetwork:
+    """A trained network, its structure, its accuracy on the test images, and what training it cost this run.
+
+    ``training_s`` is 0 if the network came from the store.
+    """
+
+    network: nn.Module
+    graph: ChannelGraph
+    accuracy: Accuracy
+    training_s: float
+
+
+def full_network(setup: Setup) -> FullNetwork:
+    """The baseline from the store; it is trained, once for all runs, if it is not there.
+
+    Raises:
+        UserError: no network can be pruned to this budget; said before any training.
+    """
+    task, method = setup.task, setup.method
+    task.prepare_data()
+    network = task.network()
+    graph = analyze(network, task.example_input())
+    require_reachable(graph, setup.budget, method.levels, method.allocation, setup.names["model"])
+    baseline, is_new = setup.store.obtain(setup.baseline_key, lambda folder: _trained(setup, folder))
+    network.load_state_dict(baseline.weights)
+    return FullNetwork(network, graph, baseline.accuracy, baseline.seconds if is_new else 0.0)
+
+
+def _trained(setup: Setup, folder: Path) -> Baseline:
+    network, seconds = setup.baseline.train(setup.task, folder)
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    return Baseline(weights, setup.task.test_accuracy(network), seconds)

@@ -1,0 +1,47 @@
+"""The figures of the full and of the pruned network, side by side."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from prunelab.records import Accuracy, Metrics
+from prunelab.steps.full import FullNetwork
+from prunelab.steps.rounds import Pruned
+from prunelab.steps.setup import Setup
+from prunelab.structure import ChannelGraph, analyze
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What both networks are worth and cost, and the seconds that it took to find out."""
+
+    baseline: Metrics
+    pruned: Metrics
+    seconds: float
+
+
+def measure(setup: Setup, full: FullNetwork, pruned: Pruned) -> Figures:
+    """Accuracy on the test images, costs counted on the network as it is, and the time of a forward pass."""
+    start = time.perf_counter()
+    task = setup.task
+    accuracy = task.test_accuracy(pruned.network)
+    graph = analyze(pruned.network, task.example_input())
+    full_latency, pruned_latency = task.latencies(full.network, pruned.network)
+    return Figures(
+        baseline=_metrics(full.accuracy, full.graph, full_latency),
+        pruned=_metrics(accuracy, graph, pruned_latency),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _metrics(accuracy: Accuracy, graph: ChannelGraph, latency_ms: dict[int, float]) -> Metrics:
+    cost = graph.cost
+    return Metrics(
+        top1=accuracy.top1,
+        top5=accuracy.top5,
+        flops=int(cost.flops()),
+        macs=int(cost.macs()),
+        params=int(cost.params()),
+        latency_ms=latency_ms,
+    )

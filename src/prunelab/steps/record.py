@@ -1,0 +1,77 @@
+"""What is written down about a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from prunelab.records import BudgetSummary, Failure, PlanSummary, Record, Timings
+from prunelab.records.environment import git_state, hardware, versions
+from prunelab.steps.full import FullNetwork
+from prunelab.steps.measure import Figures
+from prunelab.steps.rounds import Pruned
+from prunelab.steps.setup import Setup
+
+
+def record_of(
+    setup: Setup,
+    full: FullNetwork,
+    pruned: Pruned,
+    figures: Figures,
+    key: str,
+    config: Mapping[str, Any],
+    started: datetime,
+) -> Record:
+    """The record of a run that has just ended."""
+    plan = pruned.plan
+    resource = setup.budget.resource
+    return Record(
+        **_identity(setup, key),
+        budget=_budget(setup, getattr(figures.pruned, resource) / getattr(figures.baseline, resource)),
+        baseline=figures.baseline,
+        after_pruning=pruned.after_pruning,
+        pruned=figures.pruned,
+        plan=PlanSummary(plan.widths, plan.dropped_blocks, plan.digest(), pruned.masked_vs_pruned),
+        config=config,
+        timings=_timings(full, pruned, figures),
+        versions=versions(),
+        hardware=hardware(),
+        git=git_state(),
+        started=started.isoformat(timespec="seconds"),
+        finished=_now(),
+    )
+
+
+def failure_of(setup: Setup, key: str, error: str) -> Failure:
+    """What is written down about a run that ended with an error."""
+    return Failure(**_identity(setup, key), budget=_budget(setup, reached=None), error=error, when=_now())
+
+
+def _identity(setup: Setup, key: str) -> dict[str, Any]:
+    return {
+        "key": key,
+        "study": setup.study,
+        "method": setup.names["method"],
+        "model": setup.names["model"],
+        "data": setup.names["data"],
+        "recipe": setup.names["recipe"],
+        "seed": setup.task.seed,
+        "levels": setup.method.levels,
+    }
+
+
+def _budget(setup: Setup, reached: float | None) -> BudgetSummary:
+    allocation = setup.method.allocation
+    return BudgetSummary(
+        setup.budget.resource, setup.budget.keep, reached, allocation.rule, allocation.divisor
+    )
+
+
+def _timings(full: FullNetwork, pruned: Pruned, figures: Figures) -> Timings:
+    parts = (full.training_s, pruned.score_s, pruned.recovery_s, figures.seconds)
+    return Timings(*parts, total_s=sum(parts))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

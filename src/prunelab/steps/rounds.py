@@ -1,0 +1,125 @@
+"""Pruning and recovering a network, in one round or several."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import pytorch_lightning as pl
+from torch import nn
+
+from prunelab.logging import Curves
+from prunelab.methods import Budget
+from prunelab.records import Accuracy
+from prunelab.records.decision import Decision, RoundFolder, fingerprint
+from prunelab.recovery import Round, fit
+from prunelab.steps.full import FullNetwork
+from prunelab.steps.setup import Setup
+from prunelab.structure import ChannelGraph, PruningPlan, apply, check
+
+CHECKED_IMAGES = 4
+TOLERANCE = 1e-4
+"""Largest relative difference between a pruned network and the masked one where all groups are exact."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned and recovered network, and what is known of the way there.
+
+    ``plan`` is all that was removed from the full network. ``after_pruning`` is the accuracy between the
+    last pruning and the training that follows; ``masked_vs_pruned`` the largest relative difference between
+    masked and pruned outputs over all rounds.
+    """
+
+    network: nn.Module
+    plan: PruningPlan
+    after_pruning: Accuracy
+    masked_vs_pruned: float
+    score_s: float
+    recovery_s: float
+
+
+def prune_and_recover(setup: Setup, full: FullNetwork, folder: Path) -> Pruned:
+    """Prune and recover a copy of the full network, as the recipe says.
+
+    Every round keeps its decision and the newest checkpoint of its training in ``folder``/<round>, and uses
+    what it finds there. So an interrupted run repeats nothing but the epoch that it was in.
+    """
+    network = copy.deepcopy(full.network)
+    rounds = setup.recipe.rounds(setup.budget.keep)
+    difference = score_s = recovery_s = 0.0
+    for number, step in enumerate(rounds, start=1):
+        last = number == len(rounds)
+        place = RoundFolder(folder / str(number))
+        decision = _decide(setup, network, step, None if number == 1 else full.graph, place)
+        difference = max(difference, _prune(setup, network, decision.plan, full.graph))
+        if last:
+            after_pruning = setup.task.test_accuracy(network)
+        phase = "recovery" if last else f"round {number}"
+        recovery_s += _recover(setup, network, step, place.path, phase)
+        score_s += decision.seconds
+    plan = cast(PruningPlan, network.prunelab_plan)  # what all rounds did, in one
+    return Pruned(network, plan, after_pruning, difference, score_s, recovery_s)
+
+
+def _decide(
+    setup: Setup, network: nn.Module, step: Round, full: ChannelGraph | None, place: RoundFolder
+) -> Decision:
+    """What to keep of ``network`` in this round; ``full`` is the structure it had before earlier rounds."""
+    weights = fingerprint(network)
+    if (decision := place.decision(weights)) is not None:
+        return decision
+    task, method = setup.task, setup.method
+    pl.seed_everything(task.seed, workers=True, verbose=False)
+    start = time.perf_counter()
+    calibration = task.data.calibration_dataloader(method.images) if method.reads_images else None
+    network.to(task.machine.device)
+    context = method.context(
+        network,
+        task.example_input(),
+        calibration,
+        device=task.machine.device,
+        name=setup.names["model"],
+        reference=full,
+        progress=True,
+    )
+    plan = method.decide(replace(context, budget=_budget(setup.budget, step.keep)))
+    network.to("cpu")
+    decision = Decision(plan, weights, time.perf_counter() - start)
+    place.decide(decision)
+    return decision
+
+
+def _budget(final: Budget, keep: float) -> Budget:
+    """The budget of a round: ``keep`` of the resource that the final budget limits."""
+    return replace(final, **{final.resource: keep})
+
+
+def _prune(setup: Setup, network: nn.Module, plan: PruningPlan, graph: ChannelGraph) -> float:
+    """Prune ``network`` for real; returns how far it is from the masked one, as measured on a few images."""
+    before = copy.deepcopy(network)
+    apply(network, plan)
+    images, _ = next(iter(setup.task.data.calibration_dataloader(CHECKED_IMAGES)))
+    difference = check(before, network, plan, images)
+    exact = all(
+        group.exact for group in graph.groups if len(plan.kept[group.name]) < plan.widths[group.name][0]
+    )
+    if exact and not difference <= TOLERANCE:
+        raise RuntimeError(f"the pruned network differs from the masked one by {difference:.1e}, relatively")
+    return difference
+
+
+def _recover(setup: Setup, network: nn.Module, step: Round, folder: Path, phase: str) -> float:
+    return fit(
+        network,
+        setup.task.data,
+        step.training,
+        machine=setup.task.machine,
+        seed=setup.task.seed,
+        folder=folder,
+        title=phase,
+        callbacks=[Curves(phase, setup.logger.epoch)],
+    )

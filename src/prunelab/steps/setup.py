@@ -1,0 +1,97 @@
+"""What a configuration describes, as objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from prunelab.errors import UserError, nearest
+from prunelab.logging import RunLogger
+from prunelab.methods import Budget, PruningMethod
+from prunelab.records import BASELINES, baseline_key
+from prunelab.records.baselines import BaselineStore
+from prunelab.recovery import Recipe
+from prunelab.steps.baseline import BaselineSource
+from prunelab.steps.task import NetworkSettings, Task
+
+KEYS = (
+    "names", "study", "seed", "levels", "outputs",
+    "data", "model", "baseline", "method", "budget", "recipe", "trainer", "logger",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a run needs. Making it does no input or output."""
+
+    study: str
+    names: Mapping[str, str]
+    task: Task
+    store: BaselineStore
+    baseline_key: str
+    baseline: BaselineSource
+    method: PruningMethod
+    recipe: Recipe
+    logger: RunLogger
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Setup:
+        """The objects that the resolved ``config`` describes.
+
+        Raises:
+            UserError: a value that cannot be.
+        """
+        if unknown := [key for key in config if key not in KEYS]:
+            raise UserError(f"There is no key {unknown[0]!r}. {nearest(unknown[0], KEYS)}")
+        task = Task(
+            settings=NetworkSettings(**config["model"]),
+            data=_made(config["data"]),
+            machine=_made(config["trainer"]),
+            seed=config["seed"],
+        )
+        recipe: Recipe = _made(config["recipe"])
+        return cls(
+            study=config["study"],
+            names=config["names"],
+            task=task,
+            store=BaselineStore(Path(config["outputs"]).expanduser() / BASELINES),
+            baseline_key=baseline_key(config),
+            baseline=_made(config["baseline"]),
+            method=_method(config, recipe),
+            recipe=recipe,
+            logger=_made(config["logger"]),
+        )
+
+    @property
+    def budget(self) -> Budget:
+        return self.method.budget
+
+
+def _method(config: Mapping[str, Any], recipe: Recipe) -> PruningMethod:
+    """The method, with what all methods of a comparison share."""
+    budget = dict(config["budget"])
+    make = _made({**config["method"], "_partial_": True})
+    method: PruningMethod = make(
+        budget=Budget(flops=budget.pop("flops"), params=budget.pop("params")),
+        levels=config["levels"],
+        images=recipe.calibration_images,
+        seed=config["seed"],
+        **budget,
+    )
+    return method
+
+
+def _made(settings: Mapping[str, Any]) -> Any:
+    """The object that ``settings`` with a ``_target_`` describe; its own complaints are passed on."""
+    try:
+        return instantiate(OmegaConf.create(dict(settings)), _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise UserError(f"{settings['_target_']} cannot be made: {error.__cause__ or error}") from error

@@ -1,0 +1,82 @@
+"""What a full network and all networks pruned from it share: images, architecture, machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunelab.data import ImageData
+from prunelab.evaluation import accuracy, forward_milliseconds
+from prunelab.models import build
+from prunelab.records import Accuracy
+from prunelab.recovery import Machine
+
+LATENCY_BATCHES = (1, 64)
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """What conf/model says: a name of timm's registry, published weights or not, other arguments."""
+
+    name: str
+    pretrained: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything about a run that has nothing to do with pruning."""
+
+    settings: NetworkSettings
+    data: ImageData
+    machine: Machine
+    seed: int
+
+    def network(self, pretrained: bool = False) -> nn.Module:
+        """A full network for the images of the task. Raises UserError if there is none such."""
+        channels, height, width = self.data.image_shape
+        return build(
+            self.settings.name,
+            num_classes=self.data.num_classes,
+            in_chans=channels,
+            image_size=(height, width),
+            pretrained=pretrained,
+            **self.settings.arguments,
+        )
+
+    def prepare_data(self) -> None:
+        """Make the images ready: download what must be, read what fits into memory."""
+        self.data.prepare_data()
+        self.data.setup()
+
+    def example_input(self) -> Tensor:
+        """One image, (1, C, H, W)."""
+        return torch.zeros(1, *self.data.image_shape)
+
+    def test_accuracy(self, network: nn.Module) -> Accuracy:
+        """The accuracy on the test images, which nothing but final figures may look at."""
+        return accuracy(
+            network,
+            self.data.test_dataloader(),
+            self.data.num_classes,
+            self.machine.device,
+            self._memory_format,
+        )
+
+    def latencies(self, *networks: nn.Module) -> list[dict[int, float]]:
+        """For each network the milliseconds of a forward pass, by batch size; they are measured in turns."""
+        by_batch = {
+            batch: forward_milliseconds(
+                networks, self.data.image_shape, batch, self.machine.device, self._memory_format
+            )
+            for batch in LATENCY_BATCHES
+        }
+        return [{batch: times[index] for batch, times in by_batch.items()} for index in range(len(networks))]
+
+    @property
+    def _memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.machine.channels_last else torch.contiguous_format
