@@ -14,9 +14,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from prunelab.errors import UserError
 
-LITTER = frozenset(
-    {"Thumbs.db", "desktop.ini"}
-)  # left behind by file managers; hidden files are passed over, too
+LITTER = frozenset({"Thumbs.db", "desktop.ini"})
+"""Left behind by file managers; passed over, as hidden files are."""
 
 
 @dataclass(frozen=True)
