@@ -1,9 +1,8 @@
 """Scores and a budget make a plan: which channels stay, which blocks are dropped.
 
-Every group may shrink in steps (``ladders.py``). The steps of all groups stand in one order, and the shortest
-run of them that meets the budget is taken (``steps.py``). The last of these steps usually removes more than
-was needed, so steps are given back, the last taken first, for as long as the budget holds. Costs come from
-the cost model alone; no tensor is touched.
+Every group may shrink in steps (``ladders.py``). The steps of all groups stand in one order, and as many of
+the first ones are taken as the budget asks for (``steps.py``). Costs come from the cost model alone; no
+tensor is touched.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ def allocate(
 ) -> PruningPlan:
     """The plan that keeps the channels of highest score within a budget.
 
-    The cost of the plan is at most ``budget.keep`` times the full cost, and no channel or block that was
-    removed would fit back in. The same scores give the same plan on every machine.
+    The cost of the plan is at most ``budget.keep`` times the full cost, and closer to it than one channel of
+    the group whose channels cost least. The same scores give the same plan on every machine.
 
     Args:
         graph: the network that is pruned.
@@ -52,9 +51,7 @@ def allocate(
     allocation = allocation or Allocation()
     require_reachable(graph, budget, levels, allocation, network, reference, scores)
     ladders = build_ladders(graph, scores, levels, allocation, reference)
-    search = StepSearch(graph, ladders, budget.resource)
-    target = allowed_cost(reference or graph, budget)
-    widths = search.fill(search.shortest_prefix(target), target)
+    widths = StepSearch(graph, ladders, budget.resource).solve(allowed_cost(reference or graph, budget))
 
     n_groups = len(graph.groups)
     kept = {ladder.name: ladder.kept(widths[ladder.column]) for ladder in ladders if ladder.column < n_groups}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
@@ -13,22 +11,31 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 from torch.nn import functional
 
 from prunelab.errors import UserError
 from prunelab.methods.budget import Budget
 from prunelab.methods.calibration import Calibration, Unpack, unpack_batch
-from prunelab.methods.context import Loss, PruningContext
-from prunelab.methods.host import calibration_loader, example_images, find_network, refuse_spawn
+from prunelab.methods.context import CPU, Loss, PruningContext
+from prunelab.methods.host import (
+    calibration_loader,
+    find_network,
+    network_name,
+    refuse_spawn,
+    scoring_device,
+    shows_progress,
+)
 from prunelab.methods.ladders import Allocation, check_levels
-from prunelab.methods.ranks import gather, together, world
-from prunelab.methods.steps import allowed_cost, cost_function
+from prunelab.methods.plan_file import read_plan, require_fit, write_plan
+from prunelab.methods.ranks import from_first_rank, require_same, together, world
 from prunelab.structure import ChannelGraph, PruningPlan, analyze, apply
 
 
 class PruningMethod(pl.Callback, ABC):
-    """Prunes a network once, in ``setup`` of the first fit: before DDP wraps it and before optimizers are made.
+    """Prunes a network once, in ``setup`` of the first fit: before DDP wraps it and before optimizers are
+    made.
 
     A subclass says in ``decide`` what to keep. Works with any LightningModule::
 
@@ -40,11 +47,11 @@ class PruningMethod(pl.Callback, ABC):
         levels: what may be removed: any of "filter", "stage", "block".
         allocation, normalisation, floor, divisor: how the budget is spread, see ``Allocation``.
         images: how many calibration images to look at, on all ranks together.
-        network: name of the submodule to prune. By default the LightningModule itself if it has a ``forward`` of its
-            own, else its only child with parameters.
+        network: name of the submodule to prune. By default the LightningModule itself if it has a ``forward``
+            of its own, else its only child with parameters.
         plan_file: if this file exists the plan is read from it (a run is resumed), else it is written there.
-        example_input: what one forward pass of the network takes. By default the module's ``example_input_array``,
-            else an image of the calibration loader.
+        example_input: what one forward pass of the network takes. By default the module's
+            ``example_input_array``, else an image of the calibration loader.
         calibration: batches to look at, the same on every rank. By default those of the data module's
             ``calibration_dataloader(images)`` if it has one, else of the train dataloader.
         unpack: batch -> (images, targets); by default understands tensors, tuples, lists and dicts.
@@ -96,3 +103,118 @@ class PruningMethod(pl.Callback, ABC):
         Raises:
             UserError: the budget cannot be reached, or the network does not suit the method.
         """
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether ``decide`` looks at calibration images."""
+        return True
+
+    def context(
+        self,
+        model: nn.Module,
+        example_input: Any,
+        calibration: Iterable[Any] | None = None,
+        device: torch.device = CPU,
+        name: str | None = None,
+        reference: ChannelGraph | None = None,
+        progress: bool = False,
+    ) -> PruningContext:
+        """The context in which this method, with its settings, decides about ``model``; needs no Trainer.
+
+        ``calibration`` is any iterable of batches, the same on every rank; the rest is described in
+        ``PruningContext``.
+        """
+        rank, ranks = world()
+        return PruningContext(
+            model=model,
+            graph=analyze(model, example_input),
+            budget=self.budget,
+            levels=self.levels,
+            allocation=self.allocation,
+            calibration=None
+            if calibration is None
+            else Calibration(calibration, self.images, self.unpack, rank, ranks),
+            loss=self.loss,
+            device=device,
+            seed=self.seed,
+            name=name or network_name(model),
+            reference=reference,
+            progress=progress,
+        )
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Decide on every rank, make sure that all decided alike, and prune. Does so once for a network.
+
+        Raises:
+            UserError: on every rank, if any rank fails or the ranks disagree.
+        """
+        if stage != "fit":
+            return
+        network = find_network(pl_module, self.network)
+        if self._pruned is not None and self._pruned() is network:
+            return
+        refuse_spawn(trainer)
+        with isolate_rng():
+            self.plan = self._agreed_plan(trainer, pl_module, network)
+        already = getattr(network, "prunelab_plan", None)
+        if already is None or already.digest() != self.plan.digest():
+            apply(network, self.plan)
+        self._pruned = weakref.ref(network)
+
+    def _agreed_plan(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, network: nn.Module
+    ) -> PruningPlan:
+        path = self.plan_file
+        stored = None if path is None else from_first_rank(lambda: read_plan(path))
+        plan = together(lambda: self._plan(trainer, pl_module, network, stored))
+        require_same(
+            plan.digest(),
+            "The ranks decided different plans. They must start from the same weights and see the same "
+            "calibration loader: load one checkpoint, or call seed_everything before the network is made.",
+        )
+        if path is not None and stored is None:
+            from_first_rank(lambda: write_plan(plan, path))
+        return plan
+
+    def _plan(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        network: nn.Module,
+        stored: PruningPlan | None,
+    ) -> PruningPlan:
+        already = getattr(network, "prunelab_plan", None)
+        if stored is not None and already is not None and stored.digest() == already.digest():
+            return stored
+        context = self._context(trainer, pl_module, network)
+        if stored is None:
+            return self.decide(context)
+        assert self.plan_file is not None
+        require_fit(stored, self.plan_file, context.graph, self.budget)
+        rank_zero_info(f"The pruning plan is read from {self.plan_file}; delete the file to decide again.")
+        return stored
+
+    def _context(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, network: nn.Module
+    ) -> PruningContext:
+        example = self.example_input if self.example_input is not None else pl_module.example_input_array
+        loader = self.calibration
+        if loader is None and (self.reads_images or example is None):
+            loader = calibration_loader(trainer, self.images)
+        if example is None:
+            example = self._first_image(loader)
+        return self.context(
+            network,
+            example,
+            loader,
+            device=scoring_device(trainer),
+            progress=shows_progress(trainer),
+        )
+
+    def _first_image(self, loader: Iterable[Any] | None) -> torch.Tensor:
+        assert loader is not None
+        for images, _ in Calibration(loader, 1, self.unpack).batches(CPU):
+            return images
+        raise UserError(
+            "The calibration loader is empty: the network's input shape cannot be known. Give example_input=."
+        )

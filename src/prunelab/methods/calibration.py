@@ -23,8 +23,8 @@ _TARGET_KEYS = ("label", "labels", "target", "targets", "y")
 def unpack_batch(batch: Any) -> Batch:
     """(images, targets) of an ordinary batch; targets are None if it holds none.
 
-    Understands a tensor (images alone), a tuple or list (images, targets, ...) and a mapping with customary keys
-    ("image", "pixel_values", "x", ... and "label", "target", "y", ...).
+    Understands a tensor (images alone), a tuple or list (images, targets, ...) and a mapping with customary
+    keys ("image", "pixel_values", "x", ... and "label", "target", "y", ...).
 
     Raises:
         UserError: anything else.
@@ -46,13 +46,14 @@ def unpack_batch(batch: Any) -> Batch:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fixed number of images, batch by batch; with several processes, every rank sees its share of the batches.
+    """A fixed number of images, batch by batch; with several processes, every rank sees its share of the
+    batches.
 
-    Batches are handed out whole and in turn (batch i to rank i modulo ranks), so that the statistics of all ranks
-    together are those of one process over the same loader.
+    Batches are handed out whole and in turn (batch i to rank i modulo ranks), so that the statistics of all
+    ranks together are those of one process over the same loader.
 
-    loader: any iterable of batches, the same on every rank. A loader with a ``DistributedSampler`` already deals out
-        shares and is read as it is.
+    loader: any iterable of batches, the same on every rank. A loader with a ``DistributedSampler`` already
+        deals out shares and is read as it is.
     images: how many to look at on all ranks together; a loader with fewer gives all it has.
     unpack: batch -> (images, targets).
     rank, ranks: this process, and how many there are.

@@ -15,6 +15,7 @@ from prunelab.methods.calibration import Calibration
 from prunelab.methods.ladders import Allocation, check_levels
 from prunelab.structure import ChannelGraph, ChannelGroup, ResidualBlock
 
+CPU = torch.device("cpu")
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -22,10 +23,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class PruningContext:
     """One network and what is asked of it.
 
-    With several processes (an initialised process group) every rank builds the same context with its own share of
-    the calibration images, and decides; statistics are reduced over ranks.
+    With several processes (an initialised process group) every rank builds the same context with its own
+    share of the calibration images, and decides; statistics are reduced over ranks.
 
-    model: the network that is pruned, as a module that takes images (N, C, H, W) and gives outputs for ``loss``.
+    model: the network that is pruned, as a module that takes images (N, C, H, W) and gives outputs for
+        ``loss``.
     graph: its structure, from ``prunelab.analyze``.
     budget: how much to keep, as a fraction of ``reference``.
     levels: what may be removed.
@@ -35,7 +37,8 @@ class PruningContext:
     device: where images are looked at.
     seed: of everything random.
     name: of the network, for messages.
-    reference: structure of the full network, if this one was pruned in an earlier round; budget and floor refer to it.
+    reference: structure of the full network, if this one was pruned in an earlier round; budget and floor
+        refer to it.
     progress: show a progress bar while images are looked at.
     """
 
@@ -46,7 +49,7 @@ class PruningContext:
     allocation: Allocation = field(default_factory=Allocation)
     calibration: Calibration | None = None
     loss: Loss = functional.cross_entropy
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     seed: int = 0
     name: str = "the network"
     reference: ChannelGraph | None = None
@@ -73,7 +76,7 @@ class PruningContext:
         """
         if self.calibration is None:
             raise UserError(
-                "This criterion looks at images, but none were given: fit with a train dataloader, or give the "
-                "method calibration=, an iterable of (images, targets) batches."
+                "This criterion looks at images, but none were given: fit with a train dataloader, or give "
+                "the method calibration=, an iterable of (images, targets) batches."
             )
         return self.calibration

@@ -56,6 +56,24 @@ def together(work: Callable[[], Result]) -> Result:
     return result
 
 
+def from_first_rank(work: Callable[[], Result]) -> Result:
+    """Do the work on rank 0 alone; every rank gets its (picklable) result, or fails if it failed."""
+    result = together(lambda: work() if world()[0] == 0 else None)
+    return gather(result)[0]
+
+
+def require_same(value: Any, message: str) -> None:
+    """Fail on every rank if the ranks hold different values.
+
+    Raises:
+        UserError: with ``message`` and which ranks differ from rank 0.
+    """
+    first, *others = gather(value)
+    different = [rank for rank, other in enumerate(others, start=1) if other != first]
+    if different:
+        raise UserError(f"{message} (Different from rank 0: rank {', '.join(map(str, different))}.)")
+
+
 def _described(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 

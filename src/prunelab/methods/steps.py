@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prunelab.methods.budget import Budget, Resource
 from prunelab.methods.ladders import Ladder
@@ -13,10 +15,13 @@ from prunelab.methods.ladders import Ladder
 if TYPE_CHECKING:
     from prunelab.structure import ChannelGraph
 
+Widths = NDArray[np.int64]
+"""State of a network: the width of each group, then of each block (1 alive, 0 dropped)."""
+
 
 def full_cost(graph: ChannelGraph, resource: Resource) -> float:
     """What the whole network costs: FLOPs of one image, or parameters."""
-    return float(_cost_function(graph, resource)())
+    return float(cost_function(graph, resource)())
 
 
 def allowed_cost(graph: ChannelGraph, budget: Budget) -> float:
@@ -24,16 +29,36 @@ def allowed_cost(graph: ChannelGraph, budget: Budget) -> float:
     return budget.keep * full_cost(graph, budget.resource)
 
 
-class StepSearch:
-    """All steps of all ladders in the order in which they are taken, and what the network then costs.
+def cost_function(graph: ChannelGraph, resource: Resource) -> Callable[..., Any]:
+    """The cost model's function for a resource: of nothing, of a plan, or of widths and alive blocks."""
+    return graph.cost.flops if resource == "flops" else graph.cost.params
 
-    The state of the network is a vector of widths: one per group, then one per block (1 alive, 0 dropped).
-    """
+
+@dataclass(frozen=True)
+class _Steps:
+    """Steps in the order in which they are taken: step i brings column ``columns[i]`` down to
+    ``widths[i]``."""
+
+    columns: NDArray[np.int64]
+    widths: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def without(self, step: int) -> _Steps:
+        """The same steps without this one and the later ones of its ladder."""
+        later = (self.columns == self.columns[step]) & (np.arange(len(self)) >= step)
+        return _Steps(self.columns[~later], self.widths[~later])
+
+
+class StepSearch:
+    """Finds the widths that meet a budget by taking the steps of all ladders in the order of their
+    priorities."""
 
     def __init__(self, graph: ChannelGraph, ladders: Sequence[Ladder], resource: Resource) -> None:
         self._ladders = {ladder.column: ladder for ladder in ladders}
+        self._cost = cost_function(graph, resource)
         self._n_groups = len(graph.groups)
-        self._cost = _cost_function(graph, resource)
         self._full = np.array(
             [group.size for group in graph.groups] + [1] * len(graph.blocks), dtype=np.int64
         )
@@ -46,60 +71,90 @@ class StepSearch:
         order = np.argsort(
             priorities, kind="stable"
         )  # ties: the order of the groups, then the order within one
-        self._columns, self._widths = columns[order], widths[order]
+        self._steps = _Steps(columns[order], widths[order])
 
     def smallest_cost(self) -> float:
         """The cost once every step is taken."""
-        return self._cost_of(self._widths_after(len(self._columns)))
+        return self._cost_after(self._steps, len(self._steps))
 
-    def shortest_prefix(self, target: float) -> int:
+    def solve(self, target: float) -> Widths:
+        """The widths whose cost is at most ``target``, and less than one step of the finest ladder below it.
+
+        The shortest run of steps that suffices is taken, and then as many of them are given back as fit. If
+        what is left over is still more than the finest step, then the last step of the run was too coarse (a
+        block, a channel of a costly group): it is left out, and the next ones in the order take its place. If
+        no steps are left to do so, the closest widths that were found are the answer.
+        """
+        steps, best, smallest_gap = self._steps, self._full, float("inf")
+        while self._cost_after(steps, len(steps)) <= target:
+            count = self._shortest_run(steps, target)
+            widths = self._give_back(steps, count, target)
+            gap = target - self._costs(widths[None])[0]
+            if gap < smallest_gap:
+                best, smallest_gap = widths, gap
+            if count == 0 or gap < self._finest_step(widths):
+                break
+            steps = steps.without(count - 1)
+        return best
+
+    def _shortest_run(self, steps: _Steps, target: float) -> int:
         """The smallest number of steps after which the cost is at most ``target`` (no step raises it)."""
-        too_few, enough = -1, len(self._columns)
+        too_few, enough = -1, len(steps)
         while enough - too_few > 1:
             middle = (too_few + enough) // 2
-            if self._cost_of(self._widths_after(middle)) <= target:
+            if self._cost_after(steps, middle) <= target:
                 enough = middle
             else:
                 too_few = middle
         return enough
 
-    def fill(self, steps: int, target: float) -> np.ndarray:
-        """The widths after ``steps`` steps, once every step that fits was given back, the last taken first.
+    def _give_back(self, steps: _Steps, count: int, target: float) -> Widths:
+        """The widths after ``count`` steps, once every step that fits was given back, the last taken first.
 
         A step that does not fit now never will, as costs only rise from here. A step that costs nothing (it
         lies in a dropped block) waits: it matters only if the block comes back.
         """
-        widths = self._widths_after(steps)
-        cost = self._cost_of(widths)
-        taken = {column: np.flatnonzero(self._columns[:steps] == column).tolist() for column in self._ladders}
-        while open_columns := [column for column, positions in taken.items() if positions]:
-            candidates = np.repeat(widths[None], len(open_columns), axis=0)
-            for candidate, column in zip(candidates, open_columns, strict=True):
-                candidate[column] = self._ladders[column].widths[len(taken[column]) - 1]
+        widths = self._widths_after(steps, count)
+        cost = self._costs(widths[None])[0]
+        taken = {column: np.flatnonzero(steps.columns[:count] == column).tolist() for column in self._ladders}
+        while columns := [column for column, positions in taken.items() if positions]:
+            before = [self._ladders[column].widths[len(taken[column]) - 1] for column in columns]
+            candidates = self._changed(widths, columns, before)
             costs = self._costs(candidates)
-            for column, candidate_cost in zip(open_columns, costs, strict=True):
-                if candidate_cost > target:
-                    taken[column] = []
-            fitting = [row for row in range(len(costs)) if cost < costs[row] <= target]
+            taken |= {column: [] for column, found in zip(columns, costs, strict=True) if found > target}
+            fitting = [row for row in range(len(columns)) if cost < costs[row] <= target]
             if not fitting:
                 break
-            last = max(fitting, key=lambda row: taken[open_columns[row]][-1])
-            taken[open_columns[last]].pop()
-            widths, cost = candidates[last], float(costs[last])
+            last = max(fitting, key=lambda row: taken[columns[row]][-1])
+            taken[columns[last]].pop()
+            widths, cost = candidates[last], costs[last]
         return widths
 
-    def _widths_after(self, steps: int) -> np.ndarray:
+    def _finest_step(self, widths: Widths) -> float:
+        """The least cost of a step that any ladder could take back from here, or else take."""
+        columns, neighbours = [], []
+        for column, ladder in self._ladders.items():
+            if len(ladder.widths) > 1:
+                rung = int(np.flatnonzero(ladder.widths == widths[column])[0])
+                columns.append(column)
+                neighbours.append(ladder.widths[rung - 1 if rung > 0 else 1])
+        changes = np.abs(self._costs(self._changed(widths, columns, neighbours)) - self._costs(widths[None]))
+        return float(changes[changes > 0].min(initial=np.inf))
+
+    def _changed(self, widths: Widths, columns: Sequence[int], values: Sequence[int]) -> Widths:
+        """One row per column: ``widths`` with that column changed."""
+        rows = np.repeat(widths[None], len(columns), axis=0)
+        rows[np.arange(len(columns)), columns] = values
+        return rows
+
+    def _widths_after(self, steps: _Steps, count: int) -> Widths:
         widths = self._full.copy()
-        np.minimum.at(widths, self._columns[:steps], self._widths[:steps])
+        np.minimum.at(widths, steps.columns[:count], steps.widths[:count])
         return widths
 
-    def _cost_of(self, widths: np.ndarray) -> float:
-        return float(self._costs(widths[None])[0])
+    def _cost_after(self, steps: _Steps, count: int) -> float:
+        return float(self._costs(self._widths_after(steps, count)[None])[0])
 
-    def _costs(self, widths: np.ndarray) -> np.ndarray:
-        """The cost (B,) of every row of widths (B, groups + blocks)."""
-        return self._cost(widths[:, : self._n_groups], widths[:, self._n_groups :])
-
-
-def _cost_function(graph: ChannelGraph, resource: Resource) -> Callable[..., Any]:
-    return graph.cost.flops if resource == "flops" else graph.cost.params
+    def _costs(self, states: Widths) -> NDArray[np.float64]:
+        """The cost (B,) of every row of states (B, groups + blocks)."""
+        return np.asarray(self._cost(states[:, : self._n_groups], states[:, self._n_groups :]))

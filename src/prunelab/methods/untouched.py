@@ -14,9 +14,10 @@ from torch import nn
 
 @contextmanager
 def untouched(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
-    """Inside: the model is in evaluation mode on ``device``, its parameters need no gradient, random numbers start
-    from ``seed``. Afterwards, whatever happened: training flags, ``requires_grad``, buffers, device and the states of
-    all random number generators are what they were.
+    """Inside: the model is in evaluation mode on ``device``, its parameters need no gradient, random numbers
+    start
+    from ``seed``. Afterwards, whatever happened: training flags, ``requires_grad``, buffers, device and the
+    states of all random number generators are what they were.
     """
     flags = {module: module.training for module in model.modules()}
     gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}

@@ -1,0 +1,41 @@
+"""Pruning methods: Lightning callbacks that decide what a network keeps."""
+
+from prunelab.methods.allocation import allocate
+from prunelab.methods.base import PruningMethod
+from prunelab.methods.budget import Budget
+from prunelab.methods.calibration import Calibration
+from prunelab.methods.context import PruningContext
+from prunelab.methods.importance import (
+    FPGM,
+    APoZ,
+    BNGamma,
+    Criterion,
+    Entropy,
+    ImportancePruning,
+    L1Norm,
+    L2Norm,
+    Random,
+    Taylor,
+)
+from prunelab.methods.ladders import Allocation
+from prunelab.methods.scores import Scores
+
+__all__ = [
+    "FPGM",
+    "APoZ",
+    "Allocation",
+    "BNGamma",
+    "Budget",
+    "Calibration",
+    "Criterion",
+    "Entropy",
+    "ImportancePruning",
+    "L1Norm",
+    "L2Norm",
+    "PruningContext",
+    "PruningMethod",
+    "Random",
+    "Scores",
+    "Taylor",
+    "allocate",
+]

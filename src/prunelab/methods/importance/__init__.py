@@ -1,0 +1,25 @@
+"""Criteria that score channels, one per file, and the method that prunes by them."""
+
+from prunelab.methods.importance.apoz import APoZ
+from prunelab.methods.importance.base import Criterion
+from prunelab.methods.importance.bn_gamma import BNGamma
+from prunelab.methods.importance.entropy import Entropy
+from prunelab.methods.importance.fpgm import FPGM
+from prunelab.methods.importance.l1 import L1Norm
+from prunelab.methods.importance.l2 import L2Norm
+from prunelab.methods.importance.pruning import ImportancePruning
+from prunelab.methods.importance.random import Random
+from prunelab.methods.importance.taylor import Taylor
+
+__all__ = [
+    "FPGM",
+    "APoZ",
+    "BNGamma",
+    "Criterion",
+    "Entropy",
+    "ImportancePruning",
+    "L1Norm",
+    "L2Norm",
+    "Random",
+    "Taylor",
+]

@@ -1,0 +1,137 @@
+"""Scores from what flows through the network: one pass over the calibration images serves every layer.
+
+A statistic is a torchmetrics ``Metric`` of one tap: it is updated batch by batch, says how its state is
+reduced over ranks, and computes one value per channel. The activations are those that the next layer reads:
+after normalisation and activation function, before pooling. A block is judged by its branch, f(x) in y = f(x)
++ x, averaged over channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+from torchmetrics import Metric
+
+from prunelab.errors import UserError
+from prunelab.methods.calibration import Batch
+from prunelab.methods.context import PruningContext
+from prunelab.methods.importance.base import Reduction, joined, warn_left_whole
+from prunelab.methods.ranks import gather, together
+from prunelab.methods.scores import Scores
+from prunelab.methods.untouched import untouched
+from prunelab.structure import Tap, channels_first, observe
+
+Values = Mapping[Tap, np.ndarray]
+"""For each tap its statistic, one value per channel: float64 (width,)."""
+
+
+def measure(context: PruningContext, statistic: Callable[[int], Metric], gradients: bool = False) -> Values:
+    """Run the calibration images through the network once and give the statistic of every tap.
+
+    ``statistic(width)`` makes the metric of one tap. It is updated with activations (N, width, positions)
+    and, if ``gradients``, with the gradient of each image's own loss with respect to them, of the same shape.
+
+    Raises:
+        UserError: there are no calibration images.
+    """
+    metrics = {tap: statistic(tap.width).to(context.device) for tap in _taps(context)}
+    images = together(lambda: _one_pass(context, metrics, gradients))
+    if sum(gather(images)) == 0:
+        raise UserError("The calibration loader holds no images to score with.")
+    return {tap: metric.compute().cpu().double().numpy() for tap, metric in metrics.items()}
+
+
+def score_taps(
+    context: PruningContext,
+    values: Values,
+    reduction: Reduction,
+    per_member: Callable[[np.ndarray], np.ndarray] = lambda scores: scores,
+) -> Scores:
+    """Scores of groups and blocks from statistics of taps.
+
+    A channel that sits at several positions of a tap gets their mean. ``per_member`` changes the scores
+    (size,) that one tap gives a group before the group's taps are joined.
+    """
+    channels = {}
+    for group in context.groups:
+        members = [per_member(values[found.tap][found.positions].mean(axis=1)) for found in group.taps]
+        if members:
+            channels[group.name] = joined(members, reduction)
+    warn_left_whole(
+        context, [group.name for group in context.groups if not group.taps], "can be observed nowhere"
+    )
+    blocks = {block.name: float(values[block.branch].mean()) for block in context.blocks if block.branch}
+    return Scores(channels, blocks)
+
+
+def _taps(context: PruningContext) -> list[Tap]:
+    taps = {found.tap for group in context.groups for found in group.taps}
+    taps |= {block.branch for block in context.blocks if block.branch}
+    return sorted(taps, key=lambda tap: (tap.call, tap.dim))
+
+
+def _one_pass(context: PruningContext, metrics: Mapping[Tap, Metric], gradients: bool) -> int:
+    """Update the metrics with this rank's images; how many there were."""
+    seen = 0
+    for tap, metric in metrics.items():  # a rank without a batch must have states to reduce, too
+        nothing = torch.zeros(0, tap.width, 1, device=context.device)
+        metric.update(*((nothing, nothing) if gradients else (nothing,)))
+    observers = {tap: _observer(metric, gradients) for tap, metric in metrics.items()}
+    with (
+        untouched(context.model, context.device, context.seed),
+        observe(context.model, observers),
+        torch.set_grad_enabled(gradients),
+    ):
+        for images, targets in _with_progress(context):
+            # Parameters need no gradient here: activations get theirs because the images ask for one.
+            outputs = context.model(images.detach().requires_grad_(gradients))
+            if gradients:
+                (_loss(context, outputs, targets) * len(images)).backward()
+            seen += len(images)
+    return seen
+
+
+def _observer(metric: Metric, gradients: bool) -> Callable[[Tensor, int], None]:
+    def read(tensor: Tensor, dim: int) -> None:
+        metric.update(_positions_last(tensor, dim))
+
+    def read_with_gradient(tensor: Tensor, dim: int) -> None:
+        # Copied, since the network may go on to change the tensor in place (out += shortcut).
+        activation = _positions_last(tensor.detach().clone(), dim)
+        if tensor.requires_grad:
+            tensor.register_hook(lambda gradient: metric.update(activation, _positions_last(gradient, dim)))
+        else:
+            metric.update(activation, torch.zeros_like(activation))
+
+    return read_with_gradient if gradients else read
+
+
+def _positions_last(tensor: Tensor, dim: int) -> Tensor:
+    """(N, C, positions)"""
+    channels = channels_first(tensor, dim)
+    return channels.reshape(*channels.shape[:2], -1)
+
+
+def _loss(context: PruningContext, outputs: Tensor, targets: Any) -> Tensor:
+    if targets is None:
+        raise UserError("This criterion needs targets, but the calibration batches hold images alone.")
+    loss = context.loss(outputs, targets)
+    if loss.dim() != 0:
+        raise UserError(
+            f"loss= must give one number, the mean over the images; it gave shape {tuple(loss.shape)}."
+        )
+    return loss
+
+
+def _with_progress(context: PruningContext) -> Iterator[Batch]:
+    calibration = context.images()
+    with Progress(disable=not context.progress, transient=True) as bar:
+        task = bar.add_task("scoring images", total=calibration.images / calibration.ranks)
+        for images, targets in calibration.batches(context.device):
+            yield images, targets
+            bar.advance(task, len(images))

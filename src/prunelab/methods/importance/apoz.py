@@ -1,0 +1,54 @@
+"""Average fraction of non-zero activations.
+
+Hu, Peng, Tai, Tang: Network Trimming, arXiv:1607.03250, equation 1. The paper's APoZ is the fraction of zeros
+and high where a channel is useless; exported here is 1 - APoZ, so that higher = keep. The paper removes what
+lies a standard deviation from the layer's mean; here the budget decides how much goes. Only activations with
+exact zeros (after a ReLU) are told apart: a linear bottleneck or a branch before its addition is non-zero
+nearly everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from prunelab.methods.importance.activations import measure, score_taps
+from prunelab.methods.importance.base import Criterion, Reads
+from prunelab.methods.scores import Scores
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
+
+
+@dataclass(frozen=True)
+class APoZ(Criterion):
+    """s_j = fraction of (image, position) pairs at which channel j is not exactly zero."""
+
+    reads: ClassVar[Reads] = "activations"
+
+    def score(self, context: PruningContext) -> Scores:
+        return score_taps(context, measure(context, NonZeroFraction), self.reduction)
+
+
+class NonZeroFraction(Metric):
+    """Per channel the fraction (width,) of activations (N, width, positions) that are not zero."""
+
+    full_state_update = False
+    nonzero: Tensor
+    total: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.add_state("nonzero", torch.zeros(width, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, activations: Tensor) -> None:
+        self.nonzero += activations.count_nonzero(dim=(0, 2))
+        self.total += activations.shape[0] * activations.shape[2]
+
+    def compute(self) -> Tensor:
+        return self.nonzero / self.total.double()

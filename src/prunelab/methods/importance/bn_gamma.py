@@ -1,0 +1,78 @@
+"""Scale factors of the normalisation layers.
+
+Liu, Li, Shen, Huang, Yan, Zhang: Learning Efficient Convolutional Networks through Network Slimming, ICCV
+2017, arXiv:1708.06519, section 3. The paper trains with an l1 penalty on the factors first; on a network
+trained without it this is the same score, less sharply divided. It ranks the factors of all layers as they
+are (``normalisation: none``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+import numpy as np
+
+from prunelab.errors import UserError, nearest
+from prunelab.methods.importance.base import Criterion, Reads, joined
+from prunelab.methods.importance.weights import relative, rows
+from prunelab.methods.scores import Scores
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
+    from prunelab.structure import Slice
+
+Missing = Literal["error", "keep"]
+
+
+@dataclass(frozen=True)
+class BNGamma(Criterion):
+    """s_j = |gamma_j|, the factor that the normalisation layer multiplies channel j by.
+
+    A block is judged by the factors of its stage that lie inside it, relative to all factors of the stage.
+
+    missing: what to do with groups that no normalisation layer scales: stop with an ``error``, or ``keep``
+        them whole (as the paper does with fully connected layers).
+    """
+
+    reads: ClassVar[Reads] = "weights"
+
+    missing: Missing = "error"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.missing not in get_args(Missing):
+            raise UserError(
+                f"missing: {self.missing!r} does not exist. {nearest(str(self.missing), get_args(Missing))}"
+            )
+
+    def score(self, context: PruningContext) -> Scores:
+        channels = {}
+        for group in context.groups:
+            scales = group.having("scale")
+            if scales:
+                channels[group.name] = joined(
+                    [_magnitudes(context, scale) for scale in scales], self.reduction
+                )
+            elif self.missing == "error":
+                raise UserError(
+                    f"No normalisation layer scales group {group.name} of {context.name}, so that it has "
+                    "no gamma to score. Leave such groups whole with method.criterion.missing=keep, or choose "
+                    "another method."
+                )
+        return Scores(channels, self._block_scores(context))
+
+    def _block_scores(self, context: PruningContext) -> dict[str, float]:
+        """A block of which no factor belongs to its stage has no score, and so stays."""
+        scores = {}
+        for block in context.blocks:
+            stage = context.graph.group(block.stage).having("scale") if block.stage else ()
+            inside = [scale for scale in stage if scale.parameter.startswith(f"{block.name}.")]
+            if inside:
+                own, peers = ([_magnitudes(context, s).mean() for s in part] for part in (inside, stage))
+                scores[block.name] = relative(own, peers)
+        return scores
+
+
+def _magnitudes(context: PruningContext, scale: Slice) -> np.ndarray:
+    return np.abs(rows(context.model, scale)).mean(axis=1)

@@ -1,0 +1,80 @@
+"""Entropy of the pooled activations.
+
+Luo, Wu: An Entropy-based Pruning Method for CNN Compression, arXiv:1706.05791, section 3.2. The paper gives
+no number of bins and no images: 100 bins and training images are ours. It goes layer by layer with
+fine-tuning in between; here all layers are scored at once. Activations are read after the ReLU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from prunelab.errors import UserError
+from prunelab.methods.importance.activations import measure, score_taps
+from prunelab.methods.importance.base import Criterion, Reads
+from prunelab.methods.scores import Scores
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
+
+
+@dataclass(frozen=True)
+class Entropy(Criterion):
+    """s_j = -sum_i p_i log p_i, p_i the fraction of images whose spatial mean of channel j falls into bin i.
+
+    bins: equal bins between the channel's smallest and largest mean over the images. The entropy is at most
+        log min(images, bins): give many more images than bins.
+    """
+
+    reads: ClassVar[Reads] = "activations"
+
+    bins: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bins < 2:
+            raise UserError(f"bins={self.bins}: an entropy needs at least 2 bins.")
+
+    def score(self, context: PruningContext) -> Scores:
+        return score_taps(
+            context, measure(context, lambda width: PooledEntropy(width, self.bins)), self.reduction
+        )
+
+
+class PooledEntropy(Metric):
+    """Per channel the entropy (width,) in nats of the spatial means of activations (N, width, positions)."""
+
+    full_state_update = False
+    pooled: list[Tensor]
+
+    def __init__(self, width: int, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+        self.add_state("pooled", [], dist_reduce_fx="cat")
+
+    def update(self, activations: Tensor) -> None:
+        self.pooled.append(activations.mean(dim=2))
+
+    def compute(self) -> Tensor:
+        return histogram_entropy(dim_zero_cat(self.pooled).double(), self.bins)
+
+
+def histogram_entropy(values: Tensor, bins: int) -> Tensor:
+    """The entropy (C,) in nats of each column of values (N, C), over equal bins of the column's own range.
+
+    A column that is constant has entropy 0.
+    """
+    images, columns = values.shape
+    lowest = values.amin(dim=0)
+    spread = values.amax(dim=0) - lowest
+    position = (values - lowest) / torch.where(spread > 0, spread, 1.0)
+    index = (position * bins).long().clamp(max=bins - 1)  # the largest value belongs to the last bin
+    counts = values.new_zeros(bins, columns).scatter_add_(0, index, torch.ones_like(values))
+    fractions = counts / images
+    return torch.special.entr(fractions).sum(dim=0)

@@ -1,0 +1,71 @@
+"""Distance to the geometric median of the filters.
+
+He, Liu, Wang, Hu, Yang: Filter Pruning via Geometric Median for Deep Convolutional Neural Networks
+Acceleration, CVPR 2019, arXiv:1811.00250, equation 6. Filters near the median can be replaced by the others.
+The paper masks filters while it trains; here the score is taken once, from the trained weights.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from prunelab.errors import UserError
+from prunelab.methods.importance.base import Criterion, Reads
+from prunelab.methods.importance.weights import score_producers
+from prunelab.methods.scores import Scores
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
+
+
+@dataclass(frozen=True)
+class FPGM(Criterion):
+    """s_j = sum over filters k of ||W_j - W_k||_2.
+
+    norm_rate: FPGM-mix keeps this fraction of the filters by l2 norm first and sums distances over these
+        alone; the filters of smallest norm are then removed before all others. 1 (default) is FPGM-only, 0.9
+        the paper's mix.
+    """
+
+    reads: ClassVar[Reads] = "weights"
+
+    norm_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.norm_rate <= 1:
+            raise UserError(
+                f"norm_rate={self.norm_rate} is not a fraction of the filters: use a number in (0, 1]."
+            )
+
+    def score(self, context: PruningContext) -> Scores:
+        return score_producers(context, self._score_filters, self.reduction)
+
+    def _score_filters(self, filters: np.ndarray) -> np.ndarray:
+        norms = np.linalg.norm(filters, axis=1)
+        small = np.argsort(norms, kind="stable")[
+            : len(filters) - math.ceil(self.norm_rate * len(filters) - 1e-9)
+        ]
+        large = np.setdiff1d(np.arange(len(filters)), small)
+        scores = np.empty(len(filters))
+        scores[large] = distance_sums(filters[large])
+        if small.size and norms[large].min() > 0:
+            scores[small] = (
+                scores[large].min() * norms[small] / norms[large].min()
+            )  # below all others, by norm
+        else:
+            scores[small] = 0.0
+        return scores
+
+
+def distance_sums(points: np.ndarray) -> np.ndarray:
+    """For each of the points (n, d) the sum (n,) of its Euclidean distances to all others, from their Gram
+    matrix."""
+    gram = points @ points.T
+    squares = np.diag(gram)
+    squared_distances = squares[:, None] + squares[None, :] - 2 * gram
+    return np.sqrt(np.maximum(squared_distances, 0)).sum(axis=1)

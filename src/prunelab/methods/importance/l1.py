@@ -1,0 +1,30 @@
+"""L1 norm of the filters.
+
+Li, Kadav, Durdanovic, Samet, Graf: Pruning Filters for Efficient ConvNets, ICLR 2017, arXiv:1608.08710,
+section 3.1. The paper prunes the first convolutions of residual blocks with hand-set ratios; here the budget
+sets them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from prunelab.methods.importance.base import Criterion, Reads
+from prunelab.methods.importance.weights import score_producers
+from prunelab.methods.scores import Scores
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
+
+
+@dataclass(frozen=True)
+class L1Norm(Criterion):
+    """s_j = sum |W_j| over the weights of filter j."""
+
+    reads: ClassVar[Reads] = "weights"
+
+    def score(self, context: PruningContext) -> Scores:
+        return score_producers(context, lambda filters: np.abs(filters).sum(axis=1), self.reduction)

@@ -1,0 +1,29 @@
+"""L2 norm of the filters: the magnitude baseline, and the score inside soft filter pruning.
+
+He, Kang, Dong, Fu, Yang: Soft Filter Pruning for Accelerating Deep CNNs, IJCAI 2018, arXiv:1808.06866,
+    equation 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from prunelab.methods.importance.base import Criterion, Reads
+from prunelab.methods.importance.weights import score_producers
+from prunelab.methods.scores import Scores
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
+
+
+@dataclass(frozen=True)
+class L2Norm(Criterion):
+    """s_j = sqrt(sum W_j^2) over the weights of filter j."""
+
+    reads: ClassVar[Reads] = "weights"
+
+    def score(self, context: PruningContext) -> Scores:
+        return score_producers(context, lambda filters: np.linalg.norm(filters, axis=1), self.reduction)

@@ -1,0 +1,41 @@
+"""ImportancePruning: score every channel once, keep the best within the budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prunelab.methods.allocation import allocate
+from prunelab.methods.base import PruningMethod
+from prunelab.methods.budget import Budget
+from prunelab.methods.context import PruningContext
+from prunelab.methods.importance.base import Criterion
+from prunelab.methods.reach import require_reachable
+from prunelab.structure import PruningPlan
+
+
+class ImportancePruning(PruningMethod):
+    """Keep the channels (and blocks) that a criterion scores highest, within a budget.
+
+    Args:
+        criterion: what gives the scores, such as ``L1Norm()``.
+        budget: how much to keep.
+        normalisation: how ``global`` allocation makes layers comparable, see ``Allocation``; None: as the
+            criterion says (``mean``, but ``none`` for Taylor, which normalises by itself).
+        settings: those of ``PruningMethod``: levels, allocation, floor, divisor, images, network, plan_file,
+            ...
+    """
+
+    def __init__(
+        self, criterion: Criterion, budget: Budget, normalisation: str | None = None, **settings: Any
+    ) -> None:
+        super().__init__(budget, normalisation=normalisation or criterion.normalisation, **settings)
+        self.criterion = criterion
+
+    @property
+    def reads_images(self) -> bool:
+        return self.criterion.reads.startswith("activations")
+
+    def decide(self, context: PruningContext) -> PruningPlan:
+        task = (context.budget, context.levels, context.allocation, context.name, context.reference)
+        require_reachable(context.graph, *task)
+        return allocate(context.graph, self.criterion.score(context), *task)

@@ -1,0 +1,103 @@
+"""First-order Taylor expansion: how much the loss would change without a channel.
+
+Molchanov, Tyree, Karras, Aila, Kautz: Pruning Convolutional Neural Networks for Resource Efficient Inference,
+ICLR 2017, arXiv:1611.06440, equations 8 and 9. Others read the formula in other ways; ``absolute`` offers
+theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from prunelab.errors import UserError, nearest
+from prunelab.methods.importance.activations import measure, score_taps
+from prunelab.methods.importance.base import Criterion, Reads
+from prunelab.methods.ladders import Normalisation, normalised
+from prunelab.methods.scores import Scores
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
+    from prunelab.structure import ChannelGraph
+
+Absolute = Literal["image", "elementwise", "batch"]
+
+
+@dataclass(frozen=True)
+class Taylor(Criterion):
+    """s_j = mean over images of |mean over positions of (dC/da_j) a_j|, divided by the l2 norm over the
+    layer's channels.
+
+    absolute: where the absolute value is taken. ``image`` (the paper): of each image's mean over positions.
+        ``elementwise``: at each position (the label "ICLR 2017" in NVlabs/Taylor_pruning). ``batch``: of the
+        mean over all images and positions, so that signs cancel between images (jacobgil/pytorch-pruning).
+    flops_weight: subtract this weight times the MFLOPs that the network saves without one channel of the
+        group (equation 10; the paper uses 1e-3). 0 (default) leaves costs to the budget.
+
+    The paper divides by the l2 norm itself, so ``global`` allocation compares these scores as they are.
+    """
+
+    reads: ClassVar[Reads] = "activations and gradients"
+    normalisation: ClassVar[Normalisation] = "none"
+
+    absolute: Absolute = "image"
+    flops_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.absolute not in get_args(Absolute):
+            offered = nearest(str(self.absolute), get_args(Absolute))
+            raise UserError(f"absolute: {self.absolute!r} does not exist. {offered}")
+        if self.flops_weight < 0:
+            raise UserError(f"flops_weight={self.flops_weight} would reward costly channels: use 0 or more.")
+
+    def score(self, context: PruningContext) -> Scores:
+        values = measure(context, lambda width: ActivationGradient(width, self.absolute), gradients=True)
+        scores = score_taps(
+            context, values, self.reduction, per_member=lambda member: normalised(member, "l2")
+        )
+        saved = mflops_per_channel(context.graph)
+        channels = {name: found - self.flops_weight * saved[name] for name, found in scores.channels.items()}
+        block_scores = normalised(np.array(list(scores.blocks.values())), "l2")
+        return Scores(channels, dict(zip(scores.blocks, block_scores.tolist(), strict=True)))
+
+
+class ActivationGradient(Metric):
+    """Per channel the size (width,) of activation times gradient, both (N, width, positions)."""
+
+    full_state_update = False
+    total: Tensor
+    images: Tensor
+
+    def __init__(self, width: int, absolute: Absolute) -> None:
+        super().__init__()
+        self.absolute = absolute
+        self.add_state("total", torch.zeros(width, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, activations: Tensor, gradients: Tensor) -> None:
+        change = activations * gradients
+        if self.absolute == "elementwise":
+            change = change.abs()
+        per_image = change.mean(dim=2)
+        if self.absolute == "image":
+            per_image = per_image.abs()
+        self.total += per_image.double().sum(dim=0)
+        self.images += len(activations)
+
+    def compute(self) -> Tensor:
+        return self.total.abs() / self.images.clamp(min=1)
+
+
+def mflops_per_channel(graph: ChannelGraph) -> dict[str, float]:
+    """For each group the MFLOPs (survey convention, one image) that go with one channel of the full
+    network."""
+    widths = np.array([group.size for group in graph.groups], dtype=np.int64)
+    narrower = widths - np.eye(len(widths), dtype=np.int64)
+    saved = graph.cost.flops() - graph.cost.flops(narrower)
+    return {group.name: float(flops) / 1e6 for group, flops in zip(graph.groups, saved, strict=True)}

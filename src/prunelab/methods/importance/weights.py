@@ -1,0 +1,76 @@
+"""Scores from weights alone: the rows of a tensor that belong to each channel go in, one number per channel
+comes out.
+
+A block is judged by the weights that produce its branch, relative to the other weights of the same role in
+the stage it adds to: above 1 it contributes more than its peers do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+from torch import Tensor, nn
+
+from prunelab.methods.context import PruningContext
+from prunelab.methods.importance.base import Reduction, joined, warn_left_whole
+from prunelab.methods.scores import Scores
+from prunelab.structure import ResidualBlock, Slice
+
+ScoreRows = Callable[[np.ndarray], np.ndarray]
+"""(channels, weights of one channel) -> scores (channels,), in float64."""
+
+
+def score_producers(context: PruningContext, score_rows: ScoreRows, reduction: Reduction) -> Scores:
+    """Score the filters: the weights (convolution or linear layer) whose rows make the channels of a
+    group."""
+    channels = {}
+    for group in context.groups:
+        members = [score_rows(rows(context.model, producer)) for producer in group.producers]
+        if members:
+            channels[group.name] = joined(members, reduction)
+    warn_left_whole(
+        context, [group.name for group in context.groups if not group.producers], "have no filters"
+    )
+    return Scores(channels, _block_scores(context, score_rows))
+
+
+def rows(model: nn.Module, part: Slice) -> np.ndarray:
+    """The weights of each channel: float64 (channels of the group, everything that one channel owns)."""
+    tensor = _tensor(model, part.parameter).movedim(part.dim, 0)
+    owned = tensor.reshape(len(tensor), -1).numpy()
+    if np.array_equal(part.index, np.arange(len(owned))[:, None]):
+        return owned
+    return owned[part.index].reshape(len(part.index), -1)
+
+
+def relative(own: Sequence[float], peers: Sequence[float]) -> float:
+    """The mean of a block's own scores over that of its peers; 1 if the peers have no weight at all."""
+    scale = float(np.mean(peers))
+    return float(np.mean(own)) / scale if scale > 0 else 1.0
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    return model.get_parameter(name).detach().double().cpu()
+
+
+def _block_scores(context: PruningContext, score_rows: ScoreRows) -> dict[str, float]:
+    """A block whose branch no weight produces has no score, and so stays."""
+    mean_score = cache(lambda name: float(score_rows(_tensor(context.model, name).flatten(1).numpy()).mean()))
+    scores = {}
+    for block in context.blocks:
+        if block.exits:
+            peers = _peers(context, block)
+            scores[block.name] = relative(
+                [mean_score(n) for n in block.exits], [mean_score(n) for n in peers]
+            )
+    return scores
+
+
+def _peers(context: PruningContext, block: ResidualBlock) -> list[str]:
+    """The weights that produce the stage of a block; if that is frozen, the exits of all blocks in its
+    position."""
+    if block.stage is not None:
+        return [producer.parameter for producer in context.graph.group(block.stage).producers]
+    return [name for other in context.blocks if other.stage is None for name in other.exits]

@@ -1,0 +1,58 @@
+"""A plan on disk, so that a run that is started again does not decide again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prunelab.errors import UserError
+from prunelab.methods.budget import Budget
+from prunelab.methods.steps import allowed_cost, cost_function, full_cost
+from prunelab.structure import ChannelGraph, PruningPlan
+
+
+def read_plan(path: Path) -> PruningPlan | None:
+    """The plan in a file, or None if there is no such file.
+
+    Raises:
+        UserError: the file cannot be read or holds no plan.
+    """
+    try:
+        return PruningPlan.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, UserError) as error:
+        raise UserError(f"Plan file {path} cannot be used: {error}. Delete it to decide again.") from error
+
+
+def write_plan(plan: PruningPlan, path: Path) -> None:
+    """Write a plan whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(plan.to_json(), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"Plan file {path} cannot be written: {error}.") from error
+
+
+def require_fit(plan: PruningPlan, path: Path, graph: ChannelGraph, budget: Budget) -> None:
+    """Refuse a stored plan that was made for another network or for a larger budget.
+
+    Raises:
+        UserError: says which, and to delete the file.
+    """
+    if {name: before for name, (before, _) in plan.widths.items()} != {g.name: g.size for g in graph.groups}:
+        raise UserError(f"Plan file {path} was made for another network. Delete it to decide again.")
+    cost = float(cost_function(graph, budget.resource)(plan))
+    if cost > allowed_cost(graph, budget):
+        kept = cost / full_cost(graph, budget.resource)
+        raise UserError(
+            f"Plan file {path} keeps {kept:.4g} of the {budget.resource}, more than {budget}. "
+            "Delete it to decide again."
+        )
