@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_map
 
 from prunelab.structure.blocks import find_blocks
 from prunelab.structure.ids import Ids
 from prunelab.structure.network import Network, arguments
 from prunelab.structure.plan import PruningPlan
-from prunelab.structure.surgery import named_tensors
+from prunelab.structure.surgery import call_with, named_tensors
 from prunelab.structure.trace import Marked, Tracer, evaluating, run
 
 # Which argument of a contraction is read, and along which dimension.
@@ -36,7 +35,7 @@ def check(original: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Any
     args, kwargs = arguments(_as_double(images))
     tensors = _as_double(named_tensors(pruned))
     with evaluating(pruned), torch.no_grad():
-        found = _floating(functional_call(pruned, tensors, args, kwargs))
+        found = _floating(call_with(pruned, tensors, args, kwargs))
     if [value.shape for value in masked] != [value.shape for value in found]:
         return float("inf")
     worst = 0.0
@@ -53,7 +52,7 @@ def masked_forward(model: nn.Module, plan: PruningPlan, images: Any) -> Any:
     tensors = _as_double(named_tensors(model))
     tracer = _Masking(tensors, plan, _dropped_additions(model, plan, images))
     result: list[Any] = []
-    run(model, tracer, lambda: result.append(functional_call(model, tensors, args, kwargs)) or result[0])
+    run(model, tracer, lambda: result.append(call_with(model, tensors, args, kwargs)) or result[0])
     return result[0]
 
 
@@ -102,7 +101,7 @@ class _Masking(Tracer):
         return (*args[:position], zeroed, *args[position + 1 :]), kwargs
 
     def _kept(self, ids: Ids) -> Tensor:
-        known = torch.as_tensor(ids)
+        known = torch.tensor(ids)
         born = known < self.removed.numel()
         return ~(self.removed[known.clamp(max=self.removed.numel() - 1)] & born)
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_map
 
 from prunelab.errors import UserError
 from prunelab.structure.plan import PruningPlan
-from prunelab.structure.surgery import named_tensors, trial
+from prunelab.structure.surgery import call_with, named_tensors, trial
 from prunelab.structure.trace import Trace, Tracer, run
 
 
@@ -24,6 +23,7 @@ class Network:
         self.tensors = named_tensors(model)
         self.args, self.kwargs = arguments(example_input)
         self.images = _images(example_input)
+        self.carry: dict[int, int] = {}
         self.meta = True
         self._use_meta()
 
@@ -52,20 +52,19 @@ class Network:
                     f"{_shapes(self.args, self.kwargs)}: {_first_line(error)}. Give an example input of the kind that the "
                     "network is used with; for a small image choose a larger image size or another network."
                 ) from meta_error
-        carry: dict[int, int] = {}
-        while stuck := _stuck(trace, carry):
-            carry.update(stuck)
-            trace = self._run(carry)
+        while stuck := _stuck(trace, self.carry):
+            self.carry.update(stuck)
+            trace = self._run(self.carry)
         return trace
 
-    def trace_pruned(self, plan: PruningPlan, carry: Mapping[int, int] | None = None) -> tuple[Trace, str | None]:
-        """Trace the network as ``plan`` would leave it; the second value says how it broke, if it did."""
+    def trace_pruned(self, plan: PruningPlan) -> tuple[Trace, str | None]:
+        """Trace the network as ``plan`` would leave it; the second value names the call that failed, if one did."""
         with trial(self.model, plan, self.stand_ins) as tensors:
-            tracer = self._tracer(tensors, carry or {})
+            tracer = self._tracer(tensors, self.carry)
             try:
                 return self._under(tracer, tensors), None
-            except Exception as error:
-                return tracer.trace, _first_line(error)
+            except Exception:  # whatever a program raises when a width is not what it expects
+                return tracer.trace, tracer.function
 
     def _run(self, carry: Mapping[int, int]) -> Trace:
         return self._under(self._tracer(self.stand_ins, carry), self.stand_ins)
@@ -80,7 +79,7 @@ class Network:
             tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, given)
             for given in (args, kwargs)
         )
-        return run(self.model, tracer, lambda: functional_call(self.model, tensors, args, kwargs))
+        return run(self.model, tracer, lambda: call_with(self.model, tensors, args, kwargs))
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Each parameter once, by its first name."""

@@ -8,7 +8,7 @@ alone, unless the constant is an attribute of the module that can be set to the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,6 @@ class Link:
     attribute: str
     ids: Ids = field(repr=False)
 
-    @property
-    def key(self) -> tuple[str, str]:
-        """Which attribute this is."""
-        return (self.module, self.attribute)
-
 
 @dataclass(frozen=True)
 class _Failure:
@@ -49,17 +44,43 @@ class _Failure:
 Resolver = Callable[[tuple[Link, ...]], Callable[[dict[str, tuple[int, ...]], tuple[str, ...]], PruningPlan]]
 
 
-class _Trials:
-    """Prunes a part of chosen groups on trial."""
+def prove(
+    network: Network, trace: Trace, components: Components, parts: Partition, resolver: Resolver
+) -> tuple[dict[int, str], tuple[Link, ...]]:
+    """The groups that break the network (number -> reason), and the attributes that follow a width."""
+    proof = _Proof(network, trace, components, parts, resolver)
+    while proof.chosen and (failure := proof.trial(proof.chosen)) is not None:
+        if not proof.repair(failure):
+            proof.freeze(failure)
+    return proof.broken, proof.links
+
+
+class _Proof:
+    """The state of the proof: groups still trusted, groups found to break the network, attributes that follow."""
 
     def __init__(
         self, network: Network, trace: Trace, components: Components, parts: Partition, resolver: Resolver
     ) -> None:
         self.network, self.trace, self.components, self.parts = network, trace, components, parts
         self.resolver = resolver
+        self.links: tuple[Link, ...] = ()
+        self.broken: dict[int, str] = {}
+        self.chosen: set[int] = set()
+        self._refused: set[tuple[str, str, int]] = set()
+        self._by_module: dict[str, list[Step]] = {}
+        for step in trace.steps:
+            self._by_module.setdefault(step.module, []).append(step)
+        for number, group in enumerate(parts.groups):
+            if group.frozen is None and group.size > 1:
+                self.chosen.add(number)
+            elif group.frozen is None:
+                self.broken[number] = "a single channel"
 
-    def __call__(self, chosen: Iterable[int], links: tuple[Link, ...]) -> _Failure | None:
-        """Remove every third channel of the chosen groups; None if the network does what was foretold."""
+    def trial(self, chosen: Iterable[int], links: tuple[Link, ...] | None = None) -> _Failure | None:
+        """Remove a part of the chosen groups; None if the network does what was foretold.
+
+        Every group loses another fraction, so that no two widths agree by chance.
+        """
         wanted = set(chosen)
         kept: dict[str, tuple[int, ...]] = {}
         gone = np.zeros(self.components.count, dtype=np.bool_)
@@ -68,122 +89,150 @@ class _Trials:
                 continue
             removed = np.zeros(group.size, dtype=np.bool_)
             if number in wanted:
-                removed[1::3] = True
+                removed[_spread(group.size, number)] = True
             kept[group.name] = tuple(np.flatnonzero(~removed).tolist())
             gone[self.parts.members[number][removed]] = True
-        plan = self.resolver(links)(kept, ())
-        pruned, error = self.network.trace_pruned(plan)
-        return _compare(self.trace, pruned, gone[self.components.label], error)
+        plan = self.resolver(self.links if links is None else links)(kept, ())
+        pruned, failed = self.network.trace_pruned(plan)
+        return _compare(self.trace, pruned, gone[self.components.label], failed)
+
+    def repair(self, failure: _Failure) -> bool:
+        """Set an integer attribute of the module at the failing operator to the new width, if that helps.
+
+        The same attribute of all modules of the same class is tried with it: networks repeat themselves.
+        """
+        step = self._step(failure)
+        for attribute, place in self._candidates(step):
+            alike = [link for other in self._alike(step) if (link := self._link(other, attribute, place)) is not None]
+            own = self._link(step, attribute, place)
+            for new in (alike, [own] if own is not None else []):
+                if not new:
+                    continue
+                tried = (*self.links, *new)
+                again = self.trial(self.chosen, tried)
+                if again is None or again.step > failure.step:
+                    self.links = tried
+                    return True
+            self._refused.add((step.module, attribute, place))
+        return False
+
+    def freeze(self, failure: _Failure) -> None:
+        """Freeze the groups to blame: those at the failing operator that fail alone, else whichever half fails."""
+        step = self._step(failure)
+        near = self._touched(step) & self.chosen
+        guilty = {number for number in near if self.trial({number}) is not None}
+        if not guilty and near and self.trial(self.chosen - near) is None:
+            guilty = near
+        if not guilty:
+            guilty = self._halved()
+        similar = {
+            number
+            for other in self._alike(step)
+            for number in (self._touched(other) & self.chosen) - guilty
+            if self._same_place(number, other, guilty, step) and self.trial({number}) is not None
+        }
+        for number in guilty | similar:
+            self.chosen.discard(number)
+            self.broken[number] = failure.reason
+
+    def _step(self, failure: _Failure) -> Step:
+        return self.trace.steps[min(failure.step, len(self.trace.steps) - 1)]
+
+    def _alike(self, step: Step) -> Iterator[Step]:
+        """The same operator at the same place of other modules of the same class."""
+        ordinal = self._by_module[step.module].index(step)
+        kind = type(self.network.model.get_submodule(step.module))
+        for module, steps in self._by_module.items():
+            if module != step.module and len(steps) > ordinal and steps[ordinal].op == step.op:
+                if type(self.network.model.get_submodule(module)) is kind:
+                    yield steps[ordinal]
+
+    def _widths(self, step: Step) -> list[Ids]:
+        """The channel dimensions that the Python-level call around ``step`` handles, results first."""
+        together = [other for other in self.trace.steps if other.call == step.call and other.module == step.module]
+        marked = [m for other in together for m in (*other.outputs, *other.inputs)]
+        return [ids for found in marked for ids in found.dims if ids is not None and self._groups(ids) & self.chosen]
+
+    def _candidates(self, step: Step) -> list[tuple[str, int]]:
+        """(attribute, index into ``_widths``) of attributes equal to one of the widths at ``step``."""
+        known = {(link.module, link.attribute) for link in self.links}
+        found: dict[tuple[str, int], tuple[str, int]] = {}
+        widths = self._widths(step)
+        for name, value in vars(self.network.model.get_submodule(step.module)).items():
+            if type(value) is not int or (step.module, name) in known:
+                continue
+            for place, ids in enumerate(widths):
+                if ids.size == value and (step.module, name, place) not in self._refused:
+                    found.setdefault((name, hash(ids.tobytes())), (name, place))
+        return list(found.values())
+
+    def _link(self, step: Step, attribute: str, place: int) -> Link | None:
+        widths = self._widths(step)
+        value = vars(self.network.model.get_submodule(step.module)).get(attribute)
+        if place < len(widths) and type(value) is int and widths[place].size == value:
+            return Link(step.module, attribute, widths[place])
+        return None
+
+    def _groups(self, ids: Ids) -> set[int]:
+        return set(np.unique(self.parts.group_of[self.components.label[ids]]).tolist())
+
+    def _touched(self, step: Step) -> set[int]:
+        """The groups whose channels the operator handles."""
+        arrays = [ids for marked in (*step.inputs, *step.outputs) for ids in marked.dims if ids is not None]
+        return set().union(*(self._groups(ids) for ids in arrays))
+
+    def _same_place(self, number: int, step: Step, guilty: set[int], first: Step) -> bool:
+        """Whether group ``number`` stands at ``step`` where a guilty one stands at ``first``."""
+
+        def places(group: Iterable[int], at: Step) -> set[tuple[int, int]]:
+            wanted = set(group)
+            return {
+                (which, dim)
+                for which, marked in enumerate(at.inputs)
+                for dim, ids in enumerate(marked.dims)
+                if ids is not None and self._groups(ids) & wanted
+            }
+
+        return bool(places({number}, step) & places(guilty, first))
+
+    def _halved(self) -> set[int]:
+        suspects = sorted(self.chosen)
+        while len(suspects) > 1:
+            half = len(suspects) // 2
+            if self.trial(suspects[:half]) is not None:
+                suspects = suspects[:half]
+            elif self.trial(suspects[half:]) is not None:
+                suspects = suspects[half:]
+            else:  # only both halves together fail
+                return set(suspects[half:])
+        return set(suspects)
 
 
-def prove(
-    network: Network, trace: Trace, components: Components, parts: Partition, resolver: Resolver
-) -> tuple[dict[int, str], tuple[Link, ...]]:
-    """The groups that break the network (number -> reason), and the attributes that follow a width."""
-    trials = _Trials(network, trace, components, parts, resolver)
-    chosen = {number for number, group in enumerate(parts.groups) if group.frozen is None and group.size > 1}
-    broken = {
-        number: "a single channel" for number, group in enumerate(parts.groups) if group.frozen is None and group.size == 1
-    }
-    links: tuple[Link, ...] = ()
-    while chosen and (failure := trials(chosen, links)) is not None:
-        step = trace.steps[min(failure.step, len(trace.steps) - 1)]
-        repaired = _repair(network, step, trials, chosen, links, failure, components, parts)
-        if repaired is not None:
-            links = repaired
-            continue
-        for number in _culprits(trials, step, chosen, links, components, parts):
-            chosen.discard(number)
-            broken[number] = failure.reason
-    return broken, links
+def _spread(size: int, number: int) -> NDArray[np.int64]:
+    """Places to remove from a group of ``size`` > 1: 15 to 65 % of them, evenly spread (never all)."""
+    fraction = 0.15 + 0.5 * ((number + 1) * 0.6180339887 % 1.0)
+    count = min(max(1, round(size * fraction)), size - 1)
+    return (np.arange(count) * size // count + (size // count) // 2).astype(np.int64)
 
 
-def _compare(full: Trace, pruned: Trace, removed: NDArray[np.bool_], error: str | None) -> _Failure | None:
+def _compare(full: Trace, pruned: Trace, removed: NDArray[np.bool_], failed: str | None) -> _Failure | None:
+    """The first difference between the pruned run and what the full run's ids foretell of it."""
     for number, (before, after) in enumerate(zip(full.steps, pruned.steps, strict=False)):
         if before.op != after.op or len(before.outputs) != len(after.outputs):
-            return _Failure(number, f"{before.op} becomes {after.op}")
+            return _Failure(number, f"{before.op} turns into {after.op}")
         for expected, found in zip(before.outputs, after.outputs, strict=True):
             shape = tuple(
                 size if ids is None else int(ids.size - removed[ids].sum())
                 for size, ids in zip(expected.shape, expected.dims, strict=True)
             )
             if shape != found.shape:
-                return _Failure(number, f"{before.op} to a constant shape")
-        values = [int(claim.counted.size - removed[claim.counted].sum()) for claim in before.claims]
-        if values != [claim.value for claim in after.claims][: len(values)] and not _claims_hold(before, after, values):
+                return _Failure(number, f"{before.op} to a constant size")
+        foretold = [int(claim.counted.size - removed[claim.counted].sum()) for claim in before.claims]
+        actual = [claim.value for claim in after.claims]
+        if actual and foretold != actual:
             return _Failure(number, f"{before.op} at a constant position")
-    if error is not None:
-        number = len(pruned.steps)
-        op = full.steps[number].op if number < len(full.steps) else "the network"
-        return _Failure(number, f"{op} with a constant size ({error})" if len(error) < 60 else f"{op} with a constant size")
+    if failed is not None:
+        return _Failure(len(pruned.steps), f"{failed} with a constant size")
     if len(full.steps) != len(pruned.steps):
-        return _Failure(len(pruned.steps), "a different number of operators")
-    return None
-
-
-def _claims_hold(before: Step, after: Step, values: list[int]) -> bool:
-    """Claims whose channels are all gone or untracked in the pruned run cannot be compared; the rest must be equal."""
-    return len(after.claims) == 0 and all(value <= 1 for value in values)
-
-
-def _touched(step: Step, components: Components, parts: Partition) -> set[int]:
-    """The groups whose channels an operator handles."""
-    arrays = [ids for marked in (*step.inputs, *step.outputs) for ids in marked.dims if ids is not None]
-    found: set[int] = set()
-    for ids in arrays:
-        found.update(np.unique(parts.group_of[components.label[ids]]).tolist())
-    return found
-
-
-def _culprits(
-    trials: _Trials,
-    step: Step,
-    chosen: set[int],
-    links: tuple[Link, ...],
-    components: Components,
-    parts: Partition,
-) -> set[int]:
-    """The groups to freeze: those at the failing operator that fail alone, else whichever half fails."""
-    near = _touched(step, components, parts) & chosen
-    alone = {number for number in near if trials({number}, links) is not None}
-    if alone:
-        return alone
-    if near and trials(chosen - near, links) is None:
-        return near
-    suspects = sorted(chosen)
-    while len(suspects) > 1:
-        half = suspects[: len(suspects) // 2]
-        if trials(half, links) is not None:
-            suspects = half
-        elif trials(suspects[len(half) :], links) is not None:
-            suspects = suspects[len(half) :]
-        else:  # only both halves together fail
-            return set(suspects[len(half) :])
-    return set(suspects)
-
-
-def _repair(
-    network: Network,
-    step: Step,
-    trials: _Trials,
-    chosen: set[int],
-    links: tuple[Link, ...],
-    failure: _Failure,
-    components: Components,
-    parts: Partition,
-) -> tuple[Link, ...] | None:
-    """Attributes of the module at the failing operator that, set to the new width, let the trial go further."""
-    known = {link.key for link in links}
-    module = network.model.get_submodule(step.module)
-    widths: dict[int, Ids] = {}
-    for marked in (*step.outputs, *step.inputs):
-        for ids in marked.dims:
-            if ids is not None and chosen & set(np.unique(parts.group_of[components.label[ids]]).tolist()):
-                widths.setdefault(ids.size, ids)
-    for name, value in vars(module).items():
-        if type(value) is int and value in widths and (step.module, name) not in known:
-            tried = (*links, Link(step.module, name, widths[value]))
-            again = trials(chosen, tried)
-            if again is None or again.step > failure.step:
-                return tried
+        return _Failure(len(pruned.steps), "another number of operators")
     return None

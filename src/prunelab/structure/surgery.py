@@ -8,12 +8,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.optim import Optimizer
 
 from prunelab.errors import UserError
 from prunelab.structure.plan import Cut, PruningPlan
 
-_LEAVES = {"identity": nn.Identity, "relu": nn.ReLU, "relu6": nn.ReLU6}
+_LEAVES = {"identity": lambda x: x, "relu": torch.relu, "relu6": nn.functional.relu6}
+
+
+class Dropped(nn.Module):
+    """What is left of a dropped residual block: y = x, or the activation function that followed the addition.
+
+    Takes whatever the block took; its first argument is x.
+    """
+
+    def __init__(self, leaves: str) -> None:
+        super().__init__()
+        self.leaves = leaves
+
+    def forward(self, x: Tensor, *others: Any, **named: Any) -> Tensor:
+        """x (N, C, H, W) -> the same shape."""
+        return _LEAVES[self.leaves](x)
+
+    def extra_repr(self) -> str:
+        """What the printed network shows."""
+        return self.leaves
 
 
 def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = None) -> nn.Module:
@@ -57,6 +77,22 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
+
+
+def call_with(model: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One forward call of ``model`` with these tensors in place of its own (by any of their names).
+
+    Every slot of every module is set once. (``functional_call``'s own tying of shared weights does not restore a
+    module that is reachable under two names.)
+    """
+    slots = [
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
+    ]
+    chosen = {name: tensors[name] for name in slots}
+    return functional_call(model, chosen, args, kwargs, tie_weights=False)
 
 
 def cut_tensor(tensor: Tensor, cuts: list[Cut]) -> Tensor:
@@ -104,7 +140,7 @@ def drop_blocks(model: nn.Module, plan: PruningPlan) -> None:
     """Put in each dropped block's place what is left of it."""
     for path, leaves in plan.replaced.items():
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, _LEAVES[leaves]())
+        setattr(model.get_submodule(parent), name, Dropped(leaves))
 
 
 def attribute_changes(model: nn.Module, plan: PruningPlan) -> list[tuple[nn.Module, str, Any]]:
@@ -135,7 +171,7 @@ def _widths(module: nn.Module, path: str, before: dict[tuple[str, int], int]) ->
         made, read = (1, 0) if module.transposed else (0, 1)
         name = f"{path}.weight" if path else "weight"
         groups = module.groups
-        if groups > 1 and shape[1] == 1:  # depthwise: as many groups as channels are left
+        if groups > 1 and shape[1] == 1 and (name, 1) not in before:  # depthwise: a group for each channel left
             old = before.get((name, 0), shape[0])
             groups = max(1, shape[0] * groups // old)
         widths = [("groups", groups)]

@@ -91,12 +91,13 @@ class Claim:
     counted: Ids
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One traced operator: its outputs and the constants it carried."""
 
     op: str
     module: str
+    call: int
     inputs: tuple[Marked, ...]
     outputs: tuple[Marked, ...]
     claims: tuple[Claim, ...]
@@ -154,6 +155,7 @@ class Tracer(TorchDispatchMode):
         self.claims: list[Claim] = []
         self.modules: list[str] = [""]
         self.call = -1
+        self.function = ""  # name of the Python-level function that runs
         self.kind = ""
         self._marked: WeakIdKeyDictionary = WeakIdKeyDictionary()
         for name, tensor in tensors:
@@ -210,7 +212,8 @@ class Tracer(TorchDispatchMode):
             marked.module, marked.call_here = self.modules[-1], self.call
             marked.activation = any(parent.activation for parent in inputs)
             self._marked[tensor] = marked
-        self.trace.steps.append(Step(name, self.modules[-1], inputs, tuple(made), tuple(self.claims)))
+        step = Step(name, self.modules[-1], self.call, inputs, tuple(made), tuple(self.claims))
+        self.trace.steps.append(step)
         return out
 
     def before(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -233,6 +236,7 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.tracer.call += 1
         call = self.tracer.call
+        self.tracer.function = getattr(func, "__name__", str(func))
         out = func(*args, **(kwargs or {}))
         self.tracer.call = call
         self.tracer.returned(out)
