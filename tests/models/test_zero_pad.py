@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
+import prunelab
 from prunelab.models import CifarResNet, ZeroPadShortcut
 
 
@@ -63,3 +64,15 @@ def test_an_edited_map_is_saved_and_loaded() -> None:
     fresh = ZeroPadShortcut(2, 4, 2)
     fresh.load_state_dict(edited.state_dict())
     assert fresh.source.tolist() == [2, 1, 0, 2]
+
+
+def test_the_stages_on_both_sides_of_it_can_be_pruned() -> None:
+    model, images = CifarResNet(2, in_chans=1).eval(), torch.randn(2, 1, 8, 8)
+    graph = prunelab.analyze(model, images)
+    stages = [group for group in graph.groups if group.level == "stage"]
+    assert [group.size for group in stages] == [16, 32, 64]
+    # Of 16 channels the even ones stay; of 32, those fed by 0, 1 and 2 (at 8, 9 and 10) and two zeros.
+    plan = graph.plan({stages[0].name: range(0, 16, 2), stages[1].name: [0, 8, 9, 10, 31]})
+    pruned = prunelab.apply(copy.deepcopy(model), plan)
+    assert pruned.layer2[0].shortcut.source.tolist() == [8, 0, 8, 1, 8]
+    assert prunelab.check(model, pruned, plan, images) < 1e-6

@@ -40,8 +40,11 @@ class ZeroPadShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]
-        padded = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
-        return torch.index_select(padded, 1, self.source)
+        images, _, height, width = x.shape
+        zero_channel = x.new_zeros(
+            images, 1, height, width
+        )  # not a slice of x: that would tie it to one channel
+        return torch.index_select(torch.cat([x, zero_channel], dim=1), 1, self.source)
 
 
 def _keep_own_source(
