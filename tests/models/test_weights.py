@@ -86,7 +86,7 @@ def test_what_is_not_weights_is_refused(weights: Weights, tmp_path: Path) -> Non
     assert "holds no weights by name, but list" in refusal([1, 2], tmp_path)
     assert "holds no weights by name, but dict" in refusal({}, tmp_path)
     assert "holds more than weights: epoch" in refusal({**weights, "epoch": 3}, tmp_path)
-    assert "could run code and are not loaded" in refusal(CifarResNet(1), tmp_path)
+    assert "is damaged, or holds Python objects besides weights" in refusal(CifarResNet(1), tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

@@ -37,10 +37,8 @@ class Classifier(pl.LightningModule):
         backbone: images (N, C, H, W) to logits (N, num_classes).
         num_classes: number of classes.
         training: optimizer, schedule and label smoothing.
-        channels_last: keep weights and images in channels-last memory order, faster on GPUs with tensor
-            cores.
-        compile: compile the backbone's forward pass at the beginning of each fit or test, after it was
-            pruned.
+        channels_last: keep weights and images in channels-last order, faster on GPUs with tensor cores.
+        compile: compile the backbone's forward pass when a fit or test begins, after it was pruned.
     """
 
     def __init__(

@@ -14,18 +14,10 @@ from torch import Tensor, nn
 
 from prunelab.errors import UserError
 
-_WRAPPERS = (
-    "state_dict",
-    "model",
-    "model_state_dict",
-    "net",
-)  # keys under which checkpoints keep the weights
-_PREFIXES = (
-    "module.",
-    "backbone.",
-    "model.",
-    "_orig_mod.",
-)  # what DDP, LightningModules and compilers put before names
+# Keys under which checkpoints keep the weights.
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
+# What DDP, LightningModules and torch.compile put before names.
+_PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.")
 _SHOWN = 3  # names shown of each kind of misfit
 
 
@@ -62,8 +54,8 @@ def _read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds Python objects besides weights; they could run code and are not loaded. Save the "
-            "network's state_dict() alone, or convert it to .safetensors."
+            f"{path} is damaged, or holds Python objects besides weights, which could run code and are not "
+            "loaded. Save the network's state_dict() alone, or convert it to .safetensors."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise UserError(f"The weight file {path} cannot be read: {error}") from error
@@ -79,9 +71,9 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} holds no weights by name, but {type(content).__name__}.")
     strangers = [
-        str(key)
-        for key, value in content.items()
-        if not isinstance(key, str) or not isinstance(value, Tensor)
+        str(name)
+        for name, value in content.items()
+        if not isinstance(name, str) or not isinstance(value, Tensor)
     ]
     if strangers:
         raise UserError(

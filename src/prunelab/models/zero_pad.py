@@ -41,9 +41,8 @@ class ZeroPadShortcut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]
         images, _, height, width = x.shape
-        zero_channel = x.new_zeros(
-            images, 1, height, width
-        )  # not a slice of x: that would tie it to one channel
+        # Not a slice of x, such as zeros_like(x[:, :1]): the structure engine would see channel 0 in use.
+        zero_channel = x.new_zeros(images, 1, height, width)
         return torch.index_select(torch.cat([x, zero_channel], dim=1), 1, self.source)
 
 
