@@ -11,7 +11,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 from torch.nn import functional
 
@@ -30,6 +29,7 @@ from prunelab.methods.host import (
 from prunelab.methods.ladders import Allocation, check_levels
 from prunelab.methods.plan_file import read_plan, require_fit, write_plan
 from prunelab.methods.ranks import from_first_rank, require_same, together, world
+from prunelab.methods.untouched import kept_randomness
 from prunelab.structure import ChannelGraph, PruningPlan, analyze, apply
 
 
@@ -116,19 +116,20 @@ class PruningMethod(pl.Callback, ABC):
         calibration: Iterable[Any] | None = None,
         device: torch.device = CPU,
         name: str | None = None,
+        budget: Budget | None = None,
         reference: ChannelGraph | None = None,
         progress: bool = False,
     ) -> PruningContext:
         """The context in which this method, with its settings, decides about ``model``; needs no Trainer.
 
-        ``calibration`` is any iterable of batches, the same on every rank; the rest is described in
-        ``PruningContext``.
+        ``calibration`` is any iterable of batches, the same on every rank; ``budget`` takes the place of the
+        method's own (one round of several). The rest is described in ``PruningContext``.
         """
         rank, ranks = world()
         return PruningContext(
             model=model,
             graph=analyze(model, example_input),
-            budget=self.budget,
+            budget=budget or self.budget,
             levels=self.levels,
             allocation=self.allocation,
             calibration=None
@@ -154,7 +155,7 @@ class PruningMethod(pl.Callback, ABC):
         if self._pruned is not None and self._pruned() is network:
             return
         refuse_spawn(trainer)
-        with isolate_rng():
+        with kept_randomness():
             self.plan = self._agreed_plan(trainer, pl_module, network)
         already = getattr(network, "prunelab_plan", None)
         if already is None or already.digest() != self.plan.digest():

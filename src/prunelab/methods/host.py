@@ -56,7 +56,8 @@ def refuse_spawn(trainer: pl.Trainer) -> None:
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise UserError(
             "Pruning cannot work with a strategy that spawns or forks its processes "
-            "(ddp_spawn, ddp_notebook): they hand the weights of a smaller network back to the full one. Use Trainer(strategy='ddp')."
+            "(ddp_spawn, ddp_notebook): they hand the weights of a smaller network back to the full one. "
+            "Use Trainer(strategy='ddp')."
         )
 
 

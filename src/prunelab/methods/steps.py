@@ -157,4 +157,5 @@ class StepSearch:
 
     def _costs(self, states: Widths) -> NDArray[np.float64]:
         """The cost (B,) of every row of states (B, groups + blocks)."""
-        return np.asarray(self._cost(states[:, : self._n_groups], states[:, self._n_groups :]))
+        costs = self._cost(states[:, : self._n_groups], states[:, self._n_groups :])
+        return np.asarray(costs, dtype=np.float64)

@@ -8,24 +8,37 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
 
 @contextmanager
+def kept_randomness() -> Iterator[None]:
+    """Afterwards, whatever happened, all global random number generators are where they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - data sets of users draw from it
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
 def untouched(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
-    """Inside: the model is in evaluation mode on ``device``, its parameters need no gradient, random numbers
-    start
-    from ``seed``. Afterwards, whatever happened: training flags, ``requires_grad``, buffers, device and the
-    states of all random number generators are what they were.
+    """Inside, the model is in evaluation mode on ``device``, its parameters need no gradient, and random
+    numbers
+    follow from ``seed``.
+
+    Afterwards, whatever happened, training flags, ``requires_grad``, buffers, device and random number
+    generators are what they were.
     """
     flags = {module: module.training for module in model.modules()}
     gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     home = next((parameter.device for parameter in model.parameters()), device)
-    with isolate_rng(include_cuda=device.type == "cuda"):
+    with kept_randomness():
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002 - data sets of users draw from the global generator
+        np.random.seed(seed % 2**32)  # noqa: NPY002
         torch.manual_seed(seed)
         try:
             model.eval().requires_grad_(False)

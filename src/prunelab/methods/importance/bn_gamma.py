@@ -57,8 +57,8 @@ class BNGamma(Criterion):
             elif self.missing == "error":
                 raise UserError(
                     f"No normalisation layer scales group {group.name} of {context.name}, so that it has "
-                    "no gamma to score. Leave such groups whole with method.criterion.missing=keep, or choose "
-                    "another method."
+                    "no gamma to score. Leave such groups whole with method.criterion.missing=keep, or "
+                    "choose another method."
                 )
         return Scores(channels, self._block_scores(context))
 
