@@ -6,18 +6,103 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunelab.structure import ChannelGraph, ChannelGroup, PruningPlan, analyze, apply, check
+    from prunelab.export import (
+        load,
+        save,
+    )
+    from prunelab.methods import (
+        FPGM,
+        APoZ,
+        BNGamma,
+        Budget,
+        Calibration,
+        Criterion,
+        Entropy,
+        ImportancePruning,
+        L1Norm,
+        L2Norm,
+        PruningContext,
+        PruningMethod,
+        Random,
+        Taylor,
+    )
+    from prunelab.structure import (
+        ChannelGraph,
+        ChannelGroup,
+        CostModel,
+        PruningPlan,
+        analyze,
+        apply,
+        check,
+    )
 
+# Each public name and the package that defines it; imported when first used, so that reports start without torch.
 _HOMES = {
-    "prunelab.structure": ("ChannelGraph", "ChannelGroup", "PruningPlan", "analyze", "apply", "check"),
+    "prunelab.export": (
+        "load",
+        "save",
+    ),
+    "prunelab.methods": (
+        "APoZ",
+        "BNGamma",
+        "Budget",
+        "Calibration",
+        "Criterion",
+        "Entropy",
+        "FPGM",
+        "ImportancePruning",
+        "L1Norm",
+        "L2Norm",
+        "PruningContext",
+        "PruningMethod",
+        "Random",
+        "Taylor",
+    ),
+    "prunelab.structure": (
+        "ChannelGraph",
+        "ChannelGroup",
+        "CostModel",
+        "PruningPlan",
+        "analyze",
+        "apply",
+        "check",
+    ),
 }
 
-__all__ = ["ChannelGraph", "ChannelGroup", "PruningPlan", "analyze", "apply", "check"]
+__all__ = [
+    "FPGM",
+    "APoZ",
+    "BNGamma",
+    "Budget",
+    "Calibration",
+    "ChannelGraph",
+    "ChannelGroup",
+    "CostModel",
+    "Criterion",
+    "Entropy",
+    "ImportancePruning",
+    "L1Norm",
+    "L2Norm",
+    "PruningContext",
+    "PruningMethod",
+    "PruningPlan",
+    "Random",
+    "Taylor",
+    "analyze",
+    "apply",
+    "check",
+    "load",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name's package when it is first used: the report starts without torch."""
+    """A public name, imported from its package."""
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(home), name)
     raise AttributeError(f"module 'prunelab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,10 +1,10 @@
 """What can be removed from a network, what it costs, and how it is removed (torch, numpy and scipy only)."""
 
 from prunelab.structure.blocks import ResidualBlock
-from prunelab.structure.masking import check, masked_forward
 from prunelab.structure.cost import CostModel
 from prunelab.structure.graph import ChannelGraph, analyze
 from prunelab.structure.groups import LEVELS, ChannelGroup, Slice
+from prunelab.structure.masking import check, masked_forward
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery import apply
 from prunelab.structure.taps import GroupTap, Tap, channels_first, observe

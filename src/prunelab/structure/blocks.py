@@ -164,7 +164,9 @@ def _overlap(first: Ids, second: Ids) -> bool:
     return bool(first[0] <= second.max() and second.min() <= first[-1])
 
 
-def _stage(components: Components, addition: Marked, group_of: NDArray[np.int64], names: list[str]) -> str | None:
+def _stage(
+    components: Components, addition: Marked, group_of: NDArray[np.int64], names: list[str]
+) -> str | None:
     ids = next((ids for ids in addition.dims if ids is not None), None)
     if ids is None:
         return None

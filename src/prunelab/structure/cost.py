@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunelab.structure.ids import Components, Ids
+from prunelab.structure.plan import PruningPlan
 from prunelab.structure.trace import Trace
-
-if TYPE_CHECKING:
-    from prunelab.structure.plan import PruningPlan
 
 
 @dataclass(frozen=True)
@@ -105,16 +103,18 @@ class CostModel:
     def _evaluate(self, sums: tuple[_Sum, ...], scale: float, widths: object, alive: object) -> object:
         if widths is None:
             widths = self.full
-        elif hasattr(widths, "dropped_blocks"):
+        elif isinstance(widths, PruningPlan):
             widths, alive = self._of_plan(widths)
         rows = np.asarray(widths, dtype=np.float64)
         single = rows.ndim == 1
         rows = np.atleast_2d(rows)
         if rows.shape[1] != len(self._groups):
-            raise ValueError(f"widths have {rows.shape[1]} columns; this network has {len(self._groups)} groups")
+            raise ValueError(
+                f"widths have {rows.shape[1]} columns; this network has {len(self._groups)} groups"
+            )
         dimensions = rows @ self._multiplicity.T + self._constant
         living = self._living(alive, rows.shape[0])
-        total = sum(part(dimensions, living) for part in sums) * scale
+        total = np.sum([part(dimensions, living) for part in sums], axis=0) * scale
         return round(float(total[0])) if single else total
 
     def _living(self, alive: object, rows: int) -> NDArray[np.float64]:
@@ -131,7 +131,9 @@ class CostModel:
         return living
 
     def _of_plan(self, plan: PruningPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        widths = [plan.widths.get(name, (0, size))[1] for name, size in zip(self._groups, self.full, strict=True)]
+        widths = [
+            plan.widths.get(name, (0, size))[1] for name, size in zip(self._groups, self.full, strict=True)
+        ]
         alive = [name not in plan.dropped_blocks for name in self._blocks]
         return np.array(widths), np.array([alive], dtype=np.int64).reshape(1, -1)
 

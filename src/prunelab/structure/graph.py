@@ -40,7 +40,9 @@ class ChannelGraph:
         for group in self.groups:
             if group.name == name:
                 return group
-        raise UserError(f"this network has no prunable group {name!r}. {nearest(name, [g.name for g in self.groups])}")
+        raise UserError(
+            f"this network has no prunable group {name!r}. {nearest(name, [g.name for g in self.groups])}"
+        )
 
     def at(self, levels: Collection[str]) -> tuple[ChannelGroup, ...]:
         """The prunable groups of these levels."""
@@ -59,7 +61,9 @@ class ChannelGraph:
         names = [block.name for block in self.blocks]
         for name in dropped_blocks:
             if name not in names:
-                raise UserError(f"this network has no residual block {name!r} to drop. {nearest(name, names)}")
+                raise UserError(
+                    f"this network has no residual block {name!r} to drop. {nearest(name, names)}"
+                )
         dropped = tuple(name for name in names if name in set(dropped_blocks))
         return self._resolve(chosen, dropped)
 
@@ -71,7 +75,9 @@ def _valid(group: ChannelGroup, indices: Sequence[int]) -> tuple[int, ...]:
     if len(set(ordered)) != len(ordered):
         raise UserError(f"group {group.name}: a channel is named twice among those to keep")
     if ordered[0] < 0 or ordered[-1] >= group.size:
-        raise UserError(f"group {group.name} has channels 0 to {group.size - 1}; {ordered[-1]} is not one of them")
+        raise UserError(
+            f"group {group.name} has channels 0 to {group.size - 1}; {ordered[-1]} is not one of them"
+        )
     return ordered
 
 
@@ -98,7 +104,9 @@ class _Resolver:
         for origin in self.trace.ids.origins:
             mask = removed_ids[origin.start : origin.start + origin.size]
             if mask.any() and not origin.tensor.startswith(inside):
-                cuts.append(Cut(origin.tensor, origin.dim, origin.size, tuple(np.flatnonzero(~mask).tolist())))
+                cuts.append(
+                    Cut(origin.tensor, origin.dim, origin.size, tuple(np.flatnonzero(~mask).tolist()))
+                )
         replaced = {block.name: block.leaves for block in self.blocks if block.name in dropped}
         return PruningPlan(
             kept=dict(kept),
@@ -178,13 +186,19 @@ def _proved(network: Network, trace: Trace) -> tuple[Components, Partition, tupl
     def resolver(links: tuple[Link, ...]) -> _Resolver:
         chosen = [number for number, group in enumerate(parts.groups) if group.frozen is None]
         return _Resolver(
-            trace, components, tuple(parts.groups[n] for n in chosen), tuple(parts.members[n] for n in chosen), (), links
+            trace,
+            components,
+            tuple(parts.groups[n] for n in chosen),
+            tuple(parts.members[n] for n in chosen),
+            (),
+            links,
         )
 
     broken, links = prove(network, trace, components, parts, resolver)
     if broken:
         groups = tuple(
-            replace(group, frozen=broken.get(number, group.frozen)) for number, group in enumerate(parts.groups)
+            replace(group, frozen=broken.get(number, group.frozen))
+            for number, group in enumerate(parts.groups)
         )
         parts = replace(parts, groups=groups)
     return components, parts, links

@@ -195,6 +195,8 @@ def _makers(group: ChannelGroup) -> tuple[Slice, ...]:
 
 def _common(paths: list[str]) -> str:
     """The path prefix that most of ``paths`` share (the longest such), if at least half do."""
-    counts = Counter(".".join(path.split(".")[:depth]) for path in paths for depth in range(1, path.count(".") + 2))
+    counts = Counter(
+        ".".join(path.split(".")[:depth]) for path in paths for depth in range(1, path.count(".") + 2)
+    )
     shared = [prefix for prefix, count in counts.items() if 2 * count >= len(paths)]
     return max(shared, key=lambda prefix: (counts[prefix], prefix.count(".")), default="")

@@ -22,7 +22,14 @@ from prunelab.structure.surgery import call_with, named_tensors
 from prunelab.structure.trace import Marked, Tracer, evaluating, run
 
 # Which argument of a contraction is read, and along which dimension.
-_READS = {"convolution": (0, 1), "addmm": (1, 1), "mm": (0, 1), "bmm": (0, 2), "baddbmm": (1, 2), "index_select": (0, None)}
+_READS = {
+    "convolution": (0, 1),
+    "addmm": (1, 1),
+    "mm": (0, 1),
+    "bmm": (0, 2),
+    "baddbmm": (1, 2),
+    "index_select": (0, None),
+}
 
 
 def check(original: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Any) -> float:
@@ -51,15 +58,15 @@ def masked_forward(model: nn.Module, plan: PruningPlan, images: Any) -> Any:
     args, kwargs = arguments(_as_double(images))
     tensors = _as_double(named_tensors(model))
     tracer = _Masking(tensors, plan, _dropped_additions(model, plan, images))
-    result: list[Any] = []
-    run(model, tracer, lambda: result.append(call_with(model, tensors, args, kwargs)) or result[0])
-    return result[0]
+    return run(model, tracer, lambda: call_with(model, tensors, args, kwargs))[1]
 
 
 class _Masking(Tracer):
     """Follows channel ids through a real run and sets what is removed to zero wherever it is read."""
 
-    def __init__(self, tensors: dict[str, Tensor], plan: PruningPlan, additions: dict[tuple[int, str], int]) -> None:
+    def __init__(
+        self, tensors: dict[str, Tensor], plan: PruningPlan, additions: dict[tuple[int, str], int]
+    ) -> None:
         super().__init__(tensors.items(), lambda name: tensors[name])
         self.additions = additions
         removed = torch.zeros(self.ids.count, dtype=torch.bool)
@@ -110,7 +117,9 @@ def _dropped_additions(model: nn.Module, plan: PruningPlan, images: Any) -> dict
     """(Python-level call, operator) of each addition in a dropped block -> which operand is the branch."""
     if not plan.dropped_blocks:
         return {}
-    network = Network(model, tree_map(lambda value: value[:1] if isinstance(value, Tensor) else value, images))
+    network = Network(
+        model, tree_map(lambda value: value[:1] if isinstance(value, Tensor) else value, images)
+    )
     additions = {}
     for visit, path in find_blocks(network.trace()):
         if visit.module in plan.dropped_blocks:
@@ -132,4 +141,6 @@ def _as_double(values: Any) -> Any:
 
 
 def _floating(out: Any) -> list[Tensor]:
-    return [value for value in tree_flatten(out)[0] if isinstance(value, Tensor) and value.is_floating_point()]
+    return [
+        value for value in tree_flatten(out)[0] if isinstance(value, Tensor) and value.is_floating_point()
+    ]

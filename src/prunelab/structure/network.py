@@ -49,8 +49,8 @@ class Network:
             except Exception as error:
                 raise UserError(
                     f"the network {type(self.model).__name__} cannot run on an input of shape "
-                    f"{_shapes(self.args, self.kwargs)}: {_first_line(error)}. Give an example input of the kind that the "
-                    "network is used with; for a small image choose a larger image size or another network."
+                    f"{_shapes(self.args, self.kwargs)}: {_first_line(error)}. Give an example input of the kind "
+                    "that it is used with; for a small image choose a larger image size or another network."
                 ) from meta_error
         while stuck := _stuck(trace, self.carry):
             self.carry.update(stuck)
@@ -79,7 +79,7 @@ class Network:
             tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, given)
             for given in (args, kwargs)
         )
-        return run(self.model, tracer, lambda: call_with(self.model, tensors, args, kwargs))
+        return run(self.model, tracer, lambda: call_with(self.model, tensors, args, kwargs))[0]
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Each parameter once, by its first name."""

@@ -77,7 +77,9 @@ class PruningPlan:
         try:
             raw = json.loads(text)
         except json.JSONDecodeError as error:
-            raise UserError(f"not a pruning plan: broken JSON at character {error.pos} ({error.msg})") from error
+            raise UserError(
+                f"not a pruning plan: broken JSON at character {error.pos} ({error.msg})"
+            ) from error
         if not isinstance(raw, dict) or raw.get("version") != VERSION:
             version = raw.get("version") if isinstance(raw, dict) else None
             raise UserError(f"not a pruning plan of version {VERSION}: its version is {version!r}")
@@ -103,7 +105,9 @@ class PruningPlan:
         for cut in later.cuts:
             first = cuts.get((cut.tensor, cut.dim))
             if first is not None:
-                cut = Cut(cut.tensor, cut.dim, first.size, tuple(first.indices[index] for index in cut.indices))
+                cut = Cut(
+                    cut.tensor, cut.dim, first.size, tuple(first.indices[index] for index in cut.indices)
+                )
             cuts[cut.tensor, cut.dim] = cut
         values = {name: found for name, found in self.values.items() if not name.startswith(inside)}
         attributes = {name: dict(found) for name, found in self.attributes.items()}
@@ -123,7 +127,17 @@ class PruningPlan:
 
 def _plan(raw: dict[str, Any]) -> PruningPlan:
     """Build a plan from parsed JSON; raises ValueError and the like where it is not sound."""
-    unknown = set(raw) - {"version", "kept", "widths", "dropped_blocks", "cuts", "values", "attributes", "replaced", "lists"}
+    unknown = set(raw) - {
+        "version",
+        "kept",
+        "widths",
+        "dropped_blocks",
+        "cuts",
+        "values",
+        "attributes",
+        "replaced",
+        "lists",
+    }
     if unknown:
         raise ValueError(f"unknown entries {sorted(unknown)}")
     lists = [_indices(indices, f"list {number}") for number, indices in enumerate(raw["lists"])]
@@ -131,14 +145,18 @@ def _plan(raw: dict[str, Any]) -> PruningPlan:
     for tensor, dim, size, number in raw["cuts"]:
         indices = lists[_count(number, f"cut of {tensor}")]
         if indices[-1] >= _count(size, f"size of {tensor}"):
-            raise ValueError(f"{tensor} dimension {dim} has {size} entries, but entry {indices[-1]} is to be kept")
+            raise ValueError(
+                f"{tensor} dimension {dim} has {size} entries, but entry {indices[-1]} is to be kept"
+            )
         cuts.append(Cut(str(tensor), _count(dim, f"dimension of {tensor}"), size, indices))
     widths = {str(n): (_count(b, n), _count(a, n)) for n, (b, a) in raw["widths"].items()}
     kept = {str(name): lists[_count(number, name)] for name, number in raw["kept"].items()}
     for name, indices in kept.items():
         before, after = widths[name]
         if len(indices) != after or indices[-1] >= before:
-            raise ValueError(f"group {name} keeps {len(indices)} of {before} channels, but its widths are {widths[name]}")
+            raise ValueError(
+                f"group {name} keeps {len(indices)} of {before} channels, but its widths are {widths[name]}"
+            )
     for module, leaves in raw["replaced"].items():
         if leaves not in ("identity", "relu", "relu6"):
             raise ValueError(f"dropped block {module} leaves {leaves!r}; it must be identity, relu or relu6")
@@ -148,7 +166,9 @@ def _plan(raw: dict[str, Any]) -> PruningPlan:
         dropped_blocks=tuple(str(name) for name in raw["dropped_blocks"]),
         cuts=tuple(cuts),
         values={str(n): tuple(_count(v, n) for v in values) for n, values in raw["values"].items()},
-        attributes={str(m): {str(n): _count(v, n) for n, v in found.items()} for m, found in raw["attributes"].items()},
+        attributes={
+            str(m): {str(n): _count(v, n) for n, v in found.items()} for m, found in raw["attributes"].items()
+        },
         replaced={str(module): str(leaves) for module, leaves in raw["replaced"].items()},
     )
 

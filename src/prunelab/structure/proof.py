@@ -103,7 +103,11 @@ class _Proof:
         """
         step = self._step(failure)
         for attribute, place in self._candidates(step):
-            alike = [link for other in self._alike(step) if (link := self._link(other, attribute, place)) is not None]
+            alike = [
+                link
+                for other in self._alike(step)
+                if (link := self._link(other, attribute, place)) is not None
+            ]
             own = self._link(step, attribute, place)
             if own is None:
                 continue
@@ -143,15 +147,23 @@ class _Proof:
         ordinal = self._by_module[step.module].index(step)
         kind = type(self.network.model.get_submodule(step.module))
         for module, steps in self._by_module.items():
-            if module != step.module and len(steps) > ordinal and steps[ordinal].op == step.op:
-                if type(self.network.model.get_submodule(module)) is kind:
-                    yield steps[ordinal]
+            if module == step.module or type(self.network.model.get_submodule(module)) is not kind:
+                continue
+            if len(steps) > ordinal and steps[ordinal].op == step.op:
+                yield steps[ordinal]
 
     def _widths(self, step: Step) -> list[Ids]:
         """The channel dimensions that the Python-level call around ``step`` handles, results first."""
-        together = [other for other in self.trace.steps if other.call == step.call and other.module == step.module]
+        together = [
+            other for other in self.trace.steps if other.call == step.call and other.module == step.module
+        ]
         marked = [m for other in together for m in (*other.outputs, *other.inputs)]
-        return [ids for found in marked for ids in found.dims if ids is not None and self._groups(ids) & self.chosen]
+        return [
+            ids
+            for found in marked
+            for ids in found.dims
+            if ids is not None and self._groups(ids) & self.chosen
+        ]
 
     def _candidates(self, step: Step) -> list[tuple[str, int]]:
         """(attribute, index into ``_widths``) of attributes equal to one of the widths at ``step``."""

@@ -79,7 +79,9 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def call_with(model: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def call_with(
+    model: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     """One forward call of ``model`` with these tensors in place of its own (by any of their names).
 
     Every slot of every module is set once. (``functional_call``'s own tying of shared weights does not restore a
@@ -114,12 +116,16 @@ def _checked(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) ->
     modules = dict(model.named_modules())
     for module in (*plan.replaced, *plan.attributes):
         if module not in modules:
-            raise UserError(f"this plan was made for another network: it names {module!r}, which the network lacks")
+            raise UserError(
+                f"this plan was made for another network: it names {module!r}, which the network lacks"
+            )
     by_tensor: dict[str, list[Cut]] = {}
     for cut in plan.cuts:
         tensor = tensors.get(cut.tensor)
         if tensor is None:
-            raise UserError(f"this plan was made for another network: it cuts {cut.tensor!r}, which the network lacks")
+            raise UserError(
+                f"this plan was made for another network: it cuts {cut.tensor!r}, which the network lacks"
+            )
         if cut.dim >= tensor.dim() or tensor.shape[cut.dim] != cut.size:
             raise UserError(
                 f"this plan was made for another network: it expects {cut.size} entries in dimension {cut.dim} of "
@@ -128,7 +134,9 @@ def _checked(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) ->
         by_tensor.setdefault(cut.tensor, []).append(cut)
     for name in plan.values:
         if name not in tensors:
-            raise UserError(f"this plan was made for another network: it sets {name!r}, which the network lacks")
+            raise UserError(
+                f"this plan was made for another network: it sets {name!r}, which the network lacks"
+            )
     return by_tensor
 
 
@@ -171,7 +179,9 @@ def _widths(module: nn.Module, path: str, before: dict[tuple[str, int], int]) ->
         made, read = (1, 0) if module.transposed else (0, 1)
         name = f"{path}.weight" if path else "weight"
         groups = module.groups
-        if groups > 1 and shape[1] == 1 and (name, 1) not in before:  # depthwise: a group for each channel left
+        if (
+            groups > 1 and shape[1] == 1 and (name, 1) not in before
+        ):  # depthwise: a group for each channel left
             old = before.get((name, 0), shape[0])
             groups = max(1, shape[0] * groups // old)
         widths = [("groups", groups)]

@@ -39,7 +39,9 @@ class GroupTap:
     positions: NDArray[np.int64] = field(repr=False)
 
 
-def find_taps(trace: Trace, components: Components, members: list[NDArray[np.int64]]) -> list[tuple[GroupTap, ...]]:
+def find_taps(
+    trace: Trace, components: Components, members: list[NDArray[np.int64]]
+) -> list[tuple[GroupTap, ...]]:
     """For each group (its component numbers) the taps at which its activations are read.
 
     Every contraction that reads a group is followed back, through pooling, views and concatenations, to the
@@ -62,7 +64,9 @@ def find_taps(trace: Trace, components: Components, members: list[NDArray[np.int
     for number, candidates in enumerate(found):
         first = [marked for marked in candidates.values() if not _derived(marked, candidates)]
         located = [_located(marked, components, members[number]) for marked in first]
-        taps.append(tuple(sorted((tap for tap in located if tap is not None), key=lambda found: found.tap.call)))
+        taps.append(
+            tuple(sorted((tap for tap in located if tap is not None), key=lambda found: found.tap.call))
+        )
     return taps
 
 
@@ -149,7 +153,7 @@ class _Observer(TorchFunctionMode):
             if not isinstance(out, Tensor) or out.shape[tap.dim] != tap.width:
                 raise UserError(
                     f"call {call} of the forward pass no longer returns {tap.width} channels: the network's control "
-                    "flow differs from the pass that was analysed. Analyse it with an example of the same kind of input."
+                    "flow differs from the pass that was analysed. Analyse it with an example of the same kind."
                 )
             observer(out, tap.dim)
         return out

@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -126,7 +125,6 @@ class Trace:
     sums: list[tuple[Ids, Ids]] = field(default_factory=list)
     gates: list[Ids] = field(default_factory=list)
     splits: dict[int, tuple[Ids, int]] = field(default_factory=dict)
-    calls: int = 0
 
     def role(self, marked: Marked, dim: int, role: str) -> None:
         """Remember what dimension ``dim`` of a parameter is for (the first word stands)."""
@@ -268,7 +266,10 @@ def _module_paths(model: nn.Module, tracer: Tracer) -> Iterator[None]:
 
     with ExitStack() as stack:
         for path, module in model.named_modules():
-            handles = (module.register_forward_pre_hook(enter(path)), module.register_forward_hook(leave(path)))
+            handles = (
+                module.register_forward_pre_hook(enter(path)),
+                module.register_forward_hook(leave(path)),
+            )
             for handle in handles:
                 stack.callback(handle.remove)
         yield
@@ -287,8 +288,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> Trace:
-    """Run ``forward`` once in evaluation mode under ``tracer``; the network's outputs are frozen."""
+def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[Trace, Any]:
+    """Run ``forward`` once in evaluation mode under ``tracer`` -> what it showed (the output is frozen), its output."""
     with evaluating(model), torch.no_grad(), _module_paths(model, tracer), tracer, _Calls(tracer):
         out = forward()
     trace = tracer.trace
@@ -297,10 +298,4 @@ def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> Trace:
             marked = tracer.marked(value)
             for ids in (*marked.dims, *marked.statistics):
                 trace.ids.freeze(ids, "output of the network")
-    trace.calls = tracer.call + 1
-    return trace
-
-
-def count_kept(ids: Ids, removed: np.ndarray) -> int:
-    """How many of ``ids`` are left when ``removed`` (bool per id) are gone."""
-    return int(ids.size - removed[ids].sum())
+    return trace, out

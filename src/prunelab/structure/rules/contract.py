@@ -162,7 +162,11 @@ def matmul(
     for operand, ids in ((left, dims[-2]), (right, dims[-1])):
         if ids is not None and not operand.activation:
             tracer.ids.produce(ids)
-    factors = tuple(ids for ids in (dims[0] if out.dim() == 3 else None, dims[-2], dims[-1], between_left) if ids is not None)
+    factors = tuple(
+        ids
+        for ids in (dims[0] if out.dim() == 3 else None, dims[-2], dims[-1], between_left)
+        if ids is not None
+    )
     total = 2.0 * out.numel() * left.shape[-1]
     coefficient = total / float(np.prod([ids.size for ids in factors])) if factors else total
     tracer.trace.terms.append(Term(coefficient, factors, tracer.modules[-1]))
@@ -181,9 +185,9 @@ def _parameter(operand: Marked) -> tuple[Marked | None, list[int]]:
     """The parameter that ``operand`` is a transpose of, and where its dimensions went."""
     if operand.tensor is not None:
         return operand, list(range(len(operand.shape)))
-    if operand.op in ("t", "transpose") and operand.parents and operand.parents[0].tensor is not None:
-        if len(operand.shape) == 2:
-            return operand.parents[0], [1, 0]
+    transposed = operand.op in ("t", "transpose") and len(operand.shape) == 2
+    if transposed and operand.parents[0].tensor is not None:
+        return operand.parents[0], [1, 0]
     return None, []
 
 
@@ -203,7 +207,11 @@ def attention(
     heads = query.dims[1]
     for operand in (key, value):
         if operand.shape[1] == query.shape[1] > 1:
-            heads = tracer.tie(heads, operand.dims[1], op) if heads is not None or operand.dims[1] is not None else None
+            heads = (
+                tracer.tie(heads, operand.dims[1], op)
+                if heads is not None or operand.dims[1] is not None
+                else None
+            )
         else:
             tracer.ids.freeze(heads, op)
             tracer.ids.freeze(operand.dims[1], op)

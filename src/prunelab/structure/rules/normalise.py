@@ -22,7 +22,9 @@ def batch_norm(
         if isinstance(tensor, Tensor):
             channels = _affine(tracer, op, channels, tracer.marked(tensor), role)
     training = next((bool(value) for value in args[3:6] if isinstance(value, bool)), False)
-    if training:  # weight standardisation calls batch_norm on a weight: the other dimensions are averaged over
+    if (
+        training
+    ):  # weight standardisation calls batch_norm on a weight: the other dimensions are averaged over
         for ids in (source.dims[0], *source.dims[2:]):
             tracer.ids.mark_inexact(ids, op)
     tracer.kind = "pointwise"
@@ -54,7 +56,9 @@ def layer_norm(
             for place in normalised:
                 if source.shape[place] > 1 and not parameter.uniform:
                     tracer.trace.role(parameter, len(parameter.shape) + place, role)
-                    dims[place] = tracer.tie(dims[place], parameter.dims[place], f"{op} of a tensor without channels")
+                    dims[place] = tracer.tie(
+                        dims[place], parameter.dims[place], f"{op} of a tensor without channels"
+                    )
     tracer.kind = "pointwise"
     return [Marked(source.shape, dims), *beside(outputs[1:])]
 
@@ -105,8 +109,6 @@ def weight_norm(
     if direction.tensor is not None:
         tracer.trace.role(direction, dim, "producer")
     return [Marked(direction.shape, dims), *beside(outputs[1:])]
-
-
 
 
 RULES: dict[str, Rule] = {

@@ -84,7 +84,8 @@ def _normalised(tracer: Tracer, op: str, operands: list[Marked]) -> tuple[Any, .
     for marked in operands:
         for ids in marked.statistics:
             met = any(
-                other is not marked and any(dim is not None and np.array_equal(dim, ids) for dim in other.dims)
+                other is not marked
+                and any(dim is not None and np.array_equal(dim, ids) for dim in other.dims)
                 for other in operands
             )
             if met:
@@ -115,7 +116,11 @@ def create(
     tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
     """Tensors filled with one value: any width of them means the same."""
-    zero = "zeros" in op or op in ("zero", "zero_") or (op == "full" and argument(args, kwargs, 1, "fill_value") == 0)
+    zero = (
+        "zeros" in op
+        or op in ("zero", "zero_")
+        or (op == "full" and argument(args, kwargs, 1, "fill_value") == 0)
+    )
     return [_uniform(out, zero) for out in outputs]
 
 
@@ -145,12 +150,34 @@ def identity(
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
-        ("zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "zero_"),
+        (
+            "zeros",
+            "zeros_like",
+            "new_zeros",
+            "ones",
+            "ones_like",
+            "new_ones",
+            "full",
+            "full_like",
+            "new_full",
+            "zero_",
+        ),
         create,
     ),
-    **dict.fromkeys(("empty", "arange", "linspace", "scalar_tensor", "lift_fresh_copy", "randn", "rand"), constant),
     **dict.fromkeys(
-        ("clone", "detach", "alias", "lift_fresh", "_to_copy", "contiguous", "native_dropout", "_reshape_alias_copy"),
+        ("empty", "arange", "linspace", "scalar_tensor", "lift_fresh_copy", "randn", "rand"), constant
+    ),
+    **dict.fromkeys(
+        (
+            "clone",
+            "detach",
+            "alias",
+            "lift_fresh",
+            "_to_copy",
+            "contiguous",
+            "native_dropout",
+            "_reshape_alias_copy",
+        ),
         identity,
     ),
 }

@@ -20,7 +20,13 @@ def _reduced_dims(args: Any, kwargs: Any, rank: int, position: int) -> list[int]
 
 
 def _reduce(
-    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor], position: int
+    tracer: Tracer,
+    op: str,
+    args: Any,
+    kwargs: Any,
+    inputs: tuple[Marked, ...],
+    outputs: list[Tensor],
+    position: int,
 ) -> list[Marked]:
     source = inputs[0]
     statistics_end_here(tracer, op, inputs)

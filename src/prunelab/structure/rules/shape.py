@@ -60,7 +60,9 @@ def _segments(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]]:
     return segments
 
 
-def _reshaped(tracer: Tracer, source: Marked, entering: list[int], carrier: int, sizes: Sizes) -> tuple[int, Ids]:
+def _reshaped(
+    tracer: Tracer, source: Marked, entering: list[int], carrier: int, sizes: Sizes
+) -> tuple[int, Ids]:
     """Which of the new dimensions carries the channels of ``carrier``, and its ids.
 
     Where several vary, one is chosen to carry (the last, unless ``tracer.carry`` says otherwise) and positions are
@@ -156,7 +158,9 @@ def squeeze(
     source = inputs[0]
     rank = len(source.shape)
     named = argument(args, kwargs, 1, "dim")
-    gone = range(rank) if named is None else [d % rank for d in ([named] if isinstance(named, int) else named)]
+    gone = (
+        range(rank) if named is None else [d % rank for d in ([named] if isinstance(named, int) else named)]
+    )
     dims = [ids for dim, ids in enumerate(source.dims) if not (dim in gone and source.shape[dim] == 1)]
     tracer.kind = "transport"
     return [_kept(source, outputs[0], dims)]
@@ -185,7 +189,9 @@ def slice_(
     tracer.kind = "transport"
     if ids is None:
         return [_kept(source, outputs[0], dims)]
-    start, end, step = slice(*(argument(args, kwargs, place, "", None) for place in (2, 3, 4))).indices(ids.size)
+    start, end, step = slice(*(argument(args, kwargs, place, "", None) for place in (2, 3, 4))).indices(
+        ids.size
+    )
     if step != 1:
         tracer.ids.freeze(ids, f"{op} with a step along the channels")
     taken = ids[start:end:step]
@@ -233,7 +239,9 @@ def cat(
     """``cat(tensors, dim)``: ids follow one another; what carries no channels stays whole."""
     statistics_end_here(tracer, op, inputs)
     out = outputs[0]
-    parts = [marked for marked in inputs if len(marked.shape) == out.dim()]  # legacy: empty 1-D tensors are skipped
+    parts = [
+        marked for marked in inputs if len(marked.shape) == out.dim()
+    ]  # legacy: empty 1-D tensors are skipped
     along = int(argument(args, kwargs, 1, "dim", 0)) % out.dim()
     dims: Dims = []
     for dim in range(out.dim()):

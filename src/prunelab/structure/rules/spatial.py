@@ -21,7 +21,8 @@ def spatial(
         tracer.ids.freeze(ids, f"{op} along the channels")
     tracer.kind = "transport"
     return [
-        Marked(tuple(out.shape), [source.dims[0], source.dims[1], *[None] * (out.dim() - 2)]) for out in outputs
+        Marked(tuple(out.shape), [source.dims[0], source.dims[1], *[None] * (out.dim() - 2)])
+        for out in outputs
     ]
 
 
