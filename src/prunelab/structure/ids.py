@@ -68,6 +68,17 @@ class ChannelIds:
         self.origins.append(Origin(tensor, dim, self.count, size))
         return self.fresh(size)
 
+    def origins_of(self, ids: Ids) -> list[Origin]:
+        """The parameter dimensions on which these ids were born."""
+        starts = [origin.start for origin in self.origins]  # parameters come first, in ascending order
+        found = np.unique(np.searchsorted(starts, ids, side="right") - 1)
+        chosen = (self.origins[number] for number in found.tolist() if number >= 0)
+        return [
+            origin
+            for origin in chosen
+            if origin.start <= ids.max() and ids.min() < origin.start + origin.size
+        ]
+
     def tie(self, first: Ids, second: Ids) -> None:
         """Elementwise: first[i] and second[i] can only be removed together."""
         if first is not second:

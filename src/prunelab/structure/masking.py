@@ -8,6 +8,8 @@ A dropped block's branch counts as zero at its addition.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from prunelab.structure.ids import Ids
 from prunelab.structure.network import Network, arguments
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery import call_with, named_tensors
-from prunelab.structure.trace import Marked, Tracer, evaluating, run
+from prunelab.structure.trace import Marked, Trace, Tracer, evaluating, run
 
 # Which argument of a contraction is read, and along which dimension.
 _READS = {
@@ -41,7 +43,7 @@ def check(original: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Any
     masked = _floating(masked_forward(original, plan, images))
     args, kwargs = arguments(_as_double(images))
     tensors = _as_double(named_tensors(pruned))
-    with evaluating(pruned), torch.no_grad():
+    with evaluating(pruned), torch.no_grad(), _double_precision():
         found = _floating(call_with(pruned, tensors, args, kwargs))
     if [value.shape for value in masked] != [value.shape for value in found]:
         return float("inf")
@@ -55,19 +57,28 @@ def check(original: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Any
 
 def masked_forward(model: nn.Module, plan: PruningPlan, images: Any) -> Any:
     """The output of the full ``model`` with everything that ``plan`` removes masked (float64, evaluation mode)."""
+    network = Network(
+        model, tree_map(lambda value: value[:1] if isinstance(value, Tensor) else value, images)
+    )
+    additions = _dropped_additions(plan, network.trace())
     args, kwargs = arguments(_as_double(images))
     tensors = _as_double(named_tensors(model))
-    tracer = _Masking(tensors, plan, _dropped_additions(model, plan, images))
-    return run(model, tracer, lambda: call_with(model, tensors, args, kwargs))[1]
+    tracer = _Masking(tensors, plan, additions, network)
+    with _double_precision():
+        return run(model, tracer, lambda: call_with(model, tensors, args, kwargs))[1]
 
 
 class _Masking(Tracer):
     """Follows channel ids through a real run and sets what is removed to zero wherever it is read."""
 
     def __init__(
-        self, tensors: dict[str, Tensor], plan: PruningPlan, additions: dict[tuple[int, str], int]
+        self,
+        tensors: dict[str, Tensor],
+        plan: PruningPlan,
+        additions: dict[tuple[int, str], int],
+        network: Network,
     ) -> None:
-        super().__init__(tensors.items(), lambda name: tensors[name])
+        super().__init__(tensors.items(), lambda name: tensors[name], network.carry, network.kernels)
         self.additions = additions
         removed = torch.zeros(self.ids.count, dtype=torch.bool)
         by_dimension = {(cut.tensor, cut.dim): cut for cut in plan.cuts}
@@ -113,19 +124,25 @@ class _Masking(Tracer):
         return ~(self.removed[known.clamp(max=self.removed.numel() - 1)] & born)
 
 
-def _dropped_additions(model: nn.Module, plan: PruningPlan, images: Any) -> dict[tuple[int, str], int]:
+def _dropped_additions(plan: PruningPlan, trace: Trace) -> dict[tuple[int, str], int]:
     """(Python-level call, operator) of each addition in a dropped block -> which operand is the branch."""
-    if not plan.dropped_blocks:
-        return {}
-    network = Network(
-        model, tree_map(lambda value: value[:1] if isinstance(value, Tensor) else value, images)
-    )
     additions = {}
-    for visit, path in find_blocks(network.trace()):
+    for visit, path in find_blocks(trace):
         if visit.module in plan.dropped_blocks:
             for addition, branch in zip(path.additions, path.branches, strict=True):
                 additions[addition.call_here, addition.op] = addition.parents.index(branch)
     return additions
+
+
+@contextmanager
+def _double_precision() -> Iterator[None]:
+    """Tensors that a network makes for itself (``torch.zeros``) are float64 too."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _as_double(values: Any) -> Any:

@@ -23,6 +23,7 @@ class Network:
         self.tensors = named_tensors(model)
         self.args, self.kwargs = arguments(example_input)
         self.images = _images(example_input)
+        self.kernels = kernels(model)
         self.carry: dict[int, int] = {}
         self.meta = True
         self._use_meta()
@@ -70,7 +71,7 @@ class Network:
         return self._under(self._tracer(self.stand_ins, carry), self.stand_ins)
 
     def _tracer(self, tensors: dict[str, Tensor], carry: Mapping[int, int]) -> Tracer:
-        return Tracer(tensors.items(), lambda name: self.tensors[name], carry)
+        return Tracer(tensors.items(), lambda name: self.tensors[name], carry, self.kernels)
 
     def _under(self, tracer: Tracer, tensors: dict[str, Tensor]) -> Trace:
         args, kwargs = self.args, self.kwargs
@@ -91,6 +92,13 @@ class Network:
         for name, tensor in self.tensors.items():
             names.setdefault(id(tensor), []).append(name)
         return {found[0]: tuple(found) for found in names.values()}
+
+
+def kernels(model: nn.Module) -> set[str]:
+    """The weights of convolutions, also behind a parametrisation (weight normalisation)."""
+    paths = [path for path, module in model.named_modules() if isinstance(module, nn.modules.conv._ConvNd)]
+    inside = {f"{path}." if path else "" for path in paths}
+    return {name for name in named_tensors(model) if any(name.startswith(path) for path in inside)}
 
 
 def _stuck(trace: Trace, carry: Mapping[int, int]) -> dict[int, int]:

@@ -7,7 +7,7 @@ tensor of the run can be found again in a later run ("the output of call 17") wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,9 +127,14 @@ class Trace:
     splits: dict[int, tuple[Ids, int]] = field(default_factory=dict)
 
     def role(self, marked: Marked, dim: int, role: str) -> None:
-        """Remember what dimension ``dim`` of a parameter is for (the first word stands)."""
-        if marked.tensor is not None:
-            self.roles.setdefault((marked.tensor, dim), role)
+        """Remember what dimension ``dim`` of a weight is for, through whatever was computed from the parameter.
+
+        The first word stands.
+        """
+        ids = marked.dims[dim]
+        if ids is not None and not marked.activation:
+            for origin in self.ids.origins_of(ids):
+                self.roles.setdefault((origin.tensor, origin.dim), role)
 
 
 class Tracer(TorchDispatchMode):
@@ -145,6 +150,7 @@ class Tracer(TorchDispatchMode):
         tensors: Iterable[tuple[str, Tensor]],
         values: Callable[[str], Tensor],
         carry: Mapping[int, int] | None = None,
+        kernels: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.trace = Trace()
@@ -159,7 +165,9 @@ class Tracer(TorchDispatchMode):
         for name, tensor in tensors:
             if tensor not in self._marked:
                 dims: Dims = [
-                    self.trace.ids.born(name, dim, size) if size > 1 else None
+                    self.trace.ids.born(name, dim, size)
+                    if size > 1 and (dim < 2 or name not in kernels)
+                    else None
                     for dim, size in enumerate(tensor.shape)
                 ]
                 self._marked[tensor] = Marked(tuple(tensor.shape), dims, kind="weight", tensor=name)

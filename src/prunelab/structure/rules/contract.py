@@ -52,7 +52,7 @@ def _depthwise(
     multiplier = (weight.shape[1] if transposed else weight.shape[0] // groups) or 1
     channels = source.dims[1]
     carried = None if channels is None else np.repeat(channels, multiplier) if multiplier > 1 else channels
-    tracer.trace.role(weight, 0, "depthwise")
+    tracer.trace.role(weight, 0, "depthwise")  # before the role of a producer is given
     return tracer.tie(carried, weight.dims[0], f"{op} of a tensor without channels")
 
 
@@ -152,8 +152,9 @@ def matmul(
     for operand, dim in ((left, -1), (right, -2)):
         if operand.activation and operand.dims[dim] is not None:
             tracer.trace.reads.append(Read(operand, len(operand.shape) + dim))
-    _roles(tracer, right, made=-1, read=-2)
-    _roles(tracer, left, made=-2, read=-1)
+    for operand, made, read in ((right, -1, -2), (left, -2, -1)):
+        tracer.trace.role(operand, made, "producer")
+        tracer.trace.role(operand, read, "consumer")
     out = outputs[0]
     dims: Dims = [None] * out.dim()
     if out.dim() == 3 and out.shape[0] > 1:
@@ -171,24 +172,6 @@ def matmul(
     coefficient = total / float(np.prod([ids.size for ids in factors])) if factors else total
     tracer.trace.terms.append(Term(coefficient, factors, tracer.modules[-1]))
     return [Marked(tuple(out.shape), dims)]
-
-
-def _roles(tracer: Tracer, operand: Marked, made: int, read: int) -> None:
-    """Give the roles to the parameter behind ``operand`` (its dimensions may have been transposed)."""
-    source, order = _parameter(operand)
-    if source is not None:
-        tracer.trace.role(source, order[made], "producer")
-        tracer.trace.role(source, order[read], "consumer")
-
-
-def _parameter(operand: Marked) -> tuple[Marked | None, list[int]]:
-    """The parameter that ``operand`` is a transpose of, and where its dimensions went."""
-    if operand.tensor is not None:
-        return operand, list(range(len(operand.shape)))
-    transposed = operand.op in ("t", "transpose") and len(operand.shape) == 2
-    if transposed and operand.parents[0].tensor is not None:
-        return operand.parents[0], [1, 0]
-    return None, []
 
 
 def attention(

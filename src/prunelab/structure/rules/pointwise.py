@@ -8,10 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from prunelab.structure.rules.common import Rule, argument, beside, plain
-from prunelab.structure.trace import Dims, Marked, Tracer
+from prunelab.structure.trace import Dims, Marked, Term, Tracer
 
 _ADDITIONS = {"add", "add_"}
 _PRODUCTS = {"mul", "mul_"}
+_PRODUCED = {"mm", "bmm", "_unsafe_view", "view"}
 
 
 def pointwise(
@@ -28,6 +29,8 @@ def pointwise(
     carried = [marked for marked in operands if marked.carries or marked.activation]
     tracer.kind = _kind(tracer, op, args, kwargs, carried)
     statistics = _normalised(tracer, op, operands)
+    if op in _ADDITIONS:
+        _count_bias(tracer, inputs, outputs[0])
     made = []
     for out in outputs:
         dims: Dims = [_join(tracer, op, operands, out, place) for place in range(-out.dim(), 0)]
@@ -66,9 +69,18 @@ def _kind(tracer: Tracer, op: str, args: Any, kwargs: Any, carried: list[Marked]
         if op in _PRODUCTS:
             for gate, gated in ((first, second), (second, first)):
                 if _size(gate) < _size(gated):
-                    tracer.trace.gates.extend(ids for ids in gate.dims if ids is not None)
+                    tracer.trace.gates.extend(_gating(gate, gated))
             return "mul"
     return "pointwise" if len(activations) <= 1 else "other"
+
+
+def _gating(gate: Marked, gated: Marked) -> list[Any]:
+    """The channels that only scale others; a tensor scaled by a function of itself has no gate."""
+    return [
+        ids
+        for ids in gate.dims
+        if ids is not None and not any(own is not None and np.array_equal(ids, own) for own in gated.dims)
+    ]
 
 
 def _note_sum(tracer: Tracer, first: Marked, second: Marked) -> None:
@@ -76,6 +88,18 @@ def _note_sum(tracer: Tracer, first: Marked, second: Marked) -> None:
     for ids, others in zip(reversed(first.dims), reversed(second.dims), strict=False):
         if ids is not None and others is not None and ids.size == others.size and ids is not others:
             tracer.trace.sums.append((ids, others))
+
+
+def _count_bias(tracer: Tracer, inputs: tuple[Marked, ...], out: Tensor) -> None:
+    """``linear`` may run as a matrix product and an addition: the addition is then its bias."""
+    if len(inputs) != 2 or inputs[0].call_here != tracer.call or inputs[0].op not in _PRODUCED:
+        return
+    bias = inputs[1]
+    if bias.tensor is not None and len(bias.shape) == 1:
+        tracer.trace.role(bias, 0, "bias")
+        factors = () if bias.dims[0] is None else (bias.dims[0],)
+        places = out.numel() // (out.shape[-1] if factors else 1)
+        tracer.trace.terms.append(Term(float(places), factors, tracer.modules[-1], bias=True))
 
 
 def _normalised(tracer: Tracer, op: str, operands: list[Marked]) -> tuple[Any, ...]:
@@ -148,7 +172,11 @@ def identity(
     return [same, *beside(outputs[1:])]
 
 
+# Elementwise operators that PyTorch does not tag so.
+_UNTAGGED = ("hardswish", "hardswish_", "_prelu_kernel", "copy", "copy_", "rrelu_with_noise_functional")
+
 RULES: dict[str, Rule] = {
+    **dict.fromkeys(_UNTAGGED, pointwise),
     **dict.fromkeys(
         (
             "zeros",

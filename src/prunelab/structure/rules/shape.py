@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from prunelab.structure.ids import Ids
-from prunelab.structure.rules.common import Rule, argument, plain, statistics_end_here
+from prunelab.structure.rules.common import Rule, argument, plain, statistics_end_here, unknown
 from prunelab.structure.trace import Dims, Marked, Tracer
 
 Sizes = tuple[int, ...]
@@ -302,6 +302,47 @@ def unfold(
     return [_kept(source, outputs[0], [*dims, None])]
 
 
+def glu(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``glu(input, dim)``: the first half times the sigmoid of the second."""
+    source = inputs[0]
+    statistics_end_here(tracer, op, inputs)
+    dim = int(argument(args, kwargs, 1, "dim", -1)) % len(source.shape)
+    dims: Dims = list(source.dims)
+    ids = dims[dim]
+    if ids is not None:
+        halves = ids.reshape(2, -1)
+        tracer.ids.tie_rows(halves)
+        dims[dim] = halves[0] if halves.shape[1] > 1 else None
+    return [Marked(tuple(outputs[0].shape), dims)]
+
+
+def channel_shuffle(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``channel_shuffle(input, groups)``: position i of every group is one channel."""
+    source, groups = inputs[0], int(args[1])
+    dims: Dims = list(source.dims)
+    if dims[1] is not None:
+        rows = dims[1].reshape(groups, -1)
+        tracer.ids.tie_rows(rows)
+        dims[1] = np.ascontiguousarray(rows.T).reshape(-1)
+    tracer.kind = "transport"
+    return [_kept(source, outputs[0], dims)]
+
+
+def restride(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``as_strided_`` to the same shape with one place (global pooling of channels-last images) changes nothing."""
+    source, out = inputs[0], outputs[0]
+    if source.shape != tuple(out.shape) or any(size > 1 for size in out.shape[2:]):
+        return unknown(tracer, op, args, kwargs, inputs, outputs)
+    tracer.kind = "transport"
+    return [_kept(source, out, list(source.dims))]
+
+
 def nothing(
     tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
@@ -329,6 +370,10 @@ RULES: dict[str, Rule] = {
     "cat": cat,
     "stack": stack,
     "unfold": unfold,
+    "glu": glu,
+    "channel_shuffle": channel_shuffle,
+    "native_channel_shuffle": channel_shuffle,
+    "as_strided_": restride,
     "sym_size": nothing,
     "is_same_size": nothing,
 }
