@@ -1,0 +1,287 @@
+"""ImportancePruning as an ordinary callback of a LightningModule that prunelab has never seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+import prunelab
+from prunelab.errors import UserError
+from prunelab.methods import APoZ, Budget, ImportancePruning, L1Norm, PruningContext, PruningMethod, Taylor
+from prunelab.methods.host import find_network
+from prunelab.structure import PruningPlan
+
+
+class Unseen(pl.LightningModule):
+    """A convolutional network with functional ReLUs, written with no thought of pruning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = functional.relu(self.conv2(functional.relu(self.conv1(images))))
+        return self.head(hidden.mean(dim=(2, 3)))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        return functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Wrapped(Unseen):
+    """The same with the network as a child, and a loss that has no parameters."""
+
+    def __init__(self) -> None:
+        pl.LightningModule.__init__(self)
+        self.net = nn.Sequential(
+            nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8, 3)
+        )
+        self.loss = nn.CrossEntropyLoss()
+
+    forward = pl.LightningModule.forward
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        return self.loss(self.net(batch[0]), batch[1])
+
+
+def train_loader(**settings: Any) -> DataLoader[tuple[Tensor, ...]]:
+    generator = torch.Generator().manual_seed(0)
+    images, targets = (
+        torch.randn(24, 2, 5, 5, generator=generator),
+        torch.randint(3, (24,), generator=generator),
+    )
+    return DataLoader(TensorDataset(images, targets), batch_size=8, **settings)
+
+
+def trainer(*callbacks: pl.Callback, **settings: Any) -> pl.Trainer:
+    settings = {"max_steps": 2, "max_epochs": 1, "accelerator": "cpu", **settings}
+    return pl.Trainer(
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+
+
+def module_of(kind: type[Unseen] = Unseen) -> Unseen:
+    torch.manual_seed(0)
+    return kind()
+
+
+def pruning(criterion: Any = None, **settings: Any) -> ImportancePruning:
+    return ImportancePruning(criterion or L1Norm(), Budget(flops=0.5), **settings)
+
+
+@pytest.mark.parametrize("criterion", [L1Norm(), APoZ(), Taylor()])
+def test_an_unseen_module_is_pruned_before_the_first_step_and_trained_on(criterion: Any) -> None:
+    module, method = module_of(), pruning(criterion)
+    full = module_of()
+    trainer(method).fit(module, train_loader(shuffle=True))
+
+    assert method.plan is not None
+    cost = prunelab.analyze(module, torch.zeros(1, 2, 5, 5)).cost.flops()
+    assert cost <= 0.5 * prunelab.analyze(full, torch.zeros(1, 2, 5, 5)).cost.flops()
+    kept = method.plan.kept["conv1"]
+    assert module.conv1.weight.shape[0] == len(kept) < 8
+    assert not torch.equal(
+        module.conv1.weight, full.conv1.weight[list(kept)]
+    )  # the optimizer had the pruned tensors
+
+
+def test_setup_alone_gives_the_plan_of_decide() -> None:
+    module, method = module_of(), pruning(Taylor())
+    expected = method.decide(method.context(module_of(), torch.zeros(1, 2, 5, 5), train_loader()))
+    trainer(method).fit(module, train_loader())
+    assert method.plan == expected
+
+
+def test_the_network_is_pruned_once_however_often_it_is_fitted() -> None:
+    module, method = module_of(), pruning()
+    trainer(method).fit(module, train_loader())
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    trainer(method).fit(module, train_loader())
+    assert {name: tensor.shape for name, tensor in module.state_dict().items()} == shapes
+
+
+def test_only_fit_prunes() -> None:
+    module, method = module_of(), pruning()
+    module.validation_step = module.training_step  # type: ignore[method-assign]
+    trainer(method).validate(module, train_loader(), verbose=False)
+    assert method.plan is None and module.conv1.out_channels == 8
+
+
+def test_training_goes_on_with_the_random_numbers_it_would_have_had() -> None:
+    drawn = []
+    for callbacks in ([pruning(Taylor())], []):
+
+        class Draw(pl.Callback):
+            def on_train_start(self, *args: Any) -> None:
+                drawn.append(torch.rand(1).item())
+
+        module = module_of()
+        torch.manual_seed(7)
+        trainer(*callbacks, Draw()).fit(module, train_loader(shuffle=True))
+    assert drawn[0] == drawn[1]
+
+
+def test_the_only_child_with_parameters_is_the_network() -> None:
+    module = module_of(Wrapped)
+    trainer(pruning()).fit(module, train_loader())
+    assert module.net[0].out_channels < 8
+
+
+def test_the_network_can_be_named() -> None:
+    module = module_of(Wrapped)
+    module.teacher = nn.Linear(2, 2)
+    with pytest.raises(UserError, match=r"has 2 \(net, teacher\): name one with network="):
+        find_network(module)
+    assert find_network(module, "net") is module.net
+    with pytest.raises(UserError, match=r"no submodule 'nett'\. Did you mean 'net'"):
+        find_network(module, "nett")
+
+
+class WithCalibration(pl.LightningDataModule):
+    asked = 0
+
+    def train_dataloader(self) -> Any:
+        return train_loader(shuffle=True)
+
+    def calibration_dataloader(self, images: int) -> Any:
+        self.asked = images
+        return train_loader()
+
+
+def test_a_data_module_may_offer_calibration_images() -> None:
+    data, method = WithCalibration(), pruning(APoZ(), images=16)
+    trainer(method).fit(module_of(), datamodule=data)
+    assert data.asked == 16
+    expected = pruning(APoZ(), images=16)
+    assert method.plan == expected.decide(
+        expected.context(module_of(), torch.zeros(1, 2, 5, 5), train_loader())
+    )
+
+
+def test_a_module_may_bring_its_own_loader() -> None:
+    module, method = module_of(), pruning(APoZ())
+    module.train_dataloader = train_loader  # type: ignore[method-assign]
+    trainer(method).fit(module)
+    assert method.plan is not None
+
+
+def test_weights_alone_need_no_loader_before_training() -> None:
+    class Late(pl.LightningDataModule):
+        calls = 0
+
+        def train_dataloader(self) -> Any:
+            self.calls += 1
+            return train_loader()
+
+    data = Late()
+    trainer(pruning(example_input=torch.zeros(1, 2, 5, 5))).fit(module_of(), datamodule=data)
+    assert data.calls == 1  # by the trainer, to train
+
+
+def test_a_loader_that_is_not_there_yet_is_explained() -> None:
+    class Late(Unseen):
+        def setup(self, stage: str) -> None:
+            self.loader = train_loader()
+
+        def train_dataloader(self) -> Any:
+            return self.loader
+
+    with pytest.raises(UserError, match=r"cannot be had before training starts.*calibration="):
+        trainer(pruning(APoZ())).fit(module_of(Late))
+    trainer(pruning(APoZ(), calibration=train_loader())).fit(module_of(Late))
+
+
+def test_several_loaders_at_once_are_refused() -> None:
+    with pytest.raises(UserError, match=r"is a list, not one loader.*calibration="):
+        trainer(pruning(APoZ())).fit(module_of(), [train_loader(), train_loader()])
+
+
+def test_strategies_that_spawn_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, module = pruning(), module_of()
+    spawning = trainer(method, strategy="ddp_spawn", devices=2)
+    with pytest.raises(UserError, match=r"ddp_spawn.*Use Trainer\(strategy='ddp'\)"):
+        method.setup(spawning, module, "fit")
+
+
+def test_a_budget_out_of_reach_is_refused_before_any_image_is_looked_at() -> None:
+    class Counted(Unseen):
+        passes = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.passes += images.shape[0] == 8
+            return super().forward(images)
+
+    module = module_of(Counted)
+    with pytest.raises(
+        UserError, match=r"budget\.flops=0\.001 cannot be reached: the smallest for Counted with"
+    ):
+        trainer(ImportancePruning(APoZ(), Budget(flops=0.001))).fit(module, train_loader())
+    assert module.passes == 0
+
+
+def test_a_plan_file_is_written_and_then_read(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "plan.json"
+    first, again = module_of(), module_of()
+    trainer(pruning(plan_file=path)).fit(first, train_loader())
+    assert [file.name for file in path.parent.iterdir()] == ["plan.json"]
+
+    class Forgetful(ImportancePruning):
+        def decide(self, context: PruningContext) -> PruningPlan:
+            raise AssertionError("decided again")
+
+    method = Forgetful(L1Norm(), Budget(flops=0.5), plan_file=path)
+    trainer(method).fit(again, train_loader())
+    assert method.plan == PruningPlan.from_json(path.read_text())
+    assert again.conv1.weight.shape == first.conv1.weight.shape
+    trainer(Forgetful(L1Norm(), Budget(flops=0.5), plan_file=path)).fit(
+        again, train_loader()
+    )  # pruned by it already
+    assert again.conv1.weight.shape == first.conv1.weight.shape
+
+
+def test_a_plan_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    trainer(pruning(plan_file=path)).fit(module_of(), train_loader())
+    with pytest.raises(
+        UserError, match=r"plan\.json keeps 0\.4\d* of the flops, more than budget\.flops=0\.3"
+    ):
+        trainer(ImportancePruning(L1Norm(), Budget(flops=0.3), plan_file=path)).fit(
+            module_of(), train_loader()
+        )
+    with pytest.raises(UserError, match="made for another network"):
+        trainer(pruning(plan_file=path)).fit(module_of(Wrapped), train_loader())
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"cannot be used: .*broken JSON.* Delete it"):
+        trainer(pruning(plan_file=path)).fit(module_of(), train_loader())
+
+
+def test_a_plan_file_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be"):
+        trainer(pruning(plan_file=tmp_path / "file" / "plan.json")).fit(module_of(), train_loader())
+
+
+def test_a_method_of_ones_own_is_one_class() -> None:
+    class KeepTheFirst(PruningMethod):
+        def decide(self, context: PruningContext) -> PruningPlan:
+            return context.graph.plan({group.name: range(group.size // 2) for group in context.groups})
+
+    module = module_of()
+    trainer(KeepTheFirst(Budget(flops=0.5))).fit(module, train_loader())
+    assert module.conv1.out_channels == 4

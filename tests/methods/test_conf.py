@@ -1,0 +1,81 @@
+"""Every choice of the group ``method`` composes, and its class gets the run's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from prunelab.methods import (
+    FPGM,
+    APoZ,
+    BNGamma,
+    Entropy,
+    ImportancePruning,
+    L1Norm,
+    L2Norm,
+    Random,
+    Taylor,
+)
+
+CONF = Path(__file__).parents[2] / "conf"
+CRITERIA = {
+    "random": Random,
+    "l1": L1Norm,
+    "l2": L2Norm,
+    "bn_gamma": BNGamma,
+    "fpgm": FPGM,
+    "apoz": APoZ,
+    "taylor": Taylor,
+    "entropy": Entropy,
+}
+
+
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A primary config with the keys that methods read, beside the real groups."""
+    folder = tmp_path_factory.mktemp("conf")
+    budget = {"flops": 0.4, "params": None, "allocation": "uniform", "floor": 0.2, "divisor": 4}
+    run = {
+        "defaults": ["_self_", {"method": "l1"}],
+        "hydra": {"searchpath": [f"file://{CONF}"]},
+        "seed": 3,
+        "levels": ["filter"],
+        "budget": {**budget, "normalisation": None},
+        "recipe": {"calibration_images": 64},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(run))
+    return folder
+
+
+def test_there_is_one_file_for_each_criterion() -> None:
+    assert {file.stem for file in (CONF / "method").glob("*.yaml")} >= set(CRITERIA)
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_a_choice_makes_its_method_with_the_settings_of_the_run(conf: Path, name: str) -> None:
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        method = hydra.utils.instantiate(compose("run", [f"method={name}"]).method)
+    assert isinstance(method, ImportancePruning)
+    assert type(method.criterion) is CRITERIA[name]
+    assert (method.budget.flops, method.levels, method.images, method.seed) == (0.4, ("filter",), 64, 3)
+    assert (method.allocation.rule, method.allocation.floor, method.allocation.divisor) == ("uniform", 0.2, 4)
+    assert method.allocation.normalisation == ("none" if name == "taylor" else "mean")
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_the_file_shows_the_defaults_of_the_class(name: str) -> None:
+    written = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())["criterion"]
+    settings = {key: value for key, value in written.items() if not key.startswith("_")}
+    assert CRITERIA[name](**settings) == CRITERIA[name]()
+
+
+def test_settings_of_a_criterion_are_keys(conf: Path) -> None:
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        chosen = compose("run", ["method=entropy", "method.criterion.bins=20", "method.divisor=8"])
+        method = hydra.utils.instantiate(chosen.method)
+    assert method.criterion == Entropy(bins=20)
+    assert method.allocation.divisor == 8
