@@ -162,6 +162,10 @@ def cost_model(
         around = [name for name in order if path == name or path.startswith(name + ".")]
         return order.index(max(around, key=len)) if around else -1
 
+    def running(modules: tuple[str, ...]) -> int:
+        """The innermost running block; a shared module may run in a block that its path does not show."""
+        return next((order.index(path) for path in reversed(modules) if path in order), -1)
+
     def summed(terms: Sequence[tuple[float, Sequence[Ids], int]]) -> _Sum:
         columns = max((len(factors) for _, factors, _ in terms), default=1) or 1
         table = np.zeros((len(terms), columns), dtype=np.int64)
@@ -173,8 +177,8 @@ def cost_model(
             np.array([block for _, _, block in terms], dtype=np.int64),
         )
 
-    operations = summed([(t.coefficient, t.factors, innermost(t.module)) for t in trace.terms if not t.bias])
-    biases = summed([(t.coefficient, t.factors, innermost(t.module)) for t in trace.terms if t.bias])
+    operations = summed([(t.coefficient, t.factors, running(t.modules)) for t in trace.terms if not t.bias])
+    biases = summed([(t.coefficient, t.factors, running(t.modules)) for t in trace.terms if t.bias])
     born: dict[str, dict[int, Ids]] = {}
     for origin in trace.ids.origins:
         born.setdefault(origin.tensor, {})[origin.dim] = origin.ids

@@ -91,6 +91,7 @@ class _Resolver:
     members: tuple[NDArray[np.int64], ...]
     blocks: tuple[ResidualBlock, ...]
     links: tuple[Link, ...]
+    aliases: Mapping[str, tuple[str, ...]]
 
     def __call__(self, kept: Mapping[str, tuple[int, ...]], dropped: tuple[str, ...]) -> PruningPlan:
         gone = np.zeros(self.components.count, dtype=np.bool_)
@@ -112,6 +113,7 @@ class _Resolver:
             kept=dict(kept),
             widths={group.name: (group.size, len(kept[group.name])) for group in self.groups},
             dropped_blocks=dropped,
+            makers={group.name: tuple(found.parameter for found in group.producers) for group in self.groups},
             cuts=tuple(cuts),
             values=self._values(removed_ids, inside),
             attributes=self._attributes(removed_ids, inside),
@@ -174,7 +176,7 @@ def analyze(model: nn.Module, example_input: Any) -> ChannelGraph:
         network.images,
     )
     frozen = tuple(group for group in parts.groups if group.frozen is not None)
-    resolve = _Resolver(trace, components, groups, tuple(members), blocks, links)
+    resolve = _Resolver(trace, components, groups, tuple(members), blocks, links, network.aliases())
     return ChannelGraph(groups, frozen, blocks, cost, resolve)
 
 
@@ -192,6 +194,7 @@ def _proved(network: Network, trace: Trace) -> tuple[Components, Partition, tupl
             tuple(parts.members[n] for n in chosen),
             (),
             links,
+            network.aliases(),
         )
 
     broken, links = prove(network, trace, components, parts, resolver)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from prunelab.structure.blocks import find_blocks
+from prunelab.structure.calls import Call
 from prunelab.structure.ids import Ids
 from prunelab.structure.network import Network, arguments
 from prunelab.structure.plan import PruningPlan
@@ -75,17 +76,17 @@ class _Masking(Tracer):
         self,
         tensors: dict[str, Tensor],
         plan: PruningPlan,
-        additions: dict[tuple[int, str], int],
+        additions: dict[tuple[Call | None, str], int],
         network: Network,
     ) -> None:
         super().__init__(tensors.items(), lambda name: tensors[name], network.carry, network.kernels)
         self.additions = additions
         removed = torch.zeros(self.ids.count, dtype=torch.bool)
-        by_dimension = {(cut.tensor, cut.dim): cut for cut in plan.cuts}
-        inside = tuple(f"{name}." for name in plan.dropped_blocks)
+        first_name = {name: names[0] for names in network.aliases().values() for name in names}
+        by_dimension = {(first_name[cut.tensor], cut.dim): cut for cut in plan.cuts}
         for origin in self.ids.origins:
             cut = by_dimension.get((origin.tensor, origin.dim))
-            if cut is not None and not origin.tensor.startswith(inside):
+            if cut is not None:
                 gone = torch.ones(origin.size, dtype=torch.bool)
                 gone[list(cut.indices)] = False
                 removed[origin.start : origin.start + origin.size] = gone
@@ -93,7 +94,7 @@ class _Masking(Tracer):
 
     def before(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         name = func.overloadpacket.__name__
-        branch = self.additions.get((self.call, name)) if name in ("add", "add_") else None
+        branch = self.additions.get((self.calls.current, name)) if name in ("add", "add_") else None
         if branch is not None:
             shortcut, zeros = self.marked(args[1 - branch]), torch.zeros_like(args[branch])
             if name == "add_" and branch == 0:
@@ -124,13 +125,13 @@ class _Masking(Tracer):
         return ~(self.removed[known.clamp(max=self.removed.numel() - 1)] & born)
 
 
-def _dropped_additions(plan: PruningPlan, trace: Trace) -> dict[tuple[int, str], int]:
-    """(Python-level call, operator) of each addition in a dropped block -> which operand is the branch."""
+def _dropped_additions(plan: PruningPlan, trace: Trace) -> dict[tuple[Call | None, str], int]:
+    """(call, operator) of each addition in a dropped block -> which operand is the branch."""
     additions = {}
     for visit, path in find_blocks(trace):
         if visit.module in plan.dropped_blocks:
             for addition, branch in zip(path.additions, path.branches, strict=True):
-                additions[addition.call_here, addition.op] = addition.parents.index(branch)
+                additions[addition.made_in, addition.op] = addition.parents.index(branch)
     return additions
 
 

@@ -20,6 +20,8 @@ class Network:
 
     def __init__(self, model: nn.Module, example_input: Any) -> None:
         self.model = model
+        if any(torch.nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
+            raise UserError("the network has lazy layers without weights; run it once on real input first")
         self.tensors = named_tensors(model)
         self.args, self.kwargs = arguments(example_input)
         self.images = _images(example_input)
@@ -65,7 +67,7 @@ class Network:
             try:
                 return self._under(tracer, tensors), None
             except Exception:  # whatever a program raises when a width is not what it expects
-                return tracer.trace, tracer.function
+                return tracer.trace, tracer.calls.function
 
     def _run(self, carry: Mapping[int, int]) -> Trace:
         return self._under(self._tracer(self.stand_ins, carry), self.stand_ins)
@@ -125,10 +127,16 @@ def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _images(example_input: Any) -> int:
+    """The batch size: the length of the first input."""
     tensors = [value for value in tree_flatten(arguments(example_input))[0] if isinstance(value, Tensor)]
     if not tensors:
         raise UserError("the example input holds no tensor; give a batch such as torch.zeros(1, 3, 32, 32)")
-    return int(tensors[0].shape[0]) if tensors[0].dim() > 0 else 1
+    if tensors[0].dim() < 2 or 0 in tensors[0].shape:
+        raise UserError(
+            f"the example input has shape {tuple(tensors[0].shape)}; give a batch of at least one image, such as "
+            "torch.zeros(1, 3, 32, 32)"
+        )
+    return int(tensors[0].shape[0])
 
 
 def _shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -31,19 +31,25 @@ class Cut:
 class PruningPlan:
     """Which channels of each group are kept and which blocks are dropped.
 
-    ``kept`` and ``widths`` (before, after) name every prunable group. The rest is the same decision resolved to
-    tensors, so that a plan can be applied, or a checkpoint loaded, without analysing the network again: ``cuts``
-    of parameters and buffers, new ``values`` of index buffers, ``attributes`` (module -> name -> number) that the
-    forward pass reads, and ``replaced`` modules of dropped blocks (module -> "identity", "relu" or "relu6").
+    ``kept`` and ``widths`` (before, after) name every prunable group; ``makers`` are the weights that produce each.
+    The rest is the same decision resolved to tensors, so that a plan can be applied, or a checkpoint loaded, without
+    analysing the network again: ``cuts`` of parameters and buffers, new ``values`` of index buffers, ``attributes``
+    (module -> name -> number) that the forward pass reads, and ``replaced`` modules of dropped blocks (module ->
+    "identity", "relu" or "relu6").
     """
 
     kept: Mapping[str, Indices]
     widths: Mapping[str, tuple[int, int]]
     dropped_blocks: tuple[str, ...] = ()
+    makers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cuts: tuple[Cut, ...] = ()
     values: Mapping[str, Indices] = field(default_factory=dict)
     attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     replaced: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ordered = sorted(self.cuts, key=lambda cut: (cut.tensor, cut.dim))
+        object.__setattr__(self, "cuts", tuple(ordered))
 
     def to_json(self) -> str:
         """Canonical JSON; equal index lists are written once."""
@@ -60,10 +66,8 @@ class PruningPlan:
             "kept": {name: number(self.kept[name]) for name in sorted(self.kept)},
             "widths": {name: list(pair) for name, pair in self.widths.items()},
             "dropped_blocks": list(self.dropped_blocks),
-            "cuts": [
-                [cut.tensor, cut.dim, cut.size, number(cut.indices)]
-                for cut in sorted(self.cuts, key=lambda cut: (cut.tensor, cut.dim))
-            ],
+            "makers": {name: list(weights) for name, weights in self.makers.items()},
+            "cuts": [[cut.tensor, cut.dim, cut.size, number(cut.indices)] for cut in self.cuts],
             "values": {name: list(values) for name, values in self.values.items()},
             "attributes": {name: dict(found) for name, found in self.attributes.items()},
             "replaced": dict(self.replaced),
@@ -94,12 +98,14 @@ class PruningPlan:
 
     def compose(self, later: PruningPlan) -> PruningPlan:
         """The plan that does in one step what this plan and then ``later`` (made for the pruned network) do."""
-        kept, widths = dict(self.kept), dict(self.widths)
-        for name, indices in later.kept.items():
+        kept, widths, makers = dict(self.kept), dict(self.widths), dict(self.makers)
+        for theirs, indices in later.kept.items():
+            name = self._own_name(theirs, later.makers.get(theirs, ()))
             earlier = self.kept.get(name)
             kept[name] = indices if earlier is None else tuple(earlier[index] for index in indices)
-            before = self.widths[name][0] if name in self.widths else later.widths[name][0]
+            before = self.widths[name][0] if earlier is not None else later.widths[theirs][0]
             widths[name] = (before, len(indices))
+            makers.setdefault(name, later.makers.get(theirs, ()))
         inside = tuple(f"{name}." for name in later.dropped_blocks)
         cuts = {(cut.tensor, cut.dim): cut for cut in self.cuts if not cut.tensor.startswith(inside)}
         for cut in later.cuts:
@@ -118,11 +124,17 @@ class PruningPlan:
             kept=kept,
             widths=widths,
             dropped_blocks=tuple(dict.fromkeys((*self.dropped_blocks, *later.dropped_blocks))),
+            makers=makers,
             cuts=tuple(cuts.values()),
             values={**values, **later.values},
             attributes={n: a for n, a in attributes.items() if not f"{n}.".startswith(inside)},
             replaced=replaced,
         )
+
+    def _own_name(self, theirs: str, weights: tuple[str, ...]) -> str:
+        """What this plan calls a group of the pruned network: a stage that lost a block may bear another name there."""
+        same = [name for name, own in self.makers.items() if set(own) & set(weights)]
+        return theirs if theirs in same or not same else same[0]
 
 
 def _plan(raw: dict[str, Any]) -> PruningPlan:
@@ -132,6 +144,7 @@ def _plan(raw: dict[str, Any]) -> PruningPlan:
         "kept",
         "widths",
         "dropped_blocks",
+        "makers",
         "cuts",
         "values",
         "attributes",
@@ -164,6 +177,9 @@ def _plan(raw: dict[str, Any]) -> PruningPlan:
         kept=kept,
         widths=widths,
         dropped_blocks=tuple(str(name) for name in raw["dropped_blocks"]),
+        makers={
+            str(name): tuple(str(weight) for weight in weights) for name, weights in raw["makers"].items()
+        },
         cuts=tuple(cuts),
         values={str(n): tuple(_count(v, n) for v in values) for n, values in raw["values"].items()},
         attributes={

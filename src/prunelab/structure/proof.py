@@ -154,9 +154,7 @@ class _Proof:
 
     def _widths(self, step: Step) -> list[Ids]:
         """The channel dimensions that the Python-level call around ``step`` handles, results first."""
-        together = [
-            other for other in self.trace.steps if other.call == step.call and other.module == step.module
-        ]
+        together = [other for other in self.trace.steps if other.call == step.call]
         marked = [m for other in together for m in (*other.outputs, *other.inputs)]
         return [
             ids

@@ -98,17 +98,33 @@ def call_with(
 
 
 def cut_tensor(tensor: Tensor, cuts: list[Cut]) -> Tensor:
-    """The kept part of ``tensor`` as a new contiguous tensor (same memory format), each element copied once."""
+    """The kept part of ``tensor`` as a new tensor of the same memory format, each kept element copied once."""
+    channels_last = tensor.dim() == 4 and not tensor.is_contiguous()
+    indices = {cut.dim: torch.tensor(cut.indices, device=tensor.device) for cut in cuts}
     with torch.no_grad():
-        indices = [torch.as_tensor(cut.indices, device=tensor.device) for cut in cuts]
-        if len(cuts) == 1:
-            return tensor.index_select(cuts[0].dim, indices[0])
-        if len(cuts) == 2 and {cut.dim for cut in cuts} == {0, 1}:
-            first, second = (indices[0], indices[1]) if cuts[0].dim == 0 else (indices[1], indices[0])
-            return tensor[first[:, None], second]
-        for cut, index in zip(cuts, indices, strict=True):
-            tensor = tensor.index_select(cut.dim, index)
+        if not channels_last:
+            return _selected(tensor, indices)
+        places = {0: 0, 1: 3, 2: 1, 3: 2}  # in memory (O, H, W, I)
+        selected = _selected(
+            tensor.permute(0, 2, 3, 1), {places[dim]: index for dim, index in indices.items()}
+        )
+        return selected.permute(0, 3, 1, 2)
+
+
+def _selected(tensor: Tensor, indices: dict[int, Tensor]) -> Tensor:
+    """``indices`` per dimension of a contiguous tensor; two dimensions at once by one gather."""
+    if len(indices) != 2:
+        for dim, index in indices.items():
+            tensor = tensor.index_select(dim, index)
         return tensor
+    (low, first), (high, second) = sorted(indices.items())
+    shape = tensor.shape
+    rows = tensor.reshape(*shape[:low], shape[low], -1, shape[high], *shape[high + 1 :])
+    between = torch.arange(rows.shape[low + 1], device=tensor.device)
+    taken = rows[(slice(None),) * low + (first[:, None, None], between[:, None], second)]
+    return taken.reshape(
+        *shape[:low], first.numel(), *shape[low + 1 : high], second.numel(), *shape[high + 1 :]
+    )
 
 
 def _checked(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> dict[str, list[Cut]]:

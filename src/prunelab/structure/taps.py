@@ -1,7 +1,7 @@
 """Taps: where the activations of a group can be read while the network runs.
 
-A tap is the output of the n-th Python-level call of a forward pass: the tensor that the next layers read, after
-normalisation and activation function and before pooling, flattening or concatenation.
+A tap names a tensor of the forward pass: the one that the next layers read, after normalisation and activation
+function and before pooling, flattening or concatenation.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
 
 from prunelab.errors import UserError
+from prunelab.structure.calls import Call, Calls, following
 from prunelab.structure.ids import Components
 from prunelab.structure.trace import Marked, Trace
 
 
 @dataclass(frozen=True)
 class Tap:
-    """The output of call number ``call``; its channels lie along ``dim``, ``width`` of them."""
+    """The output of call number ``call`` made in ``module``; its ``width`` channels lie along ``dim``."""
 
+    module: str
     call: int
     dim: int
     width: int
@@ -64,9 +64,7 @@ def find_taps(
     for number, candidates in enumerate(found):
         first = [marked for marked in candidates.values() if not _derived(marked, candidates)]
         located = [_located(marked, components, members[number]) for marked in first]
-        taps.append(
-            tuple(sorted((tap for tap in located if tap is not None), key=lambda found: found.tap.call))
-        )
+        taps.append(tuple(tap for tap in located if tap is not None))
     return taps
 
 
@@ -75,7 +73,7 @@ def branch_tap(marked: Marked) -> Tap | None:
     dims = [dim for dim, ids in enumerate(marked.dims) if ids is not None]
     if marked.call is None or not dims:
         return None
-    return Tap(marked.call, dims[0], marked.shape[dims[0]])
+    return Tap(*marked.call, dims[0], marked.shape[dims[0]])
 
 
 def _origins(marked: Marked) -> list[Marked]:
@@ -132,59 +130,43 @@ def _located(marked: Marked, components: Components, channels: NDArray[np.int64]
             continue
         order = places[np.argsort(owner[places], kind="stable")].reshape(channels.size, -1)
         if (owner[order] == np.arange(channels.size)[:, None]).all():
-            return GroupTap(Tap(marked.call, dim, marked.shape[dim]), order)
+            return GroupTap(Tap(*marked.call, dim, marked.shape[dim]), order)
     return None
 
 
-class _Observer(TorchFunctionMode):
-    """Hands the outputs of chosen calls to their observers."""
-
-    def __init__(self, by_call: Mapping[int, list[tuple[Tap, Callable[[Tensor, int], None]]]]) -> None:
-        super().__init__()
-        self.by_call = by_call
-        self.call = -1
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.call += 1
-        call = self.call
-        out = func(*args, **(kwargs or {}))
-        self.call = call
-        for tap, observer in self.by_call.get(call, ()):
-            if not isinstance(out, Tensor) or out.shape[tap.dim] != tap.width:
-                raise UserError(
-                    f"call {call} of the forward pass no longer returns {tap.width} channels: the network's control "
-                    "flow differs from the pass that was analysed. Analyse it with an example of the same kind."
-                )
-            observer(out, tap.dim)
-        return out
-
-
 @contextmanager
-def observe(model: torch.nn.Module, observers: Mapping[Tap, Callable[[Tensor, int], None]]) -> Iterator[None]:
+def observe(model: nn.Module, observers: Mapping[Tap, Callable[[Tensor, int], None]]) -> Iterator[None]:
     """While open, every forward pass of ``model`` calls ``observers[tap](tensor, dim)`` for each tap.
 
     The tensor is the one the network goes on with (part of the autograd graph if gradients are on), its channels
     along ``dim``. Works for functional code as for modules. ``model`` must be the module that was analysed.
     """
-    by_call: dict[int, list[tuple[Tap, Callable[[Tensor, int], None]]]] = {}
+    by_call: dict[Call, list[tuple[Tap, Callable[[Tensor, int], None]]]] = {}
     for tap, observer in observers.items():
-        by_call.setdefault(tap.call, []).append((tap, observer))
-    open_modes: list[_Observer] = []
+        by_call.setdefault((tap.module, tap.call), []).append((tap, observer))
 
-    def enter(module: torch.nn.Module, args: Any) -> None:
-        mode = _Observer(by_call)
-        mode.__enter__()
-        open_modes.append(mode)
+    def returned(call: Call, out: Any) -> None:
+        for tap, observer in by_call.get(call, ()):
+            if not isinstance(out, Tensor) or out.dim() <= tap.dim or out.shape[tap.dim] != tap.width:
+                raise UserError(
+                    f"call {tap.call} in {tap.module or 'the network'} no longer returns {tap.width} channels: the "
+                    "network's control flow differs from the pass that was analysed. Analyse it with an example of the "
+                    "same kind of input."
+                )
+            observer(out, tap.dim)
 
-    def leave(module: torch.nn.Module, args: Any, out: Any) -> None:
-        open_modes.pop().__exit__(None, None, None)
+    calls = Calls(returned)
 
-    handles = (model.register_forward_pre_hook(enter), model.register_forward_hook(leave, always_call=True))
-    try:
+    def enter(path: str, given: Any) -> None:
+        if not path:
+            calls.__enter__()
+
+    def leave(path: str, out: Any) -> None:
+        if not path:
+            calls.__exit__(None, None, None)
+
+    with following(model, calls, enter, leave):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def channels_first(tensor: Tensor, dim: int) -> Tensor:

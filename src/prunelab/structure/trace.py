@@ -1,24 +1,24 @@
 """One run of a network that follows its channels from operator to operator.
 
 Two interpreter modes watch the run. A ``TorchDispatchMode`` sees every ATen operator and hands channel ids on
-by the rules of ``prunelab.structure.rules``; a ``TorchFunctionMode`` counts the Python-level calls, so that a
-tensor of the run can be found again in a later run ("the output of call 17") whatever the device.
+by the rules of ``prunelab.structure.rules``; a ``TorchFunctionMode`` numbers the Python-level calls, so that a
+tensor of the run can be found again in a later run (see ``prunelab.structure.calls``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakIdKeyDictionary
 
+from prunelab.structure.calls import Call, Calls, following
 from prunelab.structure.ids import ChannelIds, Ids
 
 Dims = list[Ids | None]
@@ -42,9 +42,8 @@ class Marked:
     spread: frozenset[int] = frozenset()  # dimensions along which one value was repeated (``expand``)
     statistics: tuple[Ids, ...] = ()  # reduced over these channels; only a normalisation may use it
     tensor: str | None = None  # the parameter or buffer that this is
-    call: int | None = None  # index of the Python-level call that returned it
-    call_here: int = -1  # index of the Python-level call it was made in
-    module: str = ""  # path of the module it was made in
+    call: Call | None = None  # the Python-level call that returned it
+    made_in: Call | None = None  # the Python-level call that it was made in
 
     @property
     def carries(self) -> bool:
@@ -66,7 +65,7 @@ class Term:
 
     coefficient: float
     factors: tuple[Ids, ...]
-    module: str
+    modules: tuple[str, ...]  # the running modules, outermost first
     bias: bool = False
 
 
@@ -95,11 +94,15 @@ class Step:
     """One traced operator: its outputs and the constants it carried."""
 
     op: str
-    module: str
-    call: int
+    call: Call
     inputs: tuple[Marked, ...]
     outputs: tuple[Marked, ...]
     claims: tuple[Claim, ...]
+
+    @property
+    def module(self) -> str:
+        """The path of the module it ran in."""
+        return self.call[0]
 
 
 @dataclass(frozen=True)
@@ -157,9 +160,7 @@ class Tracer(TorchDispatchMode):
         self.values = values
         self.carry = dict(carry or {})
         self.claims: list[Claim] = []
-        self.modules: list[str] = [""]
-        self.call = -1
-        self.function = ""  # name of the Python-level function that runs
+        self.calls = Calls(self._returned)
         self.kind = ""
         self._marked: WeakIdKeyDictionary = WeakIdKeyDictionary()
         for name, tensor in tensors:
@@ -183,7 +184,8 @@ class Tracer(TorchDispatchMode):
         """What is known of ``tensor``; a tensor from outside the run carries nothing."""
         found = self._marked.get(tensor)
         if found is None:
-            found = Marked(tuple(tensor.shape), [None] * tensor.dim(), activation=True, kind="source")
+            with torch._C.DisableTorchFunction():  # looking at its shape is no call of the network
+                found = Marked(tuple(tensor.shape), [None] * tensor.dim(), activation=True, kind="source")
             self._marked[tensor] = found
         return found
 
@@ -194,6 +196,10 @@ class Tracer(TorchDispatchMode):
             return first if second is None else second
         self.ids.tie(first, second)
         return first
+
+    def count(self, coefficient: float, factors: tuple[Ids, ...], bias: bool = False) -> None:
+        """Note a share of the network's FLOPs."""
+        self.trace.terms.append(Term(coefficient, factors, tuple(self.calls.modules), bias))
 
     def claim(self, value: int, counted: Ids) -> None:
         """Note that the constant ``value`` stands for the number of ``counted`` channels."""
@@ -215,10 +221,10 @@ class Tracer(TorchDispatchMode):
         made = rule_for(func)(self, name, args, kwargs, inputs, outputs)
         for tensor, marked in zip(outputs, made, strict=True):
             marked.op, marked.kind, marked.parents = name, self.kind, inputs
-            marked.module, marked.call_here = self.modules[-1], self.call
+            marked.made_in = self.calls.current
             marked.activation = any(parent.activation for parent in inputs)
             self._marked[tensor] = marked
-        step = Step(name, self.modules[-1], self.call, inputs, tuple(made), tuple(self.claims))
+        step = Step(name, self.calls.current, inputs, tuple(made), tuple(self.claims))
         self.trace.steps.append(step)
         return out
 
@@ -226,61 +232,10 @@ class Tracer(TorchDispatchMode):
         """Hook of the masked run: may replace an operator's inputs."""
         return args, kwargs
 
-    def returned(self, out: Any) -> None:
-        """A Python-level call has returned ``out``."""
-        if isinstance(out, Tensor) and (marked := self._marked.get(out)) is not None and marked.call is None:
-            marked.call = self.call
-
-
-class _Calls(TorchFunctionMode):
-    """Numbers the Python-level calls of a run and tells the tracer what each returned."""
-
-    def __init__(self, tracer: Tracer) -> None:
-        super().__init__()
-        self.tracer = tracer
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.tracer.call += 1
-        call = self.tracer.call
-        self.tracer.function = getattr(func, "__name__", str(func))
-        out = func(*args, **(kwargs or {}))
-        self.tracer.call = call
-        self.tracer.returned(out)
-        return out
-
-
-@contextmanager
-def _module_paths(model: nn.Module, tracer: Tracer) -> Iterator[None]:
-    """Keep ``tracer.modules`` the stack of running modules and note what entered and left each."""
-    entered: list[Marked | None] = []
-
-    def enter(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            tensors = [value for value in tree_flatten(args)[0] if isinstance(value, Tensor)]
-            if not path:
-                tracer.call = -1  # calls are counted from the network's own entry
-            tracer.modules.append(path)
-            entered.append(tracer.marked(tensors[0]) if tensors else None)
-
-        return hook
-
-    def leave(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-            tracer.modules.pop()
-            left = tracer.marked(out) if isinstance(out, Tensor) else None
-            tracer.trace.visits.append(Visit(path, entered.pop(), left))
-
-        return hook
-
-    with ExitStack() as stack:
-        for path, module in model.named_modules():
-            handles = (
-                module.register_forward_pre_hook(enter(path)),
-                module.register_forward_hook(leave(path)),
-            )
-            for handle in handles:
-                stack.callback(handle.remove)
-        yield
+    def _returned(self, call: Call, out: Any) -> None:
+        marked = self._marked.get(out) if isinstance(out, Tensor) else None
+        if marked is not None and marked.call is None:
+            marked.call = call
 
 
 @contextmanager
@@ -298,7 +253,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[Trace, Any]:
     """Run ``forward`` once in evaluation mode under ``tracer`` -> what it showed (the output is frozen), its output."""
-    with evaluating(model), torch.no_grad(), _module_paths(model, tracer), tracer, _Calls(tracer):
+    entered: list[Marked | None] = []
+
+    def enter(path: str, given: Any) -> None:
+        tensors = [value for value in tree_flatten(given)[0] if isinstance(value, Tensor)]
+        entered.append(tracer.marked(tensors[0]) if tensors else None)
+
+    def leave(path: str, out: Any) -> None:
+        left = tracer.marked(out) if isinstance(out, Tensor) else None
+        tracer.trace.visits.append(Visit(path, entered.pop(), left))
+
+    with (
+        evaluating(model),
+        torch.no_grad(),
+        following(model, tracer.calls, enter, leave),
+        tracer,
+        tracer.calls,
+    ):
         out = forward()
     trace = tracer.trace
     for value in tree_flatten(out)[0]:

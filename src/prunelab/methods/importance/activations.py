@@ -72,7 +72,7 @@ def score_taps(
 def _taps(context: PruningContext) -> list[Tap]:
     taps = {found.tap for group in context.groups for found in group.taps}
     taps |= {block.branch for block in context.blocks if block.branch}
-    return sorted(taps, key=lambda tap: (tap.call, tap.dim))
+    return sorted(taps, key=lambda tap: (tap.module, tap.call, tap.dim))
 
 
 def _one_pass(context: PruningContext, metrics: Mapping[Tap, Metric], gradients: bool) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunelab.structure.ids import Ids
 from prunelab.structure.rules.common import Rule, argument, beside, statistics_end_here
-from prunelab.structure.trace import Dims, Marked, Read, Term, Tracer
+from prunelab.structure.trace import Dims, Marked, Read, Tracer
 
 
 def convolution(
@@ -101,19 +101,19 @@ def _flops(
         places = int(np.prod(source.shape)) // source.shape[1]
     factors = tuple(ids for ids in marked.dims[:2] if ids is not None)
     rest = weight.numel() // int(np.prod([ids.size for ids in factors]))
-    tracer.trace.terms.append(Term(2.0 * places * rest, factors, tracer.modules[-1]))
+    tracer.count(2.0 * places * rest, factors)
 
 
 def _bias(tracer: Tracer, op: str, channels: Ids | None, bias: Marked, places: int, width: int) -> Ids | None:
     tracer.trace.role(bias, 0, "bias")
     ids = bias.dims[-1]
     if width == 1:
-        tracer.trace.terms.append(Term(float(places), (), tracer.modules[-1], bias=True))
+        tracer.count(float(places), (), bias=True)
         return channels
     joined = tracer.tie(channels, ids, f"{op}: bias")
     factors = (joined,) if joined is not None else ()
     coefficient = float(places) if factors else float(places * width)
-    tracer.trace.terms.append(Term(coefficient, factors, tracer.modules[-1], bias=True))
+    tracer.count(coefficient, factors, bias=True)
     return joined
 
 
@@ -170,7 +170,7 @@ def matmul(
     )
     total = 2.0 * out.numel() * left.shape[-1]
     coefficient = total / float(np.prod([ids.size for ids in factors])) if factors else total
-    tracer.trace.terms.append(Term(coefficient, factors, tracer.modules[-1]))
+    tracer.count(coefficient, factors)
     return [Marked(tuple(out.shape), dims)]
 
 
@@ -205,7 +205,7 @@ def attention(
         factors = tuple(found for found in (heads, ids) if found is not None)
         total = 2.0 * tokens * query.shape[1] * width
         coefficient = total / float(np.prod([found.size for found in factors])) if factors else total
-        tracer.trace.terms.append(Term(coefficient, factors, tracer.modules[-1]))
+        tracer.count(coefficient, factors)
     return [made, *beside(outputs[1:])]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from prunelab.structure.rules.common import Rule, argument, beside, plain
-from prunelab.structure.trace import Dims, Marked, Term, Tracer
+from prunelab.structure.trace import Dims, Marked, Tracer
 
 _ADDITIONS = {"add", "add_"}
 _PRODUCTS = {"mul", "mul_"}
@@ -92,14 +92,14 @@ def _note_sum(tracer: Tracer, first: Marked, second: Marked) -> None:
 
 def _count_bias(tracer: Tracer, inputs: tuple[Marked, ...], out: Tensor) -> None:
     """``linear`` may run as a matrix product and an addition: the addition is then its bias."""
-    if len(inputs) != 2 or inputs[0].call_here != tracer.call or inputs[0].op not in _PRODUCED:
+    if len(inputs) != 2 or inputs[0].made_in != tracer.calls.current or inputs[0].op not in _PRODUCED:
         return
     bias = inputs[1]
     if bias.tensor is not None and len(bias.shape) == 1:
         tracer.trace.role(bias, 0, "bias")
         factors = () if bias.dims[0] is None else (bias.dims[0],)
         places = out.numel() // (out.shape[-1] if factors else 1)
-        tracer.trace.terms.append(Term(float(places), factors, tracer.modules[-1], bias=True))
+        tracer.count(float(places), factors, bias=True)
 
 
 def _normalised(tracer: Tracer, op: str, operands: list[Marked]) -> tuple[Any, ...]:
