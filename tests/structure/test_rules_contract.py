@@ -1,0 +1,272 @@
+"""Convolutions and matrix products: which channels they make, which they read, and what that ties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import Attention
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8).sin()
+
+
+def head(channels: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 4)]
+
+
+def conv(inputs: int, outputs: int, **arguments: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, **arguments)
+
+
+def test_a_chain_has_one_group_for_each_hidden_convolution(exact: Callable[..., Any]) -> None:
+    pruning = exact(nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 6), *head(6)), IMAGES)
+    assert pruning.groups == {"0": ("filter", 8), "3": ("filter", 6)}
+    assert pruning.slices("0") == {
+        ("0.weight", 0, "producer", 1),
+        ("0.bias", 0, "bias", 1),
+        ("1.weight", 0, "scale", 1),
+        ("1.bias", 0, "shift", 1),
+        ("1.running_mean", 0, "statistic", 1),
+        ("1.running_var", 0, "statistic", 1),
+        ("3.weight", 1, "consumer", 1),
+    }
+
+
+def test_the_output_of_the_network_stays_whole(exact: Callable[..., Any]) -> None:
+    pruning = exact(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 5)), IMAGES)
+    assert {group.name: (group.size, group.frozen) for group in pruning.graph.frozen} == {
+        "2": (5, "output of the network")
+    }
+
+
+def test_a_single_layer_has_nothing_to_prune(exact: Callable[..., Any]) -> None:
+    assert exact(nn.Conv2d(3, 4, 3), IMAGES).groups == {}
+
+
+def test_hidden_layers_of_one_channel_are_left_alone(exact: Callable[..., Any]) -> None:
+    assert exact(nn.Sequential(conv(3, 1), nn.ReLU(), conv(1, 6), *head(6)), IMAGES).groups == {
+        "2": ("filter", 6)
+    }
+
+
+def test_grey_images_are_no_channels(exact: Callable[..., Any]) -> None:
+    network = nn.Sequential(conv(1, 8), nn.ReLU(), conv(8, 6), *head(6))
+    assert exact(network, IMAGES[:, :1]).groups == {"0": ("filter", 8), "2": ("filter", 6)}
+
+
+def test_depthwise_filters_go_with_their_channel(exact: Callable[..., Any]) -> None:
+    network = nn.Sequential(
+        conv(3, 8), conv(8, 8, groups=8), nn.BatchNorm2d(8), nn.ReLU6(), nn.Conv2d(8, 6, 1)
+    )
+    pruning = exact(nn.Sequential(network, *head(6)), IMAGES)
+    assert pruning.groups == {"0.0": ("filter", 8), "0.4": ("filter", 6)}
+    assert ("0.1.weight", 0, "depthwise", 1) in pruning.slices("0.0")
+    depthwise = pruning.model.get_submodule("0.1")
+    assert depthwise.groups == depthwise.in_channels == depthwise.out_channels == len(depthwise.weight)
+
+
+def test_a_depthwise_multiplier_takes_two_filters_from_each_channel(exact: Callable[..., Any]) -> None:
+    network = nn.Sequential(conv(3, 6), conv(6, 12, groups=6), nn.ReLU(), nn.Conv2d(12, 5, 1), *head(5))
+    pruning = exact(network, IMAGES)
+    assert pruning.groups == {"0": ("filter", 6), "3": ("filter", 5)}
+    (slice_,) = (found for found in pruning.graph.group("0").slices if found.role == "depthwise")
+    assert slice_.index.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
+
+
+def test_grouped_convolutions_lose_the_same_places_of_every_group(exact: Callable[..., Any]) -> None:
+    pruning = exact(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 12, groups=4), nn.ReLU(), *head(12)), IMAGES)
+    assert pruning.groups == {"0": ("filter", 2), "2": ("filter", 3)}
+    (producer,) = pruning.graph.group("0").producers
+    assert producer.index.tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    grouped = pruning.model[2]
+    assert grouped.groups == 4
+    assert (grouped.in_channels, grouped.out_channels) == (4 * grouped.weight.shape[1], len(grouped.weight))
+
+
+def test_one_dimensional_networks(exact: Callable[..., Any]) -> None:
+    network = nn.Sequential(
+        nn.Conv1d(3, 8, 3, padding=1),
+        nn.BatchNorm1d(8),
+        nn.ReLU(),
+        nn.MaxPool1d(2),
+        nn.Conv1d(8, 6, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 6, 2),
+    )
+    pruning = exact(network, torch.linspace(-1, 1, 2 * 3 * 16).reshape(2, 3, 16))
+    assert pruning.groups == {"0": ("filter", 8), "4": ("filter", 6)}
+    assert ("7.weight", 1, "consumer", 6) in pruning.slices("4")
+
+
+def test_three_dimensional_networks(exact: Callable[..., Any]) -> None:
+    network = nn.Sequential(
+        nn.Conv3d(2, 6, 3, padding=1),
+        nn.BatchNorm3d(6),
+        nn.ReLU(),
+        nn.MaxPool3d(2),
+        nn.Flatten(),
+        nn.Linear(48, 3),
+    )
+    assert exact(network, torch.randn(2, 2, 4, 4, 4)).groups == {"0": ("filter", 6)}
+
+
+def test_transposed_convolutions_make_channels_on_their_second_dimension(exact: Callable[..., Any]) -> None:
+    up = nn.ConvTranspose2d(8, 6, 2, stride=2)
+    pruning = exact(
+        nn.Sequential(conv(3, 8), nn.ReLU(), up, nn.BatchNorm2d(6), nn.ReLU(), conv(6, 2)), IMAGES
+    )
+    assert pruning.groups == {"0": ("filter", 8), "2": ("filter", 6)}
+    assert ("2.weight", 0, "consumer", 1) in pruning.slices("0")
+    assert ("2.weight", 1, "producer", 1) in pruning.slices("2")
+    assert (pruning.model[2].in_channels, pruning.model[2].out_channels) == tuple(
+        pruning.model[2].weight.shape[:2]
+    )
+
+
+def test_transposed_grouped_and_depthwise_convolutions(exact: Callable[..., Any]) -> None:
+    grouped = nn.ConvTranspose2d(8, 12, 2, stride=2, groups=2)
+    depthwise = nn.ConvTranspose2d(12, 12, 2, stride=2, groups=12)
+    pruning = exact(nn.Sequential(conv(3, 8), nn.ReLU(), grouped, depthwise, nn.ReLU(), conv(12, 2)), IMAGES)
+    assert pruning.groups == {"0": ("filter", 4), "2": ("filter", 6)}
+    assert pruning.model[3].groups == pruning.model[3].in_channels == pruning.model[2].out_channels
+
+
+def test_a_layer_used_twice_is_tied_to_itself(exact: Callable[..., Any], network: Any) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = F.relu(net.stem(x))
+        return net.head(F.relu(net.shared(F.relu(net.shared(x)))))
+
+    pruning = exact(
+        network(forward, stem=conv(3, 8), shared=conv(8, 8), head=nn.Sequential(*head(8))), IMAGES
+    )
+    assert pruning.groups == {"stem": ("filter", 8)}
+    assert {("shared.weight", 0, "producer", 1), ("shared.weight", 1, "consumer", 1)} <= pruning.slices(
+        "stem"
+    )
+
+
+def test_a_module_registered_twice_is_cut_once(exact: Callable[..., Any]) -> None:
+    shared = nn.Sequential(conv(8, 6), nn.ReLU(), conv(6, 8), nn.ReLU())
+    pruning = exact(nn.Sequential(conv(3, 8), nn.ReLU(), shared, shared, *head(8)), IMAGES)
+    assert pruning.groups == {"0": ("filter", 8), "2.0": ("filter", 6)}
+    assert pruning.model[2] is pruning.model[3]
+
+
+def test_weights_tied_between_two_layers_stay_tied(exact: Callable[..., Any]) -> None:
+    first, second = conv(8, 8), conv(8, 8)
+    second.weight = first.weight
+    pruning = exact(
+        nn.Sequential(conv(3, 8), nn.ReLU(), first, nn.ReLU(), second, nn.ReLU(), *head(8)), IMAGES
+    )
+    assert pruning.groups == {"0": ("filter", 8)}
+    assert pruning.model[2].weight is pruning.model[4].weight
+    assert pruning.model[4].in_channels == pruning.model[2].in_channels == pruning.model[2].weight.shape[1]
+
+
+def test_parameters_used_without_a_module(exact: Callable[..., Any], network: Any) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return F.relu(F.conv2d(x, net.kernel) * net.gain + net.offset).mean((2, 3)) @ net.columns
+
+    parts = {"kernel": (8, 3, 3, 3), "gain": (1, 8, 1, 1), "offset": (8, 1, 1), "columns": (8, 4)}
+    made = {name: nn.Parameter(torch.randn(shape)) for name, shape in parts.items()}
+    pruning = exact(network(forward, **made), IMAGES)
+    assert pruning.groups == {"kernel": ("filter", 8)}
+    assert {parameter for parameter, *_ in pruning.slices("kernel")} == set(parts)
+    assert ("columns", 0, "consumer", 1) in pruning.slices("kernel")
+
+
+def test_einsum_contracts_a_parameter_like_a_layer(exact: Callable[..., Any], network: Any) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return torch.einsum("nchw,oc->nohw", F.relu(net.conv(x)), net.mix)
+
+    pruning = exact(network(forward, conv=conv(3, 8), mix=nn.Parameter(torch.randn(4, 8))), IMAGES)
+    assert pruning.groups == {"conv": ("filter", 8)}
+    assert ("mix", 1, "consumer", 1) in pruning.slices("conv")
+
+
+def test_a_linear_layer_on_transposed_tokens_keeps_its_roles(exact: Callable[..., Any], network: Any) -> None:
+    """Its input is not contiguous, so PyTorch runs a plain matrix product and adds the bias after."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        tokens = F.relu(net.conv(x)).flatten(2).transpose(1, 2)
+        return net.last(F.relu(net.mixer(tokens)).mean(1))
+
+    pruning = exact(network(forward, conv=conv(3, 8), mixer=nn.Linear(8, 6), last=nn.Linear(6, 3)), IMAGES)
+    assert pruning.groups == {"conv": ("filter", 8), "mixer": ("filter", 6)}
+    assert ("mixer.weight", 1, "consumer", 1) in pruning.slices("conv")
+    assert {("mixer.weight", 0, "producer", 1), ("mixer.bias", 0, "bias", 1)} <= pruning.slices("mixer")
+
+
+def test_products_of_two_activations_freeze_what_they_contract(
+    exact: Callable[..., Any], network: Any
+) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        features = F.relu(net.conv(net.stem(x))).flatten(2)
+        return net.last((features.transpose(1, 2) @ features).mean(1))
+
+    pruning = exact(network(forward, stem=conv(3, 6), conv=conv(6, 4), last=nn.Linear(64, 3)), IMAGES)
+    assert pruning.groups == {"stem": ("filter", 6)}
+    assert pruning.frozen == {"conv": "bmm of two activations"}
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention as it is often written: the number of heads is an attribute of the module."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, width // num_heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        images, tokens, _ = x.shape
+        parts = self.qkv(x).reshape(images, tokens, 3, self.num_heads, self.head_dim)
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (query @ key.transpose(-2, -1) * self.head_dim**-0.5).softmax(-1)
+        return self.proj((scores @ value).transpose(1, 2).reshape(images, tokens, -1))
+
+
+def attention_network(network: Any, attention: nn.Module) -> nn.Module:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return net.last(net.attention(net.embed(x)).mean(1))
+
+    return network(forward, embed=nn.Linear(7, 12), attention=attention, last=nn.Linear(12, 3))
+
+
+def test_attention_heads_are_units(exact: Callable[..., Any], network: Any) -> None:
+    tokens = torch.randn(2, 5, 7)
+    for attention in (SelfAttention(12, 4), Attention(12, 4, qkv_bias=True)):
+        pruning = exact(attention_network(network, attention), tokens)
+        assert pruning.groups == {
+            "embed": ("filter", 12),
+            "attention.qkv": ("filter", 4),
+            "attention.proj": ("filter", 12),
+        }
+        (consumer,) = pruning.graph.group("attention.qkv").having("consumer")
+        assert consumer.parameter == "attention.proj.weight"
+        assert consumer.index.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+        assert pruning.model.attention.num_heads == pruning.plan.widths["attention.qkv"][1] < 4
+        assert pruning.model.attention.head_dim == 3
+
+
+def test_attention_in_a_residual_stream(exact: Callable[..., Any], network: Any) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = net.embed(x)
+        return net.last((x + net.attention(x)).mean(1))
+
+    parts = {"embed": nn.Linear(7, 12), "attention": SelfAttention(12, 4), "last": nn.Linear(12, 3)}
+    pruning = exact(network(forward, **parts), torch.randn(2, 5, 7))
+    assert sorted(pruning.groups.values()) == [("filter", 4), ("stage", 12)]
+
+
+def test_embeddings_make_channels(exact: Callable[..., Any], network: Any) -> None:
+    def forward(net: Any, words: Tensor) -> Tensor:
+        return net.last(F.relu(net.hidden(net.words(words))).mean(1))
+
+    parts = {"words": nn.Embedding(10, 8), "hidden": nn.Linear(8, 6), "last": nn.Linear(6, 3)}
+    pruning = exact(network(forward, **parts), torch.arange(10).reshape(2, 5))
+    assert pruning.groups == {"words": ("filter", 8), "hidden": ("filter", 6)}
+    assert pruning.model.words.embedding_dim == pruning.model.words.weight.shape[1]

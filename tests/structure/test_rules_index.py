@@ -1,0 +1,91 @@
+"""Indexing: free along places; along channels only the zero-padded shortcut's own map may be pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunelab.models import ZeroPadShortcut
+
+IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8).sin()
+
+
+def conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda x: torch.roll(x, (1, 2), (2, 3)),
+        lambda x: x.flip(3),
+        lambda x: x[..., ::2, 1:],
+        lambda x: x[:, :, torch.tensor([3, 1, 0])],
+        lambda x: x.index_select(2, torch.tensor([3, 1, 0], device=x.device)),
+        lambda x: x[..., 4:5],
+    ],
+    ids=["roll", "flip", "slices", "index", "index_select", "one column"],
+)
+def test_along_places(exact: Callable[..., Any], network: Any, pick: Callable[[Tensor], Tensor]) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return net.out(pick(F.relu(net.conv(x))))
+
+    assert exact(network(forward, conv=conv(3, 8), out=conv(8, 3)), IMAGES).groups == {"conv": ("filter", 8)}
+
+
+@pytest.mark.parametrize(
+    ("pick", "operator"),
+    [
+        (lambda x: torch.roll(x, 1, 1), "roll"),
+        (lambda x: x.flip(1), "flip"),
+        (lambda x: x[:, [1, 0, 3, 2, 5, 4, 7, 6]], "index"),
+        (lambda x: x.index_select(1, torch.arange(7, -1, -1, device=x.device)), "index_select"),
+    ],
+    ids=["roll", "flip", "index", "index_select"],
+)
+def test_along_channels_freezes(
+    exact: Callable[..., Any], network: Any, pick: Callable[[Tensor], Tensor], operator: str
+) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return net.out(pick(F.relu(net.conv(F.relu(net.stem(x))))))
+
+    pruning = exact(network(forward, stem=conv(3, 6), conv=conv(6, 8), out=conv(8, 3)), IMAGES)
+    assert pruning.groups == {"stem": ("filter", 6)}
+    assert pruning.frozen == {"conv": f"{operator} along the channels"}
+
+
+def test_the_zero_padded_shortcut_renumbers_its_sources(prune: Callable[..., Any], network: Any) -> None:
+    """Sources 4 4 0 1 2 3 4 4 (4: zeros). Kept in: 1 3; kept out: 0 2 3 5 -> sources zeros, (0 gone), 1, 3."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = F.relu(net.stem(x))
+        return net.out(F.relu(net.shortcut(x) + net.conv(x)))
+
+    parts = {"stem": conv(3, 4), "shortcut": ZeroPadShortcut(4, 8, 1), "conv": conv(4, 8), "out": conv(8, 3)}
+    pruning = prune(network(forward, **parts), IMAGES, kept={"stem": [1, 3], "conv": [0, 2, 3, 5]})
+    assert pruning.groups == {"stem": ("filter", 4), "conv": ("filter", 8)}
+    assert pruning.model.shortcut.source.tolist() == [2, 2, 0, 1]
+    assert pruning.error < 1e-9
+
+
+def test_the_zero_padded_shortcut_by_hand(network: Any, prune: Callable[..., Any]) -> None:
+    """The reference zeroes the shortcut's own input channels, which no weight reads."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = F.relu(net.stem(x))
+        return net.out(F.relu(net.shortcut(x) + net.conv(x)))
+
+    parts = {"stem": conv(3, 4), "shortcut": ZeroPadShortcut(4, 8, 2), "conv": nn.Conv2d(4, 8, 1, stride=2)}
+    pruning = prune(
+        network(forward, **parts, out=conv(8, 3)), IMAGES, kept={"stem": [0, 2], "conv": [1, 2, 3, 4]}
+    )
+    net = pruning.original
+    with torch.no_grad():
+        x = F.relu(net.stem(IMAGES)) * torch.tensor([1.0, 0, 1, 0]).view(4, 1, 1)
+        x = F.relu(net.shortcut(x) + net.conv(x)) * torch.tensor([0.0, 1, 1, 1, 1, 0, 0, 0]).view(8, 1, 1)
+        torch.testing.assert_close(pruning.model(IMAGES), net.out(x))
