@@ -43,6 +43,7 @@ def run(config: Mapping[str, Any]) -> Outcome:
         if (record := folder.record()) is not None:  # another process was faster
             return Outcome(record, folder, is_new=False)
         with writing_log(folder.log_file), _noting_failure(setup, folder):
+            log.info("%s  ->  %s", setup, folder.path)
             folder.start(config)
             record = _perform(setup, folder, config)
             folder.finish(record)

@@ -39,14 +39,14 @@ def configure(overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UserError: an unknown choice or key, a missing or impossible value.
     """
-    try:
-        config = _composed(overrides)
-    except HydraException as error:
-        raise UserError(explain(error, overrides)) from error
-    choices = dict(config.hydra.runtime.choices)
-    OmegaConf.set_readonly(config.hydra, False)
-    del config["hydra"]
-    return resolve(config, choices)
+    config = _explained(overrides)
+    hydra = config.pop("hydra")
+    return resolve(config, hydra.runtime.choices)
+
+
+def configure_part(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """One group of the resolved configuration, such as ``model``; the others may miss values."""
+    return _plain(_explained(overrides)[name])
 
 
 def resolve(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,24 +55,21 @@ def resolve(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: a value is missing.
     """
-    try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(_missing(error)) from error
-    except InterpolationKeyError as error:
-        raise UserError(f"The configuration refers to an unknown key: {_first_line(error)}") from error
-    assert isinstance(plain, dict)
-    values: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    values = _plain(config)
     return {"names": _names(values, choices), **values}
 
 
-def explain(error: HydraException, overrides: Sequence[str]) -> str:
+def explain(error: HydraException | ValueError, overrides: Sequence[str]) -> str:
     """What is wrong with the command line, in one message that offers the nearest names."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"There is no {group} called {choice!r}. {nearest(choice, error.options)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is not understood. Write key=value, as in budget.flops=0.5."
+    if "Config group override must be" in str(error):
+        word = next((word for word in overrides if re.fullmatch(r"\w+=[^a-zA-Z]+", word)), "")
+        group = word.partition("=")[0]
+        return f"{word!r}: a {group} is chosen by its name; to set one of its keys write {group}.KEY=VALUE."
     if isinstance(error, ConfigCompositionException):
         text = str(error)
         if unknown := re.search(r"Could not override '([^']+)'", text):
@@ -83,9 +80,16 @@ def explain(error: HydraException, overrides: Sequence[str]) -> str:
     return " ".join([_first_line(error), *([_first_line(error.__cause__)] if error.__cause__ else [])])
 
 
-def _missing(error: MissingMandatoryValue) -> str:
-    key = error.full_key or _first_line(error).rpartition(" ")[2]
-    return f"{key} is not given. Add {key}=... to the command line."
+def _plain(config: DictConfig) -> dict[str, Any]:
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key or _first_line(error).rpartition(" ")[2]
+        raise UserError(f"{key} is not given. Add {key}=... to the command line.") from error
+    except InterpolationKeyError as error:
+        raise UserError(f"The configuration refers to an unknown key: {_first_line(error)}") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _names(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, str]:
@@ -108,6 +112,14 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     except HydraException:
         config = _composed(())
     return f"There is no key {key!r}. {nearest(key, _keys(config))} All keys: prunelab --cfg job"
+
+
+def _explained(overrides: Sequence[str]) -> DictConfig:
+    """What ``_composed`` gives, or a UserError that says what is wrong with the overrides."""
+    try:
+        return _composed(overrides)
+    except HydraException as error:
+        raise UserError(explain(error, overrides)) from error
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:

@@ -17,12 +17,10 @@ from prunelab.cli.config import CONFIG_NAME, VERSION_BASE, conf_location, explai
 from prunelab.cli.ending import exit_code, take_traceback_flag, traceback_wanted
 from prunelab.cli.summary import Job
 from prunelab.errors import UserError
-from prunelab.records import RunFolder
+from prunelab.records import RunFolder, unwritable
 from prunelab.records.reason import reason
 
 PROGRAM = "prunelab"
-
-log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -37,8 +35,10 @@ def _start() -> int:
     app = hydra.main(config_path=conf_location(), config_name=CONFIG_NAME, version_base=VERSION_BASE)(_job)
     try:
         app()
-    except HydraException as error:
+    except (HydraException, ValueError) as error:
         raise UserError(explain(error, sys.argv[1:])) from error
+    except OSError as error:  # jobs keep their errors, so this is the folder of the sweep
+        raise UserError(unwritable(error.filename, error)) from error
     return 0
 
 
@@ -59,7 +59,6 @@ def _run(config: dict[str, Any], label: str) -> Job:
         return Job(label, record, folder.path, is_new=False)
     from prunelab.experiment import run  # brings Lightning, seconds that a finished sweep does not need
 
-    log.info("%s  ->  %s", label or "defaults", folder.path)
     outcome = run(config)
     return Job(label, outcome.record, outcome.folder.path, outcome.is_new)
 

@@ -56,7 +56,7 @@ class CurvesFile:
     path: Path
 
     def write(self, row: EpochRow) -> None:
-        """Add ``row``; what an interrupted run left of this epoch and of later ones of its phase gives way."""
+        """Add ``row``; what an interrupted run left of this epoch and those after it gives way."""
         earlier = [old for old in self._read() if old["phase"] != row.phase or int(old["epoch"]) < row.epoch]
         new = {
             "phase": row.phase,

@@ -7,7 +7,7 @@ Reports need no torch; so what does is imported from its module: ``records.basel
 from prunelab.records.atomic import write_atomically
 from prunelab.records.claim import claimed
 from prunelab.records.fields import RecordError
-from prunelab.records.folder import BASELINES, RunFolder
+from prunelab.records.folder import BASELINES, RunFolder, unwritable
 from prunelab.records.key import baseline_key, run_key
 from prunelab.records.schema import (
     Accuracy,
@@ -35,5 +35,6 @@ __all__ = [
     "baseline_key",
     "claimed",
     "run_key",
+    "unwritable",
     "write_atomically",
 ]

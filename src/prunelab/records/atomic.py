@@ -31,7 +31,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def _umask() -> int:
-    """The process's mask. ``mkstemp`` gives files that only their owner can read: no good for a shared study."""
+    """The process's mask, which ``mkstemp`` ignores: its files only their owner can read."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -75,10 +75,7 @@ class RunFolder:
             write_atomically(probe, "")
             probe.unlink()
         except OSError as error:
-            raise UserError(
-                f"The output folder {self.path} cannot be written: {error.strerror}. "
-                "Choose another one with outputs=FOLDER."
-            ) from error
+            raise UserError(unwritable(self.path, error)) from error
 
     def start(self, config: Mapping[str, Any]) -> None:
         """Note what is about to run; an earlier failure no longer counts."""
@@ -92,6 +89,11 @@ class RunFolder:
     def fail(self, failure: Failure) -> None:
         """Note why the run ended without a record."""
         write_atomically(self.path / FAILURE_FILE, failure.to_json())
+
+
+def unwritable(folder: Path | str, error: OSError) -> str:
+    """What to say when nothing can be written into ``folder``."""
+    return f"The output folder {folder} cannot be written: {error.strerror}. Choose another: outputs=FOLDER."
 
 
 def _study_name(name: Any) -> str:

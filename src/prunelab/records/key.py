@@ -34,7 +34,7 @@ WITHOUT_EFFECT = (
 """Dotted names of the settings that are left out of every key, because they cannot change a result."""
 
 PUBLISHED_DATA = ("prunelab.data.Cifar10", "prunelab.data.FashionMnist", "prunelab.data.ImageNet")
-"""Data sets that are the same in every folder. Of others the folder is part of the key: it says which images."""
+"""Data sets that are the same in every folder. Of others the folder counts: it says which images."""
 
 OF_THE_BASELINE = ("data", "model", "baseline", "seed", "trainer")
 """The settings that a baseline depends on; all methods and budgets of a sweep share the rest of them."""

@@ -8,15 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytorch_lightning as pl
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import Timer
-from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from prunelab.data import ImageData
-from prunelab.errors import UserError
 from prunelab.models import Classifier, Training
 from prunelab.recovery.checkpoints import NEWEST, AtomicCheckpoints, keep_newest
 from prunelab.recovery.machine import Machine
@@ -42,7 +38,6 @@ def fit(
     folder: Path,
     title: str,
     callbacks: Sequence[Callback] = (),
-    loggers: Sequence[Logger] = (),
 ) -> float:
     """Train ``backbone`` in place; returns the seconds that it took, those before an interruption included.
 
@@ -50,28 +45,24 @@ def fit(
     it, so the folder must belong to this network, data and training alone.
 
     Raises:
-        UserError: the machine does not have what ``machine`` asks for.
+        UserError: this machine does not have what ``machine`` asks for.
         KeyboardInterrupt: the user pressed Ctrl-C.
     """
     clock = Timer()
     model = Classifier(backbone, data.num_classes, training, machine.channels_last, machine.compile)
-    with _as_user_errors(), _without_advice():
-        trainer = pl.Trainer(
+    with _without_advice(), _interruptible():
+        trainer = machine.trainer(
             max_epochs=training.epochs,
             callbacks=[SeedEachEpoch(seed), clock, TrainingBar(title), *callbacks, keep_newest(folder)],
-            logger=list(loggers),
+            logger=False,
             plugins=[AtomicCheckpoints()],
             num_sanity_val_steps=0,
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
-            **machine.trainer_arguments(),
         )
         newest = folder / NEWEST
-        with _interruptible():
-            trainer.fit(
-                model, datamodule=data, ckpt_path=newest if newest.is_file() else None, weights_only=True
-            )
+        trainer.fit(model, datamodule=data, ckpt_path=newest if newest.is_file() else None, weights_only=True)
     return clock.time_elapsed()
 
 
@@ -94,11 +85,3 @@ def _without_advice() -> Iterator[None]:
         for message in ADVICE:
             warnings.filterwarnings("ignore", message)
         yield
-
-
-@contextmanager
-def _as_user_errors() -> Iterator[None]:
-    try:
-        yield
-    except MisconfigurationException as error:
-        raise UserError(f"This machine cannot train as trainer=... asks: {error}") from error

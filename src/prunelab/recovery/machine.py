@@ -6,7 +6,11 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from prunelab.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -33,16 +37,24 @@ class Machine:
     channels_last: bool = False
     compile: bool = False
 
-    def trainer_arguments(self) -> dict[str, Any]:
-        """What ``pl.Trainer`` is given."""
-        return {
-            "accelerator": self.accelerator,
-            "devices": self.devices,
-            "num_nodes": self.num_nodes,
-            "strategy": self.strategy,
-            "precision": self.precision,
-            "deterministic": self.deterministic,
-        }
+    def trainer(self, **more: Any) -> pl.Trainer:
+        """A Lightning Trainer with these settings and ``more``.
+
+        Raises:
+            UserError: this machine does not have what they ask for, or there is no such thing.
+        """
+        try:
+            return pl.Trainer(
+                accelerator=self.accelerator,
+                devices=self.devices,
+                num_nodes=self.num_nodes,
+                strategy=self.strategy,
+                precision=self.precision,  # type: ignore[arg-type]  # checked by Lightning
+                deterministic=self.deterministic,
+                **more,
+            )
+        except (MisconfigurationException, ValueError) as error:
+            raise UserError(f"The settings under trainer cannot be used here: {error}") from error
 
     @property
     def device(self) -> torch.device:

@@ -31,13 +31,14 @@ def full_network(setup: Setup) -> FullNetwork:
     """The baseline from the store; it is trained, once for all runs, if it is not there.
 
     Raises:
-        UserError: no network can be pruned to this budget; said before any training.
+        UserError: the network or its budget cannot be; said before any training.
     """
     task, method = setup.task, setup.method
     task.prepare_data()
     network = task.network()
     graph = analyze(network, task.example_input())
     require_reachable(graph, setup.budget, method.levels, method.allocation, setup.names["model"])
+    task.data.calibration_dataloader(setup.recipe.calibration_images)  # are there so many?
     baseline, is_new = setup.store.obtain(setup.baseline_key, lambda folder: _trained(setup, folder))
     network.load_state_dict(baseline.weights)
     return FullNetwork(network, graph, baseline.accuracy, baseline.seconds if is_new else 0.0)

@@ -55,7 +55,7 @@ class Setup:
             machine=_made(config["trainer"]),
             seed=config["seed"],
         )
-        recipe: Recipe = _made(config["recipe"])
+        task.machine.trainer(logger=False)  # refuses what this machine does not have
         return cls(
             study=config["study"],
             names=config["names"],
@@ -63,28 +63,19 @@ class Setup:
             store=BaselineStore(Path(config["outputs"]).expanduser() / BASELINES),
             baseline_key=baseline_key(config),
             baseline=_made(config["baseline"]),
-            method=_method(config, recipe),
-            recipe=recipe,
+            method=_made(config["method"]),
+            recipe=_made(config["recipe"]),
             logger=_made(config["logger"]),
         )
 
     @property
     def budget(self) -> Budget:
+        """What the method has to meet in the end."""
         return self.method.budget
 
-
-def _method(config: Mapping[str, Any], recipe: Recipe) -> PruningMethod:
-    """The method, with what all methods of a comparison share."""
-    budget = dict(config["budget"])
-    make = _made({**config["method"], "_partial_": True})
-    method: PruningMethod = make(
-        budget=Budget(flops=budget.pop("flops"), params=budget.pop("params")),
-        levels=config["levels"],
-        images=recipe.calibration_images,
-        seed=config["seed"],
-        **budget,
-    )
-    return method
+    def __str__(self) -> str:
+        names = self.names
+        return f"{names['method']} on {names['model']}, {names['data']}, {self.budget}, seed {self.task.seed}"
 
 
 def _made(settings: Mapping[str, Any]) -> Any:
@@ -92,6 +83,9 @@ def _made(settings: Mapping[str, Any]) -> Any:
     try:
         return instantiate(OmegaConf.create(dict(settings)), _convert_="all")
     except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
+        cause: BaseException | None = error
+        while cause is not None:  # a part of a part may have complained
+            if isinstance(cause, UserError):
+                raise cause from None
+            cause = cause.__cause__
         raise UserError(f"{settings['_target_']} cannot be made: {error.__cause__ or error}") from error

@@ -1,0 +1,213 @@
+"""``prunelab-profile``: what can be removed from a network, and what it costs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import timm
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from prunelab.cli.config import configure_part
+from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, take_traceback_flag
+from prunelab.errors import UserError
+from prunelab.models import build
+from prunelab.structure import ChannelGraph, analyze
+
+PROGRAM = "prunelab-profile"
+SHARES = (
+    "FLOPs and params: the share that would be gone with all of it. A layer goes with the group that it reads"
+    " and with the one that it makes, so the shares add up to more than 100 %.\n"
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A channel group or a block, and the fractions of the network's FLOPs and parameters that go with it.
+
+    A layer goes with the group that it reads and with the one that it makes, so the fractions add up to more
+    than 1. ``exact`` says whether the pruned network equals the masked one.
+    """
+
+    name: str
+    level: str
+    channels: int | None
+    flops_share: float
+    params_share: float
+    exact: bool | None
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A channel group of which nothing can be removed, and why."""
+
+    name: str
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything that is printed; FLOPs (2 x multiply-accumulates + biases) and MACs are for one image."""
+
+    model: str
+    input_size: tuple[int, int, int]
+    num_classes: int
+    flops: int
+    macs: int
+    params: int
+    groups: tuple[Part, ...]
+    blocks: tuple[Part, ...]
+    frozen: tuple[Frozen, ...]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    words = take_traceback_flag(list(sys.argv[1:] if arguments is None else arguments))
+    options = _parser().parse_intermixed_args(words)
+    return exit_code(PROGRAM, lambda: _print(profile(options.words), options.json))
+
+
+def profile(words: Sequence[str]) -> Profile:
+    """The profile of the network that the command line ``words`` choose.
+
+    Raises:
+        UserError: there is no such network, or it cannot take images of this size.
+    """
+    sizes = [word for word in words if word.startswith("image_size=")]
+    settings = configure_part("model", [word for word in words if word not in sizes])
+    name = settings["name"]
+    published = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
+    channels, height, width = published.input_size if published else (3, 224, 224)
+    if sizes:
+        height = width = _image_size(sizes[-1])
+    classes = published.num_classes if published else 1000
+    network = build(name, classes, channels, (height, width), **settings["arguments"])
+    graph = analyze(network, torch.zeros(1, channels, height, width))
+    return Profile(
+        model=name,
+        input_size=(channels, height, width),
+        num_classes=classes,
+        flops=graph.cost.flops(),
+        macs=graph.cost.macs(),
+        params=graph.cost.params(),
+        groups=_groups(graph),
+        blocks=_blocks(graph),
+        frozen=tuple(Frozen(group.name, group.size, group.frozen or "") for group in graph.frozen),
+    )
+
+
+def _groups(graph: ChannelGraph) -> tuple[Part, ...]:
+    without = np.tile(graph.cost.full, (len(graph.groups), 1))
+    np.fill_diagonal(without, 0)
+    shares = _shares(graph, without, np.ones((len(graph.groups), len(graph.blocks))))
+    return tuple(
+        Part(group.name, group.level, group.size, *share, group.exact)
+        for group, share in zip(graph.groups, shares, strict=True)
+    )
+
+
+def _blocks(graph: ChannelGraph) -> tuple[Part, ...]:
+    alive = 1 - np.eye(len(graph.blocks))
+    shares = _shares(graph, np.tile(graph.cost.full, (len(graph.blocks), 1)), alive)
+    return tuple(
+        Part(block.name, "block", None, *share, None)
+        for block, share in zip(graph.blocks, shares, strict=True)
+    )
+
+
+def _shares(graph: ChannelGraph, widths: np.ndarray, alive: np.ndarray) -> list[tuple[float, float]]:
+    """For each row, the fractions of FLOPs and parameters that are gone with these widths and blocks."""
+    if not len(widths):
+        return []
+    flops = 1 - graph.cost.flops(widths, alive) / graph.cost.flops()
+    params = 1 - graph.cost.params(widths, alive) / graph.cost.params()
+    return list(zip(flops.tolist(), params.tolist(), strict=True))
+
+
+def _image_size(word: str) -> int:
+    value = word.partition("=")[2]
+    if not value.isdecimal() or int(value) < 1:
+        raise UserError(f"{word}: the image size is a number of pixels, such as image_size=224.")
+    return int(value)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} model=NAME [image_size=N] [model.KEY=VALUE ...] [--json]",
+        description="Show what can be removed from a network: channel groups, residual blocks, what is "
+        "frozen and why, and what it all costs. No images are needed.",
+        epilog=f"Example: {PROGRAM} model=timm model.name=mobilenetv2_100 image_size=160",
+    )
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="as for prunelab")
+    parser.add_argument("--json", action="store_true", help="print the profile as JSON")
+    parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show where in the program an error arose")
+    return parser
+
+
+def _print(found: Profile, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return 0
+    console = Console(highlight=False)
+    tables = {
+        "Channel groups": _table(found.groups, with_channels=True),
+        "Residual blocks that can be dropped": _table(found.blocks),
+        "Frozen: nothing of these can be removed": _frozen(found.frozen),
+    }
+    for title, table in tables.items():
+        if table.row_count:
+            console.print(Text(title, style="bold"), table)
+    if found.groups or found.blocks:
+        console.print(Text(SHARES, style="dim"))
+    console.print(Text(_totals(found)))
+    return 0
+
+
+def _table(parts: Sequence[Part], with_channels: bool = False) -> Table:
+    table = Table("name", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.columns[0].no_wrap = True
+    if with_channels:
+        table.add_column("level")
+        table.add_column("channels", justify="right")
+    table.add_column("FLOPs", justify="right")
+    table.add_column("params", justify="right")
+    if with_channels:
+        table.add_column("exact")
+    for part in parts:
+        shares = (f"{part.flops_share:.2%}", f"{part.params_share:.2%}")
+        cells = (part.level, str(part.channels), *shares, "yes" if part.exact else "no")
+        table.add_row(part.name, *(cells if with_channels else shares))
+    return table
+
+
+def _frozen(groups: Sequence[Frozen]) -> Table:
+    table = Table("name", "channels", "because of", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.columns[0].no_wrap = True
+    table.columns[1].justify = "right"
+    for group in groups:
+        table.add_row(group.name, str(group.channels), group.reason)
+    return table
+
+
+def _totals(found: Profile) -> str:
+    levels = Counter(part.level for part in (*found.groups, *found.blocks))
+    lines = {
+        found.model: f"input {'x'.join(map(str, found.input_size))}, {found.num_classes} classes",
+        "removable": ", ".join(f"{count} of level {level}" for level, count in levels.items()) or "nothing",
+        "FLOPs": f"{found.flops:,}",
+        "MACs": f"{found.macs:,}",
+        "parameters": f"{found.params:,}",
+    }
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
