@@ -68,25 +68,11 @@ def test_activations_are_read_after_the_activation_function_and_before_pooling()
 
 def test_resnet_taps(randomise: Callable[[nn.Module], nn.Module]) -> None:
     """A filter group after its ReLU; a stage after the ReLU of each of its sums."""
-    model = randomise(build("cifar_resnet20", 10))
-    relus = {
-        f"layer{stage}.{block}.conv1": [f"layer{stage}.{block}.relu1"]
-        for stage in (1, 2, 3)
-        for block in range(3)
-    }
+    blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(3)]
     stages = {f"layer{stage}": [f"layer{stage}.{block}.relu2" for block in range(3)] for stage in (1, 2, 3)}
     stages["layer1"].insert(0, "relu")
-    graph = prunelab.analyze(model, IMAGES)
-    assert {group.name for group in graph.groups} == set(relus) | set(stages)
-    seen = observed(model, graph)
-    paths = [path for paths in (*relus.values(), *stages.values()) for path in paths]
-    modules = outputs_of(model, [path for path in paths if path != "relu"])
-    for name, wanted in (relus | stages).items():
-        tensors = [seen[found.tap] for found in graph.group(name).taps]
-        assert len(tensors) == len(wanted)
-        for tensor, path in zip(tensors, wanted, strict=True):
-            if path != "relu":
-                assert torch.equal(tensor, modules[path])
+    model = randomise(build("cifar_resnet20", 10))
+    assert_taps(model, stages | {f"{block}.conv1": [f"{block}.relu1"] for block in blocks})
 
 
 def test_vgg_taps_are_before_pooling() -> None:
