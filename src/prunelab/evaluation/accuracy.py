@@ -11,7 +11,7 @@ from torch.distributed import all_reduce, is_available, is_initialized
 from prunelab.records import Accuracy
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def accuracy(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -22,7 +22,8 @@ def accuracy(
     """The accuracies of ``model`` over batches of (images (N, C, H, W), classes (N,)), eval mode, float32.
 
     Where several processes share the images out among themselves, each gets the result over all of them. The
-    network ends on the CPU, in the mode it was in. Raises ValueError if there is no image.
+    network ends on the CPU, in the mode it was in, and can be trained on (so this is no inference mode, whose tensors
+    cannot). Raises ValueError if there is no image.
     """
     was_training = model.training
     model.to(device).to(memory_format=memory_format).eval()
