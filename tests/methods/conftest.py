@@ -162,6 +162,7 @@ def toy_graph() -> Callable[..., Any]:
             blocks=tuple(SimpleNamespace(name=name) for name in names),
             cost=ToyCost(sizes, [1.0] * len(sizes) if coefficients is None else coefficients, block_of),
             plan=plan,
+            at=lambda levels: tuple(group for group in groups if group.level in levels),
         )
 
     return make

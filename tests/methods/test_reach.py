@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from prunelab.errors import UserError
-from prunelab.methods import Allocation, Budget
+from prunelab.methods import Allocation, Budget, Scores
 from prunelab.methods.ladders import check_levels
 from prunelab.methods.reach import require_reachable
 
@@ -28,6 +28,11 @@ def test_floor_and_divisor_are_mentioned_when_they_bind(toy_graph: Callable[...,
         require_reachable(graph, Budget(flops=0.1), ["filter"], Allocation(floor=0.5))
     with pytest.raises(UserError, match=r"add 'block' to levels, or lower the divisor \(8\)\.$"):
         require_reachable(graph, Budget(flops=0.01), ["filter"], Allocation(floor=0.0, divisor=8))
+
+
+def test_groups_without_a_score_are_mentioned(toy_graph: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match=r"is 1; choose a criterion that scores all groups \(2 have no score"):
+        require_reachable(toy_graph([4, 4]), Budget(flops=0.5), ["filter"], Allocation(), scores=Scores({}))
 
 
 def test_the_smallest_budget_can_be_typed_back(toy_graph: Callable[..., Any]) -> None:

@@ -34,10 +34,10 @@ from prunelab.structure import ChannelGraph, PruningPlan, analyze, apply
 
 
 class PruningMethod(pl.Callback, ABC):
-    """Prunes a network once, in ``setup`` of the first fit: before DDP wraps it and before optimizers are
-    made.
+    """Prunes a network once, in ``setup`` of the first fit.
 
-    A subclass says in ``decide`` what to keep. Works with any LightningModule::
+    That is before DDP wraps the network and before optimizers are made. A subclass says in ``decide`` what to
+    keep. Works with any LightningModule::
 
         trainer = pl.Trainer(callbacks=[ImportancePruning(L1Norm(), Budget(flops=0.5))])
         trainer.fit(module, datamodule)  # pruned before the first step, then trained on

@@ -74,6 +74,11 @@ def require_reachable(
         advice.append(f"lower the floor ({allocation.floor:g})")
     if smallest_cost(replace(allocation, divisor=1)) < smallest:
         advice.append(f"lower the divisor ({allocation.divisor})")
+    unscored = [group.name for group in graph.at(levels) if group.name not in touchable.channels]
+    if unscored:
+        advice.append(
+            f"choose a criterion that scores all groups ({len(unscored)} have no score and stay whole)"
+        )
     reachable = _rounded_up(smallest / full_cost(reference or graph, budget.resource))
     raise UserError(
         f"{budget} cannot be reached: the smallest for {network} with levels {_listed(levels)} "

@@ -52,8 +52,7 @@ class _Steps:
 
 
 class StepSearch:
-    """Finds the widths that meet a budget by taking the steps of all ladders in the order of their
-    priorities."""
+    """Meets a budget by taking the steps of all ladders in the order of their priorities."""
 
     def __init__(self, graph: ChannelGraph, ladders: Sequence[Ladder], resource: Resource) -> None:
         self._ladders = {ladder.column: ladder for ladder in ladders}

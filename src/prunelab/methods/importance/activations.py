@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import Progress
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -130,8 +131,19 @@ def _loss(context: PruningContext, outputs: Tensor, targets: Any) -> Tensor:
 
 def _with_progress(context: PruningContext) -> Iterator[Batch]:
     calibration = context.images()
-    with Progress(disable=not context.progress, transient=True) as bar:
-        task = bar.add_task("scoring images", total=calibration.images / calibration.ranks)
+    bar = Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.completed:.0f} images"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not context.progress,
+    )
+    with bar:
+        task = bar.add_task("scoring", total=calibration.images / calibration.ranks)
         for images, targets in calibration.batches(context.device):
             yield images, targets
             bar.advance(task, len(images))
+        bar.update(
+            task, total=bar.tasks[task].completed
+        )  # the loader may hold fewer images than were asked for

@@ -37,7 +37,6 @@ class APoZ(Criterion):
 class NonZeroFraction(Metric):
     """Per channel the fraction (width,) of activations (N, width, positions) that are not zero."""
 
-    full_state_update = False
     nonzero: Tensor
     total: Tensor
 

@@ -47,8 +47,8 @@ class Criterion(ABC):
 
     @abstractmethod
     def score(self, context: PruningContext) -> Scores:
-        """Scores of all groups and blocks that ``context.levels`` allows to be removed. Leaves no trace in
-        the model."""
+        """Score all groups and blocks that ``context.levels`` allows to be removed; leave no trace in
+        them."""
 
 
 def warn_left_whole(context: PruningContext, groups: Sequence[str], why: str) -> None:

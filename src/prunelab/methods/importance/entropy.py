@@ -50,7 +50,6 @@ class Entropy(Criterion):
 class PooledEntropy(Metric):
     """Per channel the entropy (width,) in nats of the spatial means of activations (N, width, positions)."""
 
-    full_state_update = False
     pooled: list[Tensor]
 
     def __init__(self, width: int, bins: int) -> None:

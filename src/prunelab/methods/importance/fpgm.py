@@ -63,8 +63,7 @@ class FPGM(Criterion):
 
 
 def distance_sums(points: np.ndarray) -> np.ndarray:
-    """For each of the points (n, d) the sum (n,) of its Euclidean distances to all others, from their Gram
-    matrix."""
+    """The sum (n,) of each point's Euclidean distances to all points (n, d), from their Gram matrix."""
     gram = points @ points.T
     squares = np.diag(gram)
     squared_distances = squares[:, None] + squares[None, :] - 2 * gram

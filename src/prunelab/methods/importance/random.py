@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Random(Criterion):
-    """s_j uniform in (0, 1], from a generator of its own for each group: the seed and the group's name decide
-    alone."""
+    """s_j uniform in (0, 1], drawn for each group alone: its name and the seed decide, not the order."""
 
     reads: ClassVar[Reads] = "nothing"
 

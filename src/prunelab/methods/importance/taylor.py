@@ -70,7 +70,6 @@ class Taylor(Criterion):
 class ActivationGradient(Metric):
     """Per channel the size (width,) of activation times gradient, both (N, width, positions)."""
 
-    full_state_update = False
     total: Tensor
     images: Tensor
 
@@ -95,8 +94,7 @@ class ActivationGradient(Metric):
 
 
 def mflops_per_channel(graph: ChannelGraph) -> dict[str, float]:
-    """For each group the MFLOPs (survey convention, one image) that go with one channel of the full
-    network."""
+    """For each group the MFLOPs (survey convention, one image) that the network saves without one channel."""
     widths = np.array([group.size for group in graph.groups], dtype=np.int64)
     narrower = widths - np.eye(len(widths), dtype=np.int64)
     saved = graph.cost.flops() - graph.cost.flops(narrower)

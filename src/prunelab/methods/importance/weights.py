@@ -23,8 +23,7 @@ ScoreRows = Callable[[np.ndarray], np.ndarray]
 
 
 def score_producers(context: PruningContext, score_rows: ScoreRows, reduction: Reduction) -> Scores:
-    """Score the filters: the weights (convolution or linear layer) whose rows make the channels of a
-    group."""
+    """Score the filters of each group: the convolution or linear weights whose rows make its channels."""
     channels = {}
     for group in context.groups:
         members = [score_rows(rows(context.model, producer)) for producer in group.producers]
@@ -69,8 +68,7 @@ def _block_scores(context: PruningContext, score_rows: ScoreRows) -> dict[str, f
 
 
 def _peers(context: PruningContext, block: ResidualBlock) -> list[str]:
-    """The weights that produce the stage of a block; if that is frozen, the exits of all blocks in its
-    position."""
+    """The weights that produce the stage of a block; if it is frozen, the exits of all such blocks."""
     if block.stage is not None:
         return [producer.parameter for producer in context.graph.group(block.stage).producers]
     return [name for other in context.blocks if other.stage is None for name in other.exits]
