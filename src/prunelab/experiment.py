@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import prunelab
-from prunelab.logging import writing_log
+from prunelab.logging import RunLogger, writing_log
+from prunelab.methods.ranks import from_first_rank, together
 from prunelab.records import Record, RunFolder, claimed
 from prunelab.records.reason import reason
+from prunelab.recovery import held_by_first_rank, is_first_rank, start_processes
 from prunelab.steps import Setup, failure_of, full_network, measure, prune_and_recover, record_of
 
 log = logging.getLogger(__name__)
@@ -31,51 +32,55 @@ class Outcome:
 def run(config: Mapping[str, Any]) -> Outcome:
     """Do the run that the resolved ``config`` describes, or go on with it, unless its record is there.
 
+    With several processes all of them come here, and the first one alone writes.
+
     Raises:
         UserError: what the configuration asks for cannot be done.
     """
     folder = RunFolder.of(config)
-    if (record := folder.record()) is not None:
+    if (record := from_first_rank(folder.record)) is not None:
         return Outcome(record, folder, is_new=False)
     setup = Setup.of(config)
-    folder.create()
-    with claimed(folder.path, f"the run {folder.key}"):
-        if (record := folder.record()) is not None:  # another process was faster
+    start_processes(setup.task.machine, folder.key)
+    from_first_rank(folder.create)
+    with held_by_first_rank(lambda: claimed(folder.path, f"the run {folder.key}")):
+        if (record := from_first_rank(folder.record)) is not None:  # made while this process waited
             return Outcome(record, folder, is_new=False)
-        with writing_log(folder.log_file), _noting_failure(setup, folder):
-            log.info("%s  ->  %s", setup, folder.path)
-            folder.start(config)
-            record = _perform(setup, folder, config)
-            folder.finish(record)
-        shutil.rmtree(folder.rounds)  # checkpoints are for unfinished runs
+        with _noted(setup, folder) if is_first_rank() else nullcontext():
+            from_first_rank(lambda: folder.start(config))
+            record = together(lambda: _perform(setup, folder, config))
+            from_first_rank(lambda: folder.finish(record))
     return Outcome(record, folder, is_new=True)
 
 
 def _perform(setup: Setup, folder: RunFolder, config: Mapping[str, Any]) -> Record:
     """Everything in the run's folder but the record."""
     started = datetime.now(UTC)
-    setup.logger.start(folder.path, config)
+    logger = setup.logger if is_first_rank() else RunLogger()
+    logger.start(folder.path, config)
     try:
         full = full_network(setup)
         pruned = prune_and_recover(setup, full, folder.rounds)
         figures = measure(setup, full, pruned)
-        prunelab.save(pruned.network, folder.path)
-        record = record_of(setup, full, pruned, figures, folder.key, config, started)
-        setup.logger.finish(record)
+        from_first_rank(lambda: prunelab.save(pruned.network, folder.path))
+        record = from_first_rank(lambda: record_of(setup, full, pruned, figures, folder.key, config, started))
+        logger.finish(record)
     finally:
-        setup.logger.close()
+        logger.close()
     return record
 
 
 @contextmanager
-def _noting_failure(setup: Setup, folder: RunFolder) -> Iterator[None]:
-    """An error leaves failure.json and its traceback in the log; an interruption leaves nothing."""
-    try:
-        yield
-    except Exception as error:
-        log.debug("The run failed.", exc_info=True)
+def _noted(setup: Setup, folder: RunFolder) -> Iterator[None]:
+    """What is said goes into the run's log; an error leaves failure.json, an interruption does not."""
+    with writing_log(folder.log_file):
+        log.info("%s  ->  %s", setup, folder.path)
         try:
-            folder.fail(failure_of(setup, folder.key, reason(error)))
-        except OSError as refusal:
-            log.warning("That the run failed could not be noted in %s: %s", folder.path, refusal.strerror)
-        raise
+            yield
+        except Exception as error:
+            log.debug("The run failed.", exc_info=True)
+            try:
+                folder.fail(failure_of(setup, folder.key, reason(error)))
+            except OSError as refusal:
+                log.warning("This failure could not be noted in %s: %s", folder.path, refusal.strerror)
+            raise

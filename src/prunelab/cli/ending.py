@@ -31,6 +31,11 @@ def exit_code(program: str, work: Callable[[], int]) -> int:
         return FAILED
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one that speaks, of those that Lightning or Slurm started for one run."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
 def take_traceback_flag(arguments: list[str]) -> list[str]:
     """``arguments`` without --traceback, which is kept for this process and those that it starts."""
     if TRACEBACK_FLAG in arguments:

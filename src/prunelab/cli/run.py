@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import hydra
@@ -14,21 +16,26 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from prunelab.cli.config import CONFIG_NAME, VERSION_BASE, conf_location, explain, resolve
-from prunelab.cli.ending import exit_code, take_traceback_flag, traceback_wanted
+from prunelab.cli.ending import exit_code, is_first_process, take_traceback_flag, traceback_wanted
 from prunelab.cli.summary import Job
 from prunelab.errors import UserError
 from prunelab.records import RunFolder, unwritable
 from prunelab.records.reason import reason
 
 PROGRAM = "prunelab"
+CHATTY = (
+    "pytorch_lightning.utilities.rank_zero",
+    "lightning_fabric.utilities.rank_zero",
+    "lightning_fabric.utilities.distributed",
+)
 
 
 def main() -> None:
     """Entry point: ends the process with 0, with 1 if anything failed, or with 130 after Ctrl-C."""
     sys.argv[1:] = take_traceback_flag(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
-    _speak()
-    sys.exit(exit_code(PROGRAM, _start))
+    with _speaking():
+        sys.exit(exit_code(PROGRAM, _start))
 
 
 def _start() -> int:
@@ -57,19 +64,28 @@ def _run(config: dict[str, Any], label: str) -> Job:
     folder = RunFolder.of(config)
     if (record := folder.record()) is not None:
         return Job(label, record, folder.path, is_new=False)
-    from prunelab.experiment import run  # brings Lightning, seconds that a finished sweep does not need
+    # These bring Lightning: seconds that a finished sweep does not need.
+    from prunelab.experiment import run
+    from prunelab.recovery import takes_part
 
+    if not takes_part(folder.key):
+        return Job(label)
     outcome = run(config)
     return Job(label, outcome.record, outcome.folder.path, outcome.is_new)
 
 
-def _speak() -> None:
+@contextmanager
+def _speaking() -> Iterator[None]:
     """prunelab's own messages go to stderr; Lightning's advertising and hardware notes do not."""
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.INFO)
+    console = logging.StreamHandler()
+    console.setLevel(logging.INFO if is_first_process() else logging.ERROR)
     logger = logging.getLogger("prunelab")
     logger.setLevel(logging.DEBUG)
-    logger.addHandler(handler)
     logger.propagate = False
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning.fabric"):
+    logger.addHandler(console)
+    for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.removeHandler(console)

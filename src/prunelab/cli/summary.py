@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 
-from prunelab.cli.ending import FAILED
+from prunelab.cli.ending import FAILED, is_first_process
 from prunelab.cli.report import main as report
 from prunelab.records import Metrics, Record
 
@@ -46,12 +46,16 @@ class Summary(Callback):
         self._jobs.append(job_return.return_value)
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
+        if not is_first_process():
+            return
         for job in self._jobs:
             if job.record is not None:
                 self._console.print(_result(job, job.record))
         self._end()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        if not is_first_process():
+            return
         done = [job for job in self._jobs if job.record is not None]
         new = sum(job.is_new for job in done)
         failed = len(self._jobs) - len(done)

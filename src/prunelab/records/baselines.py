@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,47 +35,33 @@ class Baseline:
 
 @dataclass(frozen=True)
 class BaselineStore:
-    """Baselines in ``folder``/<key>/: the weights, and metrics.json, written last, which makes them count."""
+    """Baselines in ``root``/<key>/: the weights, and metrics.json, written last, which makes them count."""
 
-    folder: Path
+    root: Path
 
-    def obtain(self, key: str, make: Callable[[Path], Baseline]) -> tuple[Baseline, bool]:
-        """The baseline ``key``, and whether it is new: it is made, in its folder, unless it is there.
+    def folder(self, key: str) -> Path:
+        """The folder of one baseline; it is made if need be."""
+        folder = self.root / key
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
-        While one process makes it, others that ask for the same key wait, on every machine that shares the
-        file system. If the maker dies, the next one takes over.
+    def claimed(self, key: str) -> AbstractContextManager[None]:
+        """The right to make this baseline; who asks for it while another process has it waits."""
+        return claimed(self.folder(key), f"the baseline {key}")
+
+    def has(self, key: str) -> bool:
+        """Whether this baseline is there, as a whole."""
+        return (self.root / key / METRICS_FILE).is_file()
+
+    def load(self, key: str) -> Baseline:
+        """A baseline that is there.
 
         Raises:
-            UserError: the stored weights are not those that were measured.
+            UserError: its weights are not those that were measured.
         """
-        folder = self.folder / key
-        if (stored := self._load(folder)) is not None:
-            return stored, False
-        folder.mkdir(parents=True, exist_ok=True)
-        with claimed(folder, f"the baseline {key}"):
-            if (stored := self._load(folder)) is not None:
-                return stored, False
-            baseline = make(folder)
-            self._save(baseline, folder)
-            shutil.rmtree(folder / TRAINING_FOLDER, ignore_errors=True)
-            return baseline, True
-
-    def _save(self, baseline: Baseline, folder: Path) -> None:
-        content = safetensors.torch.save({name: each.contiguous() for name, each in baseline.weights.items()})
-        metrics = {
-            **asdict(baseline.accuracy),
-            "seconds": baseline.seconds,
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
-        write_atomically(folder / WEIGHTS_FILE, content)
-        write_atomically(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
-
-    def _load(self, folder: Path) -> Baseline | None:
-        file = folder / METRICS_FILE
-        if not file.is_file():
-            return None
+        folder = self.folder(key)
         try:
-            fields = Fields(json.loads(file.read_text()))
+            fields = Fields(json.loads((folder / METRICS_FILE).read_text()))
             content = (folder / WEIGHTS_FILE).read_bytes()
             if hashlib.sha256(content).hexdigest() != fields.text("sha256"):
                 raise RecordError(f"{WEIGHTS_FILE} is not the file that was measured")
@@ -86,3 +72,16 @@ class BaselineStore:
             raise UserError(
                 f"The stored baseline {folder} is damaged: {error}. Delete the folder to make it again."
             ) from error
+
+    def save(self, key: str, baseline: Baseline) -> None:
+        """Keep a baseline; what its training needed to go on after an interruption goes."""
+        folder = self.folder(key)
+        content = safetensors.torch.save({name: each.contiguous() for name, each in baseline.weights.items()})
+        metrics = {
+            **asdict(baseline.accuracy),
+            "seconds": baseline.seconds,
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        write_atomically(folder / WEIGHTS_FILE, content)
+        write_atomically(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
+        shutil.rmtree(folder / TRAINING_FOLDER, ignore_errors=True)

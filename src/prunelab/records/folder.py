@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,9 @@ class RunFolder:
         (self.path / FAILURE_FILE).unlink(missing_ok=True)
 
     def finish(self, record: Record) -> None:
-        """Write the record, after which the run counts as finished. Call it last."""
+        """Write the record, after which the run counts as finished; the rounds' checkpoints go."""
         write_atomically(self.path / RECORD_FILE, record.to_json())
+        shutil.rmtree(self.rounds, ignore_errors=True)
 
     def fail(self, failure: Failure) -> None:
         """Note why the run ended without a record."""

@@ -2,6 +2,18 @@
 
 from prunelab.recovery.fit import fit
 from prunelab.recovery.machine import Machine
+from prunelab.recovery.processes import held_by_first_rank, is_first_rank, start_processes, takes_part
 from prunelab.recovery.recipe import Iterative, OneShot, Recipe, Round
 
-__all__ = ["Iterative", "Machine", "OneShot", "Recipe", "Round", "fit"]
+__all__ = [
+    "Iterative",
+    "Machine",
+    "OneShot",
+    "Recipe",
+    "Round",
+    "fit",
+    "held_by_first_rank",
+    "is_first_rank",
+    "start_processes",
+    "takes_part",
+]

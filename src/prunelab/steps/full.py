@@ -7,9 +7,11 @@ from pathlib import Path
 
 from torch import nn
 
+from prunelab.methods.ranks import from_first_rank
 from prunelab.methods.reach import require_reachable
 from prunelab.records import Accuracy
 from prunelab.records.baselines import Baseline
+from prunelab.recovery import held_by_first_rank
 from prunelab.steps.setup import Setup
 from prunelab.structure import ChannelGraph, analyze
 
@@ -39,9 +41,22 @@ def full_network(setup: Setup) -> FullNetwork:
     graph = analyze(network, task.example_input())
     require_reachable(graph, setup.budget, method.levels, method.allocation, setup.names["model"])
     task.data.calibration_dataloader(setup.recipe.calibration_images)  # are there so many?
-    baseline, is_new = setup.store.obtain(setup.baseline_key, lambda folder: _trained(setup, folder))
+    baseline, is_new = _stored_or_trained(setup)
     network.load_state_dict(baseline.weights)
     return FullNetwork(network, graph, baseline.accuracy, baseline.seconds if is_new else 0.0)
+
+
+def _stored_or_trained(setup: Setup) -> tuple[Baseline, bool]:
+    """The baseline, and whether it was made just now. Of all that ask for it at once, one makes it."""
+    store, key = setup.store, setup.baseline_key
+    if from_first_rank(lambda: store.has(key)):
+        return store.load(key), False
+    with held_by_first_rank(lambda: store.claimed(key)):
+        if from_first_rank(lambda: store.has(key)):  # made while this process waited
+            return store.load(key), False
+        baseline = _trained(setup, store.folder(key))
+        from_first_rank(lambda: store.save(key, baseline))
+        return baseline, True
 
 
 def _trained(setup: Setup, folder: Path) -> Baseline:

@@ -13,9 +13,10 @@ from torch import nn
 
 from prunelab.logging import Curves
 from prunelab.methods import Budget
+from prunelab.methods.ranks import from_first_rank, require_same
 from prunelab.records import Accuracy
 from prunelab.records.decision import Decision, RoundFolder, fingerprint
-from prunelab.recovery import Round, fit
+from prunelab.recovery import Round, fit, is_first_rank
 from prunelab.steps.full import FullNetwork
 from prunelab.steps.setup import Setup
 from prunelab.structure import ChannelGraph, PruningPlan, apply, check
@@ -70,7 +71,7 @@ def _decide(
 ) -> Decision:
     """What to keep of ``network`` in this round; ``full`` is the structure it had before earlier rounds."""
     weights = fingerprint(network)
-    if (decision := place.decision(weights)) is not None:
+    if (decision := from_first_rank(lambda: place.decision(weights))) is not None:
         return decision
     task, method = setup.task, setup.method
     pl.seed_everything(task.seed, workers=True, verbose=False)
@@ -84,12 +85,13 @@ def _decide(
         device=task.machine.device,
         name=setup.names["model"],
         reference=full,
-        progress=True,
+        progress=is_first_rank(),
     )
     plan = method.decide(replace(context, budget=_budget(setup.budget, step.keep)))
     network.to("cpu")
+    require_same(plan.digest(), "The processes decided different plans, so they cannot train together.")
     decision = Decision(plan, weights, time.perf_counter() - start)
-    place.decide(decision)
+    from_first_rank(lambda: place.decide(decision))
     return decision
 
 

@@ -16,7 +16,7 @@ from prunelab.logging import RunLogger
 from prunelab.methods import Budget, PruningMethod
 from prunelab.records import BASELINES, baseline_key
 from prunelab.records.baselines import BaselineStore
-from prunelab.recovery import Recipe
+from prunelab.recovery import Machine, Recipe
 from prunelab.steps.baseline import BaselineSource
 from prunelab.steps.task import NetworkSettings, Task
 
@@ -49,13 +49,13 @@ class Setup:
         """
         if unknown := [key for key in config if key not in KEYS]:
             raise UserError(f"There is no key {unknown[0]!r}. {nearest(unknown[0], KEYS)}")
+        machine: Machine = _made(config["trainer"])
         task = Task(
             settings=NetworkSettings(**config["model"]),
-            data=_made(config["data"]),
-            machine=_made(config["trainer"]),
+            data=_made(_for_each_process(config["data"], machine)),
+            machine=machine,
             seed=config["seed"],
         )
-        task.machine.trainer(logger=False)  # refuses what this machine does not have
         return cls(
             study=config["study"],
             names=config["names"],
@@ -76,6 +76,21 @@ class Setup:
     def __str__(self) -> str:
         names = self.names
         return f"{names['method']} on {names['model']}, {names['data']}, {self.budget}, seed {self.task.seed}"
+
+
+def _for_each_process(data: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
+    """The data settings of one process: the processes share each batch, whatever their number.
+
+    Raises:
+        UserError: this machine does not have what ``machine`` asks for, or a batch cannot be shared evenly.
+    """
+    processes = machine.trainer(logger=False).world_size
+    batch = data.get("batch_size")
+    if processes == 1 or not isinstance(batch, int):
+        return dict(data)
+    if batch % processes:
+        raise UserError(f"data.batch_size={batch} cannot be shared evenly by {processes} processes.")
+    return {**data, "batch_size": batch // processes}
 
 
 def _made(settings: Mapping[str, Any]) -> Any:

@@ -1,0 +1,48 @@
+"""The processes of one distributed run: started together, and kept in step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch.distributed as dist
+
+from prunelab.methods.ranks import gather, world
+from prunelab.recovery.machine import Machine
+
+STARTED_FOR = "PRUNELAB_STARTED_FOR"
+"""Environment variable: the key of the run for which the first process started the others."""
+
+
+def start_processes(machine: Machine, key: str) -> None:
+    """Start the other processes of the run ``key``, if ``machine`` wants several, and connect them.
+
+    Lightning would do so in the first training; but all that comes before must be decided together as well. The
+    others run the same command line from its beginning; ``takes_part`` tells them which runs are not theirs.
+    """
+    trainer = machine.trainer(logger=False)
+    if trainer.world_size == 1 or dist.is_initialized():
+        return
+    os.environ[STARTED_FOR] = key
+    launcher = trainer.strategy.launcher
+    if launcher is not None:
+        launcher.launch(trainer.strategy.setup_environment)
+
+
+def takes_part(key: str) -> bool:
+    """Whether this process belongs to the run ``key``: one that was started by another joins a sweep where it is."""
+    return dist.is_initialized() or os.environ.get(STARTED_FOR, key) == key
+
+
+def is_first_rank() -> bool:
+    """Whether this is the process that writes."""
+    return world()[0] == 0
+
+
+@contextmanager
+def held_by_first_rank(take: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """What ``take`` gives is held by the first process, for all; the others wait until it has it."""
+    with take() if is_first_rank() else nullcontext():
+        gather(None)
+        yield
