@@ -102,6 +102,26 @@ def _randomise(model: nn.Module) -> nn.Module:
 
 
 @pytest.fixture(scope="session")
+def lively() -> Callable[[nn.Module, Tensor], nn.Module]:
+    """``lively(model, images)``: random affine parameters, and the BatchNorm statistics of these images, so that the
+    signal reaches the output of a deep untrained network and a wrong channel at its start can be seen at its end."""
+    return _lively
+
+
+def _lively(model: nn.Module, images: Tensor) -> nn.Module:
+    _randomise(model)
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
 def random_plan() -> Callable[..., PruningPlan]:
     """``random_plan(graph, seed, keep=(0.4, 0.9), drop=0.3)``: a share of every group, some of the blocks."""
     return _random_plan

@@ -45,8 +45,13 @@ def test_resnet56_of_the_paper() -> None:
 
 
 SMALL = nn.Sequential(
-    nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, bias=False), nn.Flatten(), nn.Linear(96, 5)
-)  # fmt: skip
+    nn.Conv2d(3, 4, 3, padding=1),
+    nn.BatchNorm2d(4),
+    nn.ReLU(),
+    nn.Conv2d(4, 6, 3, bias=False),
+    nn.Flatten(),
+    nn.Linear(96, 5),
+)
 
 
 def hand_computed(first: int, second: int) -> tuple[int, int, int]:
