@@ -1,6 +1,7 @@
 """What can be removed from a network, what it costs, and how it is removed (torch, numpy and scipy only)."""
 
 from prunelab.structure.blocks import ResidualBlock
+from prunelab.structure.candidate import candidate
 from prunelab.structure.cost import CostModel
 from prunelab.structure.graph import ChannelGraph, analyze
 from prunelab.structure.groups import LEVELS, ChannelGroup, Slice
@@ -21,6 +22,7 @@ __all__ = [
     "Tap",
     "analyze",
     "apply",
+    "candidate",
     "channels_first",
     "check",
     "masked_forward",

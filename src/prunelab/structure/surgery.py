@@ -46,7 +46,7 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
     Raises UserError, before anything is changed, if the plan was made for another network.
     """
     tensors = named_tensors(model)
-    by_tensor = _checked(model, plan, tensors)
+    by_tensor = checked_cuts(model, plan, tensors)
     drop_blocks(model, plan)
     states = _states(optimizer)
     done: set[int] = set()
@@ -127,7 +127,7 @@ def _selected(tensor: Tensor, indices: dict[int, Tensor]) -> Tensor:
     )
 
 
-def _checked(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> dict[str, list[Cut]]:
+def checked_cuts(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> dict[str, list[Cut]]:
     """The cuts of each tensor, after making sure that all of them fit."""
     modules = dict(model.named_modules())
     for module in (*plan.replaced, *plan.attributes):
