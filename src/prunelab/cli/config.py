@@ -40,8 +40,8 @@ def configure(overrides: Sequence[str] = ()) -> dict[str, Any]:
         UserError: an unknown choice or key, a missing or impossible value.
     """
     config = _explained(overrides)
-    hydra = config.pop("hydra")
-    return resolve(config, hydra.runtime.choices)
+    own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+    return resolve(own, config.hydra.runtime.choices)
 
 
 def configure_part(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _explained(overrides: Sequence[str]) -> DictConfig:
     """What ``_composed`` gives, or a UserError that says what is wrong with the overrides."""
     try:
         return _composed(overrides)
-    except HydraException as error:
+    except (HydraException, ValueError) as error:
         raise UserError(explain(error, overrides)) from error
 
 

@@ -80,7 +80,7 @@ def _speaking() -> Iterator[None]:
     console = logging.StreamHandler()
     console.setLevel(logging.INFO if is_first_process() else logging.ERROR)
     logger = logging.getLogger("prunelab")
-    logger.setLevel(logging.DEBUG)
+    logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(console)
     for name in CHATTY:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,10 @@ class WandbLogger(CsvLogger):
 
     def start(self, folder: Path, config: Mapping[str, Any]) -> None:
         super().start(folder, config)
-        mode = self._resolved_mode()
+        mode = self.resolved_mode()
         self._run = self._start_run(folder, config, mode)
         if mode == "offline":
-            log.info("W&B is offline. Upload this run later with: wandb sync %s", self._run.settings.sync_dir)
+            _announce_offline(folder.parent)
 
     def epoch(self, row: EpochRow) -> None:
         super().epoch(row)
@@ -64,13 +65,15 @@ class WandbLogger(CsvLogger):
     def close(self) -> None:
         self._run.finish()
 
-    def _resolved_mode(self) -> str:
+    def resolved_mode(self) -> str:
         mode = self.mode if self.mode != "auto" else os.environ.get("WANDB_MODE", "")
         if mode in ("offline", "dryrun"):
             return "offline"
         if mode == "disabled":
             return "disabled"
-        # Looks for a key in the environment and in the user's files; asks neither the user nor the network.
+        # Looks for a key in the environment and in the user's files; asks neither the user nor, as long as it is
+        # silent, the network (for the user's name).
+        wandb.setup(wandb.Settings(silent=True))
         if wandb.login(prompt=False, verify=False):
             return "online"
         if mode == "online":
@@ -83,7 +86,7 @@ class WandbLogger(CsvLogger):
     def _start_run(self, folder: Path, config: Mapping[str, Any], mode: str) -> wandb.Run:
         try:
             return self._init(folder, config, mode)
-        except wandb.errors.CommError as error:
+        except wandb.errors.Error as error:
             log.warning("W&B cannot be reached (%s): this run is logged offline.", error)
             return self._init(folder, config, "offline")
 
@@ -101,3 +104,9 @@ class WandbLogger(CsvLogger):
             reinit="finish_previous",
             settings=wandb.Settings(silent=True, console="off", init_timeout=SECONDS_TO_CONNECT),
         )
+
+
+@cache
+def _announce_offline(study: Path) -> None:
+    """Said once, not for every run of a sweep."""
+    log.warning("W&B is offline. Upload the runs later with: wandb sync %s/*/wandb/offline-run-*", study)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -72,9 +73,8 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
-            write_atomically(probe, "")
-            probe.unlink()
+            with TemporaryFile(dir=self.path):
+                pass
         except OSError as error:
             raise UserError(unwritable(self.path, error)) from error
 

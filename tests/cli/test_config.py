@@ -1,0 +1,53 @@
+"""The configuration is found, composed and resolved; mistakes get one line with the nearest names."""
+
+from __future__ import annotations
+
+import pytest
+
+from prunelab.cli.config import configure, configure_part
+from prunelab.errors import UserError
+
+
+def test_names_are_those_of_the_choices_or_of_what_they_hold() -> None:
+    assert configure(["method=fpgm", "recipe=iterative"])["names"] == {
+        "method": "fpgm",
+        "model": "resnet20",
+        "data": "digits",
+        "recipe": "iterative",
+    }
+    several = ["model=timm", "model.name=resnet18", "data=image_folder", "data.root=x", "data.name=leaves"]
+    names = configure(several)["names"]
+    assert (names["model"], names["data"]) == ("resnet18", "leaves")
+
+
+def test_a_part_can_be_had_while_others_miss_values() -> None:
+    assert configure_part("model", ["model=resnet56", "data=image_folder"])["name"] == "cifar_resnet56"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method=fpg"], "There is no method called 'fpg'. Did you mean 'fpgm'?"),
+        (["model=resnt56"], "There is no model called 'resnt56'. Did you mean 'resnet56'"),
+        (["data=cifar100"], "There is no data called 'cifar100'. Did you mean 'cifar10'?"),
+        (["experiment=dmo"], "There is no experiment called 'dmo'. Did you mean 'demo'?"),
+        (["budget.flop=0.5"], "There is no key 'budget.flop'. Did you mean 'budget.flops'"),
+        (
+            ["recipe=iterative", "recipe.numbr=2"],
+            "There is no key 'recipe.numbr'. Did you mean 'recipe.number'",
+        ),
+        (["methd=l1"], "There is no key 'methd'. Did you mean 'method'"),
+        (["seed.x=1"], "There is no key 'seed.x'."),
+        (["budget.flops"], "'budget.flops' is not understood. Write key=value"),
+        (["budget.flops=0.5,0.3"], "To run them all: prunelab -m budget.flops=0.5,0.3"),
+        (["budget=0.5"], "to set one of its keys write budget.KEY=VALUE"),
+        (["model=timm"], "model.name is not given. Add model.name=... to the command line."),
+        (["data=image_folder"], "data.root is not given."),
+        (["study=${nowhere}"], "refers to an unknown key"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        configure(words)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,55 @@
+"""prunelab-profile: groups, blocks, totals, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from prunelab.cli.profile import main, profile
+
+
+def test_totals_are_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=resnet56"]) == 0
+    shown = capsys.readouterr().out
+    for expected in (
+        "3x32x32, 10 classes",
+        "3 of level stage, 27 of level filter",
+        "layer1.0.conv1",
+        "FLOPs",
+    ):
+        assert expected in shown
+    assert profile(["model=resnet56"]).flops == pytest.approx(250.97e6, rel=1e-4)
+
+
+def test_shares_of_a_network_counted_by_hand() -> None:
+    """LeNet-5 on 28x28: its first fully connected layer has 120 x 84 + 84 of 61,706 parameters."""
+    found = profile(["model=lenet5"])
+    last = found.groups[-1]
+    assert (last.name, last.channels, last.level) == ("fc1", 84, "filter")
+    assert last.params_share == pytest.approx((120 * 84 + 84 + 84 * 10) / 61_706)
+    assert last.flops_share == pytest.approx((2 * 120 * 84 + 84 + 2 * 84 * 10) / found.flops)
+    assert [frozen.reason for frozen in found.frozen] == ["output of the network"]
+
+
+def test_json_holds_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json", "model=timm", "model.name=mobilenetv2_050", "image_size=64"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["input_size"] == [3, 64, 64]
+    assert {block["level"] for block in found["blocks"]} == {"block"}
+    assert all(0 < group["flops_share"] < 1 for group in found["groups"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model=resnt56"], "There is no model called 'resnt56'. Did you mean 'resnet56'"),
+        (["model=timm"], "model.name is not given"),
+        (["model=timm", "model.name=resnet51"], "No model is called 'resnet51'"),
+        (["model=lenet5", "image_size=4"], "lenet5 cannot take images of 4x4"),
+        (["model=lenet5", "image_size=big"], "image_size=big: the image size is a number"),
+    ],
+)
+def test_mistakes(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 1
+    assert message in capsys.readouterr().err

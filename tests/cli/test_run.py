@@ -1,0 +1,160 @@
+"""The prunelab command: what it prints, where it writes, how it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from prunelab.cli.run import main
+
+SMALL = ("budget.flops=0.5", "baseline.training.epochs=1", "recipe.training.epochs=1", "trainer=cpu")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ending]
+
+
+@pytest.fixture
+def prunelab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process (importing torch takes seconds), in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRUNELAB_TRACEBACK", "0")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def run(*words: str) -> Ending:
+        monkeypatch.setattr(sys, "argv", ["prunelab", *words])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ending:
+            main()
+        printed = capfd.readouterr()
+        assert isinstance(ending.value.code, int)
+        return Ending(ending.value.code, printed.out, printed.err)
+
+    return run
+
+
+def test_a_run_and_its_second_launch(prunelab: Command, tmp_path: Path) -> None:
+    first = prunelab(*SMALL, "method=l2", "study=mine")
+    assert first.code == 0
+    (folder,) = (path for path in (tmp_path / "outputs" / "mine").iterdir() if path.name != ".hydra")
+    assert re.search(r"l2 on resnet20, digits, seed 0: finished\.\n  top-1 .* before recovery", first.out)
+    assert f"outputs/mine/{folder.name}" in first.out
+    assert "l2 on resnet20, digits, budget.flops=0.5, seed 0  ->  outputs/mine/" in first.err
+    assert "Tip" not in first.err and "GPU available" not in first.err and "Warning" not in first.err
+    assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["baselines", "mine"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"]
+
+    again = prunelab(*SMALL, "method=l2", "study=mine")
+    assert (again.code, again.err) == (0, "")
+    assert "already there since" in again.out
+
+
+def test_in_a_sweep_a_failed_job_does_not_stop_the_others(prunelab: Command) -> None:
+    words = ("-m", *SMALL[1:], "study=sweep", "budget.flops=0.001,0.6", "method=l1,random")
+    sweep = prunelab(*words)
+    assert sweep.code == 1
+    assert "2 finished, 0 already there, 2 failed." in sweep.out
+    assert "Wrote outputs/sweep/table.md" in sweep.out
+    reasons = [line for line in sweep.err.splitlines() if "cannot be reached" in line]
+    assert len(reasons) == 2
+    assert "budget.flops=0.001 method=l1" in reasons[0]
+    assert "Traceback" not in sweep.err
+
+    again = prunelab(*words)
+    assert again.code == 1
+    assert "0 finished, 2 already there, 2 failed." in again.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "The budget is empty"),
+        (["budget.flops=0.5", "budget.params=0.5"], "budget.flops=0.5 and budget.params=0.5"),
+        (["budget.flops=7"], "budget.flops=7 is not a fraction"),
+        (["budget.flops=0.001"], "the smallest for resnet20 with levels [filter, stage] is"),
+        (["method=l9"], "There is no method called 'l9'"),
+        (["budget.flops=0.5", "model=timm", "model.name=resnet51"], "No model is called 'resnet51'"),
+        (["budget.flops=0.5", "model=resnet50", "data.image_size=8", "trainer=gpu"], "trainer"),
+        (["budget.flops=0.5", "baseline=file", "baseline.path=none.pt"], "none.pt cannot be read"),
+        (["budget.flops=0.5", "model=lenet5"], "lenet5 cannot take images of 8x8"),
+        (["budget.flops=0.5", "data=image_folder", "data.root=nowhere"], "nowhere"),
+        (["budget.flops=0.5", "outputs=/proc/nowhere"], "output folder /proc/nowhere"),
+        (["-m", "budget.flops=0.5", "outputs=/proc/nowhere"], "output folder /proc/nowhere"),
+        (["-m", "method=l1,l9", "budget.flops=0.5"], "There is no method called 'l9'"),
+        (["budget.flops=0.5", "study=a/b"], "study=a/b is no folder name"),
+    ],
+)
+def test_mistakes_are_one_message_and_exit_code_1(prunelab: Command, words: list[str], message: str) -> None:
+    ending = prunelab(*words)
+    assert ending.code == 1
+    assert message in ending.err
+    assert ending.err.startswith("prunelab: ") or "->" in ending.err.splitlines()[0]
+    assert "Traceback" not in ending.err
+    assert not list(Path().glob("outputs/*/*/record.json"))
+
+
+def test_the_traceback_is_shown_on_request(prunelab: Command) -> None:
+    assert "Traceback" in prunelab("--traceback", "budget.flops=7").err
+    assert "Traceback" in prunelab("--traceback", "budget.flop=7").err
+
+
+def test_weights_that_do_not_fit_are_counted(prunelab: Command, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"conv1.weight": torch.zeros(16, 3, 3, 3)}, tmp_path / "weights.safetensors")
+    ending = prunelab("budget.flops=0.5", "baseline=file", "baseline.path=weights.safetensors")
+    assert ending.code == 1
+    assert re.search(r"do not fit this CifarResNet: \d+ missing .* 1 of wrong shape", ending.err)
+
+
+def test_help_and_configuration(prunelab: Command) -> None:
+    said = prunelab("--help").out
+    for expected in (
+        "prunelab -m method=l1,fpgm,taylor",
+        "\nmethod: apoz, ",
+        "budget.flops=0.5",
+        "--traceback",
+    ):
+        assert expected in said
+    assert max(map(len, said.splitlines())) <= 140
+    shown = prunelab("--cfg", "job", "method=taylor").out
+    assert "_target_: prunelab.methods.Taylor" in shown
+
+
+def test_ctrl_c_ends_with_130_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from prunelab.cli.run import main; main()"]
+    process = subprocess.Popen(
+        [*command, "budget.flops=0.5", "trainer=cpu", "baseline.training.epochs=5000"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    while not list(tmp_path.glob("outputs/baselines/*/curves.csv")) and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate()[1]
+    assert process.returncode == 130, error
+    assert error.endswith("\nprunelab: stopped. The same command goes on from here.\n")
+    assert "Traceback" not in error
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert not left & {"metrics.json", "record.json", "failure.json"}
+    assert not [name for name in left if name.endswith(".partial")]

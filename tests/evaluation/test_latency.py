@@ -1,0 +1,49 @@
+"""Forward times: who is slower is found so, in turns, in bounded time."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from prunelab.evaluation import forward_milliseconds
+
+CPU = torch.device("cpu")
+
+
+class Sleeper(nn.Module):
+    """Takes a known time, and writes down when it is called and how."""
+
+    def __init__(self, name: str, seconds: float, calls: list[str]) -> None:
+        super().__init__()
+        self.name = name
+        self.seconds = seconds
+        self.calls = calls
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        self.calls.append(self.name)
+        time.sleep(self.seconds)
+        return images
+
+
+def test_medians_of_passes_in_turns() -> None:
+    calls: list[str] = []
+    slow, fast = Sleeper("slow", 0.006, calls), Sleeper("fast", 0.002, calls)
+    times = forward_milliseconds([slow, fast], (1, 2, 2), 3, CPU, seconds=0.08)
+    assert times[0] >= 6
+    assert 2 <= times[1] < times[0]
+    after_warm_up = calls[6:]
+    assert after_warm_up == ["slow", "fast"] * (len(after_warm_up) // 2)
+    assert slow.training
+
+
+def test_slow_networks_are_timed_five_times_and_fast_ones_a_hundred_times() -> None:
+    calls: list[str] = []
+    forward_milliseconds([Sleeper("slow", 0.02, calls)], (1, 1, 1), 1, CPU, seconds=0.01)
+    assert len(calls) == 3 + 5
+    calls.clear()
+    forward_milliseconds([Sleeper("fast", 0, calls)], (1, 1, 1), 1, CPU, seconds=5)
+    assert len(calls) == 3 + 100

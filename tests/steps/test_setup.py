@@ -1,0 +1,68 @@
+"""Every choice of every group makes objects; what cannot be is refused before anything is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prunelab.cli.config import configure
+from prunelab.errors import UserError
+from prunelab.steps import Setup
+
+CONF = Path(__file__).parents[2] / "conf"
+NEEDED = {
+    "data=image_folder": ["data.root=images"],
+    "data=imagenet": ["model=resnet50"],
+    "model=timm": ["model.name=resnet18"],
+    "baseline=file": ["baseline.path=weights.safetensors"],
+    "trainer=gpu": ["trainer.accelerator=cpu"],
+    "trainer=ddp": ["trainer.accelerator=cpu", "trainer.devices=2"],
+    "experiment=cifar10_resnet20": ["data.root=images", "baseline.path=weights.safetensors"],
+}
+"""What else must be typed with a choice, or stands for hardware that a test machine may lack."""
+
+CHOICES = sorted(f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_makes_objects(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("weights.safetensors").write_bytes(b"")
+    config = configure(["budget.flops=0.5", choice, *NEEDED.get(choice, [])])
+    setup = Setup.of(config)
+    assert setup.budget.keep == setup.recipe.rounds(0.5)[-1].keep == 0.5
+    names = config["names"]
+    assert str(setup) == f"{names['method']} on {names['model']}, {names['data']}, budget.flops=0.5, seed 0"
+    assert list(tmp_path.iterdir()) == [tmp_path / "weights.safetensors"]
+
+
+def test_processes_share_a_batch() -> None:
+    several = ["budget.flops=0.5", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=4"]
+    assert Setup.of(configure([*several, "data.batch_size=64"])).task.data.batch_size == 16
+    with pytest.raises(UserError, match="batch_size=30 cannot be shared evenly by 4 processes"):
+        Setup.of(configure([*several, "data.batch_size=30"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "budget is empty: .*budget.flops=0.5"),
+        (["budget.flops=0.5", "budget.params=0.4"], "budget.flops=0.5 and budget.params=0.4"),
+        (["budget.flops=1.5"], "budget.flops=1.5 is not a fraction to keep"),
+        (["budget.params=0"], "budget.params=0 is not a fraction to keep"),
+        (["budget.flops=0.5", "budget.floor=2"], "floor=2"),
+        (["budget.flops=0.5", "budget.allocation=globl"], "Did you mean 'global'"),
+        (["budget.flops=0.5", "levels=[stge]"], "Did you mean 'stage'"),
+        (["budget.flops=0.5", "levels=[]"], "levels is empty"),
+        (["budget.flops=0.5", "recipe.training.lr=0"], "lr must be above 0"),
+        (["budget.flops=0.5", "recipe.calibration_images=0"], "calibration_images"),
+        (["budget.flops=0.5", "data.batch_size=0"], "batch_size"),
+        (["budget.flops=0.5", "seed=one"], "seed must be a whole number"),
+        (["budget.flops=0.5", "trainer.precision=7"], "settings under trainer"),
+        (["budget.flops=0.5", "+epochs=3"], "There is no key 'epochs'"),
+    ],
+)
+def test_what_cannot_be_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Setup.of(configure(words))

@@ -1,0 +1,168 @@
+"""A run from its configuration to its record, and what is left of it when it is interrupted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import prunelab
+from prunelab.data import Digits
+from prunelab.errors import UserError
+from prunelab.evaluation import accuracy
+from prunelab.experiment import run
+from prunelab.records import Record, RunFolder
+from prunelab.records.schema import Failure
+from prunelab.structure import analyze
+
+Configure = Callable[..., dict[str, Any]]
+
+KILLED_RUN = Path(__file__).parent / "killed_run.py"
+
+
+def files(folder: Path) -> dict[str, int]:
+    """Every file below ``folder`` and when it was last changed."""
+    return {
+        str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()
+    }
+
+
+def curves(folder: Path) -> list[tuple[str, str]]:
+    with (folder / "curves.csv").open(newline="") as lines:
+        return [(row["phase"], row["epoch"]) for row in csv.DictReader(lines)]
+
+
+def test_a_run_leaves_a_true_record_and_is_not_repeated(smallest: Configure, tmp_path: Path) -> None:
+    config = smallest("method=taylor", "seed=1")
+    outcome = run(config)
+    record, folder = outcome.record, outcome.folder.path
+    assert outcome.is_new
+    assert sorted(file.name for file in folder.iterdir() if not file.name.startswith(".")) == [
+        "config.yaml", "curves.csv", "model.safetensors", "plan.json", "record.json", "run.log",
+    ]  # fmt: skip
+    assert Record.from_json((folder / "record.json").read_text()) == record
+    assert (record.method, record.model, record.data, record.seed) == ("taylor", "resnet20", "digits", 1)
+    assert curves(folder) == [("recovery", "1")]
+
+    network = prunelab.load(folder)
+    cost = analyze(network, torch.zeros(1, 1, 8, 8)).cost
+    assert (cost.flops(), cost.params()) == (record.pruned.flops, record.pruned.params)
+    assert record.budget.reached == record.pruned.flops / record.baseline.flops
+    assert 0.48 < record.budget.reached <= 0.5
+    data = Digits(seed=1)
+    data.setup()
+    measured = accuracy(network, data.test_dataloader(), 10, torch.device("cpu"))
+    assert measured.top1 == record.pruned.top1
+    assert record.plan.masked_vs_pruned < 1e-6
+    assert all(times > 0 for times in (*record.baseline.latency_ms.values(), record.timings.score_s))
+
+    before = files(tmp_path)
+    again = run(config)
+    assert not again.is_new
+    assert again.record == record
+    assert files(tmp_path) == before
+
+
+def test_runs_share_a_baseline_and_an_iterative_one_meets_the_budget_in_rounds(smallest: Configure) -> None:
+    first = run(smallest()).record
+    words = ["recipe=iterative", "recipe.number=2", "recipe.round_training.epochs=1"]
+    second = run(smallest(*words))
+    record = second.record
+    assert record.timings.baseline_s == 0 < first.timings.baseline_s
+    assert record.baseline.top1 == first.baseline.top1
+    assert curves(second.folder.path) == [("round 1", "1"), ("recovery", "1")]
+    assert 0.48 < (record.budget.reached or 0) <= 0.5
+    network = prunelab.load(second.folder.path)
+    assert sum(parameter.numel() for parameter in network.parameters()) == record.pruned.params
+
+
+def test_a_failed_run_says_why_and_runs_when_the_cause_is_gone(
+    smallest: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = smallest()
+    folder = RunFolder.of(config)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prunelab.save", full)
+        with pytest.raises(OSError, match="No space"):
+            run(config)
+    failure = Failure.from_json((folder.path / "failure.json").read_text())
+    assert failure.error.startswith("The disk is full.")
+    assert "Traceback" in folder.log_file.read_text()
+    assert folder.record() is None
+    assert run(config).is_new
+    assert not (folder.path / "failure.json").exists()
+
+
+def test_a_budget_out_of_reach_is_said_before_anything_is_trained(smallest: Configure) -> None:
+    config = smallest("budget.flops=0.001")
+    with pytest.raises(UserError, match=r"budget\.flops=0\.001 cannot be reached: the smallest for resnet20"):
+        run(config)
+    assert not (Path(config["outputs"]) / "baselines").exists()
+    assert RunFolder.of(config).record() is None
+
+
+def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(smallest: Configure, tmp_path: Path) -> None:
+    words = ["baseline.training.epochs=2", "recipe.training.epochs=2", "method=taylor"]
+    config = smallest(*words, f"outputs={tmp_path / 'killed'}")
+    folder = RunFolder.of(config)
+    baseline = tmp_path / "killed" / "baselines"
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+
+    def killed(point: str) -> set[str]:
+        ended = subprocess.run([sys.executable, KILLED_RUN, file, point], capture_output=True, check=False)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+        assert folder.record() is None
+        assert not list(tmp_path.rglob("failure.json"))
+        return {path.name for path in (*folder.path.rglob("*"), *baseline.rglob("*")) if path.is_file()}
+
+    assert "metrics.json" not in killed("after the first epoch of a training")
+    assert {"metrics.json", "decision.json"} <= killed("after a decision")
+    assert "newest.ckpt" in killed("after the first epoch of a training")
+    assert "model.safetensors" in killed("before the record")
+    resumed, unbroken = run(config), run(smallest(*words))
+
+    assert resumed.is_new
+    for figure in ("baseline", "pruned"):
+        ours, theirs = getattr(resumed.record, figure), getattr(unbroken.record, figure)
+        assert (ours.top1, ours.flops, ours.params) == (theirs.top1, theirs.flops, theirs.params)
+    assert resumed.record.plan == unbroken.record.plan
+    assert resumed.record.after_pruning == unbroken.record.after_pruning
+    assert resumed.record.timings.recovery_s > 0
+    assert curves(folder.path) == curves(unbroken.folder.path)
+    ours = (folder.path / "model.safetensors").read_bytes()
+    assert ours == (unbroken.folder.path / "model.safetensors").read_bytes()
+
+
+def test_of_two_processes_with_the_same_run_one_does_it(smallest: Configure, tmp_path: Path) -> None:
+    config = smallest()
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    code = (
+        "import json, sys; from prunelab.experiment import run; "
+        "print(run(json.load(open(sys.argv[1]))).is_new)"
+    )
+    command = [sys.executable, "-c", code, str(file)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [process.communicate()[0] for process in both]
+    assert sorted(answers) == ["False\n", "True\n"]
+    assert len(list((tmp_path / "outputs" / "baselines").iterdir())) == 1
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are started here do not fight for the cores."""
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
