@@ -109,13 +109,22 @@ class ImageData(pl.LightningDataModule, ABC):
                 f"{images} calibration images were asked for, but the training part of {self.name} has "
                 f"{len(self.train)}. Ask for 1 to {len(self.train)}."
             )
-        chosen = self.train.indices[balanced_order(self.train.targets, self.seed)[:images]]
-        order = BatchOrder(chosen, self.eval_batch_size)
-        return BatchLoader(self.train.source, order)
+        return self._whole_loader(self.train, images)
+
+    def validation_dataloader(self, images: int) -> BatchLoader:
+        """``images`` of the held-out images, or all if there are fewer, for methods that compare networks.
+
+        Chosen like calibration images, and like them the same on every process: nothing is sharded.
+        """
+        return self._whole_loader(self.val, images)
 
     def hold_out_validation(self, split: Split) -> tuple[Split, Split]:
         """(training, validation) parts of all images that may be trained with."""
         return hold_out(split, self.val_fraction, self.split_seed)
+
+    def _whole_loader(self, split: Split, images: int) -> BatchLoader:
+        chosen = split.indices[balanced_order(split.targets, self.seed)[:images]]
+        return BatchLoader(split.source, BatchOrder(chosen, self.eval_batch_size))
 
     def _evaluation_loader(self, split: Split) -> BatchLoader:
         order = BatchOrder(split.indices, self.eval_batch_size, Shard.of_this_process())

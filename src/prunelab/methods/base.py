@@ -25,6 +25,7 @@ from prunelab.methods.host import (
     refuse_spawn,
     scoring_device,
     shows_progress,
+    validation_loader,
 )
 from prunelab.methods.ladders import Allocation, check_levels
 from prunelab.methods.plan_file import read_plan, require_fit, write_plan
@@ -37,7 +38,7 @@ class PruningMethod(pl.Callback, ABC):
     """Prunes a network once, in ``setup`` of the first fit.
 
     That is before DDP wraps the network and before optimizers are made. A subclass says in ``decide`` what to
-    keep. Works with any LightningModule::
+    keep, and may adjust the weights that stay in ``reconstruct``. Works with any LightningModule::
 
         trainer = pl.Trainer(callbacks=[ImportancePruning(L1Norm(), Budget(flops=0.5))])
         trainer.fit(module, datamodule)  # pruned before the first step, then trained on
@@ -54,6 +55,10 @@ class PruningMethod(pl.Callback, ABC):
             ``example_input_array``, else an image of the calibration loader.
         calibration: batches to look at, the same on every rank. By default those of the data module's
             ``calibration_dataloader(images)`` if it has one, else of the train dataloader.
+        validation: batches held out of training, the same on every rank, for methods that judge networks by
+            their accuracy. By default those of the data module's ``validation_dataloader(images)`` if it has
+            one, else of the val dataloader.
+        validation_images: how many of them to look at.
         unpack: batch -> (images, targets); by default understands tensors, tuples, lists and dicts.
         loss: (outputs, targets) -> mean loss; by default cross entropy.
         seed: of everything random.
@@ -77,6 +82,8 @@ class PruningMethod(pl.Callback, ABC):
         plan_file: str | Path | None = None,
         example_input: Any = None,
         calibration: Iterable[Any] | None = None,
+        validation: Iterable[Any] | None = None,
+        validation_images: int = 10_000,
         unpack: Unpack = unpack_batch,
         loss: Loss = functional.cross_entropy,
         seed: int = 0,
@@ -90,6 +97,8 @@ class PruningMethod(pl.Callback, ABC):
         self.plan_file = None if plan_file is None else Path(plan_file)
         self.example_input = example_input
         self.calibration = calibration
+        self.validation = validation
+        self.validation_images = validation_images
         self.unpack = unpack
         self.loss = loss
         self.seed = seed
@@ -104,10 +113,22 @@ class PruningMethod(pl.Callback, ABC):
             UserError: the budget cannot be reached, or the network does not suit the method.
         """
 
+    def reconstruct(self, context: PruningContext, plan: PruningPlan) -> None:
+        """Adjust, in place, weights of ``context.model`` so that it suffers less when ``plan`` is applied.
+
+        Called between ``decide`` and surgery, on every rank, with the context of ``decide``; also when the plan
+        was decided by an earlier process (a run is resumed), so it depends on these two arguments alone.
+        """
+
     @property
     def reads_images(self) -> bool:
         """Whether ``decide`` looks at calibration images."""
         return True
+
+    @property
+    def reads_validation(self) -> bool:
+        """Whether ``decide`` looks at images held out of training."""
+        return False
 
     def context(
         self,
@@ -119,22 +140,22 @@ class PruningMethod(pl.Callback, ABC):
         budget: Budget | None = None,
         reference: ChannelGraph | None = None,
         progress: bool = False,
+        validation: Iterable[Any] | None = None,
     ) -> PruningContext:
         """The context in which this method, with its settings, decides about ``model``; needs no Trainer.
 
-        ``calibration`` is any iterable of batches, the same on every rank; ``budget`` takes the place of the
-        method's own (one round of several). The rest is described in ``PruningContext``.
+        ``calibration`` and ``validation`` are any iterables of batches, the same on every rank; ``budget``
+        takes the place of the method's own (one round of several). The rest is described in
+        ``PruningContext``.
         """
-        rank, ranks = world()
         return PruningContext(
             model=model,
             graph=analyze(model, example_input),
             budget=budget or self.budget,
             levels=self.levels,
             allocation=self.allocation,
-            calibration=None
-            if calibration is None
-            else Calibration(calibration, self.images, self.unpack, rank, ranks),
+            calibration=self._shared(calibration, self.images),
+            validation=self._shared(validation, self.validation_images),
             loss=self.loss,
             device=device,
             seed=self.seed,
@@ -142,6 +163,10 @@ class PruningMethod(pl.Callback, ABC):
             reference=reference,
             progress=progress,
         )
+
+    def _shared(self, batches: Iterable[Any] | None, images: int) -> Calibration | None:
+        """So many images of the loader, of which every rank sees its share."""
+        return None if batches is None else Calibration(batches, images, self.unpack, *world())
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Decide on every rank, make sure that all decided alike, and prune. Does so once for a network.
@@ -156,18 +181,26 @@ class PruningMethod(pl.Callback, ABC):
             return
         refuse_spawn(trainer)
         with kept_randomness():
-            self.plan = self._agreed_plan(trainer, pl_module, network)
-        already = getattr(network, "prunelab_plan", None)
-        if already is None or already.digest() != self.plan.digest():
-            apply(network, self.plan)
+            self._prune(trainer, pl_module, network)
         self._pruned = weakref.ref(network)
 
-    def _agreed_plan(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, network: nn.Module
-    ) -> PruningPlan:
+    def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule, network: nn.Module) -> None:
         path = self.plan_file
         stored = None if path is None else from_first_rank(lambda: read_plan(path))
-        plan = together(lambda: self._plan(trainer, pl_module, network, stored))
+        already = getattr(network, "prunelab_plan", None)
+        if stored is not None and already is not None and stored.digest() == already.digest():
+            self.plan = stored
+            return
+        context = together(lambda: self._context(trainer, pl_module, network))
+        plan = self._agreed_plan(context, stored)
+        self.plan = plan
+        if already is None or already.digest() != plan.digest():
+            together(lambda: self.reconstruct(context, plan))
+            apply(network, plan)
+
+    def _agreed_plan(self, context: PruningContext, stored: PruningPlan | None) -> PruningPlan:
+        path = self.plan_file
+        plan = together(lambda: self._plan(context, stored))
         require_same(
             plan.digest(),
             "The ranks decided different plans. They must start from the same weights and see the same "
@@ -177,17 +210,7 @@ class PruningMethod(pl.Callback, ABC):
             from_first_rank(lambda: write_plan(plan, path))
         return plan
 
-    def _plan(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        network: nn.Module,
-        stored: PruningPlan | None,
-    ) -> PruningPlan:
-        already = getattr(network, "prunelab_plan", None)
-        if stored is not None and already is not None and stored.digest() == already.digest():
-            return stored
-        context = self._context(trainer, pl_module, network)
+    def _plan(self, context: PruningContext, stored: PruningPlan | None) -> PruningPlan:
         if stored is None:
             return self.decide(context)
         assert self.plan_file is not None
@@ -210,7 +233,13 @@ class PruningMethod(pl.Callback, ABC):
             loader,
             device=scoring_device(trainer),
             progress=shows_progress(trainer),
+            validation=self._validation(trainer),
         )
+
+    def _validation(self, trainer: pl.Trainer) -> Iterable[Any] | None:
+        if self.validation is None and self.reads_validation:
+            return validation_loader(trainer, self.validation_images)
+        return self.validation
 
     def _first_image(self, loader: Iterable[Any] | None) -> torch.Tensor:
         assert loader is not None

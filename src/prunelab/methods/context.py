@@ -33,6 +33,8 @@ class PruningContext:
     levels: what may be removed.
     allocation: how the budget is spread over the groups.
     calibration: the images that data-driven criteria look at (None: none are at hand).
+    validation: images held out of training, for methods that judge sub-networks by their accuracy; never test
+        images (None: none are at hand).
     loss: (outputs, targets) -> mean loss over the images; for criteria that read gradients.
     device: where images are looked at.
     seed: of everything random.
@@ -48,6 +50,7 @@ class PruningContext:
     levels: tuple[str, ...] = ("filter", "stage")
     allocation: Allocation = field(default_factory=Allocation)
     calibration: Calibration | None = None
+    validation: Calibration | None = None
     loss: Loss = functional.cross_entropy
     device: torch.device = CPU
     seed: int = 0
@@ -80,3 +83,17 @@ class PruningContext:
                 "the method calibration=, an iterable of (images, targets) batches."
             )
         return self.calibration
+
+    def held_out_images(self) -> Calibration:
+        """The images held out of training.
+
+        Raises:
+            UserError: there are none.
+        """
+        if self.validation is None:
+            raise UserError(
+                "This method judges networks by their accuracy on images held out of training, but none were "
+                "given: fit with a validation dataloader, or give the method validation=, an iterable of "
+                "(images, targets) batches that are neither trained nor tested on."
+            )
+        return self.validation

@@ -103,5 +103,36 @@ def calibration_loader(trainer: pl.Trainer, images: int) -> Iterable[Any]:
     return loader
 
 
+def validation_loader(trainer: pl.Trainer, images: int) -> Iterable[Any] | None:
+    """Batches held out of training: the data module's ``validation_dataloader(images)``, else its val batches.
+
+    Test batches are never asked for. None if there are no val batches.
+
+    Raises:
+        UserError: there are several val loaders, or they cannot be had before training starts.
+    """
+    own = getattr(getattr(trainer, "datamodule", None), "validation_dataloader", None)
+    source = trainer.fit_loop.epoch_loop.val_loop._data_source
+    if own is None and not source.is_defined():
+        return None
+    try:
+        loader = own(images) if own is not None else source.dataloader()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"The val dataloader cannot be had before training starts ({type(error).__name__}: {error}). "
+            "Give the pruning method validation=, an iterable of batches."
+        ) from error
+    if isinstance(loader, list | tuple) and len(loader) == 1:
+        (loader,) = loader
+    if isinstance(loader, list | tuple | dict) or not isinstance(loader, Iterable):
+        raise UserError(
+            f"The val dataloader is a {_class(loader)}, not one loader of batches: "
+            "give the pruning method validation=, an iterable of (images, targets) batches."
+        )
+    return loader
+
+
 def _class(thing: object) -> str:
     return type(thing).__name__
