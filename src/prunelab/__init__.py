@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     )
     from prunelab.methods import (
         FPGM,
+        SCSP,
         APoZ,
         BNGamma,
         Budget,
@@ -43,6 +44,7 @@ _HOMES = {
         "save",
     ),
     "prunelab.methods": (
+        "SCSP",
         "APoZ",
         "BNGamma",
         "Budget",
@@ -71,6 +73,7 @@ _HOMES = {
 
 __all__ = [
     "FPGM",
+    "SCSP",
     "APoZ",
     "BNGamma",
     "Budget",

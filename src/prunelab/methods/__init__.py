@@ -7,6 +7,7 @@ from prunelab.methods.calibration import Calibration
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance import (
     FPGM,
+    SCSP,
     APoZ,
     BNGamma,
     Criterion,
@@ -22,6 +23,7 @@ from prunelab.methods.scores import Scores
 
 __all__ = [
     "FPGM",
+    "SCSP",
     "APoZ",
     "Allocation",
     "BNGamma",

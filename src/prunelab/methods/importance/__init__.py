@@ -9,10 +9,12 @@ from prunelab.methods.importance.l1 import L1Norm
 from prunelab.methods.importance.l2 import L2Norm
 from prunelab.methods.importance.pruning import ImportancePruning
 from prunelab.methods.importance.random import Random
+from prunelab.methods.importance.scsp import SCSP
 from prunelab.methods.importance.taylor import Taylor
 
 __all__ = [
     "FPGM",
+    "SCSP",
     "APoZ",
     "BNGamma",
     "Criterion",
