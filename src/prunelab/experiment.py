@@ -41,6 +41,7 @@ def run(config: Mapping[str, Any]) -> Outcome:
     if (record := from_first_rank(folder.record)) is not None:
         return Outcome(record, folder, is_new=False)
     setup = Setup.of(config)
+    setup.task.machine.prepare_process()
     start_processes(setup.task.machine, folder.key)
     from_first_rank(folder.create)
     with held_by_first_rank(lambda: claimed(folder.path, f"the run {folder.key}")):

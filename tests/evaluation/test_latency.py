@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import torch
@@ -35,15 +36,15 @@ def test_medians_of_passes_in_turns() -> None:
     times = forward_milliseconds([slow, fast], (1, 2, 2), 3, CPU, seconds=0.08)
     assert times[0] >= 6
     assert 2 <= times[1] < times[0]
-    after_warm_up = calls[6:]
-    assert after_warm_up == ["slow", "fast"] * (len(after_warm_up) // 2)
+    turns = "".join(name[0] for name in calls)
+    assert re.fullmatch("s+f+(sf){3,}", turns)
     assert slow.training
 
 
-def test_slow_networks_are_timed_five_times_and_fast_ones_a_hundred_times() -> None:
+def test_slow_networks_are_timed_three_times_and_fast_ones_a_hundred_times() -> None:
     calls: list[str] = []
     forward_milliseconds([Sleeper("slow", 0.02, calls)], (1, 1, 1), 1, CPU, seconds=0.01)
-    assert len(calls) == 3 + 5
+    assert len(calls) == 1 + 3
     calls.clear()
     forward_milliseconds([Sleeper("fast", 0, calls)], (1, 1, 1), 1, CPU, seconds=5)
-    assert len(calls) == 3 + 100
+    assert len(calls) == 100 + 100

@@ -45,6 +45,8 @@ def _start() -> int:
     except (HydraException, ValueError) as error:
         raise UserError(explain(error, sys.argv[1:])) from error
     except OSError as error:  # jobs keep their errors, so this is the folder of the sweep
+        if error.filename is None:
+            raise
         raise UserError(unwritable(error.filename, error)) from error
     return 0
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-WARM_UP_PASSES = 3
-FEWEST_REPEATS = 5
+FEWEST_REPEATS = 3
 MOST_REPEATS = 100
+WARM_UP = 0.25
+"""The part of the time for warming up; at least one pass, at most as many as are measured."""
 
 
 def forward_milliseconds(
@@ -26,8 +27,8 @@ def forward_milliseconds(
 
     The models take turns, pass by pass, in this one process, so that a busy machine slows all of them alike.
     Passes are in eval mode and float32, after a warm-up, with the number of threads that torch uses now, and
-    each is waited for on the device. All passes after the warm-up together take about ``seconds``; there are
-    never fewer than 5 nor more than 100 of each model. The networks end on the CPU, in the mode they were in.
+    each is waited for on the device. All measured passes together take about ``seconds``; there are never
+    fewer than 3 nor more than 100 of each model. The networks end on the CPU, in the mode they were in.
     """
     were_training = [model.training for model in models]
     for model in models:
@@ -35,13 +36,22 @@ def forward_milliseconds(
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(batch_size, *image_shape, generator=generator).to(device, memory_format=memory_format)
     try:
-        one_turn = sum(min(_pass_seconds(model, images) for _ in range(WARM_UP_PASSES)) for model in models)
+        one_turn = sum(_warm_pass_seconds(model, images, seconds * WARM_UP / len(models)) for model in models)
         repeats = round(min(max(seconds / one_turn, FEWEST_REPEATS), MOST_REPEATS))
         turns = [[_pass_seconds(model, images) for model in models] for _ in range(repeats)]
     finally:
         for model, was_training in zip(models, were_training, strict=True):
             model.to("cpu").train(was_training)
     return tuple(1000 * statistics.median(times) for times in zip(*turns, strict=True))
+
+
+def _warm_pass_seconds(model: nn.Module, images: Tensor, seconds: float) -> float:
+    """The fastest of the passes that fit into ``seconds``, or of the first one."""
+    end = time.perf_counter() + seconds
+    passes = [_pass_seconds(model, images)]
+    while time.perf_counter() < end and len(passes) < MOST_REPEATS:
+        passes.append(_pass_seconds(model, images))
+    return min(passes)
 
 
 def _pass_seconds(model: nn.Module, images: Tensor) -> float:

@@ -30,6 +30,7 @@ WITHOUT_EFFECT = (
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
+    "trainer.threads",
 )
 """Dotted names of the settings that are left out of every key, because they cannot change a result."""
 

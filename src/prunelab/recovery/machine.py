@@ -22,6 +22,7 @@ class Machine:
         devices: how many of them (or which, as a list).
         num_nodes: machines that train together.
         strategy: "auto" or "ddp".
+        threads: of each process on the CPU; None leaves it to torch.
         precision: "32-true", "16-mixed" or "bf16-mixed"; evaluation is always in float32.
         deterministic: True, False, or "warn" to use deterministic operators where there are some.
         channels_last: keep images and weights in channels-last order.
@@ -32,6 +33,7 @@ class Machine:
     devices: int | str | list[int] = 1
     num_nodes: int = 1
     strategy: str = "auto"
+    threads: int | None = None
     precision: str = "32-true"
     deterministic: bool | Literal["warn"] = "warn"
     channels_last: bool = False
@@ -55,6 +57,17 @@ class Machine:
             )
         except (MisconfigurationException, ValueError) as error:
             raise UserError(f"The settings under trainer cannot be used here: {error}") from error
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
+            raise UserError(
+                f"trainer.threads must be null or a whole number, at least 1, not {self.threads!r}."
+            )
+
+    def prepare_process(self) -> None:
+        """Give this process the threads that it may use."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
 
     @property
     def device(self) -> torch.device:
