@@ -20,6 +20,7 @@ from prunelab.methods.importance import (
 )
 from prunelab.methods.ladders import Allocation
 from prunelab.methods.scores import Scores
+from prunelab.methods.search import EagleEye
 
 __all__ = [
     "FPGM",
@@ -30,6 +31,7 @@ __all__ = [
     "Budget",
     "Calibration",
     "Criterion",
+    "EagleEye",
     "Entropy",
     "ImportancePruning",
     "L1Norm",

@@ -126,6 +126,11 @@ class PruningMethod(pl.Callback, ABC):
         return True
 
     @property
+    def reconstructs(self) -> bool:
+        """Whether ``reconstruct`` changes anything."""
+        return False
+
+    @property
     def reads_validation(self) -> bool:
         """Whether ``decide`` looks at images held out of training."""
         return False

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from torch import nn
 
 from prunelab.logging import Curves
-from prunelab.methods import Budget
+from prunelab.methods import Budget, PruningContext
 from prunelab.methods.ranks import from_first_rank, require_same
 from prunelab.records import Accuracy
 from prunelab.records.decision import Decision, RoundFolder, fingerprint
@@ -55,44 +55,61 @@ def prune_and_recover(setup: Setup, full: FullNetwork, folder: Path) -> Pruned:
     for number, step in enumerate(rounds, start=1):
         last = number == len(rounds)
         place = RoundFolder(folder / str(number))
-        decision = _decide(setup, network, step, None if number == 1 else full.graph, place)
+        context = _context(setup, network, step, None if number == 1 else full.graph)
+        decision = _decide(setup, context, place)
+        score_s += decision.seconds + _reconstruct(setup, context, decision.plan)
         difference = max(difference, _prune(setup, network, decision.plan, full.graph))
         if last:
             after_pruning = setup.task.test_accuracy(network)
         phase = "recovery" if last else f"round {number}"
         recovery_s += _recover(setup, network, step, place.path, phase)
-        score_s += decision.seconds
     plan = cast(PruningPlan, network.prunelab_plan)  # what all rounds did, in one
     return Pruned(network, plan, after_pruning, difference, score_s, recovery_s)
 
 
-def _decide(
-    setup: Setup, network: nn.Module, step: Round, full: ChannelGraph | None, place: RoundFolder
-) -> Decision:
-    """What to keep of ``network`` in this round; ``full`` is the structure it had before earlier rounds."""
-    weights = fingerprint(network)
-    if (decision := from_first_rank(lambda: place.decision(weights))) is not None:
-        return decision
+def _context(setup: Setup, network: nn.Module, step: Round, full: ChannelGraph | None) -> PruningContext:
+    """All that a method may look at in this round; ``full`` is the structure before earlier rounds."""
     task, method = setup.task, setup.method
-    pl.seed_everything(task.seed, workers=True, verbose=False)
-    start = time.perf_counter()
-    calibration = task.data.calibration_dataloader(method.images) if method.reads_images else None
-    network.to(task.machine.device)
-    context = method.context(
+    data = task.data
+    return method.context(
         network,
         task.example_input(),
-        calibration,
+        data.calibration_dataloader(method.images) if method.reads_images else None,
         device=task.machine.device,
         name=setup.names["model"],
+        budget=_budget(setup.budget, step.keep),
         reference=full,
         progress=is_first_rank(),
+        validation=data.validation_dataloader(method.validation_images) if method.reads_validation else None,
     )
-    plan = method.decide(replace(context, budget=_budget(setup.budget, step.keep)))
-    network.to("cpu")
+
+
+def _decide(setup: Setup, context: PruningContext, place: RoundFolder) -> Decision:
+    """What to keep of the network in this round."""
+    weights = fingerprint(context.model)
+    if (decision := from_first_rank(lambda: place.decision(weights))) is not None:
+        return decision
+    pl.seed_everything(setup.task.seed, workers=True, verbose=False)
+    start = time.perf_counter()
+    context.model.to(context.device)
+    plan = setup.method.decide(context)
+    context.model.to("cpu")
     require_same(plan.digest(), "The processes decided different plans, so they cannot train together.")
     decision = Decision(plan, weights, time.perf_counter() - start)
     from_first_rank(lambda: place.decide(decision))
     return decision
+
+
+def _reconstruct(setup: Setup, context: PruningContext, plan: PruningPlan) -> float:
+    """Let the method adjust the weights that stay; returns the seconds that it took."""
+    if not setup.method.reconstructs:
+        return 0.0
+    pl.seed_everything(setup.task.seed, workers=True, verbose=False)
+    start = time.perf_counter()
+    context.model.to(context.device)
+    setup.method.reconstruct(context, plan)
+    context.model.to("cpu")
+    return time.perf_counter() - start
 
 
 def _budget(final: Budget, keep: float) -> Budget:

@@ -1,0 +1,106 @@
+"""The widths that the groups of a network may take together, many rows at a time, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunelab.methods.context import PruningContext
+from prunelab.methods.ladders import allowed_widths
+from prunelab.methods.scores import Scores
+from prunelab.methods.steps import allowed_cost, full_cost
+from prunelab.structure import PruningPlan
+
+Widths = NDArray[np.int64]
+Rates = NDArray[np.float64]
+
+_HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class WidthSpace:
+    """All networks that the groups of a context allow, as rows of widths.
+
+    context: whose levels, floor, divisor and budget hold.
+    choices: for each group that may be pruned its allowed widths, widest first; others keep their size.
+    """
+
+    context: PruningContext
+    choices: Mapping[str, Widths]
+
+    @classmethod
+    def of(cls, context: PruningContext, scores: Scores) -> WidthSpace:
+        """The space over the groups of ``context`` that have scores: of others it is not known what to remove."""
+        full = {group.name: group.size for group in (context.reference or context.graph).groups}
+        floor, divisor = context.allocation.floor, context.allocation.divisor
+        choices = {}
+        for group in context.groups:
+            if group.name in scores.channels:
+                least = min(1.0, floor * full.get(group.name, group.size) / group.size)
+                choices[group.name] = allowed_widths(group.size, least, divisor)
+        return cls(context, choices)
+
+    @property
+    def dimensions(self) -> int:
+        """How many groups have a width to choose."""
+        return len(self.choices)
+
+    @property
+    def target(self) -> float:
+        """The most that a network may cost."""
+        return allowed_cost(self.context.reference or self.context.graph, self.context.budget)
+
+    @property
+    def scale(self) -> float:
+        """The cost of the whole full network, that budgets are fractions of."""
+        return full_cost(self.context.reference or self.context.graph, self.context.budget.resource)
+
+    def widths(self, rates: Rates) -> Widths:
+        """The widths (B, groups of the graph) that remove these fractions (B, dimensions) of the channels.
+
+        Rounded to the nearest allowed width, the wider of two.
+        """
+        groups = self.context.graph.groups
+        rows = np.tile(np.array([group.size for group in groups], dtype=np.int64), (len(rates), 1))
+        columns = {group.name: column for column, group in enumerate(groups)}
+        for rate, (name, allowed) in zip(rates.T, self.choices.items(), strict=True):
+            wanted = allowed[0] * (1 - rate)
+            halfway = (allowed[:-1] + allowed[1:]) / 2  # falling, one for each step down
+            rows[:, columns[name]] = allowed[(wanted[:, None] < halfway).sum(axis=1)]
+        return rows
+
+    def costs(self, widths: Widths) -> NDArray[np.float64]:
+        """What each row (B, groups of the graph) costs, in the budget's resource."""
+        return self.context.graph.cost.of(self.context.budget.resource, widths)
+
+    def shrunk_to_budget(self, rates: Rates) -> Widths:
+        """The widths (B', groups) of these strategies once each row of rates is multiplied by the smallest number
+        that meets the budget; rows that cannot meet it so are left out."""
+        enough = 1 / np.maximum(rates.min(axis=1), 1e-3)  # as small as it gets
+        meets = self.costs(self.widths(self._scaled(rates, enough))) <= self.target
+        rates, enough = rates[meets], enough[meets]
+        too_little = np.zeros(len(rates))
+        for _ in range(_HALVINGS):
+            middle = (too_little + enough) / 2
+            fits = self.costs(self.widths(self._scaled(rates, middle))) <= self.target
+            enough, too_little = np.where(fits, middle, enough), np.where(fits, too_little, middle)
+        return self.widths(self._scaled(rates, enough))
+
+    def plan(self, widths: Sequence[int] | Widths, scores: Scores) -> PruningPlan:
+        """Of each group the channels of highest score, as many as ``widths`` (groups of the graph,) says."""
+        graph = self.context.graph
+        kept = {
+            group.name: np.sort(
+                np.argsort(-scores.channels[group.name], kind="stable")[: int(width)]
+            ).tolist()
+            for group, width in zip(graph.groups, widths, strict=True)
+            if group.name in self.choices
+        }
+        return graph.plan(kept, ())
+
+    @staticmethod
+    def _scaled(rates: Rates, factors: Rates) -> Rates:
+        return np.minimum(rates * factors[:, None], 1.0)
