@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Calibration,
         Criterion,
         Entropy,
+        HRank,
         ImportancePruning,
         L1Norm,
         L2Norm,
@@ -44,6 +45,7 @@ _HOMES = {
         "save",
     ),
     "prunelab.methods": (
+        "HRank",
         "SCSP",
         "APoZ",
         "BNGamma",
@@ -83,6 +85,7 @@ __all__ = [
     "CostModel",
     "Criterion",
     "Entropy",
+    "HRank",
     "ImportancePruning",
     "L1Norm",
     "L2Norm",

@@ -5,6 +5,7 @@ from prunelab.methods.importance.base import Criterion
 from prunelab.methods.importance.bn_gamma import BNGamma
 from prunelab.methods.importance.entropy import Entropy
 from prunelab.methods.importance.fpgm import FPGM
+from prunelab.methods.importance.hrank import HRank
 from prunelab.methods.importance.l1 import L1Norm
 from prunelab.methods.importance.l2 import L2Norm
 from prunelab.methods.importance.pruning import ImportancePruning
@@ -19,6 +20,7 @@ __all__ = [
     "BNGamma",
     "Criterion",
     "Entropy",
+    "HRank",
     "ImportancePruning",
     "L1Norm",
     "L2Norm",

@@ -9,7 +9,7 @@ after normalisation and activation function, before pooling. A block is judged b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,20 +28,30 @@ from prunelab.methods.untouched import untouched
 from prunelab.structure import Tap, channels_first, observe
 
 Values = Mapping[Tap, np.ndarray]
-"""For each tap its statistic, one value per channel: float64 (width,)."""
+"""For each tap its statistic: float64, one value per channel (width,) unless the criterion says otherwise."""
+
+Shape = Literal["positions", "maps"]
+Shaped = Callable[[Tensor, int], Tensor]
 
 
-def measure(context: PruningContext, statistic: Callable[[int], Metric], gradients: bool = False) -> Values:
+def measure(
+    context: PruningContext,
+    statistic: Callable[[int], Metric],
+    gradients: bool = False,
+    shape: Shape = "positions",
+) -> Values:
     """Run the calibration images through the network once and give the statistic of every tap.
 
-    ``statistic(width)`` makes the metric of one tap. It is updated with activations (N, width, positions)
-    and, if ``gradients``, with the gradient of each image's own loss with respect to them, of the same shape.
+    ``statistic(width)`` makes the metric of one tap. It is updated with activations (N, width, positions), or
+    with maps (N, width, H, W), as ``shape`` says, and, if ``gradients``, with the gradient of each image's
+    own loss with respect to them, of the same shape.
 
     Raises:
         UserError: there are no calibration images.
     """
     metrics = {tap: statistic(tap.width).to(context.device) for tap in _taps(context)}
-    images = together(lambda: _one_pass(context, metrics, gradients))
+    shaped = _positions_last if shape == "positions" else _maps
+    images = together(lambda: _one_pass(context, metrics, shaped, gradients))
     if sum(gather(images)) == 0:
         raise UserError("The calibration loader holds no images to score with.")
     return {tap: metric.compute().cpu().double().numpy() for tap, metric in metrics.items()}
@@ -70,66 +80,8 @@ def score_taps(
     return Scores(channels, blocks)
 
 
-def _taps(context: PruningContext) -> list[Tap]:
-    taps = {found.tap for group in context.groups for found in group.taps}
-    taps |= {block.branch for block in context.blocks if block.branch}
-    return sorted(taps, key=lambda tap: (tap.module, tap.call, tap.dim))
-
-
-def _one_pass(context: PruningContext, metrics: Mapping[Tap, Metric], gradients: bool) -> int:
-    """Update the metrics with this rank's images; how many there were."""
-    seen = 0
-    for tap, metric in metrics.items():  # a rank without a batch must have states to reduce, too
-        nothing = torch.zeros(0, tap.width, 1, device=context.device)
-        metric.update(*((nothing, nothing) if gradients else (nothing,)))
-    observers = {tap: _observer(metric, gradients) for tap, metric in metrics.items()}
-    with (
-        untouched(context.model, context.device, context.seed),
-        observe(context.model, observers),
-        torch.set_grad_enabled(gradients),
-    ):
-        for images, targets in _with_progress(context):
-            # Parameters need no gradient here: activations get theirs because the images ask for one.
-            outputs = context.model(images.detach().requires_grad_(gradients))
-            if gradients:
-                (_loss(context, outputs, targets) * len(images)).backward()
-            seen += len(images)
-    return seen
-
-
-def _observer(metric: Metric, gradients: bool) -> Callable[[Tensor, int], None]:
-    def read(tensor: Tensor, dim: int) -> None:
-        metric.update(_positions_last(tensor, dim))
-
-    def read_with_gradient(tensor: Tensor, dim: int) -> None:
-        # Copied, since the network may go on to change the tensor in place (out += shortcut).
-        activation = _positions_last(tensor.detach().clone(), dim)
-        if tensor.requires_grad:
-            tensor.register_hook(lambda gradient: metric.update(activation, _positions_last(gradient, dim)))
-        else:
-            metric.update(activation, torch.zeros_like(activation))
-
-    return read_with_gradient if gradients else read
-
-
-def _positions_last(tensor: Tensor, dim: int) -> Tensor:
-    """(N, C, positions)"""
-    channels = channels_first(tensor, dim)
-    return channels.reshape(*channels.shape[:2], -1)
-
-
-def _loss(context: PruningContext, outputs: Tensor, targets: Any) -> Tensor:
-    if targets is None:
-        raise UserError("This criterion needs targets, but the calibration batches hold images alone.")
-    loss = context.loss(outputs, targets)
-    if loss.dim() != 0:
-        raise UserError(
-            f"loss= must give one number, the mean over the images; it gave shape {tuple(loss.shape)}."
-        )
-    return loss
-
-
-def _with_progress(context: PruningContext) -> Iterator[Batch]:
+def calibration_batches(context: PruningContext) -> Iterator[Batch]:
+    """The (images, targets) of this rank, with a progress bar if the context asks for one."""
     calibration = context.images()
     bar = Progress(
         TextColumn("{task.description:<10}"),
@@ -147,3 +99,68 @@ def _with_progress(context: PruningContext) -> Iterator[Batch]:
         bar.update(
             task, total=bar.tasks[task].completed
         )  # the loader may hold fewer images than were asked for
+
+
+def _taps(context: PruningContext) -> list[Tap]:
+    taps = {found.tap for group in context.groups for found in group.taps}
+    taps |= {block.branch for block in context.blocks if block.branch}
+    return sorted(taps, key=lambda tap: (tap.module, tap.call, tap.dim))
+
+
+def _one_pass(context: PruningContext, metrics: Mapping[Tap, Metric], shaped: Shaped, gradients: bool) -> int:
+    """Update the metrics with this rank's images; how many there were."""
+    seen = 0
+    for tap, metric in metrics.items():  # a rank without a batch must have states to reduce, too
+        nothing = shaped(torch.zeros(1, tap.width, 1, device=context.device), 1)[:0]
+        metric.update(*((nothing, nothing) if gradients else (nothing,)))
+    observers = {tap: _observer(metric, shaped, gradients) for tap, metric in metrics.items()}
+    with (
+        untouched(context.model, context.device, context.seed),
+        observe(context.model, observers),
+        torch.set_grad_enabled(gradients),
+    ):
+        for images, targets in calibration_batches(context):
+            # Parameters need no gradient here: activations get theirs because the images ask for one.
+            outputs = context.model(images.detach().requires_grad_(gradients))
+            if gradients:
+                (_loss(context, outputs, targets) * len(images)).backward()
+            seen += len(images)
+    return seen
+
+
+def _observer(metric: Metric, shaped: Shaped, gradients: bool) -> Callable[[Tensor, int], None]:
+    def read(tensor: Tensor, dim: int) -> None:
+        metric.update(shaped(tensor, dim))
+
+    def read_with_gradient(tensor: Tensor, dim: int) -> None:
+        # Copied, since the network may go on to change the tensor in place (out += shortcut).
+        activation = shaped(tensor.detach().clone(), dim)
+        if tensor.requires_grad:
+            tensor.register_hook(lambda gradient: metric.update(activation, shaped(gradient, dim)))
+        else:
+            metric.update(activation, torch.zeros_like(activation))
+
+    return read_with_gradient if gradients else read
+
+
+def _positions_last(tensor: Tensor, dim: int) -> Tensor:
+    """(N, C, positions)"""
+    channels = channels_first(tensor, dim)
+    return channels.reshape(*channels.shape[:2], -1)
+
+
+def _maps(tensor: Tensor, dim: int) -> Tensor:
+    """(N, C, H, W); what has no two spatial dimensions is one row."""
+    channels = channels_first(tensor, dim)
+    return channels if channels.dim() == 4 else channels.reshape(*channels.shape[:2], 1, -1)
+
+
+def _loss(context: PruningContext, outputs: Tensor, targets: Any) -> Tensor:
+    if targets is None:
+        raise UserError("This criterion needs targets, but the calibration batches hold images alone.")
+    loss = context.loss(outputs, targets)
+    if loss.dim() != 0:
+        raise UserError(
+            f"loss= must give one number, the mean over the images; it gave shape {tuple(loss.shape)}."
+        )
+    return loss

@@ -1,0 +1,93 @@
+"""HRank against one ``matrix_rank`` per map, and on maps whose rank is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunelab.methods import Budget, HRank, ImportancePruning, PruningContext
+from prunelab.methods.importance.hrank import MeanRank, matrix_ranks
+
+MakeContext = Callable[..., PruningContext]
+
+
+def test_ranks_by_hand() -> None:
+    maps = torch.zeros(6, 4, 4)
+    maps[1] = torch.eye(4)
+    maps[2, 1] = torch.tensor([1.0, 2.0, 3.0, 4.0])  # a single row
+    maps[3] = 1.0  # all rows equal
+    maps[4] = torch.outer(torch.arange(4.0), torch.ones(4))
+    maps[4, 0, 0] = 1.0
+    maps[5] = torch.diag(torch.tensor([1.0, 1e-6, 1e-7, 1e-8]))  # the tolerance is 4.8e-7
+    assert matrix_ranks(maps).tolist() == [0, 4, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (4, 7), (9, 5), (1, 6), (1, 1), (32, 32)])
+def test_ranks_equal_one_call_per_map(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    full = torch.randn(12, *shape, generator=generator)
+    thin = torch.randn(12, shape[0], 1, generator=generator) @ torch.randn(
+        12, 1, shape[1], generator=generator
+    )
+    sparse = functional.relu(torch.randn(12, *shape, generator=generator) - 1.5)
+    repeated = functional.relu(full).clone()
+    repeated[:, -1] = repeated[:, 0]
+    for maps in (full, thin, sparse, functional.relu(full), functional.relu(thin), repeated, 1e-20 * full):
+        expected = [int(torch.linalg.matrix_rank(matrix)) for matrix in maps]
+        assert matrix_ranks(maps).tolist() == expected
+
+
+def test_scores_equal_the_plain_definition(
+    plain: nn.Module, batches: Any, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = HRank().score(make_context(HRank(), plain)).channels
+    maps: list[Tensor] = []
+    relu = functional.relu
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(functional, "relu", lambda tensor: maps.append(relu(tensor)) or maps[-1])
+        plain(torch.cat([images for images, _ in batches]))
+    for name, found in zip(["conv1", "conv2"], maps, strict=True):
+        expected = [
+            np.mean([int(torch.linalg.matrix_rank(image[channel])) for image in found])
+            for channel in range(found.shape[1])
+        ]
+        np.testing.assert_allclose(scores[name], expected)
+
+
+def test_a_dead_channel_has_rank_zero_and_a_constant_one_rank_one(
+    plain: nn.Module, make_context: MakeContext
+) -> None:
+    plain.norm1.weight.data[:2] = 0
+    plain.norm1.bias.data[:2] = torch.tensor([-1.0, 1.0])
+    scores = HRank().score(make_context(HRank(), plain)).channels["conv1"]
+    assert scores[:2].tolist() == [0, 1] and (scores[2:] > 1).all()
+
+
+def test_of_channels_that_tie_the_first_stay(plain: nn.Module, make_context: MakeContext) -> None:
+    plain.norm1.weight.data.zero_()
+    plain.norm1.bias.data.fill_(1.0)  # every map of conv1 is constant
+    plan_context = make_context(HRank(), plain, allocation="uniform")
+    plan = ImportancePruning(HRank(), Budget(flops=0.5), allocation="uniform").decide(plan_context)
+    kept = plan.kept["conv1"]
+    assert kept == tuple(range(len(kept)))
+
+
+def test_large_inputs_are_decomposed_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    activations = functional.relu(torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(0)))
+    at_once, in_pieces = MeanRank(3), MeanRank(3)
+    at_once.update(activations)
+    monkeypatch.setattr("prunelab.methods.importance.hrank._VALUES_AT_ONCE", 80)  # two maps
+    in_pieces.update(activations)
+    assert torch.equal(at_once.compute(), in_pieces.compute())
+
+
+def test_every_level_is_scored(residual: nn.Module, make_context: MakeContext) -> None:
+    scores = HRank().score(make_context(HRank(), residual, levels=["filter", "stage", "block"]))
+    assert len(scores.channels) == 4 and len(scores.blocks) == 3
+    assert all(0 < score <= 5 for score in scores.blocks.values())  # maps are 5x5
