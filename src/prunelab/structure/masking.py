@@ -14,15 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 from prunelab.structure.blocks import find_blocks
 from prunelab.structure.calls import Call
 from prunelab.structure.ids import Ids
-from prunelab.structure.network import Network, arguments
+from prunelab.structure.network import Network, arguments, one_image
+from prunelab.structure.outputs import tensors_in
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery import call_with, named_tensors
-from prunelab.structure.trace import Marked, Trace, Tracer, evaluating, run
+from prunelab.structure.trace import Marked, Trace, Tracer, run
+from prunelab.structure.traceless import evaluating
 
 # Which argument of a contraction is read, and along which dimension.
 _READS = {
@@ -58,9 +60,7 @@ def check(original: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Any
 
 def masked_forward(model: nn.Module, plan: PruningPlan, images: Any) -> Any:
     """The output of the full ``model`` with everything that ``plan`` removes masked (float64, evaluation mode)."""
-    network = Network(
-        model, tree_map(lambda value: value[:1] if isinstance(value, Tensor) else value, images)
-    )
+    network = Network(model, one_image(images))
     additions = _dropped_additions(plan, network.trace())
     args, kwargs = arguments(_as_double(images))
     tensors = _as_double(named_tensors(model))
@@ -159,6 +159,4 @@ def _as_double(values: Any) -> Any:
 
 
 def _floating(out: Any) -> list[Tensor]:
-    return [
-        value for value in tree_flatten(out)[0] if isinstance(value, Tensor) and value.is_floating_point()
-    ]
+    return [value for value in tensors_in(out) if value.is_floating_point()]

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 from prunelab.errors import UserError
+from prunelab.structure.decisions import Decisions
+from prunelab.structure.outputs import tensors_in
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery import call_with, named_tensors, trial
 from prunelab.structure.trace import Trace, Tracer, run
@@ -27,6 +29,7 @@ class Network:
         self.images = _images(example_input)
         self.kernels = kernels(model)
         self.carry: dict[int, int] = {}
+        self.decided: list[tuple[str, Any]] = []
         self.meta = True
         self._use_meta()
 
@@ -45,10 +48,14 @@ class Network:
         """Trace the full network; views that split channels are tried in another way if they freeze them."""
         try:
             trace = self._run({})
+        except UserError:
+            raise
         except Exception as meta_error:
             self._use_own_device()
             try:
                 trace = self._run({})
+            except UserError:
+                raise
             except Exception as error:
                 raise UserError(
                     f"the network {type(self.model).__name__} cannot run on an input of shape "
@@ -63,17 +70,22 @@ class Network:
     def trace_pruned(self, plan: PruningPlan) -> tuple[Trace, str | None]:
         """Trace the network as ``plan`` would leave it; the second value names the call that failed, if one did."""
         with trial(self.model, plan, self.stand_ins) as tensors:
-            tracer = self._tracer(tensors, self.carry)
+            tracer = self._tracer(tensors, self.carry, Decisions(self.decided))
             try:
                 return self._under(tracer, tensors), None
             except Exception:  # whatever a program raises when a width is not what it expects
                 return tracer.trace, tracer.calls.function
 
     def _run(self, carry: Mapping[int, int]) -> Trace:
-        return self._under(self._tracer(self.stand_ins, carry), self.stand_ins)
+        tracer = self._tracer(self.stand_ins, carry, Decisions())
+        trace = self._under(tracer, self.stand_ins)
+        self.decided = tracer.decisions.made
+        return trace
 
-    def _tracer(self, tensors: dict[str, Tensor], carry: Mapping[int, int]) -> Tracer:
-        return Tracer(tensors.items(), lambda name: self.tensors[name], carry, self.kernels)
+    def _tracer(
+        self, tensors: dict[str, Tensor], carry: Mapping[int, int], decisions: Decisions
+    ) -> Tracer:
+        return Tracer(tensors.items(), lambda name: self.tensors[name], carry, self.kernels, decisions)
 
     def _under(self, tracer: Tracer, tensors: dict[str, Tensor]) -> Trace:
         args, kwargs = self.args, self.kwargs
@@ -126,9 +138,22 @@ def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example_input,), {}
 
 
+def one_image(example_input: Any) -> Any:
+    """The first image of a batch; inputs that are wrapped in lists or the like stay whole."""
+    args, kwargs = arguments(example_input)
+    inputs = (*args, *kwargs.values())
+    if any(tensors_in(value) and not isinstance(value, Tensor) for value in inputs):
+        return example_input
+    return tree_map(lambda value: value[:1] if isinstance(value, Tensor) else value, example_input)
+
+
 def _images(example_input: Any) -> int:
-    """The batch size: the length of the first input."""
-    tensors = [value for value in tree_flatten(arguments(example_input))[0] if isinstance(value, Tensor)]
+    """The batch size: the length of the first input, or of a list of images (C, H, W)."""
+    args, kwargs = arguments(example_input)
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, list | tuple) and value and all(_is_image(each) for each in value):
+            return len(value)
+    tensors = tensors_in((args, kwargs))
     if not tensors:
         raise UserError("the example input holds no tensor; give a batch such as torch.zeros(1, 3, 32, 32)")
     if tensors[0].dim() < 2 or 0 in tensors[0].shape:
@@ -139,9 +164,12 @@ def _images(example_input: Any) -> int:
     return int(tensors[0].shape[0])
 
 
+def _is_image(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 3 and value.is_floating_point() and value.numel() > 0
+
+
 def _shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    values = tree_flatten((args, kwargs))[0]
-    return ", ".join("x".join(map(str, value.shape)) for value in values if isinstance(value, Tensor))
+    return ", ".join("x".join(map(str, value.shape)) for value in tensors_in((args, kwargs)))
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from prunelab.errors import UserError
 from prunelab.structure.plan import Cut, PruningPlan
+from prunelab.structure.traceless import forget_caches
 
 _LEAVES = {"identity": lambda x: x, "relu": torch.relu, "relu6": nn.functional.relu6}
 
@@ -47,6 +48,7 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
     """
     tensors = named_tensors(model)
     by_tensor = checked_cuts(model, plan, tensors)
+    forget_caches(model)
     drop_blocks(model, plan)
     states = _states(optimizer)
     done: set[int] = set()

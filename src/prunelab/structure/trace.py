@@ -7,8 +7,7 @@ tensor of the run can be found again in a later run (see ``prunelab.structure.ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,10 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakIdKeyDictionary
 
 from prunelab.structure.calls import Call, Calls, following
+from prunelab.structure.decisions import Decisions, depends_on_data
 from prunelab.structure.ids import ChannelIds, Ids
+from prunelab.structure.outputs import tensors_in
+from prunelab.structure.traceless import evaluating
 
 Dims = list[Ids | None]
 
@@ -145,7 +147,8 @@ class Tracer(TorchDispatchMode):
 
     ``tensors`` maps each parameter and buffer (the objects that the run will use) to its name; ``values`` gives
     the real content of integer buffers. ``carry`` says, for the n-th view that splits a channel dimension, how
-    many places from the right the part that carries the channels stands (0 is the last).
+    many places from the right the part that carries the channels stands (0 is the last). ``decisions`` may repeat
+    what an earlier run decided from its data.
     """
 
     def __init__(
@@ -154,11 +157,13 @@ class Tracer(TorchDispatchMode):
         values: Callable[[str], Tensor],
         carry: Mapping[int, int] | None = None,
         kernels: Collection[str] = (),
+        decisions: Decisions | None = None,
     ) -> None:
         super().__init__()
         self.trace = Trace()
         self.values = values
         self.carry = dict(carry or {})
+        self.decisions = decisions or Decisions()
         self.claims: list[Claim] = []
         self.calls = Calls(self._returned)
         self.kind = ""
@@ -214,15 +219,19 @@ class Tracer(TorchDispatchMode):
         args, kwargs = self.before(func, args, kwargs)
         flat, _ = tree_flatten((args, kwargs))
         inputs = tuple(self.marked(value) for value in flat if isinstance(value, Tensor))
-        out = func(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        activation = name != "lift_fresh" and any(marked.activation for marked in inputs)  # torch.tensor(2.0): no
+        if activation and depends_on_data(func, name, args):
+            out = self.decisions(func, name, args, kwargs)
+        else:
+            out = func(*args, **kwargs)
         outputs = [value for value in tree_flatten(out)[0] if isinstance(value, Tensor)]
         self.claims, self.kind = [], "other"
-        name = func.overloadpacket.__name__
         made = rule_for(func)(self, name, args, kwargs, inputs, outputs)
         for tensor, marked in zip(outputs, made, strict=True):
             marked.op, marked.kind, marked.parents = name, self.kind, inputs
             marked.made_in = self.calls.current
-            marked.activation = any(parent.activation for parent in inputs)
+            marked.activation = activation
             self._marked[tensor] = marked
         step = Step(name, self.calls.current, inputs, tuple(made), tuple(self.claims))
         self.trace.steps.append(step)
@@ -236,19 +245,6 @@ class Tracer(TorchDispatchMode):
         marked = self._marked.get(out) if isinstance(out, Tensor) else None
         if marked is not None and marked.call is None:
             marked.call = call
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own training flag restored after."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[Trace, Any]:
@@ -272,9 +268,8 @@ def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[T
     ):
         out = forward()
     trace = tracer.trace
-    for value in tree_flatten(out)[0]:
-        if isinstance(value, Tensor):
-            marked = tracer.marked(value)
-            for ids in (*marked.dims, *marked.statistics):
-                trace.ids.freeze(ids, "output of the network")
+    for value in tensors_in(out):
+        marked = tracer.marked(value)
+        for ids in (*marked.dims, *marked.statistics):
+            trace.ids.freeze(ids, "output of the network")
     return trace, out

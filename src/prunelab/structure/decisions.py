@@ -1,0 +1,70 @@
+"""What a network decides from its data: which boxes survive, which branch is taken.
+
+The trial of a pruned network computes other numbers than the full network, so it would keep other boxes and nothing
+after them could be compared. It therefore takes the decisions of the full run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_TAGS = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)
+_UNTAGGED = {"nms", "is_nonzero"}
+
+
+@dataclass
+class Decisions:
+    """Runs the operators whose outcome (a size, a number, a branch) depends on data, and notes what came out.
+
+    With ``repeated``, the notes of an earlier run, the n-th of them gives what it gave there.
+    """
+
+    repeated: Sequence[tuple[str, Any]] = ()
+    made: list[tuple[str, Any]] = field(default_factory=list)
+
+    def __call__(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
+        """``func(*args, **kwargs)``, or its earlier outcome."""
+        if name == "index":  # it may carry channels: the mask is repeated, not the outcome
+            chosen = [self._noted(name, chooser) if _is_mask(chooser) else chooser for chooser in args[1]]
+            return func(args[0], chosen, *args[2:], **kwargs)
+        earlier = self._earlier(name)
+        out = func(*args, **kwargs) if earlier is None else earlier
+        self.made.append((name, out))
+        return out
+
+    def _noted(self, name: str, mask: Tensor) -> Tensor:
+        earlier = self._earlier(name)
+        if earlier is not None and earlier.shape == mask.shape:
+            mask = earlier
+        self.made.append((name, mask))
+        return mask
+
+    def _earlier(self, name: str) -> Any:
+        """The outcome at this place of the earlier run, if that run made the same decision there."""
+        place = len(self.made)
+        if place < len(self.repeated) and self.repeated[place][0] == name:
+            return _copied(self.repeated[place][1])
+        return None
+
+
+def depends_on_data(func: Any, name: str, args: Any) -> bool:
+    """Whether the outcome's size or the value that Python sees depends on the content of the inputs."""
+    if name == "index":
+        return any(_is_mask(chooser) for chooser in args[1])
+    return name in _UNTAGGED or any(tag in func.tags for tag in _TAGS)
+
+
+def _is_mask(chooser: Any) -> bool:
+    return isinstance(chooser, Tensor) and chooser.dtype in (torch.bool, torch.uint8)
+
+
+def _copied(out: Any) -> Any:
+    """A fresh tensor each time: what follows may write into it."""
+    if isinstance(out, Tensor):
+        return out.clone()
+    return type(out)(_copied(part) for part in out) if isinstance(out, tuple | list) else out
