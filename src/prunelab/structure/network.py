@@ -82,9 +82,7 @@ class Network:
         self.decided = tracer.decisions.made
         return trace
 
-    def _tracer(
-        self, tensors: dict[str, Tensor], carry: Mapping[int, int], decisions: Decisions
-    ) -> Tracer:
+    def _tracer(self, tensors: dict[str, Tensor], carry: Mapping[int, int], decisions: Decisions) -> Tracer:
         return Tracer(tensors.items(), lambda name: self.tensors[name], carry, self.kernels, decisions)
 
     def _under(self, tracer: Tracer, tensors: dict[str, Tensor]) -> Trace:

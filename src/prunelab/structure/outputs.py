@@ -41,10 +41,10 @@ def _parts(value: Any) -> Iterable[Any]:
         return [*value.values(), *_attributes(value)]
     if isinstance(value, list | tuple | Set):
         return [*value, *_attributes(value)]
-    if callable(value) and not _attributes(value) or not (hasattr(value, "__dict__") or _slots(value)):
+    if (callable(value) and not _attributes(value)) or not (hasattr(value, "__dict__") or _slots(value)):
         raise UserError(
-            f"the network returns a {type(value).__name__}, into which prunelab cannot look for tensors. Wrap the network "
-            "so that it returns tensors in lists, dicts or data classes."
+            f"the network returns a {type(value).__name__}, into which prunelab cannot look for tensors. Wrap the "
+            "network so that it returns tensors in lists, dicts or data classes."
         )
     return _attributes(value)
 

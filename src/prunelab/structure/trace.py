@@ -220,7 +220,8 @@ class Tracer(TorchDispatchMode):
         flat, _ = tree_flatten((args, kwargs))
         inputs = tuple(self.marked(value) for value in flat if isinstance(value, Tensor))
         name = func.overloadpacket.__name__
-        activation = name != "lift_fresh" and any(marked.activation for marked in inputs)  # torch.tensor(2.0): no
+        written_out = name == "lift_fresh"  # torch.tensor(2.0)
+        activation = not written_out and any(marked.activation for marked in inputs)
         if activation and depends_on_data(func, name, args):
             out = self.decisions(func, name, args, kwargs)
         else:
