@@ -18,8 +18,8 @@ from prunelab.structure.trace import Trace
 class _Sum:
     """sum over terms of coefficient x product of dimension widths x (enclosing blocks alive).
 
-    ``factors`` (terms, F) are indices of dimensions; dimension 0 is the constant 1. ``block`` is the innermost
-    enclosing block of each term, or -1.
+    ``factors`` (terms, F) are indices of dimensions; dimension 0 is the constant 1. ``block`` is the column of
+    ``alive`` that each term needs.
     """
 
     coefficients: NDArray[np.float64]
@@ -27,7 +27,7 @@ class _Sum:
     block: NDArray[np.int64]
 
     def __call__(self, dimensions: NDArray[np.float64], alive: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``dimensions`` (B, D), ``alive`` (B, blocks + 1; the last column is 1) -> (B,)."""
+        """``dimensions`` (B, D), ``alive`` (B, columns; see ``CostModel._living``) -> (B,)."""
         product = dimensions[:, self.factors[:, 0]]
         for column in range(1, self.factors.shape[1]):
             product = product * dimensions[:, self.factors[:, column]]
@@ -60,7 +60,9 @@ class CostModel:
         biases: _Sum,
         parameters: _Sum,
         images: int,
+        homes: Sequence[tuple[int, ...]],
     ) -> None:
+        self._homes = tuple(homes)  # blocks that share a parameter: it is there while one of them is
         self.full = full
         self._groups = tuple(groups)
         self._blocks = tuple(blocks)
@@ -118,9 +120,9 @@ class CostModel:
         return round(float(total[0])) if single else total
 
     def _living(self, alive: object, rows: int) -> NDArray[np.float64]:
-        """A block is alive if it and every block around it are kept; the last column stands for 'no block'."""
+        """Columns: each block (alive if it and every block around it are kept), 'no block', sets of blocks (any)."""
         count = len(self._blocks)
-        living = np.ones((rows, count + 1))
+        living = np.ones((rows, count + 1 + len(self._homes)))
         if alive is not None:
             living[:, :count] = np.atleast_2d(np.asarray(alive, dtype=np.float64))
             for block in range(count):
@@ -128,6 +130,8 @@ class CostModel:
                 while parent >= 0:
                     living[:, block] *= living[:, parent]
                     parent = self._parents[parent]
+            for number, home in enumerate(self._homes):
+                living[:, count + 1 + number] = living[:, list(home)].max(axis=1)
         return living
 
     def _of_plan(self, plan: PruningPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -174,7 +178,7 @@ def cost_model(
         return _Sum(
             np.array([coefficient for coefficient, _, _ in terms], dtype=np.float64),
             table,
-            np.array([block for _, _, block in terms], dtype=np.int64),
+            np.array([len(order) if block < 0 else block for _, _, block in terms], dtype=np.int64),
         )
 
     operations = summed([(t.coefficient, t.factors, running(t.modules)) for t in trace.terms if not t.bias])
@@ -183,16 +187,24 @@ def cost_model(
     for origin in trace.ids.origins:
         born.setdefault(origin.tensor, {})[origin.dim] = origin.ids
     counted = []
+    homes: dict[tuple[int, ...], int] = {}
     for name, shape in parameters.items():
         factors = list(born.get(name, {}).values())
-        inside = {innermost(alias.rpartition(".")[0]) for alias in aliases[name]}
+        inside = sorted({innermost(alias.rpartition(".")[0]) for alias in aliases[name]})
+        if len(inside) == 1:
+            place = inside[0]
+        elif inside[0] < 0:  # also used outside of blocks
+            place = -1
+        else:
+            homes.setdefault(tuple(inside), len(order) + 1 + len(homes))
+            place = homes[tuple(inside)]
         rest = float(np.prod(shape)) / float(np.prod([ids.size for ids in factors]))
-        counted.append((rest, factors, inside.pop() if len(inside) == 1 else -1))
+        counted.append((rest, factors, place))
     weights = summed(counted)
     multiplicity, constant = forms.matrices()
     return CostModel(
         np.array(sizes, dtype=np.int64), names, order, parents, multiplicity, constant,
-        operations, biases, weights, images,
+        operations, biases, weights, images, list(homes),
     )  # fmt: skip
 
 
@@ -201,6 +213,7 @@ class _Forms:
 
     def __init__(self, components: Components, group_of: NDArray[np.int64], groups: int) -> None:
         self._components, self._group_of, self._groups = components, group_of, groups
+        self._sizes = np.bincount(group_of[group_of >= 0], minlength=groups).astype(np.float64)
         self._numbers: dict[bytes, int] = {}
         self._rows: list[NDArray[np.float64]] = []
         self._add(np.zeros(groups), 1.0)
@@ -217,12 +230,7 @@ class _Forms:
         groups = self._group_of[self._components.label[ids]]
         counts = np.bincount(groups[groups >= 0], minlength=self._groups).astype(np.float64)
         constant = float((groups < 0).sum())
-        sizes = self._sizes()
-        return self._add(np.divide(counts, sizes, out=np.zeros_like(counts), where=sizes > 0), constant)
-
-    def _sizes(self) -> NDArray[np.float64]:
-        owned = self._group_of[self._group_of >= 0]
-        return np.bincount(owned, minlength=self._groups).astype(np.float64)
+        return self._add(counts / np.maximum(self._sizes, 1.0), constant)
 
     def matrices(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Multiplicities (forms, groups) and constants (forms,)."""

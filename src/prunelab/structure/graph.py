@@ -69,15 +69,17 @@ class ChannelGraph:
 
 
 def _valid(group: ChannelGroup, indices: Sequence[int]) -> tuple[int, ...]:
-    ordered = tuple(sorted(int(index) for index in indices))
+    chosen = list(indices)
+    wrong = [index for index in chosen if index != int(index) or not 0 <= index < group.size]
+    if wrong:
+        raise UserError(
+            f"group {group.name} has channels 0 to {group.size - 1}; {wrong[0]} is not one of them"
+        )
+    ordered = tuple(sorted(int(index) for index in chosen))
     if not ordered:
         raise UserError(f"group {group.name}: at least one channel must be kept")
     if len(set(ordered)) != len(ordered):
         raise UserError(f"group {group.name}: a channel is named twice among those to keep")
-    if ordered[0] < 0 or ordered[-1] >= group.size:
-        raise UserError(
-            f"group {group.name} has channels 0 to {group.size - 1}; {ordered[-1]} is not one of them"
-        )
     return ordered
 
 
@@ -92,6 +94,7 @@ class _Resolver:
     blocks: tuple[ResidualBlock, ...]
     links: tuple[Link, ...]
     aliases: Mapping[str, tuple[str, ...]]
+    convolutions: frozenset[str]
 
     def __call__(self, kept: Mapping[str, tuple[int, ...]], dropped: tuple[str, ...]) -> PruningPlan:
         gone = np.zeros(self.components.count, dtype=np.bool_)
@@ -135,6 +138,10 @@ class _Resolver:
 
     def _attributes(self, removed: NDArray[np.bool_], inside: tuple[str, ...]) -> dict[str, dict[str, int]]:
         attributes: dict[str, dict[str, int]] = {}
+        for module, (ids, multiplier) in self.trace.depthwise.items():
+            left = int((~removed[ids]).sum())
+            if left != ids.size and not f"{module}.".startswith(inside) and module in self.convolutions:
+                attributes[module] = {"groups": left // multiplier}
         for link in self.links:
             left = int((~removed[link.ids]).sum())
             if left != link.ids.size and not f"{link.module}.".startswith(inside):
@@ -176,7 +183,9 @@ def analyze(model: nn.Module, example_input: Any) -> ChannelGraph:
         network.images,
     )
     frozen = tuple(group for group in parts.groups if group.frozen is not None)
-    resolve = _Resolver(trace, components, groups, tuple(members), blocks, links, network.aliases())
+    resolve = _Resolver(
+        trace, components, groups, tuple(members), blocks, links, network.aliases(), network.convolutions
+    )
     return ChannelGraph(groups, frozen, blocks, cost, resolve)
 
 
@@ -195,6 +204,7 @@ def _proved(network: Network, trace: Trace) -> tuple[Components, Partition, tupl
             (),
             links,
             network.aliases(),
+            network.convolutions,
         )
 
     broken, links = prove(network, trace, components, parts, resolver)

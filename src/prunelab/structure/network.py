@@ -27,6 +27,7 @@ class Network:
         self.tensors = named_tensors(model)
         self.args, self.kwargs = arguments(example_input)
         self.images = _images(example_input)
+        self.convolutions = convolutions(model)
         self.kernels = kernels(model)
         self.carry: dict[int, int] = {}
         self.decided: list[tuple[str, Any]] = []
@@ -106,11 +107,17 @@ class Network:
         return {found[0]: tuple(found) for found in names.values()}
 
 
+def convolutions(model: nn.Module) -> frozenset[str]:
+    """The paths of convolution modules."""
+    return frozenset(
+        path for path, module in model.named_modules() if isinstance(module, nn.modules.conv._ConvNd)
+    )
+
+
 def kernels(model: nn.Module) -> set[str]:
     """The weights of convolutions, also behind a parametrisation (weight normalisation)."""
-    paths = [path for path, module in model.named_modules() if isinstance(module, nn.modules.conv._ConvNd)]
-    inside = {f"{path}." if path else "" for path in paths}
-    return {name for name in named_tensors(model) if any(name.startswith(path) for path in inside)}
+    inside = tuple(f"{path}." if path else "" for path in convolutions(model))
+    return {name for name in named_tensors(model) if name.startswith(inside)}
 
 
 def _stuck(trace: Trace, carry: Mapping[int, int]) -> dict[int, int]:

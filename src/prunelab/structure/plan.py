@@ -100,10 +100,13 @@ class PruningPlan:
         """The plan that does in one step what this plan and then ``later`` (made for the pruned network) do."""
         kept, widths, makers = dict(self.kept), dict(self.widths), dict(self.makers)
         for theirs, indices in later.kept.items():
-            name = self._own_name(theirs, later.makers.get(theirs, ()))
+            name = self._own_name(theirs, later)
             earlier = self.kept.get(name)
-            kept[name] = indices if earlier is None else tuple(earlier[index] for index in indices)
-            before = self.widths[name][0] if earlier is not None else later.widths[theirs][0]
+            known = earlier is not None and len(earlier) == later.widths[theirs][0]
+            kept[name] = (
+                tuple(earlier[index] for index in indices) if known and earlier is not None else indices
+            )
+            before = self.widths[name][0] if known else later.widths[theirs][0]
             widths[name] = (before, len(indices))
             makers.setdefault(name, later.makers.get(theirs, ()))
         inside = tuple(f"{name}." for name in later.dropped_blocks)
@@ -131,9 +134,12 @@ class PruningPlan:
             replaced=replaced,
         )
 
-    def _own_name(self, theirs: str, weights: tuple[str, ...]) -> str:
+    def _own_name(self, theirs: str, later: PruningPlan) -> str:
         """What this plan calls a group of the pruned network: a stage that lost a block may bear another name there."""
-        same = [name for name, own in self.makers.items() if set(own) & set(weights)]
+        weights, size = set(later.makers.get(theirs, ())), later.widths[theirs][0]
+        same = [
+            name for name, own in self.makers.items() if weights & set(own) and len(self.kept[name]) == size
+        ]
         return theirs if theirs in same or not same else same[0]
 
 

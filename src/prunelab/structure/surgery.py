@@ -175,37 +175,35 @@ def attribute_changes(model: nn.Module, plan: PruningPlan) -> list[tuple[nn.Modu
     Call it after the tensors are cut, or with their new shapes set (see ``trial``).
     """
     modules = dict(model.named_modules())
-    before = {(cut.tensor, cut.dim): cut.size for cut in plan.cuts}
-    touched = dict.fromkeys(cut.tensor.rpartition(".")[0] for cut in plan.cuts)
+    tensors = named_tensors(model)
+    cut = {id(tensors[each.tensor]) for each in plan.cuts}
+    homes = dict.fromkeys(name.rpartition(".")[0] for name, tensor in tensors.items() if id(tensor) in cut)
     changes: list[tuple[nn.Module, str, Any]] = []
-    for path in touched:
+    for path in homes:
         if path in modules:
-            module = modules[path]
-            changes.extend((module, name, value) for name, value in _widths(module, path, before))
+            groups = plan.attributes.get(path, {}).get("groups")
+            changes.extend((modules[path], name, value) for name, value in _widths(modules[path], groups))
     for path, found in plan.attributes.items():
         changes.extend((modules[path], name, value) for name, value in found.items())
     return changes
 
 
-def _widths(module: nn.Module, path: str, before: dict[tuple[str, int], int]) -> list[tuple[str, Any]]:
-    """The attributes of PyTorch's own layers (and their subclasses) that follow from the shapes of their weights."""
+def _widths(module: nn.Module, groups: int | None) -> list[tuple[str, Any]]:
+    """The attributes of PyTorch's own layers (and their subclasses) that follow from the shapes of their weights.
+
+    ``groups``: of a convolution, where the plan changes their number (depthwise).
+    """
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor):
         weight = module._parameters.get("weight_v")
     shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
     if isinstance(module, nn.modules.conv._ConvNd) and len(shape) > 2:
         made, read = (1, 0) if module.transposed else (0, 1)
-        name = f"{path}.weight" if path else "weight"
-        groups = module.groups
-        if (
-            groups > 1 and shape[1] == 1 and (name, 1) not in before
-        ):  # depthwise: a group for each channel left
-            old = before.get((name, 0), shape[0])
-            groups = max(1, shape[0] * groups // old)
-        widths = [("groups", groups)]
-        widths.append(("out_channels", shape[made] * (groups if module.transposed else 1)))
-        widths.append(("in_channels", shape[read] * (1 if module.transposed else groups)))
-        return widths
+        groups = module.groups if groups is None else groups
+        return [
+            ("out_channels", shape[made] * (groups if module.transposed else 1)),
+            ("in_channels", shape[read] * (1 if module.transposed else groups)),
+        ]
     if isinstance(module, nn.Linear) and len(shape) == 2:
         return [("out_features", shape[0]), ("in_features", shape[1])]
     if isinstance(module, nn.LayerNorm | nn.RMSNorm) and shape:
@@ -242,7 +240,7 @@ def trial(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> It
         pruned[name] = made.get(id(tensor), tensor)
     for name, values in plan.values.items():
         pruned[name] = torch.tensor(values, dtype=tensors[name].dtype, device=tensors[name].device)
-    own = {name: tensor for name, tensor in named_tensors(model).items() if name in by_tensor}
+    own = {name: tensor for name, tensor in named_tensors(model).items() if pruned[name] is not tensors[name]}
     saved: list[tuple[nn.Module, str, Any]] = []
     try:
         with _shapes(model, own, pruned):

@@ -21,9 +21,15 @@ from prunelab.structure.calls import Call, Calls, following
 from prunelab.structure.decisions import Decisions, depends_on_data
 from prunelab.structure.ids import ChannelIds, Ids
 from prunelab.structure.outputs import tensors_in
+from prunelab.structure.shapes import compute
 from prunelab.structure.traceless import evaluating
 
 Dims = list[Ids | None]
+
+# A number in these may have been computed from a width (x * width ** -0.5).
+_ARITHMETIC = {
+    f"{name}{ending}" for name in ("add", "sub", "rsub", "mul", "div", "pow") for ending in ("", "_")
+}
 
 
 @dataclass(eq=False)
@@ -100,6 +106,7 @@ class Step:
     inputs: tuple[Marked, ...]
     outputs: tuple[Marked, ...]
     claims: tuple[Claim, ...]
+    numbers: tuple[float, ...] = ()  # what elementwise arithmetic calculates with
 
     @property
     def module(self) -> str:
@@ -130,6 +137,9 @@ class Trace:
     sums: list[tuple[Ids, Ids]] = field(default_factory=list)
     gates: list[Ids] = field(default_factory=list)
     splits: dict[int, tuple[Ids, int]] = field(default_factory=dict)
+    depthwise: dict[str, tuple[Ids, int]] = field(
+        default_factory=dict
+    )  # module -> its output ids, filters per channel
 
     def role(self, marked: Marked, dim: int, role: str) -> None:
         """Remember what dimension ``dim`` of a weight is for, through whatever was computed from the parameter.
@@ -212,6 +222,11 @@ class Tracer(TorchDispatchMode):
 
     # The interpreter ------------------------------------------------------------------------------------
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is ever compiled: spares PyTorch importing its compiler, and a guard around every operator."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         from prunelab.structure.rules import rule_for
 
@@ -225,7 +240,7 @@ class Tracer(TorchDispatchMode):
         if activation and depends_on_data(func, name, args):
             out = self.decisions(func, name, args, kwargs)
         else:
-            out = func(*args, **kwargs)
+            out = compute(func, args, kwargs)
         outputs = [value for value in tree_flatten(out)[0] if isinstance(value, Tensor)]
         self.claims, self.kind = [], "other"
         made = rule_for(func)(self, name, args, kwargs, inputs, outputs)
@@ -234,7 +249,8 @@ class Tracer(TorchDispatchMode):
             marked.made_in = self.calls.current
             marked.activation = activation
             self._marked[tensor] = marked
-        step = Step(name, self.calls.current, inputs, tuple(made), tuple(self.claims))
+        numbers = tuple(value for value in args if type(value) in (int, float)) if name in _ARITHMETIC else ()
+        step = Step(name, self.calls.current, inputs, tuple(made), tuple(self.claims), numbers)
         self.trace.steps.append(step)
         return out
 

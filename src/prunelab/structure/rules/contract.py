@@ -52,6 +52,8 @@ def _depthwise(
     multiplier = (weight.shape[1] if transposed else weight.shape[0] // groups) or 1
     channels = source.dims[1]
     carried = None if channels is None else np.repeat(channels, multiplier) if multiplier > 1 else channels
+    if weight.dims[0] is not None:
+        tracer.trace.depthwise[tracer.calls.modules[-1]] = (weight.dims[0], multiplier)
     tracer.trace.role(weight, 0, "depthwise")  # before the role of a producer is given
     return tracer.tie(carried, weight.dims[0], f"{op} of a tensor without channels")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prunelab.structure.rules.common import Rule, freeze_all, plain, statistics_end_here
+from prunelab.structure.rules.common import Rule, freeze_all, plain, statistics_end_here, unknown
 from prunelab.structure.trace import Dims, Gather, Marked, Tracer
 
 
@@ -64,6 +64,32 @@ def index(
     return [Marked(tuple(out.shape), dims)]
 
 
+def index_put(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``target[index, ...] = values`` along leading dimensions, where the target was made for it (``zeros``).
+
+    Detectors gather the features of their regions so. A view as target would have to be followed to what it views;
+    that freezes.
+    """
+    target, values, choosers = tracer.marked(args[0]), tracer.marked(args[2]), list(args[1])
+    rank, rest = len(target.shape), len(target.shape) - len(choosers)
+    made_for_it = target.uniform and target.kind != "transport"
+    indexed = all(chooser is not None for chooser in choosers) and len(values.shape) >= rest
+    if not indexed or not (made_for_it or target.op == op) or (len(args) > 3 and args[3]):
+        return unknown(tracer, op, args, kwargs, inputs, outputs)
+    statistics_end_here(tracer, op, inputs)
+    for ids in (*target.dims[: rank - rest], *values.dims[: len(values.shape) - rest]):
+        tracer.ids.freeze(ids, f"{op} along the channels")
+    dims: Dims = [None] * rank
+    for place in range(-rest, 0):
+        ids = None if values.uniform else values.dims[place]
+        dims[place] = ids if target.uniform else tracer.tie(target.dims[place], ids, op)
+    target.uniform = target.zero = False
+    tracer.kind = "transport"
+    return [Marked(target.shape, dims)]
+
+
 def embedding(
     tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
@@ -93,6 +119,8 @@ def roll(
 RULES: dict[str, Rule] = {
     "index_select": index_select,
     "index": index,
+    "index_put": index_put,
+    "index_put_": index_put,
     "embedding": embedding,
     "roll": roll,
     "flip": roll,

@@ -172,11 +172,19 @@ def identity(
     return [same, *beside(outputs[1:])]
 
 
+def of_first(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """Elementwise in the first input; further inputs and outputs are scratch of the operator."""
+    return [*pointwise(tracer, op, args, kwargs, inputs[:1], outputs[:1]), *beside(outputs[1:])]
+
+
 # Elementwise operators that PyTorch does not tag so.
-_UNTAGGED = ("hardswish", "hardswish_", "_prelu_kernel", "copy", "copy_", "rrelu_with_noise_functional")
+_UNTAGGED = ("hardswish", "hardswish_", "_prelu_kernel", "copy", "copy_")
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNTAGGED, pointwise),
+    **dict.fromkeys(("log_sigmoid_forward", "rrelu_with_noise", "rrelu_with_noise_functional"), of_first),
     **dict.fromkeys(
         (
             "zeros",

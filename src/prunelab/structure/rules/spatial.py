@@ -88,6 +88,35 @@ def im2col(
     return [Marked(tuple(out.shape), [source.dims[0], channels, None])]
 
 
+def col2im(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """(N, C k^2, places) -> (N, C, H, W): the k^2 values of one channel go together (``fold``)."""
+    source, out = inputs[0], outputs[0]
+    statistics_end_here(tracer, op, inputs)
+    ids = source.dims[-2]
+    channels = None
+    if ids is not None:
+        rows = ids.reshape(out.shape[-3], -1).T
+        tracer.ids.tie_rows(rows)
+        channels = np.ascontiguousarray(rows[0])
+    tracer.ids.freeze(source.dims[-1], f"{op} along the channels")
+    tracer.kind = "transport"
+    return [Marked(tuple(out.shape), [*source.dims[:-2], channels, None, None])]
+
+
+def regions(
+    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """torchvision's ``roi_align(input, boxes, ...)``: (N, C, H, W), (K, 5) -> (K, C, h, w)."""
+    source, boxes = inputs[0], inputs[1]
+    statistics_end_here(tracer, op, inputs)
+    for ids in (source.dims[0], *source.dims[2:], *boxes.dims):
+        tracer.ids.freeze(ids, f"{op} along the channels")
+    tracer.kind = "transport"
+    return [Marked(tuple(out.shape), [None, source.dims[1], None, None]) for out in outputs]
+
+
 _SPATIAL = (
     "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d",
     "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d",
@@ -106,4 +135,7 @@ RULES: dict[str, Rule] = {
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,
     "im2col": im2col,
+    "col2im": col2im,
+    "roi_align": regions,
+    "roi_pool": regions,
 }
