@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     )
     from prunelab.methods import (
         FPGM,
+        PFA,
         SCSP,
         APoZ,
         BNGamma,
@@ -45,6 +46,7 @@ _HOMES = {
         "save",
     ),
     "prunelab.methods": (
+        "PFA",
         "HRank",
         "SCSP",
         "APoZ",
@@ -75,6 +77,7 @@ _HOMES = {
 
 __all__ = [
     "FPGM",
+    "PFA",
     "SCSP",
     "APoZ",
     "BNGamma",

@@ -7,6 +7,7 @@ from prunelab.methods.calibration import Calibration
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance import (
     FPGM,
+    PFA,
     SCSP,
     APoZ,
     BNGamma,
@@ -25,6 +26,7 @@ from prunelab.methods.search import EagleEye
 
 __all__ = [
     "FPGM",
+    "PFA",
     "SCSP",
     "APoZ",
     "Allocation",

@@ -1,0 +1,212 @@
+"""Principal filter analysis.
+
+Suau, Zappella, Palakkode, Apostoloff: Filter Distillation for Network Compression (first version: Network
+Compression using Correlation Analysis of Layer Responses), arXiv:1807.10585. The spectrum of a layer's
+responses says how many units it needs, their correlations say which. Responses are maxima over positions, as
+in the authors' code (apple/dnikit); here they are read after normalisation and ReLU.
+
+Within a layer units are dropped one at a time. Let k be the place of a unit counted from the end (k = 1 is
+dropped last) and E(k) the share of the k largest eigenvalues of the covariance in their sum.
+
+PFA-En keeps the smallest number of units with E >= tau: the unit at place k stays if and only if E(k - 1) <
+tau. So with s = 1 - E(k - 1), one threshold 1 - tau over the scores of all layers is one energy tau for all
+layers, and the budget finds that tau.
+
+PFA-KL gives every layer its own number of units, K = ceil(n (1 - KL(spectrum || uniform) / log n)), whatever
+the budget. With s = K / k a threshold of 1 keeps just these, and any other one keeps all K times the same
+factor, which the budget finds.
+
+The covariance of n channels needs n images or more; with fewer a warning says so (the authors' code refuses).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+from torchmetrics import Metric
+
+from prunelab.errors import UserError, nearest
+from prunelab.methods.importance.activations import measure
+from prunelab.methods.importance.base import Criterion, Reads, joined, warn_left_whole
+from prunelab.methods.ladders import Normalisation
+from prunelab.methods.scores import Scores
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
+
+Widths = Literal["energy", "kl"]
+Order = Literal["l1max", "absmax"]
+
+_INACTIVE = 1e-8  # variance relative to the layer's largest (apple/dnikit)
+_SAME_ENERGY = 1e-9
+
+
+@dataclass(frozen=True)
+class PFA(Criterion):
+    """s_j = 1 - E(k - 1) (``energy``) or K / k (``kl``) for the unit that is k-th to last to be dropped; see
+    above.
+
+    Scores of all layers are compared as they are (``normalisation: none``). The places where a stage is read
+    are analysed one by one. Blocks cannot be scored.
+
+    widths: how many units a layer gets. ``energy``: as many as hold one share of energy that is the same in
+        all layers (PFA-En). ``kl``: PFA-KL's number, all of them scaled by one factor.
+    order: which unit is dropped next. ``l1max``: the one whose absolute correlations with the remaining units
+        have the largest sum. ``absmax``: of the two remaining units with the largest absolute correlation the
+        one whose sum is larger. Units that do not vary (1e-8 of the layer's largest variance) go first.
+    """
+
+    reads: ClassVar[Reads] = "activations"
+    normalisation: ClassVar[Normalisation] = "none"
+
+    widths: Widths = "energy"
+    order: Order = "l1max"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, offered in (("widths", Widths), ("order", Order)):
+            value = getattr(self, name)
+            if value not in get_args(offered):
+                raise UserError(f"{name}: {value!r} does not exist. {nearest(str(value), get_args(offered))}")
+
+    def score(self, context: PruningContext) -> Scores:
+        if context.blocks:
+            raise UserError(
+                "PFA ranks the channels within a layer and cannot compare blocks: take 'block' out of levels."
+            )
+        covariances = measure(context, PooledCovariance)
+        _warn_of_few_images(context)
+        channels = {}
+        for group in context.groups:
+            members = [
+                self._score_units(_of_channels(covariances[found.tap], found.positions))
+                for found in group.taps
+            ]
+            if members:
+                channels[group.name] = joined(members, self.reduction)
+        warn_left_whole(
+            context, [group.name for group in context.groups if not group.taps], "can be observed nowhere"
+        )
+        return Scores(channels)
+
+    def _score_units(self, covariance: np.ndarray) -> np.ndarray:
+        """The scores (n,) of n units from the covariance (n, n) of their responses."""
+        n = len(covariance)
+        places = np.arange(1, n + 1)
+        spectrum = np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0)
+        if self.widths == "kl":
+            by_place = kl_width(spectrum) / places
+        else:
+            shares = spectrum / spectrum.sum() if spectrum.sum() > 0 else spectrum
+            rest = shares[::-1].cumsum()[::-1]  # 1 - E(k - 1)
+            by_place = rest - _SAME_ENERGY * places / n  # the order remains where no energy is left
+        scores = np.empty(n)
+        scores[dropping_order(covariance, self.order)[::-1]] = by_place
+        return scores
+
+
+class PooledCovariance(Metric):
+    """The covariance (width, width) over images of the largest value of each channel, from activations (N,
+    width, positions)."""
+
+    total: Tensor
+    products: Tensor
+    images: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(width, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("products", torch.zeros(width, width, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, activations: Tensor) -> None:
+        responses = activations.amax(dim=2).double()
+        self.total += responses.sum(dim=0)
+        self.products += responses.T @ responses
+        self.images += len(activations)
+
+    def compute(self) -> Tensor:
+        mean = self.total / self.images
+        return self.products / self.images - mean.outer(mean)
+
+
+def kl_width(spectrum: np.ndarray) -> int:
+    """How many of n units PFA-KL keeps, from their eigenvalues (n,): ceil(n (1 - KL(p || uniform) / log n)).
+
+    KL(p || uniform) = log n - H(p), so the fraction is the entropy H of the spectrum relative to its largest
+    possible value.
+    """
+    n, total = len(spectrum), spectrum.sum()
+    if n == 1 or total <= 0:
+        return 1
+    shares = spectrum[spectrum > 0] / total
+    entropy = -(shares * np.log(shares)).sum()
+    return max(1, math.ceil(n * entropy / math.log(n) - 1e-9))
+
+
+def dropping_order(covariance: np.ndarray, order: Order) -> np.ndarray:
+    """The n units of a covariance (n, n), the first to be dropped first; of equal ones the last."""
+    variances = np.diag(covariance)
+    active = np.flatnonzero(variances > max(_INACTIVE * variances.max(), 0))
+    inactive = np.setdiff1d(np.arange(len(covariance)), active)[::-1]
+    deviations = np.sqrt(variances[active])
+    correlations = np.abs(covariance[np.ix_(active, active)] / np.outer(deviations, deviations))
+    np.fill_diagonal(correlations, 0)
+    drop = _by_largest_sum if order == "l1max" else _by_largest_pair
+    return np.concatenate([inactive, active[drop(correlations)]])
+
+
+def _by_largest_sum(correlations: np.ndarray) -> np.ndarray:
+    sums = correlations.sum(axis=1)
+    dropped = []
+    for _ in range(len(sums)):
+        unit = _last_of_largest(sums)
+        dropped.append(unit)
+        sums -= correlations[unit]
+        sums[unit] = -np.inf
+    return np.array(dropped, dtype=np.int64)
+
+
+def _by_largest_pair(correlations: np.ndarray) -> np.ndarray:
+    """Pairs in falling order of correlation; whenever both units of one remain, one of them is dropped."""
+    sums = correlations.sum(axis=1)
+    first, second = np.triu_indices(len(sums), k=1)
+    remains = np.ones(len(sums), dtype=bool)
+    dropped = []
+    for pair in np.argsort(-correlations[first, second], kind="stable"):
+        one, other = first[pair], second[pair]
+        if remains[one] and remains[other]:
+            unit = other if sums[other] >= sums[one] else one
+            dropped.append(unit)
+            remains[unit] = False
+            sums -= correlations[unit]
+    return np.array([*dropped, *np.flatnonzero(remains)], dtype=np.int64)
+
+
+def _last_of_largest(values: np.ndarray) -> int:
+    """Of values that differ by rounding alone the last one counts as the largest."""
+    largest = values.max()
+    return int(np.flatnonzero(values >= largest - 1e-9 * abs(largest))[-1])
+
+
+def _of_channels(covariance: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """The covariance (n, n) of the means over the positions (n, m) at which each channel sits in a tap."""
+    average = np.zeros((len(positions), len(covariance)))
+    average[np.arange(len(positions))[:, None], positions] = 1 / positions.shape[1]
+    return average @ covariance @ average.T
+
+
+def _warn_of_few_images(context: PruningContext) -> None:
+    widest = max((group.size for group in context.groups), default=0)
+    images = context.images().images
+    if images < widest:
+        rank_zero_warn(
+            f"PFA looks at {images} images, but a layer of {context.name} has {widest} channels: their "
+            "covariance is only known from as many images or more (recipe.calibration_images)."
+        )
