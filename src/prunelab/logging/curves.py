@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,16 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from prunelab.records import write_atomically
 
 METRICS = ("train/loss", "train/top1", "val/loss", "val/top1", "val/top5")
+LEARNING = "learning/"
+"""What a method logs while it learns begins like this."""
 
 
 @dataclass(frozen=True)
 class EpochRow:
     """What is known at the end of an epoch (counted from 1) of a phase ("recovery", "round 1", "baseline").
 
-    ``learning_rate`` is that of the epoch's end; ``metrics`` holds those of METRICS that were logged.
+    ``learning_rate`` is that of the epoch's end; ``metrics`` holds those of METRICS that were logged, and what a
+    method that learns has logged about itself ("learning/...").
     """
 
     phase: str
@@ -44,7 +47,9 @@ class Curves(Callback):
                 phase=self.phase,
                 epoch=trainer.current_epoch + 1,
                 learning_rate=float(trainer.optimizers[0].param_groups[0]["lr"]),
-                metrics={name: float(logged[name]) for name in METRICS if name in logged},
+                metrics={
+                    name: float(logged[name]) for name in (*METRICS, *_of_learning(logged)) if name in logged
+                },
             )
         )
 
@@ -65,10 +70,12 @@ class CurvesFile:
             **{name: f"{value:.6g}" for name, value in row.metrics.items()},
         }
         text = io.StringIO()
-        columns = ("phase", "epoch", "learning_rate", *METRICS)
+        rows = [*earlier, new]
+        learning = _of_learning(name for each in rows for name in each)
+        columns = ("phase", "epoch", "learning_rate", *METRICS, *learning)
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows([*earlier, new])
+        writer.writerows(rows)
         write_atomically(self.path, text.getvalue())
 
     def _read(self) -> list[dict[str, str]]:
@@ -76,3 +83,8 @@ class CurvesFile:
             return []
         with self.path.open(newline="") as lines:
             return list(csv.DictReader(lines))
+
+
+def _of_learning(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that a method which learns has logged, each once, in order of appearance."""
+    return [name for name in dict.fromkeys(names) if name.startswith(LEARNING)]

@@ -21,8 +21,10 @@ from prunelab.methods.importance import (
     Taylor,
 )
 from prunelab.methods.ladders import Allocation
+from prunelab.methods.learning import LearningMethod
 from prunelab.methods.scores import Scores
 from prunelab.methods.search import EagleEye
+from prunelab.methods.training import Slimming
 
 __all__ = [
     "FPGM",
@@ -40,10 +42,12 @@ __all__ = [
     "ImportancePruning",
     "L1Norm",
     "L2Norm",
+    "LearningMethod",
     "PruningContext",
     "PruningMethod",
     "Random",
     "Scores",
+    "Slimming",
     "Taylor",
     "allocate",
 ]

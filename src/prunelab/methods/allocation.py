@@ -17,7 +17,21 @@ from prunelab.methods.scores import Scores
 from prunelab.methods.steps import StepSearch, allowed_cost
 
 if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
     from prunelab.structure import ChannelGraph, PruningPlan
+
+
+def keep_best(context: PruningContext, scores: Scores) -> PruningPlan:
+    """``allocate`` with the budget, levels and allocation of a context."""
+    return allocate(
+        context.graph,
+        scores,
+        context.budget,
+        context.levels,
+        context.allocation,
+        context.name,
+        context.reference,
+    )
 
 
 def allocate(

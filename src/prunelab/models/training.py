@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from torch import nn
@@ -69,6 +69,16 @@ class Training:
             0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1"
         )
         self._check_milestones()
+
+    def lasting(self, epochs: int) -> Training:
+        """The same training in another number of epochs: milestones and warm-up move in proportion."""
+        ratio = epochs / self.epochs
+        return replace(
+            self,
+            epochs=epochs,
+            milestones=[milestone * ratio for milestone in self.milestones],
+            warmup_epochs=self.warmup_epochs * ratio,
+        )
 
     def _check_milestones(self) -> None:
         if self.schedule != "multistep":

@@ -43,6 +43,10 @@ class RoundFolder:
             return None  # not decided yet, or by another version of prunelab
         return decision if decision.weights == weights else None
 
+    def learning(self, weights: str) -> Path:
+        """Where the training lies in which a method learns, from these very weights, before it decides."""
+        return self.path.with_name(f"{self.path.name}-learning-{weights[:12]}")
+
     def decide(self, decision: Decision) -> None:
         """Keep a new decision; checkpoints of an older one are of no use any more, and go first."""
         if self.path.exists():

@@ -11,8 +11,9 @@ from typing import cast
 import pytorch_lightning as pl
 from torch import nn
 
+from prunelab.errors import UserError
 from prunelab.logging import Curves
-from prunelab.methods import Budget, PruningContext
+from prunelab.methods import Budget, LearningMethod, PruningContext
 from prunelab.methods.ranks import from_first_rank, require_same
 from prunelab.records import Accuracy
 from prunelab.records.decision import Decision, RoundFolder, fingerprint
@@ -32,7 +33,7 @@ class Pruned:
 
     ``plan`` is all that was removed from the full network. ``after_pruning`` is the accuracy between the
     last pruning and the training that follows; ``masked_vs_pruned`` the largest relative difference between
-    masked and pruned outputs over all rounds.
+    masked and pruned outputs over all rounds; ``score_s`` the seconds of learning what to keep, and of deciding.
     """
 
     network: nn.Module
@@ -46,8 +47,8 @@ class Pruned:
 def prune_and_recover(setup: Setup, full: FullNetwork, folder: Path) -> Pruned:
     """Prune and recover a copy of the full network, as the recipe says.
 
-    Every round keeps its decision and the newest checkpoint of its training in ``folder``/<round>, and uses
-    what it finds there. So an interrupted run repeats nothing but the epoch that it was in.
+    Every round keeps its decision and the newest checkpoints of its trainings in ``folder``/<round>..., and
+    uses what it finds there. So an interrupted run repeats nothing but the epoch that it was in.
     """
     network = copy.deepcopy(full.network)
     rounds = setup.recipe.rounds(setup.budget.keep)
@@ -56,6 +57,7 @@ def prune_and_recover(setup: Setup, full: FullNetwork, folder: Path) -> Pruned:
         last = number == len(rounds)
         place = RoundFolder(folder / str(number))
         context = _context(setup, network, step, None if number == 1 else full.graph)
+        score_s += _learn(setup, context, place, "learning" if last else f"learning {number}")
         decision = _decide(setup, context, place)
         score_s += decision.seconds + _reconstruct(setup, context, decision.plan)
         difference = max(difference, _prune(setup, network, decision.plan, full.graph))
@@ -81,6 +83,28 @@ def _context(setup: Setup, network: nn.Module, step: Round, full: ChannelGraph |
         reference=full,
         progress=is_first_rank(),
         validation=data.validation_dataloader(method.validation_images) if method.reads_validation else None,
+    )
+
+
+def _learn(setup: Setup, context: PruningContext, place: RoundFolder, phase: str) -> float:
+    """Train the network while the method learns, if it is one that does; returns the seconds that it took."""
+    method = setup.method
+    if not isinstance(method, LearningMethod):
+        return 0.0
+    if method.training is None:
+        raise UserError(f"{setup.names['method']} learns while the network trains: give method.training.")
+    folder = place.learning(fingerprint(context.model))
+    pl.seed_everything(setup.task.seed, workers=True, verbose=False)
+    method.begin(context)
+    return fit(
+        context.model,
+        setup.task.data,
+        method.training,
+        machine=setup.task.machine,
+        seed=setup.task.seed,
+        folder=folder,
+        title=phase,
+        callbacks=[method, Curves(phase, setup.logger.epoch)],
     )
 
 

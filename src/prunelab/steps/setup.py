@@ -22,7 +22,7 @@ from prunelab.steps.task import NetworkSettings, Task
 
 KEYS = (
     "names", "study", "seed", "levels", "outputs",
-    "data", "model", "baseline", "method", "budget", "recipe", "trainer", "logger",
+    "data", "model", "baseline", "method", "budget", "recipe", "trainer", "logger", "learning_epochs",
 )  # fmt: skip
 
 

@@ -1,0 +1,192 @@
+"""LearningMethod: a pruning method that shapes the full network while it trains, and decides afterwards."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from prunelab.errors import UserError
+from prunelab.methods.base import PruningMethod
+from prunelab.methods.budget import Budget
+from prunelab.methods.context import PruningContext
+from prunelab.methods.host import find_network, refuse_spawn
+from prunelab.methods.ladders import Normalisation
+from prunelab.methods.ranks import from_first_rank, together
+from prunelab.methods.untouched import kept_randomness
+from prunelab.structure import LEVELS
+
+if TYPE_CHECKING:
+    from prunelab.models import Training
+
+
+class LearningMethod(PruningMethod):
+    """Learns during a ``Trainer.fit`` of the full network, then prunes in ``setup`` of the next one::
+
+        method = Slimming(Budget(flops=0.5), plan_file="plan.json")
+        pl.Trainer(max_epochs=160, callbacks=[method]).fit(module, datamodule)  # learns
+        pl.Trainer(max_epochs=160, callbacks=[method]).fit(module, datamodule)  # prunes, then trains on
+
+    A fit that is resumed from a checkpoint in the middle of learning goes on as if it had not been interrupted.
+    With a ``plan_file`` a restarted program knows that learning is over.
+
+    A subclass says what it does in the hooks from ``prepare`` to ``finish``, and in ``decide``. The structure of
+    the network never changes in them. What has to outlive an interruption and is not in the network belongs into
+    Lightning's ``state_dict`` and ``load_state_dict``: tensors and plain values.
+
+    Args:
+        budget: how much to keep in the end.
+        training: how prunelab's own runs train while the method learns; a Trainer of yours has its own settings.
+        epochs: how long that is, if not ``training.epochs``; milestones and warm-up move in proportion.
+        normalisation: see ``Allocation``; None: what suits the method.
+        settings: those of ``PruningMethod``.
+
+    Attributes:
+        learning: the network that learns, its structure and its budget; None outside of a learning fit.
+
+    Raises:
+        UserError: a level for which the method is not defined.
+    """
+
+    covers: ClassVar[tuple[str, ...]] = LEVELS
+    """The levels for which the method is defined."""
+
+    suited_normalisation: ClassVar[Normalisation] = "mean"
+    """How ``global`` allocation makes layers comparable, unless the user chooses otherwise."""
+
+    learning: PruningContext | None
+
+    def __init__(
+        self,
+        budget: Budget,
+        training: Training | None = None,
+        epochs: int | None = None,
+        normalisation: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(budget, normalisation=normalisation or self.suited_normalisation, **settings)
+        if beyond := [level for level in self.levels if level not in self.covers]:
+            raise UserError(
+                f"{type(self).__name__} is not defined for level {beyond[0]}: "
+                f"take it out of levels, or choose another method (this one knows {', '.join(self.covers)})."
+            )
+        self.training = training if training is None or epochs is None else training.lasting(epochs)
+        self.learning = None
+        self._learned: weakref.ref[nn.Module] | None = None
+        self._rates: dict[Tensor, float] = {}
+        self._epoch_is_open = False
+
+    @property
+    def reads_images(self) -> bool:
+        return False
+
+    # What a subclass fills in.
+
+    def prepare(self, context: PruningContext) -> None:
+        """Before optimizers and DDP are made, and before the weights of a checkpoint are loaded.
+
+        May change values, refuse a network, or add parameters, which ``finish`` has to take away.
+        """
+
+    def before_first_step(self, context: PruningContext) -> None:
+        """Once, on the training device; not when a fit is resumed."""
+
+    def before_step(self, context: PruningContext) -> None:
+        """Gradients are there, unscaled and averaged over ranks: add those of a penalty here."""
+
+    def after_step(self, context: PruningContext, rates: Mapping[Tensor, float]) -> None:
+        """The optimizer has moved the parameters, each at its rate in ``rates``."""
+
+    def after_epoch(self, context: PruningContext) -> None:
+        """After the last step of an epoch (or of training), before validation."""
+
+    def watch(self, context: PruningContext) -> dict[str, float]:
+        """Figures to log after each epoch, as learning/<name>; the same on every rank."""
+        return {}
+
+    def finish(self, context: PruningContext) -> None:
+        """The fit is over, or was broken off: the network becomes an ordinary one again."""
+
+    # What calls it.
+
+    def begin(self, context: PruningContext) -> None:
+        """The next fit is of ``context.model`` and learns. A Trainer of yours needs no such call."""
+        self.learning = context
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        network = find_network(pl_module, self.network)
+        if self.learning is None and self._is_over(network):
+            super().setup(trainer, pl_module, stage)
+            return
+        refuse_spawn(trainer)
+        with kept_randomness():
+            together(lambda: self._prepare(trainer, pl_module, network))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.learning is not None and trainer.global_step == 0:
+            self.before_first_step(self.learning)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        if self.learning is None:
+            return
+        self._rates |= {
+            parameter: float(group["lr"]) for group in optimizer.param_groups for parameter in group["params"]
+        }
+        self.before_step(self.learning)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.learning is None:
+            return
+        if self._rates:  # no step is taken while gradients are accumulated
+            self.after_step(self.learning, self._rates)
+            self._rates = {}
+        self._epoch_is_open = not trainer.is_last_batch
+        if trainer.is_last_batch:
+            self.after_epoch(self.learning)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.learning is None:
+            return
+        if self._epoch_is_open:  # the Trainer's max_steps ended it
+            self.after_epoch(self.learning)
+            self._epoch_is_open = False
+        for name, value in self.watch(self.learning).items():
+            pl_module.log(f"learning/{name}", float(value), on_epoch=True, sync_dist=True, batch_size=1)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit" and self.learning is not None:
+            self._learned = weakref.ref(self.learning.model)
+            self._end()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if self.learning is not None:
+            self._end()
+
+    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule, network: nn.Module) -> None:
+        if self.learning is None:
+            self.begin(self._context(trainer, pl_module, network))
+        assert self.learning is not None
+        self.prepare(self.learning)
+
+    def _is_over(self, network: nn.Module) -> bool:
+        """Whether this network has learned, here or in the program that wrote the plan file."""
+        path = self.plan_file
+        if path is not None and from_first_rank(path.is_file):
+            return True
+        return any(found is not None and found() is network for found in (self._learned, self._pruned))
+
+    def _end(self) -> None:
+        context, self.learning = self.learning, None
+        self._rates, self._epoch_is_open = {}, False
+        assert context is not None
+        self.finish(context)

@@ -1,0 +1,5 @@
+"""Methods that shape the network while it trains, one per file."""
+
+from prunelab.methods.training.slimming import Slimming
+
+__all__ = ["Slimming"]

@@ -1,0 +1,152 @@
+"""What the tests of all methods that learn share: a small network, a training that may crash, a whole run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunelab import experiment
+from prunelab.cli.config import configure
+from prunelab.data import Digits
+from prunelab.methods import LearningMethod, PruningContext
+from prunelab.models import Training
+from prunelab.recovery import Machine, fit
+
+Make = Callable[[], LearningMethod]
+EXAMPLE = torch.zeros(1, 1, 8, 8)
+
+
+class Block(nn.Module):
+    """y = relu(x + f(x)) of 6 channels with 6 inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.conv2, self.norm2 = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = functional.relu(self.norm1(self.conv1(images)))
+        return functional.relu(images + self.norm2(self.conv2(hidden)))
+
+
+class Small(nn.Module):
+    """A stem, two blocks of one stage and a head, for digits: images (N, 1, 8, 8) to logits (N, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 6, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.blocks = nn.Sequential(Block(), Block())
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.blocks(functional.relu(self.norm(self.stem(images))))
+        return self.head(hidden.mean(dim=(2, 3)))
+
+
+class Crashed(Exception):
+    """Stands for a killed process."""
+
+
+class Crash(pl.Callback):
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise Crashed
+
+
+@pytest.fixture
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return Small()
+
+
+@pytest.fixture
+def context() -> Callable[[LearningMethod, nn.Module], PruningContext]:
+    """(method, network for digits) -> what the method learns and decides about."""
+    return lambda method, network: method.context(network, EXAMPLE)
+
+
+@pytest.fixture
+def learn(tmp_path: Path) -> Callable[..., dict[str, float]]:
+    """Trains a network for digits in place while a method learns; gives what was logged last."""
+
+    def learned(
+        method: LearningMethod,
+        network: nn.Module,
+        *callbacks: pl.Callback,
+        folder: str = "learning",
+        training: Training | None = None,
+    ) -> dict[str, float]:
+        logged = Logged()
+        method.begin(method.context(network, EXAMPLE))
+        fit(
+            network,
+            Digits(),
+            training or Training(epochs=3, lr=0.05),
+            machine=Machine(accelerator="cpu"),
+            seed=3,
+            folder=tmp_path / folder,
+            title="learning",
+            callbacks=[method, *callbacks, logged],
+        )
+        return logged.figures
+
+    return learned
+
+
+class Logged(pl.Callback):
+    def __init__(self) -> None:
+        self.figures: dict[str, float] = {}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+@pytest.fixture
+def assert_resumes(learn: Any, small: nn.Module) -> Callable[[Make], None]:
+    """Asserts that learning which crashed and was resumed by new objects ends like an unbroken one."""
+
+    def check(make: Make) -> None:
+        unbroken, broken, resumed = (copy.deepcopy(small) for _ in range(3))
+        first, last = make(), make()
+        learn(first, unbroken, folder="unbroken")
+        with pytest.raises(Crashed):
+            learn(make(), broken, Crash(2), folder="broken")
+        learn(last, resumed, folder="broken")
+        for name, tensor in unbroken.state_dict().items():
+            assert torch.equal(tensor, resumed.state_dict()[name]), name
+        assert first.decide(first.context(unbroken, EXAMPLE)) == last.decide(last.context(resumed, EXAMPLE))
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all runs, so that they share their baseline."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture
+def run(outputs: Path) -> Callable[..., experiment.Outcome]:
+    """The smallest whole run on digits, with any more words of the command line."""
+
+    def finished(*words: str) -> experiment.Outcome:
+        smallest = (
+            "budget.flops=0.5",
+            "baseline.training.epochs=1",
+            "recipe.training.epochs=1",
+            "trainer=cpu",
+        )
+        return experiment.run(configure([*smallest, f"outputs={outputs}", "method.epochs=1", *words]))
+
+    return finished

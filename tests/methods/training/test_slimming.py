@@ -1,0 +1,103 @@
+"""Network slimming: the penalty by hand, channels that it switches off, and whole runs."""
+
+from __future__ import annotations
+
+import csv
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from prunelab.errors import UserError
+from prunelab.methods import BNGamma, Budget, Slimming
+from prunelab.models import Training
+
+
+def slimming(**settings: Any) -> Slimming:
+    return Slimming(Budget(flops=0.5), **settings)
+
+
+def test_the_penalty_adds_its_subgradient_to_every_gamma_and_to_nothing_else(
+    small: Any, context: Any
+) -> None:
+    method = slimming(strength=0.01)
+    for parameter in small.parameters():
+        parameter.grad = torch.full_like(parameter, 2.0)
+    small.norm.weight.data = torch.tensor([1.0, -3.0, 0.0, 0.5, -0.1, 2.0])
+    method.before_step(context(method, small))
+    assert small.norm.weight.grad.tolist() == pytest.approx([2.01, 1.99, 2.0, 2.01, 1.99, 2.01])
+    assert (small.norm.bias.grad == 2).all()
+    assert (small.stem.weight.grad == 2).all()
+
+
+def test_one_threshold_over_all_layers_cuts_the_smallest_factors(small: Any, context: Any) -> None:
+    small.norm.weight.data.fill_(5.0)
+    for block, gamma in zip(small.blocks, (1.0, 2.0), strict=True):
+        block.norm1.weight.data = gamma + torch.arange(6.0) / 10
+        block.norm2.weight.data.fill_(5.0)
+    method = slimming(floor=0.0)
+    plan = method.decide(context(method, small))
+    assert plan.widths["blocks.0.conv1"] == (6, 1)  # all of them are below the smallest of the other block
+    assert plan.kept["blocks.0.conv1"] == (5,)
+    assert plan.widths["stem" if "stem" in plan.widths else "blocks"][1] >= 5
+
+
+def test_a_strong_penalty_switches_off_channels_that_the_loss_does_not_need(learn: Any, small: Any) -> None:
+    training = Training(epochs=3, lr=0.05, weight_decay=0.0, schedule="constant")
+    for block in small.blocks:
+        block.conv2.weight.data[:, 3:] = 0.0  # nothing reads the last three channels inside the blocks
+        block.conv2.weight.register_hook(lambda grad: grad * (torch.arange(6) < 3).view(1, 6, 1, 1))
+    logged = learn(slimming(strength=0.05), small, training=training)
+    for block in small.blocks:
+        unread, read = block.norm1.weight[3:].abs(), block.norm1.weight[:3].abs()
+        assert (unread < 0.06).all()  # they move around 0 in steps of rate x strength / (1 - momentum)
+        assert read.mean() > 3 * unread.max()
+    assert 0 <= logged["learning/gamma_p10"] <= logged["learning/gamma_p50"] <= logged["learning/gamma_p90"]
+
+
+def test_from_scratch_draws_all_weights_afresh(small: Any, context: Any) -> None:
+    before = small.stem.weight.detach().clone()
+    method = slimming(from_scratch=True, initial_gamma=0.25, seed=1)
+    method.prepare(context(method, small))
+    assert (small.blocks[1].norm2.weight == 0.25).all()
+    assert not torch.equal(small.stem.weight, before)
+
+
+def test_learning_that_crashed_goes_on_as_if_it_had_not(assert_resumes: Any) -> None:
+    assert_resumes(lambda: slimming(strength=0.01))
+
+
+def test_a_network_without_factors_is_refused_before_it_trains() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    method = slimming()
+    with pytest.raises(UserError, match="no gamma to score"):
+        method.prepare(method.context(network, torch.zeros(1, 1, 8, 8)))
+    lenient = slimming(criterion=BNGamma(missing="keep"))
+    lenient.prepare(lenient.context(network, torch.zeros(1, 1, 8, 8)))
+
+
+def test_a_negative_strength_is_refused() -> None:
+    with pytest.raises(UserError, match="strength=-1"):
+        slimming(strength=-1)
+
+
+def test_a_whole_run_learns_before_it_prunes(run: Any) -> None:
+    outcome = run("method=slimming", "levels=[filter,stage,block]")
+    with (outcome.folder.path / "curves.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["phase"] for row in rows] == ["learning", "recovery"]
+    assert float(rows[0]["learning/gamma_p50"]) > 0
+    assert outcome.record.budget.reached <= 0.5
+
+
+def test_every_round_of_an_iterative_run_learns(run: Any) -> None:
+    words = ("recipe=iterative", "recipe.number=2", "recipe.round_training.epochs=1")
+    outcome = run("method=slimming", *words)
+    text = (outcome.folder.path / "curves.csv").read_text()
+    assert [line.split(",")[0] for line in text.splitlines()[1:]] == [
+        "learning 1",
+        "round 1",
+        "learning",
+        "recovery",
+    ]
