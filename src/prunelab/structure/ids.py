@@ -8,6 +8,7 @@ components are found once, at the end.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,6 +54,7 @@ class ChannelIds:
 
     count: int = 0
     origins: list[Origin] = field(default_factory=list)
+    _starts: list[int] = field(default_factory=list)
     _ties: list[tuple[Ids, Ids]] = field(default_factory=list)
     _frozen: list[tuple[Ids, str]] = field(default_factory=list)
     _inexact: list[tuple[Ids, str]] = field(default_factory=list)
@@ -66,18 +68,23 @@ class ChannelIds:
     def born(self, tensor: str, dim: int, size: int) -> Ids:
         """New ids for dimension ``dim`` of the parameter or buffer ``tensor``."""
         self.origins.append(Origin(tensor, dim, self.count, size))
+        self._starts.append(self.count)
         return self.fresh(size)
 
     def origins_of(self, ids: Ids) -> list[Origin]:
         """The parameter dimensions on which these ids were born."""
-        starts = [origin.start for origin in self.origins]  # parameters come first, in ascending order
-        found = np.unique(np.searchsorted(starts, ids, side="right") - 1)
-        chosen = (self.origins[number] for number in found.tolist() if number >= 0)
-        return [
-            origin
-            for origin in chosen
-            if origin.start <= ids.max() and ids.min() < origin.start + origin.size
-        ]
+        least, most = int(ids.min()), int(ids.max())
+        first, last = self._origin_before(least), self._origin_before(most)
+        if first == last:
+            found = [first]
+        else:
+            found = np.unique(np.searchsorted(self._starts, ids, side="right") - 1).tolist()
+        chosen = (self.origins[number] for number in found if number >= 0)
+        return [origin for origin in chosen if origin.start <= most and least < origin.start + origin.size]
+
+    def _origin_before(self, number: int) -> int:
+        """The last origin that starts at or before an id (they are in ascending order), or -1."""
+        return bisect_right(self._starts, number) - 1
 
     def tie(self, first: Ids, second: Ids) -> None:
         """Elementwise: first[i] and second[i] can only be removed together."""
