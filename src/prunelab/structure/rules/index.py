@@ -85,7 +85,6 @@ def index_put(
     for place in range(-rest, 0):
         ids = None if values.uniform else values.dims[place]
         dims[place] = ids if target.uniform else tracer.tie(target.dims[place], ids, op)
-    target.uniform = target.zero = False
     tracer.kind = "transport"
     return [Marked(target.shape, dims)]
 

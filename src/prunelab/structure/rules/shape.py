@@ -210,7 +210,7 @@ def slice_(
 def split(
     tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``split(input, size or sizes, dim)``, also ``chunk`` and the gates of an LSTM cell: equal parts keep equal widths."""
+    """``split(input, size or sizes, dim)``, also ``chunk`` and LSTM gates: equal parts keep equal widths."""
     source = inputs[0]
     dim = int(argument(args, kwargs, 2, "dim", 0)) % len(source.shape)
     ids = source.dims[dim]
