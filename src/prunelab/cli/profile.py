@@ -12,20 +12,19 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import timm
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from prunelab.cli.config import configure_part
 from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, take_traceback_flag
+from prunelab.cli.profile_tree import tree
 from prunelab.errors import UserError
 from prunelab.models import build
 from prunelab.structure import ChannelGraph, analyze
 
 PROGRAM = "prunelab-profile"
 SHARES = (
-    "FLOPs and params: the share that would be gone with all of it. A layer goes with the group that it reads"
+    "\nFLOPs and params: the share that would be gone with all of it. A layer goes with the group that it reads"
     " and with the one that it makes, so the shares add up to more than 100 %.\n"
 )
 
@@ -160,44 +159,11 @@ def _print(found: Profile, as_json: bool) -> int:
         print(json.dumps(asdict(found), indent=2))
         return 0
     console = Console(highlight=False)
-    tables = {
-        "Channel groups": _table(found.groups, with_channels=True),
-        "Residual blocks that can be dropped": _table(found.blocks),
-        "Frozen: nothing of these can be removed": _frozen(found.frozen),
-    }
-    for title, table in tables.items():
-        if table.row_count:
-            console.print(Text(title, style="bold"), table)
+    console.print(tree(found))
     if found.groups or found.blocks:
         console.print(Text(SHARES, style="dim"))
     console.print(Text(_totals(found)))
     return 0
-
-
-def _table(parts: Sequence[Part], with_channels: bool = False) -> Table:
-    table = Table("name", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.columns[0].no_wrap = True
-    if with_channels:
-        table.add_column("level")
-        table.add_column("channels", justify="right")
-    table.add_column("FLOPs", justify="right")
-    table.add_column("params", justify="right")
-    if with_channels:
-        table.add_column("exact")
-    for part in parts:
-        shares = (f"{part.flops_share:.2%}", f"{part.params_share:.2%}")
-        cells = (part.level, str(part.channels), *shares, "yes" if part.exact else "no")
-        table.add_row(part.name, *(cells if with_channels else shares))
-    return table
-
-
-def _frozen(groups: Sequence[Frozen]) -> Table:
-    table = Table("name", "channels", "because of", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.columns[0].no_wrap = True
-    table.columns[1].justify = "right"
-    for group in groups:
-        table.add_row(group.name, str(group.channels), group.reason)
-    return table
 
 
 def _totals(found: Profile) -> str:
