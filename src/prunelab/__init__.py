@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     )
     from prunelab.methods import (
         FPGM,
+        NISP,
         PFA,
         SCSP,
         APoZ,
@@ -46,6 +47,7 @@ _HOMES = {
         "save",
     ),
     "prunelab.methods": (
+        "NISP",
         "PFA",
         "HRank",
         "SCSP",
@@ -77,6 +79,7 @@ _HOMES = {
 
 __all__ = [
     "FPGM",
+    "NISP",
     "PFA",
     "SCSP",
     "APoZ",

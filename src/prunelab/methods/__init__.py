@@ -7,6 +7,7 @@ from prunelab.methods.calibration import Calibration
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance import (
     FPGM,
+    NISP,
     PFA,
     SCSP,
     APoZ,
@@ -28,6 +29,7 @@ from prunelab.methods.training import Slimming
 
 __all__ = [
     "FPGM",
+    "NISP",
     "PFA",
     "SCSP",
     "APoZ",

@@ -8,6 +8,7 @@ from prunelab.methods.importance.fpgm import FPGM
 from prunelab.methods.importance.hrank import HRank
 from prunelab.methods.importance.l1 import L1Norm
 from prunelab.methods.importance.l2 import L2Norm
+from prunelab.methods.importance.nisp import NISP
 from prunelab.methods.importance.pfa import PFA
 from prunelab.methods.importance.pruning import ImportancePruning
 from prunelab.methods.importance.random import Random
@@ -16,6 +17,7 @@ from prunelab.methods.importance.taylor import Taylor
 
 __all__ = [
     "FPGM",
+    "NISP",
     "PFA",
     "SCSP",
     "APoZ",

@@ -1,0 +1,108 @@
+"""Neuron importance score propagation.
+
+Yu, Li, Chen, Lai, Morariu, Han, Gao, Lin, Davis: NISP: Pruning Networks using Neuron Importance Score
+Propagation, CVPR 2018, arXiv:1711.05908, equations 14 to 16. The authors published no code. Features of the
+final response layer, the input of the classifier, are ranked by Inf-FS (Roffo, Melzi, Cristani, ICCV 2015);
+their scores go backwards through the absolute values of the weights (``propagation.py``).
+
+What reads a tensor adds to its scores, so that a stage collects those of every block behind it. Products of
+absolute weights grow with every layer: the scores of each layer are divided by their mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import scipy.linalg
+import scipy.stats
+import torch
+from torch import Tensor
+
+from prunelab.errors import UserError
+from prunelab.methods.importance.activations import calibration_batches, score_taps
+from prunelab.methods.importance.base import Criterion, Reads
+from prunelab.methods.importance.propagation import final_response, propagate
+from prunelab.methods.ladders import normalised
+from prunelab.methods.ranks import gather, together
+from prunelab.methods.scores import Scores
+from prunelab.methods.untouched import untouched
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
+
+
+@dataclass(frozen=True)
+class NISP(Criterion):
+    """s_j = sum over positions of the importance of channel j, where s^l = |W^(l+1)|^T s^(l+1).
+
+    Blocks cannot be scored: a block's branch and its shortcut are added, so that both get the scores of their
+    sum.
+
+    alpha: weight in [0, 1] of the features' spread in Inf-FS, 1 - alpha that of their independence.
+    batch_norm_scale: whether the scores of a channel are multiplied by |gamma| / sqrt(variance + eps) where
+        they pass a batch normalisation; the paper lets them pass unchanged.
+    """
+
+    reads: ClassVar[Reads] = "activations"
+
+    alpha: float = 0.5
+    batch_norm_scale: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f"alpha={self.alpha} is not a weight: use a number from 0 to 1.")
+
+    def score(self, context: PruningContext) -> Scores:
+        if context.blocks:
+            raise UserError(
+                "NISP gives the branch of a block and its shortcut the same importance and cannot compare blocks: "
+                "take 'block' out of levels."
+            )
+        features, image_shape = _features(context)
+        importance = torch.from_numpy(inf_fs(features.numpy(), self.alpha))
+        taps = {found.tap for group in context.groups for found in group.taps}
+        values = propagate(context, importance, taps, image_shape, self.batch_norm_scale)
+        return score_taps(
+            context, values, self.reduction, per_member=lambda member: normalised(member, "mean")
+        )
+
+
+def _features(context: PruningContext) -> tuple[Tensor, tuple[int, ...]]:
+    """The final responses (images, features) of all ranks, float64 on the CPU; and the shape of an image."""
+    batches = [batch for rank in gather(together(lambda: _own_features(context))) for batch in rank]
+    if not batches:
+        raise UserError("The calibration loader holds no images to score with.")
+    return torch.cat([features for features, _ in batches]), batches[0][1]
+
+
+def _own_features(context: PruningContext) -> list[tuple[Tensor, tuple[int, ...]]]:
+    with untouched(context.model, context.device, context.seed), torch.no_grad():
+        return [
+            (final_response(context.model, images).double().cpu(), tuple(images.shape[1:]))
+            for images, _ in calibration_batches(context)
+        ]
+
+
+def inf_fs(features: np.ndarray, alpha: float) -> np.ndarray:
+    """Importance (F,) of features (images, F) by infinite feature selection.
+
+    A_ij = alpha max(std_i, std_j) + (1 - alpha) (1 - |Spearman_ij|) is the weight of going from feature i to
+    feature j; the importance of i sums the weights of all paths of any length that start there, shortened by
+    r = 0.9 / rho(A) with every step: ((I - r A)^-1 - I) 1. Constant features correlate with none.
+    """
+    spread = features.std(axis=0)
+    ranks = scipy.stats.rankdata(features, axis=0)
+    ranks -= ranks.mean(axis=0)
+    lengths = np.linalg.norm(ranks, axis=0)
+    ranks /= np.where(lengths > 0, lengths, 1.0)
+    spearman = np.abs(ranks.T @ ranks)
+    graph = alpha * np.maximum.outer(spread, spread) + (1 - alpha) * (1 - spearman)
+    last = len(graph) - 1
+    radius = float(scipy.linalg.eigvalsh(graph, subset_by_index=(last, last))[0])
+    if radius <= 0:
+        return np.ones(len(graph))  # features that cannot be told apart
+    ones = np.ones(len(graph))
+    return np.linalg.solve(np.eye(len(graph)) - 0.9 / radius * graph, ones) - ones
