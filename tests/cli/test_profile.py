@@ -17,7 +17,7 @@ def test_totals_are_the_published_ones(capsys: pytest.CaptureFixture[str]) -> No
         "3 of level stage, 27 of level filter",
         "├─ layer1             16  stage   35.1%    5.5%",
         "│  ├─ 1                   block    3.8%    0.5%  can be dropped",
-        "│  │  └─ conv1        16  filter    3.8%    0.5%",
+        "│  │  └─ conv1        16  filter   3.8%    0.5%",
         "output of the network",
     ):
         assert expected in shown
