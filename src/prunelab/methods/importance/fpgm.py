@@ -46,6 +46,7 @@ class FPGM(Criterion):
         return score_producers(context, self._score_filters, self.reduction)
 
     def _score_filters(self, filters: np.ndarray) -> np.ndarray:
+        filters = filters.astype(np.float64)
         norms = np.linalg.norm(filters, axis=1)
         small = np.argsort(norms, kind="stable")[
             : len(filters) - math.ceil(self.norm_rate * len(filters) - 1e-9)

@@ -27,4 +27,6 @@ class L1Norm(Criterion):
     reads: ClassVar[Reads] = "weights"
 
     def score(self, context: PruningContext) -> Scores:
-        return score_producers(context, lambda filters: np.abs(filters).sum(axis=1), self.reduction)
+        return score_producers(
+            context, lambda filters: np.abs(filters).sum(axis=1, dtype=np.float64), self.reduction
+        )

@@ -54,6 +54,7 @@ class SCSP(Criterion):
 
     def score(self, context: PruningContext) -> Scores:
         def score_filters(filters: np.ndarray) -> np.ndarray:
+            filters = filters.astype(np.float64)
             count = math.ceil(self.clusters * len(filters) - 1e-9)
             clusters = spectral_clusters(filters, count, self.restarts, context.seed)
             norms = np.linalg.norm(filters, axis=1)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from prunelab.methods.context import PruningContext
@@ -19,14 +20,14 @@ from prunelab.methods.scores import Scores
 from prunelab.structure import ResidualBlock, Slice
 
 ScoreRows = Callable[[np.ndarray], np.ndarray]
-"""(channels, weights of one channel) -> scores (channels,), in float64."""
+"""(channels, weights of one channel), in the precision of the network -> scores (channels,), added up in float64."""
 
 
 def score_producers(context: PruningContext, score_rows: ScoreRows, reduction: Reduction) -> Scores:
     """Score the filters of each group: the convolution or linear weights whose rows make its channels."""
     channels = {}
     for group in context.groups:
-        members = [score_rows(rows(context.model, producer)) for producer in group.producers]
+        members = [score_rows(_owned(context.model, producer)) for producer in group.producers]
         if members:
             channels[group.name] = joined(members, reduction)
     warn_left_whole(
@@ -37,6 +38,11 @@ def score_producers(context: PruningContext, score_rows: ScoreRows, reduction: R
 
 def rows(model: nn.Module, part: Slice) -> np.ndarray:
     """The weights of each channel: float64 (channels of the group, everything that one channel owns)."""
+    return _owned(model, part).astype(np.float64)
+
+
+def _owned(model: nn.Module, part: Slice) -> np.ndarray:
+    """``rows`` in the precision of the network: no copy of a large weight is made."""
     tensor = _tensor(model, part.parameter).movedim(part.dim, 0)
     owned = tensor.reshape(len(tensor), -1).numpy()
     if np.array_equal(part.index, np.arange(len(owned))[:, None]):
@@ -51,7 +57,10 @@ def relative(own: Sequence[float], peers: Sequence[float]) -> float:
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:
-    return model.get_parameter(name).detach().double().cpu()
+    tensor = model.get_parameter(name).detach().cpu()
+    return (
+        tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.double()
+    )  # numpy has no bfloat16
 
 
 def _block_scores(context: PruningContext, score_rows: ScoreRows) -> dict[str, float]:
