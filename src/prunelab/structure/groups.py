@@ -79,27 +79,23 @@ def partition(trace: Trace, components: Components) -> Partition:
     dimension = np.full(trace.ids.count, -1, dtype=np.int64)
     for number, origin in enumerate(origins):
         dimension[origin.start : origin.start + origin.size] = number
-    signature = _signatures(dimension, components)
     produced = np.flatnonzero(components.produced)
     first_id = _first_ids(components)
     produced = produced[np.argsort(first_id[produced], kind="stable")]
-    members: dict[tuple[int, ...], list[int]] = {}
-    for component in produced.tolist():
-        members.setdefault(signature[component], []).append(component)
     born = np.flatnonzero(dimension >= 0)
     by_component = born[np.argsort(components.label[born], kind="stable")]
     bounds = np.searchsorted(components.label[by_component], np.arange(components.count + 1))
     summed = _summed(trace, components)
     gates = {int(number) for ids in trace.gates for number in np.unique(dimension[ids]) if number >= 0}
     groups, kept = [], []
-    for channels in members.values():
-        ids = [by_component[bounds[channel] : bounds[channel + 1]] for channel in channels]
-        slices = _slices(trace, dimension, ids, gates)
-        if not slices:
+    for channels in _alike(_signatures(dimension, components), produced):
+        first = int(channels[0])
+        count = bounds[first + 1] - bounds[first]  # equal signatures: every channel has as many ids
+        if count == 0:
             continue
-        first = channels[0]
+        slices = _slices(trace, dimension, by_component[bounds[channels][:, None] + np.arange(count)], gates)
         producers = [found for found in slices if found.role == "producer"]
-        level = "stage" if len(producers) > 1 and any(summed[channel] for channel in channels) else "filter"
+        level = "stage" if len(producers) > 1 and summed[channels].any() else "filter"
         inexact = components.inexact.get(first)
         groups.append(
             ChannelGroup(
@@ -112,35 +108,41 @@ def partition(trace: Trace, components: Components) -> Partition:
                 slices=tuple(slices),
             )
         )
-        kept.append(np.array(channels, dtype=np.int64))
+        kept.append(channels)
     group_of = np.full(components.count, -1, dtype=np.int64)
     for number, channels_of in enumerate(kept):
         group_of[channels_of] = number
     return Partition(tuple(_named(groups)), tuple(kept), group_of)
 
 
-def _signatures(dimension: Ids, components: Components) -> list[tuple[int, ...]]:
-    """For each component a key of the dimensions that carry it, with multiplicity (two 64-bit hashes and a count)."""
+def _signatures(dimension: Ids, components: Components) -> NDArray[np.uint64]:
+    """For each component (a row) a key of the dimensions that carry it, with multiplicity, and of its reasons.
+
+    The key consists of two 64-bit hashes, a count, and a number for each reason.
+    """
     generator = np.random.default_rng(0)
     born = dimension >= 0
-    sums = []
+    columns = []
     for _ in range(2):
         salt = generator.integers(0, 2**63, size=int(dimension.max(initial=0)) + 1, dtype=np.uint64)
         total = np.zeros(components.count, dtype=np.uint64)
         np.add.at(total, components.label[born], salt[dimension[born]])
-        sums.append(total.tolist())
-    counts = np.bincount(components.label[born], minlength=components.count).tolist()
-    reasons: dict[str | None, int] = {None: 0}
-    return [
-        (
-            first,
-            second,
-            count,
-            reasons.setdefault(components.frozen.get(number), len(reasons)),
-            reasons.setdefault(components.inexact.get(number), len(reasons)),
-        )
-        for number, (first, second, count) in enumerate(zip(*sums, counts, strict=True))
-    ]
+        columns.append(total)
+    columns.append(np.bincount(components.label[born], minlength=components.count).astype(np.uint64))
+    reasons: dict[str, int] = {}
+    for reason_of in (components.frozen, components.inexact):
+        column = np.zeros(components.count, dtype=np.uint64)
+        column[list(reason_of)] = [reasons.setdefault(why, len(reasons) + 1) for why in reason_of.values()]
+        columns.append(column)
+    return np.stack(columns, axis=1)
+
+
+def _alike(signatures: NDArray[np.uint64], components: Ids) -> list[Ids]:
+    """Divide ``components`` into runs of equal signature, keeping their order."""
+    _, first, number = np.unique(signatures[components], axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first[number.ravel()], kind="stable")
+    ends = np.flatnonzero(np.diff(first[number.ravel()][order])) + 1
+    return np.split(components[order], ends) if components.size else []
 
 
 def _first_ids(components: Components) -> Ids:
@@ -158,9 +160,8 @@ def _summed(trace: Trace, components: Components) -> NDArray[np.bool_]:
     return summed
 
 
-def _slices(trace: Trace, dimension: Ids, ids: list[Ids], gates: set[int]) -> list[Slice]:
-    """Every tensor dimension that carries the group's channels; ``ids[k]`` are the ids of channel k."""
-    stacked = np.stack(ids)  # equal signatures: every channel has the same number of ids on every dimension
+def _slices(trace: Trace, dimension: Ids, stacked: Ids, gates: set[int]) -> list[Slice]:
+    """Every tensor dimension that carries the group's channels; row k of ``stacked`` are the ids of channel k."""
     numbers = dimension[stacked]
     order = np.argsort(numbers, axis=1, kind="stable")
     stacked, numbers = np.take_along_axis(stacked, order, 1), np.take_along_axis(numbers, order, 1)

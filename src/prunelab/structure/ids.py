@@ -74,12 +74,10 @@ class ChannelIds:
     def origins_of(self, ids: Ids) -> list[Origin]:
         """The parameter dimensions on which these ids were born."""
         least, most = int(ids.min()), int(ids.max())
-        first, last = self._origin_before(least), self._origin_before(most)
-        if first == last:
-            found = [first]
-        else:
-            found = np.unique(np.searchsorted(self._starts, ids, side="right") - 1).tolist()
-        chosen = (self.origins[number] for number in found if number >= 0)
+        found = {self._origin_before(least), self._origin_before(most)}
+        if len(found) > 1:
+            found.update((np.searchsorted(self._starts, ids, side="right") - 1).tolist())
+        chosen = (self.origins[number] for number in sorted(found) if number >= 0)
         return [origin for origin in chosen if origin.start <= most and least < origin.start + origin.size]
 
     def _origin_before(self, number: int) -> int:
