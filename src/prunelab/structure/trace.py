@@ -232,8 +232,7 @@ class Tracer(TorchDispatchMode):
 
         kwargs = kwargs or {}
         args, kwargs = self.before(func, args, kwargs)
-        flat, _ = tree_flatten((args, kwargs))
-        inputs = tuple(self.marked(value) for value in flat if isinstance(value, Tensor))
+        inputs = tuple(self.marked(value) for value in _operands(*args, *kwargs.values()))
         name = func.overloadpacket.__name__
         written_out = name == "lift_fresh"  # torch.tensor(2.0)
         activation = not written_out and any(marked.activation for marked in inputs)
@@ -241,7 +240,7 @@ class Tracer(TorchDispatchMode):
             out = self.decisions(func, name, args, kwargs)
         else:
             out = compute(func, args, kwargs)
-        outputs = [value for value in tree_flatten(out)[0] if isinstance(value, Tensor)]
+        outputs = _operands(out)
         self.claims, self.kind = [], "other"
         made = rule_for(func)(self, name, args, kwargs, inputs, outputs)
         for tensor, marked in zip(outputs, made, strict=True):
@@ -262,6 +261,17 @@ class Tracer(TorchDispatchMode):
         marked = self._marked.get(out) if isinstance(out, Tensor) else None
         if marked is not None and marked.call is None:
             marked.call = call
+
+
+def _operands(*values: Any) -> list[Tensor]:
+    """The tensors among an operator's arguments or results, which nest one level deep at most."""
+    tensors: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, list | tuple):
+            tensors.extend(each for each in value if isinstance(each, Tensor))
+    return tensors
 
 
 def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[Trace, Any]:
