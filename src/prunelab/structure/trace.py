@@ -224,7 +224,7 @@ class Tracer(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing here is ever compiled: spares PyTorch importing its compiler, and a guard around every operator."""
+        """Nothing here is ever compiled: spares a guard of the compiler around every operator."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
