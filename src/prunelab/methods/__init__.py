@@ -25,13 +25,14 @@ from prunelab.methods.ladders import Allocation
 from prunelab.methods.learning import LearningMethod
 from prunelab.methods.scores import Scores
 from prunelab.methods.search import EagleEye
-from prunelab.methods.training import Slimming
+from prunelab.methods.training import SSL, GroupBrainDamage, Slimming
 
 __all__ = [
     "FPGM",
     "NISP",
     "PFA",
     "SCSP",
+    "SSL",
     "APoZ",
     "Allocation",
     "BNGamma",
@@ -40,6 +41,7 @@ __all__ = [
     "Criterion",
     "EagleEye",
     "Entropy",
+    "GroupBrainDamage",
     "HRank",
     "ImportancePruning",
     "L1Norm",

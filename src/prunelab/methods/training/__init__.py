@@ -1,5 +1,7 @@
 """Methods that shape the network while it trains, one per file."""
 
+from prunelab.methods.training.group_brain_damage import GroupBrainDamage
 from prunelab.methods.training.slimming import Slimming
+from prunelab.methods.training.ssl import SSL
 
-__all__ = ["Slimming"]
+__all__ = ["SSL", "GroupBrainDamage", "Slimming"]
