@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakIdKeyDictionary
 
+from prunelab.errors import UserError
 from prunelab.structure.calls import Call, Calls, following
 from prunelab.structure.decisions import Decisions, depends_on_data
 from prunelab.structure.ids import ChannelIds, Ids
@@ -295,7 +296,10 @@ def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[T
     ):
         out = forward()
     trace = tracer.trace
-    for value in tensors_in(out):
+    given_out = tensors_in(out)
+    if not given_out:
+        raise UserError(f"the network {type(model).__name__} returns no tensor, so nothing can be known of it")
+    for value in given_out:
         marked = tracer.marked(value)
         for ids in (*marked.dims, *marked.statistics):
             trace.ids.freeze(ids, "output of the network")
