@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         save,
     )
     from prunelab.methods import (
+        CURL,
         FPGM,
         NISP,
         PFA,
@@ -47,6 +48,7 @@ _HOMES = {
         "save",
     ),
     "prunelab.methods": (
+        "CURL",
         "NISP",
         "PFA",
         "HRank",
@@ -78,6 +80,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CURL",
     "FPGM",
     "NISP",
     "PFA",

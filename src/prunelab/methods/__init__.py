@@ -6,6 +6,7 @@ from prunelab.methods.budget import Budget
 from prunelab.methods.calibration import Calibration
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance import (
+    CURL,
     FPGM,
     NISP,
     PFA,
@@ -28,6 +29,7 @@ from prunelab.methods.search import EagleEye
 from prunelab.methods.training import SSL, GroupBrainDamage, Slimming
 
 __all__ = [
+    "CURL",
     "FPGM",
     "NISP",
     "PFA",

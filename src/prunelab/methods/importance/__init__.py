@@ -3,6 +3,7 @@
 from prunelab.methods.importance.apoz import APoZ
 from prunelab.methods.importance.base import Criterion
 from prunelab.methods.importance.bn_gamma import BNGamma
+from prunelab.methods.importance.curl import CURL
 from prunelab.methods.importance.entropy import Entropy
 from prunelab.methods.importance.fpgm import FPGM
 from prunelab.methods.importance.hrank import HRank
@@ -16,6 +17,7 @@ from prunelab.methods.importance.scsp import SCSP
 from prunelab.methods.importance.taylor import Taylor
 
 __all__ = [
+    "CURL",
     "FPGM",
     "NISP",
     "PFA",

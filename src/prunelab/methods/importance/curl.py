@@ -1,0 +1,194 @@
+"""Change of the predictions when a channel is missing.
+
+Luo, Wu: Neural Network Pruning with Residual-Connections and Limited-Data, CVPR 2020, arXiv:1911.08114, section
+3.2. Compared are the softmax outputs, as in the authors' code (Roll920/CURL), which overwrites the score with
+every batch of a larger proxy set; here it is the mean over all images. The paper sorts the scores of all layers
+together (``normalisation: none``), keeps 30 % of every layer (``floor``) and never prunes the last stage.
+
+Masked copies of many images and channels go through the network side by side, and start where the group is
+first read (``prefix.py``). An image on which a channel is zero anyway needs no copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunelab.errors import UserError
+from prunelab.methods.importance.activations import calibration_batches
+from prunelab.methods.importance.base import Criterion, Reads, warn_left_whole
+from prunelab.methods.importance.prefix import record_outputs, record_schedule
+from prunelab.methods.ladders import Normalisation
+from prunelab.methods.ranks import gather, together
+from prunelab.methods.scores import Scores
+from prunelab.methods.untouched import untouched
+from prunelab.structure import Tap, channels_first, observe
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
+    from prunelab.structure import ChannelGroup, ResidualBlock
+
+_CACHED_VALUES = 1 << 27  # of module outputs kept for a part of a batch: 512 MB in float32
+
+Unit = Mapping[Tap, np.ndarray]
+"""What is masked together: for each tap the positions (channels, m) of the unit's channels along its dim."""
+
+
+@dataclass(frozen=True)
+class CURL(Criterion):
+    """s_j = mean over images of KL(q || p), p the softmax of the outputs, q that without channel j.
+
+    A channel of a stage is missing everywhere at once: after every block that writes the stage. A block is
+    missing when its branch is zero. ``reduction`` has no meaning here.
+
+    proxy_images: how many of the calibration images are looked at.
+    copies: how many masked copies of images go through the network at a time.
+    """
+
+    reads: ClassVar[Reads] = "activations"
+    normalisation: ClassVar[Normalisation] = "none"
+
+    proxy_images: int = 256
+    copies: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("proxy_images", "copies"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: use 1 or more.")
+
+    def score(self, context: PruningContext) -> Scores:
+        groups = [group for group in context.groups if group.taps]
+        blocks = [block for block in context.blocks if block.branch]
+        warn_left_whole(
+            context, [group.name for group in context.groups if not group.taps], "can be observed nowhere"
+        )
+        units = [_group_unit(group) for group in groups] + [_block_unit(block) for block in blocks]
+        calibration = context.images()
+        proxy = replace(calibration, images=min(self.proxy_images, calibration.images))
+        means = _mean_divergences(replace(context, calibration=proxy), units, self.copies)
+        of_groups, of_blocks = means[: len(groups)], means[len(groups) :]
+        return Scores(
+            {group.name: mean for group, mean in zip(groups, of_groups, strict=True)},
+            {block.name: float(mean[0]) for block, mean in zip(blocks, of_blocks, strict=True)},
+        )
+
+
+def _group_unit(group: ChannelGroup) -> Unit:
+    positions: dict[Tap, list[np.ndarray]] = {}
+    for found in group.taps:
+        positions.setdefault(found.tap, []).append(found.positions)
+    return {tap: np.concatenate(parts, axis=1) for tap, parts in positions.items()}
+
+
+def _block_unit(block: ResidualBlock) -> Unit:
+    """The whole branch counts as one channel."""
+    assert block.branch is not None
+    return {block.branch: np.arange(block.branch.width)[None]}
+
+
+def _mean_divergences(context: PruningContext, units: Sequence[Unit], copies: int) -> list[np.ndarray]:
+    """For each unit the mean over the images of all ranks of KL(masked || original): (channels,)."""
+    found = gather(together(lambda: _summed_divergences(context, units, copies)))
+    images = sum(count for _, count in found)
+    if images == 0:
+        raise UserError("The calibration loader holds no images to score with.")
+    return [sum(sums[i] for sums, _ in found) / images for i in range(len(units))]
+
+
+def _summed_divergences(
+    context: PruningContext, units: Sequence[Unit], copies: int
+) -> tuple[list[np.ndarray], int]:
+    """The sums over the images of this rank, and how many images that were."""
+    sums = [torch.zeros(_channels(unit), dtype=torch.float64, device=context.device) for unit in units]
+    seen = 0
+    masking = None
+    with untouched(context.model, context.device, context.seed), torch.no_grad():
+        for images, _ in calibration_batches(context):
+            masking = masking or _Masking(context.model, units, images, copies)
+            for part in images.split(masking.images_at_once):
+                masking.add_divergences(part, sums)
+            seen += len(images)
+    return [total.cpu().numpy() for total in sums], seen
+
+
+class _Masking:
+    """Runs masked copies of images through one network."""
+
+    def __init__(self, model: nn.Module, units: Sequence[Unit], images: Tensor, copies: int) -> None:
+        self._model, self._units, self._copies = model, units, copies
+        self._taps = {tap for unit in units for tap in unit}
+        schedule = record_schedule(model, images, self._taps)
+        self._prefixes = [schedule.before(unit) for unit in units]
+        self._read = {path for prefix in self._prefixes for path in prefix.read}
+        values = sum(schedule.outputs[path].numel() for path in self._read)
+        self.images_at_once = max(1, _CACHED_VALUES // max(values, 1))
+
+    def add_divergences(self, images: Tensor, sums: Sequence[Tensor]) -> None:
+        """Add the divergences of every unit, summed over these images, to ``sums``."""
+        nonzero: dict[Tap, Tensor] = {}
+        observers = {tap: _nonzero_channels(nonzero, tap) for tap in self._taps}
+        with record_outputs(self._model, self._read) as outputs, observe(self._model, observers):
+            original = _log_probabilities(self._model(images))
+        for unit, prefix, total in zip(self._units, self._prefixes, sums, strict=True):
+            alive = torch.stack([nonzero[tap][:, positions].any(dim=2) for tap, positions in unit.items()])
+            pairs = alive.any(dim=0).nonzero()  # (image, channel): any other copy would equal its image
+            mask = _Mask(unit)
+            with prefix.skipped(self._model, outputs) as choose, observe(self._model, mask.observers()):
+                for rows, channels in zip(*(part.split(self._copies) for part in pairs.T), strict=True):
+                    choose(rows)
+                    mask.channels = channels
+                    masked = _log_probabilities(self._model(images.index_select(0, rows)))
+                    total.index_add_(0, channels, _divergence(masked, original.index_select(0, rows)))
+
+
+class _Mask:
+    """Sets channel ``channels[i]`` of a unit to zero in row i of every tapped tensor."""
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
+        self.channels = torch.zeros(0, dtype=torch.int64)
+
+    def observers(self) -> dict[Tap, Callable[[Tensor, int], None]]:
+        return {tap: self._observer(torch.from_numpy(positions)) for tap, positions in self._unit.items()}
+
+    def _observer(self, positions: Tensor) -> Callable[[Tensor, int], None]:
+        def zero(tensor: Tensor, dim: int) -> None:
+            columns = positions.to(tensor.device)[self.channels]
+            rows = torch.arange(len(columns), device=tensor.device)[:, None]
+            channels_first(tensor, dim)[rows, columns] = 0  # in place: the network goes on with this tensor
+
+        return zero
+
+
+def _nonzero_channels(found: dict[Tap, Tensor], tap: Tap) -> Callable[[Tensor, int], None]:
+    """Notes which (image, channel) of a tap are not zero everywhere."""
+
+    def note(tensor: Tensor, dim: int) -> None:
+        nonzero = channels_first(tensor, dim) != 0
+        found[tap] = nonzero.reshape(*nonzero.shape[:2], -1).any(dim=2)
+
+    return note
+
+
+def _log_probabilities(outputs: Any) -> Tensor:
+    """log softmax (N, classes) of outputs, in float64."""
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+        given = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise UserError(f"CURL compares the class scores (N, classes) of a network, but it gives {given}.")
+    return functional.log_softmax(outputs.double(), dim=1)
+
+
+def _divergence(masked: Tensor, original: Tensor) -> Tensor:
+    """KL(masked || original) (N,) of log probabilities (N, classes)."""
+    return (masked.exp() * (masked - original)).sum(dim=1)
+
+
+def _channels(unit: Unit) -> int:
+    return len(next(iter(unit.values())))

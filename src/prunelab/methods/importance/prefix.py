@@ -1,0 +1,199 @@
+"""What a network computes before a tap, computed once and handed out again.
+
+A pass that changes activations at some taps needs nothing new from the modules that are done before the first
+of them. ``Schedule`` knows from one ordinary pass when modules are done, when taps come and who reads whose
+output; ``Schedule.before`` says which modules can be skipped. Works with any network; one without submodules
+has nothing to skip.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from prunelab.structure import Tap, observe
+
+Forward = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The outermost modules that are done before a tap.
+
+    read: those whose outputs something that still runs reads.
+    unread: the outputs (1, ...) for one image of the others, of which only the shape can matter.
+    """
+
+    read: tuple[str, ...]
+    unread: Mapping[str, Tensor]
+
+    @contextmanager
+    def skipped(self, model: nn.Module, outputs: Mapping[str, Tensor]) -> Iterator[Callable[[Tensor], None]]:
+        """Inside, the modules return what they returned before, without being run.
+
+        ``outputs`` are those of ``read`` for some images. The function that is handed out says which of these
+        images (indices (P,)) the next pass is made of.
+        """
+        current: dict[str, Tensor] = {}
+
+        def choose(images: Tensor) -> None:
+            for path in self.read:
+                current[path] = outputs[path].index_select(0, images)
+            for path, output in self.unread.items():
+                current[path] = output.expand(len(images), *output.shape[1:])
+
+        def replayed(path: str) -> Callable[[Forward], Forward]:
+            return lambda forward: lambda *args, **kwargs: current[path]
+
+        with _forwards(model, {path: replayed(path) for path in (*self.read, *self.unread)}):
+            yield choose
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The course of one pass.
+
+    done: module -> when it was done, for modules that ran once and gave one tensor with a row per image.
+    outputs: module -> its output (1, ...) for one image.
+    taps: tap -> when it came.
+    reads: (modules whose output a call read, modules that were running) for every such call.
+    """
+
+    done: Mapping[str, int]
+    outputs: Mapping[str, Tensor]
+    taps: Mapping[Tap, int]
+    reads: frozenset[tuple[frozenset[str], frozenset[str]]]
+
+    def before(self, taps: Collection[Tap]) -> Prefix:
+        """What is done before the first of these taps."""
+        first = min(self.taps[tap] for tap in taps)
+        done = {path for path, time in self.done.items() if time < first}
+        outermost = {path for path in done if not done & set(_ancestors(path))}
+        read = {
+            path for paths, running in self.reads if not running & outermost for path in paths & outermost
+        }
+        return Prefix(tuple(sorted(read)), {path: self.outputs[path] for path in sorted(outermost - read)})
+
+
+def record_schedule(model: nn.Module, images: Tensor, taps: Collection[Tap]) -> Schedule:
+    """The schedule of a network, from one pass over its first image."""
+    recorder = _Recorder()
+    paths = [path for path, _ in model.named_modules() if path]
+    observers = {tap: recorder.tapped(tap) for tap in taps}
+    with (
+        _forwards(model, {path: recorder.watched(path) for path in paths}),
+        recorder,
+        observe(model, observers),
+    ):
+        model(images[:1].repeat(2, *[1] * (images.dim() - 1)))  # two rows: is a dimension one of images?
+    return recorder.schedule()
+
+
+@contextmanager
+def record_outputs(model: nn.Module, paths: Collection[str]) -> Iterator[dict[str, Tensor]]:
+    """Inside, every pass of the network leaves copies of these modules' outputs in the dict."""
+    outputs: dict[str, Tensor] = {}
+
+    def kept(path: str) -> Callable[[Forward], Forward]:
+        def wrap(forward: Forward) -> Forward:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                out = forward(*args, **kwargs)
+                outputs[path] = out.clone()  # what follows may work in place
+                return out
+
+            return run
+
+        return wrap
+
+    with _forwards(model, {path: kept(path) for path in paths}):
+        yield outputs
+
+
+class _Recorder(TorchFunctionMode):
+    """Notes when modules and taps are done, and which calls read the output of which module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._time = 0
+        self._running: list[str] = []
+        self._runs: Counter[str] = Counter()
+        self._done: dict[str, int] = {}
+        self._outputs: dict[str, Tensor] = {}
+        self._made_by: dict[int, set[str]] = {}
+        self._alive: list[Tensor] = []  # so that no id is given to a second tensor
+        self._taps: dict[Tap, int] = {}
+        self._reads: set[tuple[frozenset[str], frozenset[str]]] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made_by = [self._made_by.get(id(value), set()) for value in tree_leaves((args, kwargs or {}))]
+        paths = frozenset().union(*made_by)
+        if paths:
+            self._reads.add((paths, frozenset(self._running)))
+        return func(*args, **(kwargs or {}))
+
+    def tapped(self, tap: Tap) -> Callable[[Tensor, int], None]:
+        def note(tensor: Tensor, dim: int) -> None:
+            self._time += 1
+            self._taps.setdefault(tap, self._time)
+
+        return note
+
+    def watched(self, path: str) -> Callable[[Forward], Forward]:
+        def wrap(forward: Forward) -> Forward:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                self._running.append(path)
+                out = forward(*args, **kwargs)
+                self._running.pop()
+                self._leave(path, out, tree_leaves((args, kwargs)))
+                return out
+
+            return run
+
+        return wrap
+
+    def _leave(self, path: str, out: Any, given: list[Any]) -> None:
+        self._time += 1
+        self._runs[path] += 1
+        passed_on = any(out is value for value in given)  # nothing is saved by skipping it
+        if isinstance(out, Tensor) and out.dim() > 0 and len(out) == 2 and not passed_on:
+            self._done[path] = self._time
+            with torch._C.DisableTorchFunction():
+                self._outputs[path] = out[:1].clone()
+            self._made_by.setdefault(id(out), set()).add(path)
+            self._alive.append(out)
+
+    def schedule(self) -> Schedule:
+        once = {path: time for path, time in self._done.items() if self._runs[path] == 1}
+        return Schedule(once, self._outputs, self._taps, frozenset(self._reads))
+
+
+def _ancestors(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+@contextmanager
+def _forwards(model: nn.Module, wrappers: Mapping[str, Callable[[Forward], Forward]]) -> Iterator[None]:
+    """Inside, the ``forward`` of these modules is what the wrappers make of it."""
+    with ExitStack() as stack:
+        for path, wrap in wrappers.items():
+            module = model.get_submodule(path)
+            own = module.__dict__.get("forward")  # set on the instance, by someone else
+            stack.callback(_restore, module, own)
+            module.__dict__["forward"] = wrap(module.forward)
+        yield
+
+
+def _restore(module: nn.Module, own: Forward | None) -> None:
+    if own is None:
+        del module.__dict__["forward"]
+    else:
+        module.__dict__["forward"] = own
