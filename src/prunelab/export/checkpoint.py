@@ -18,7 +18,7 @@ from prunelab.records.atomic import write_atomically
 from prunelab.structure import PruningPlan, apply
 from prunelab.structure.surgery import named_tensors
 
-SCHEMA = 1
+SCHEMA = 2
 WEIGHTS_FILE, PLAN_FILE = "model.safetensors", "plan.json"
 
 
@@ -26,15 +26,15 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     """Write ``model`` into ``folder``: its weights, and how to build a network that they fit.
 
     ``plan.json`` holds the plan that ``prunelab.apply`` left on the model, the model's origin if ``models.build``
-    made it (any other network is given to ``load`` again), the weights' digest and the versions. Each file appears
-    whole or not at all, the weights first. Returns the folder.
+    made it (any other network is given to ``load`` again), the versions, the digest of the weights and one of all this.
+    Each file appears whole or not at all, the weights first. Returns the folder.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     content = safetensors.torch.save(_unshared(model), {"format": "pt"})
     plan: PruningPlan = getattr(model, "prunelab_plan", None) or PruningPlan(kept={}, widths={})
     origin: Origin | None = getattr(model, "prunelab_origin", None)
-    page = {
+    page: dict[str, Any] = {
         "schema": SCHEMA,
         "origin": None if origin is None else origin.to_dict(),
         "network": type(model).__name__,
@@ -42,6 +42,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         "weights_sha256": hashlib.sha256(content).hexdigest(),
         "torch": torch.__version__,
     }
+    page["page_sha256"] = _digest(page)
     write_atomically(folder / WEIGHTS_FILE, content)
     write_atomically(folder / PLAN_FILE, json.dumps(page) + "\n")
     return folder
@@ -104,20 +105,38 @@ def _fill(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
             f"{path} does not fit the network: {len(missing)} tensors are missing, {len(unexpected)} unknown and "
             f"{len(wrong)} of another shape (first: {example})."
         )
+    _cast(network, weights)
     network.load_state_dict(weights, strict=False)  # shared tensors have further names
+
+
+def _cast(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Give ``network`` the number formats of ``weights`` (float16, bfloat16, float64, ...)."""
+    formats = {value.dtype for value in weights.values() if value.is_floating_point()}
+    if len(formats) == 1:
+        network.to(formats.pop())  # also what is not among the weights: buffers that are never saved
+    tensors = named_tensors(network)
+    for name, value in weights.items():
+        if name in tensors and tensors[name].dtype != value.dtype:
+            tensors[name].data = tensors[name].data.to(value.dtype)
 
 
 def _page(path: Path) -> dict[str, Any]:
     try:
         page = json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not readable JSON ({error}); copy it again from where it was made."
         ) from error
-    needed = {"schema", "origin", "network", "plan", "weights_sha256", "torch"}
+    needed = {"schema", "origin", "network", "plan", "weights_sha256", "torch", "page_sha256"}
     if not isinstance(page, dict) or page.get("schema") != SCHEMA or set(page) != needed:
         raise UserError(f"{path} does not describe a network saved by prunelab (schema {SCHEMA}).")
+    if page.pop("page_sha256") != _digest(page):
+        raise UserError(f"{path} was edited after it was written; copy it again from where it was made.")
     return page
+
+
+def _digest(page: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(page, sort_keys=True).encode()).hexdigest()
 
 
 def _built(page: dict[str, Any], folder: Path) -> nn.Module:

@@ -80,6 +80,8 @@ class PruningPlan:
         """Read a plan. Raises UserError for anything that is not a sound plan of this version."""
         try:
             raw = json.loads(text)
+        except RecursionError as error:
+            raise UserError("not a pruning plan: its JSON is nested too deeply") from error
         except json.JSONDecodeError as error:
             raise UserError(
                 f"not a pruning plan: broken JSON at character {error.pos} ({error.msg})"
@@ -167,25 +169,29 @@ def _plan(raw: dict[str, Any]) -> PruningPlan:
             raise ValueError(
                 f"{tensor} dimension {dim} has {size} entries, but entry {indices[-1]} is to be kept"
             )
-        cuts.append(Cut(str(tensor), _count(dim, f"dimension of {tensor}"), size, indices))
+        cuts.append(Cut(_name(tensor), _count(dim, f"dimension of {tensor}"), size, indices))
+    if len({(cut.tensor, cut.dim) for cut in cuts}) != len(cuts):
+        raise ValueError("a dimension of a tensor is cut twice")
     widths = {str(n): (_count(b, n), _count(a, n)) for n, (b, a) in raw["widths"].items()}
     kept = {str(name): lists[_count(number, name)] for name, number in raw["kept"].items()}
+    if kept.keys() != widths.keys():
+        raise ValueError(f"kept and widths name different groups: {sorted(kept.keys() ^ widths.keys())[:3]}")
     for name, indices in kept.items():
         before, after = widths[name]
         if len(indices) != after or indices[-1] >= before:
             raise ValueError(
                 f"group {name} keeps {len(indices)} of {before} channels, but its widths are {widths[name]}"
             )
+    dropped = _names(raw["dropped_blocks"], "dropped_blocks")
+    _check_replaced(dropped, raw["replaced"])
     for module, leaves in raw["replaced"].items():
         if leaves not in ("identity", "relu", "relu6"):
             raise ValueError(f"dropped block {module} leaves {leaves!r}; it must be identity, relu or relu6")
     return PruningPlan(
         kept=kept,
         widths=widths,
-        dropped_blocks=tuple(str(name) for name in raw["dropped_blocks"]),
-        makers={
-            str(name): tuple(str(weight) for weight in weights) for name, weights in raw["makers"].items()
-        },
+        dropped_blocks=dropped,
+        makers={str(name): _names(weights, f"makers of {name}") for name, weights in raw["makers"].items()},
         cuts=tuple(cuts),
         values={str(n): tuple(_count(v, n) for v in values) for n, values in raw["values"].items()},
         attributes={
@@ -193,6 +199,27 @@ def _plan(raw: dict[str, Any]) -> PruningPlan:
         },
         replaced={str(module): str(leaves) for module, leaves in raw["replaced"].items()},
     )
+
+
+def _check_replaced(dropped: tuple[str, ...], replaced: Mapping[str, str]) -> None:
+    """Each dropped block is replaced, by itself or with a block around it, and nothing else is."""
+    if unknown := sorted(set(replaced) - set(dropped)):
+        raise ValueError(f"{unknown[0]!r} is replaced but not among the dropped blocks")
+    for name in dropped:
+        if not any(f"{name}.".startswith(f"{other}.") for other in replaced):
+            raise ValueError(f"nothing replaces the dropped block {name!r}")
+
+
+def _names(values: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise ValueError(f"{what}: {values!r} is not a list of names")
+    return tuple(_name(value) for value in values)
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is not a name")
+    return value
 
 
 def _count(value: Any, what: object) -> int:

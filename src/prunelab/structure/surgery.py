@@ -150,12 +150,30 @@ def checked_cuts(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]
                 f"{cut.tensor}, whose shape is {tuple(tensor.shape)}"
             )
         by_tensor.setdefault(cut.tensor, []).append(cut)
-    for name in plan.values:
-        if name not in tensors:
-            raise UserError(
-                f"this plan was made for another network: it sets {name!r}, which the network lacks"
-            )
+    for module, attributes in plan.attributes.items():
+        for name, value in attributes.items():
+            own = vars(modules[module]).get(name)
+            if type(own) is not int or not 0 < value <= own:
+                raise UserError(
+                    f"this plan was made for another network: it sets {name!r} of {module!r} from {own!r} to {value}"
+                )
+    for name, values in plan.values.items():
+        _check_values(name, tensors.get(name), values, by_tensor.get(name, []))
     return by_tensor
+
+
+def _check_values(name: str, buffer: Tensor | None, values: tuple[int, ...], cuts: list[Cut]) -> None:
+    """New content of an index buffer fits its new length and points no further than the old content did."""
+    if buffer is None or buffer.is_floating_point() or buffer.is_complex() or buffer.dim() != 1:
+        raise UserError(
+            f"this plan was made for another network: it sets {name!r}, which is no index buffer of it"
+        )
+    length = len(cuts[0].indices) if cuts else len(buffer)
+    if len(values) != length or (not buffer.is_meta and max(values) > int(buffer.max())):
+        raise UserError(
+            f"this plan was made for another network: the {len(values)} entries that it gives to {name!r} "
+            "do not fit there"
+        )
 
 
 def _states(optimizer: Optimizer | None) -> Mapping[Any, dict[str, Any]]:
@@ -164,7 +182,9 @@ def _states(optimizer: Optimizer | None) -> Mapping[Any, dict[str, Any]]:
 
 def drop_blocks(model: nn.Module, plan: PruningPlan) -> None:
     """Put in each dropped block's place what is left of it."""
-    for path, leaves in plan.replaced.items():
+    for path, leaves in sorted(
+        plan.replaced.items(), key=lambda item: -item[0].count(".")
+    ):  # innermost first
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, Dropped(leaves))
 
