@@ -287,5 +287,5 @@ def _shapes(model: nn.Module, own: dict[str, Tensor], pruned: dict[str, Tensor])
             table[name] = pruned[path]
         yield
     finally:
-        for table, name, value in owners:
+        for table, name, value in reversed(owners):  # a module may be reachable under two names
             table[name] = value
