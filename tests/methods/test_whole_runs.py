@@ -11,6 +11,9 @@ from prunelab.experiment import run
 
 METHODS = {
     "eagleeye": ("method.candidates=3",),
+    "thinet": (),
+    "channel_pruning": ("levels=[filter]",),
+    "subspace": (),
 }
 
 

@@ -24,6 +24,7 @@ from prunelab.methods.importance import (
 )
 from prunelab.methods.ladders import Allocation
 from prunelab.methods.learning import LearningMethod
+from prunelab.methods.reconstruction import ChannelPruning, ReconstructionPruning, Subspace, ThiNet
 from prunelab.methods.scores import Scores
 from prunelab.methods.search import EagleEye
 from prunelab.methods.training import SSL, GroupBrainDamage, Slimming
@@ -40,6 +41,7 @@ __all__ = [
     "BNGamma",
     "Budget",
     "Calibration",
+    "ChannelPruning",
     "Criterion",
     "EagleEye",
     "Entropy",
@@ -52,8 +54,11 @@ __all__ = [
     "PruningContext",
     "PruningMethod",
     "Random",
+    "ReconstructionPruning",
     "Scores",
     "Slimming",
+    "Subspace",
     "Taylor",
+    "ThiNet",
     "allocate",
 ]

@@ -1,0 +1,84 @@
+"""Second moments of what every reader reads: one pass over the calibration images, memory that does not grow.
+
+Least squares over any number of sampled outputs needs no more than E[x x^T] of the inputs x that each output is
+computed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from prunelab.errors import UserError
+from prunelab.methods.context import PruningContext
+from prunelab.methods.importance.activations import calibration_batches
+from prunelab.methods.ranks import gather, together
+from prunelab.methods.reconstruction.readers import Reader, sampled_windows
+from prunelab.methods.untouched import untouched
+
+Moments = Mapping[str, NDArray[np.float64]]
+"""For each reader, by the name of its weight, E[x x^T] (features, features)."""
+
+
+def measure_moments(context: PruningContext, readers: Iterable[Reader], positions: int) -> Moments:
+    """The second moments of all readers in the full network, at ``positions`` random positions of each image.
+
+    Raises:
+        UserError: there are no calibration images.
+    """
+    by_reader = {reader: SecondMoments(reader.features).to(context.device) for reader in readers}
+    images = together(lambda: _one_pass(context, by_reader, positions))
+    if sum(gather(images)) == 0:
+        raise UserError("The calibration loader holds no images to look at.")
+    return {reader.parameter: metric.compute().cpu().numpy() for reader, metric in by_reader.items()}
+
+
+class SecondMoments(Metric):
+    """The mean (features, features) of x x^T over all rows x (rows, features), in float64."""
+
+    total: Tensor
+    rows: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(features, features, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, rows: Tensor) -> None:
+        doubles = rows.double()
+        self.total.addmm_(doubles.T, doubles)
+        self.rows += len(rows)
+
+    def compute(self) -> Tensor:
+        return self.total / self.rows.clamp(min=1)
+
+
+def _one_pass(context: PruningContext, metrics: Mapping[Reader, SecondMoments], positions: int) -> int:
+    """Update the metrics with this rank's images; how many there were."""
+    seen = 0
+    for reader, metric in metrics.items():  # a rank without a batch must have states to reduce, too
+        metric.update(torch.zeros(0, reader.features, device=context.device))
+    with untouched(context.model, context.device, context.seed), torch.no_grad(), ExitStack() as hooks:
+        for reader, metric in metrics.items():
+            module = context.model.get_submodule(reader.name)
+            hooks.callback(
+                module.register_forward_pre_hook(_observer(metric, positions, context.seed)).remove
+            )
+        for images, _ in calibration_batches(context):
+            context.model(images)
+            seen += len(images)
+    return seen
+
+
+def _observer(metric: SecondMoments, positions: int, seed: int) -> Callable[[nn.Module, Any], None]:
+    def observe(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        metric.update(sampled_windows(module, given[0], positions, seed))
+
+    return observe

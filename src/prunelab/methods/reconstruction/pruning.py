@@ -1,0 +1,143 @@
+"""ReconstructionPruning: keep the channels that a rule chooses, and let the layers that read them make up for it."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import nn
+
+from prunelab.errors import UserError
+from prunelab.methods.allocation import allocate
+from prunelab.methods.base import PruningMethod
+from prunelab.methods.budget import Budget
+from prunelab.methods.context import PruningContext
+from prunelab.methods.importance.base import warn_left_whole
+from prunelab.methods.reach import require_reachable
+from prunelab.methods.reconstruction.base import Reading, Rule, reading_of
+from prunelab.methods.reconstruction.least_squares import Indices, Matrix, relative_error
+from prunelab.methods.reconstruction.moments import Moments, measure_moments
+from prunelab.methods.reconstruction.readers import Reader, find_readers, kept_indices, read_by
+from prunelab.methods.scores import Scores
+from prunelab.structure import PruningPlan
+
+
+class ReconstructionPruning(PruningMethod):
+    """Choose channels by what the layers that read them lose, and adjust the weights of these layers.
+
+    One pass over the calibration images gives the second moments of what every convolution (not grouped) and linear
+    layer reads, at random positions of each image. Groups that no such layer reads stay whole; a layer of another
+    kind that reads a group loses its channels without being adjusted.
+
+    Args:
+        rule: who stays, and how weights are adjusted, such as ``ThiNet()``.
+        budget: how much to keep.
+        positions: random positions of each image at which a layer's outputs are reconstructed.
+        ridge: penalty on the change of weights, relative to the mean energy of an input; larger for few images.
+        normalisation: how ``global`` allocation makes layers comparable, see ``Allocation``; None: scores are
+            compared as they are, for they are relative errors.
+        settings: those of ``PruningMethod``: levels (filter and stage), allocation, floor, divisor, images, ...
+
+    Raises:
+        UserError: a setting out of range.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        budget: Budget,
+        positions: int = 10,
+        ridge: float = 1e-6,
+        normalisation: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(budget, normalisation=normalisation or "none", **settings)
+        if positions < 1:
+            raise UserError(f"positions={positions}: at least one position of each image is needed.")
+        if ridge <= 0:
+            raise UserError(
+                f"ridge={ridge}: use a small number above 0, for inputs may depend on one another."
+            )
+        if "block" in self.levels:
+            raise UserError(
+                f"{type(rule).__name__} chooses channels and drops no blocks: take block out of levels, or choose "
+                "another method."
+            )
+        self.rule = rule
+        self.positions = positions
+        self.ridge = ridge
+        self._measured: tuple[weakref.ref[nn.Module], Moments] | None = None
+
+    @property
+    def reconstructs(self) -> bool:
+        return True
+
+    def decide(self, context: PruningContext) -> PruningPlan:
+        task = (context.budget, context.levels, context.allocation, context.name, context.reference)
+        require_reachable(context.graph, *task)
+        readings = self._readings(context)
+        scores = {name: self.rule.score(reading) for name, reading in readings.items()}
+        plan = allocate(context.graph, Scores(scores), *task)
+        kept = {
+            name: self.rule.choose(reading, np.array(plan.kept[name])).tolist()
+            for name, reading in readings.items()
+        }
+        return context.graph.plan(kept)
+
+    def reconstruct(self, context: PruningContext, plan: PruningPlan) -> None:
+        """Adjust the weights of all layers that lose inputs, as the rule says."""
+        readers = find_readers(context.model, context.graph)
+        moments = self._moments(context, readers)
+        self._measured = None
+        before, after = [], []
+        for name, reader in readers.items():
+            kept, outputs = kept_indices(reader, plan, dim=1), kept_indices(reader, plan, dim=0)
+            if kept is None:
+                continue
+            weights = _weights(context.model, reader)[slice(None) if outputs is None else outputs]
+            adjusted = self.rule.adjusted(weights, moments[name], kept, self.ridge)
+            _adjust(context.model.get_parameter(name), outputs, adjusted)
+            before.append(relative_error(weights, weights, moments[name], kept))
+            after.append(relative_error(weights, adjusted, moments[name], kept))
+        if before:
+            rank_zero_info(
+                f"{type(self.rule).__name__} adjusted {len(before)} layers: their outputs were off by "
+                f"{np.mean(before):.1%} of their energy, now by {np.mean(after):.1%} (on average)."
+            )
+
+    def _readings(self, context: PruningContext) -> dict[str, Reading]:
+        """How each group is read; groups that no reader reads stay whole."""
+        readers = find_readers(context.model, context.graph)
+        self._measured = None
+        moments = self._moments(context, readers)
+        self._measured = (weakref.ref(context.model), moments)  # the same images serve reconstruct
+        weights = {name: _weights(context.model, reader) for name, reader in readers.items()}
+        groups = [group for group in context.groups if read_by(group, readers)]
+        warn_left_whole(
+            context,
+            [group.name for group in context.groups if not read_by(group, readers)],
+            "are read by no ordinary convolution or linear layer",
+        )
+        return {group.name: reading_of(group, readers, moments, weights, context.seed) for group in groups}
+
+    def _moments(self, context: PruningContext, readers: dict[str, Reader]) -> Moments:
+        if self._measured is not None and self._measured[0]() is context.model:
+            return self._measured[1]
+        return measure_moments(context, readers.values(), self.positions)
+
+
+def _weights(model: nn.Module, reader: Reader) -> Matrix:
+    """(outputs, inputs, taps), float64."""
+    parameter = model.get_parameter(reader.parameter).detach()
+    return parameter.cpu().double().reshape(-1, reader.inputs, reader.taps).numpy()
+
+
+@torch.no_grad()
+def _adjust(parameter: nn.Parameter, outputs: Indices | None, weights: Matrix) -> None:
+    """Give these outputs (None: all of them) other weights (outputs, inputs, taps)."""
+    rows = slice(None) if outputs is None else torch.from_numpy(outputs).to(parameter.device)
+    new = torch.from_numpy(weights).to(parameter)
+    parameter[rows] = new.reshape(-1, *parameter.shape[1:])

@@ -1,0 +1,128 @@
+"""Readers: the layers that read a group's channels, and the inputs from which they compute each output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunelab.structure import ChannelGraph, ChannelGroup, PruningPlan, Slice
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A convolution (not grouped) or a linear layer.
+
+    name: its path in the network.
+    inputs: how many channels or features it reads.
+    taps: weights for each input and output: kernel height x width; 1 for a linear layer.
+    """
+
+    name: str
+    inputs: int
+    taps: int
+
+    @property
+    def parameter(self) -> str:
+        """The name of its weight."""
+        return f"{self.name}.weight" if self.name else "weight"
+
+    @property
+    def features(self) -> int:
+        """How many numbers one output is computed from; number i * taps + t is tap t of input i."""
+        return self.inputs * self.taps
+
+
+def find_readers(model: nn.Module, graph: ChannelGraph) -> dict[str, Reader]:
+    """The readers of all groups, by the name of their weight.
+
+    Left out is what computes in another way than with its own weight: grouped and transposed convolutions,
+    functional code, layers that standardise their weight or pad in a way of their own.
+    """
+    modules = {
+        f"{path}.weight" if path else "weight": (path, module) for path, module in model.named_modules()
+    }
+    found = {}
+    for group in graph.groups:
+        for part in group.having("consumer"):
+            path, module = modules.get(part.parameter, ("", None))
+            if part.dim == 1 and module is not None and _is_plain(module):
+                weight = module._parameters["weight"]
+                assert weight is not None
+                found[part.parameter] = Reader(path, weight.shape[1], weight[0, 0].numel())
+    return found
+
+
+def read_by(group: ChannelGroup, readers: Mapping[str, Reader]) -> list[Slice]:
+    """The slices of readers that hold the group's channels: ``index`` (channels, m) are its inputs there."""
+    return [part for part in group.having("consumer") if part.parameter in readers and part.dim == 1]
+
+
+def kept_indices(reader: Reader, plan: PruningPlan, dim: int) -> NDArray[np.int64] | None:
+    """The inputs (dim 1) or outputs (dim 0) that a plan leaves to a reader; None if it cuts none of them."""
+    for cut in plan.cuts:
+        if cut.tensor == reader.parameter and cut.dim == dim:
+            return np.array(cut.indices, dtype=np.int64)
+    return None
+
+
+def sampled_windows(layer: nn.Module, images: Tensor, positions: int, seed: int) -> Tensor:
+    """What ``layer`` computes its outputs from, at so many random positions of each image: (rows, features).
+
+    ``images`` (N, C, H, W), or (N, ..., features) for a linear layer, is what enters the layer; its own stride,
+    padding and dilation hold. All positions are taken if there are no more. The same for one seed and shape.
+    """
+    if isinstance(layer, nn.Linear):
+        rows = images.reshape(len(images), -1, images.shape[-1])
+        chosen = _chosen(len(rows), rows.shape[1], positions, seed, images.device)
+        return rows[_each(rows, 1), chosen].flatten(0, 1)
+    assert isinstance(layer, nn.Conv2d)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = functional.pad(images, layer._reversed_padding_repeated_twice, mode=mode)
+    height, width = (
+        (size - dilation * (kernel - 1) - 1) // stride + 1
+        for size, kernel, stride, dilation in zip(
+            padded.shape[2:], layer.kernel_size, layer.stride, layer.dilation, strict=True
+        )
+    )
+    chosen = _chosen(len(images), height * width, positions, seed, images.device)[:, :, None, None]
+    down, along = (
+        step * torch.arange(kernel, device=images.device)
+        for step, kernel in zip(layer.dilation, layer.kernel_size, strict=True)
+    )
+    rows = chosen // width * layer.stride[0] + down[:, None]
+    columns = chosen % width * layer.stride[1] + along
+    windows = padded[_each(padded, 3), :, rows, columns]  # (N, positions, kernel height, kernel width, C)
+    return windows.movedim(-1, 2).flatten(2).flatten(0, 1)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv2d):
+        return (
+            module.groups == 1
+            and type(module).forward is nn.Conv2d.forward
+            and "weight" in module._parameters
+        )
+    return (
+        isinstance(module, nn.Linear)
+        and type(module).forward is nn.Linear.forward
+        and "weight" in module._parameters
+    )
+
+
+def _chosen(images: int, available: int, positions: int, seed: int, device: torch.device) -> Tensor:
+    """(images, positions) of ``available`` positions each, drawn with replacement; or all of them."""
+    if available <= positions:
+        return torch.arange(available, device=device).expand(images, -1)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(available, (images, positions), generator=generator).to(device)
+
+
+def _each(tensor: Tensor, dimensions: int) -> Tensor:
+    """The number of each image, to be indexed with beside arrays of so many more dimensions."""
+    return torch.arange(len(tensor), device=tensor.device).reshape(-1, *[1] * dimensions)

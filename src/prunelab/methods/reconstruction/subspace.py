@@ -1,0 +1,118 @@
+"""Subspace clustering of the feature maps: of maps that lie in one linear subspace, one stays.
+
+Wang, Zhou, Zhang, Bai, Zhou: Exploring Linear Relationship in Feature Map Subspace for ConvNets Compression,
+arXiv:1803.05729. There is no official code; this is our reading where the paper says no more: maps are taken after
+the activation function, as the layers that read them see them; the penalty of the self-expression is relative to each
+map's largest correlation; a cluster is represented by its medoid; maps that are removed are merged into the layers
+that read them by least squares. All layers are clustered together on the full network, not from front to back. For a
+stage the maps in all places where it is read count.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from prunelab.errors import UserError
+from prunelab.methods.reconstruction.base import Reading, Rule
+from prunelab.methods.reconstruction.least_squares import Indices, Matrix, merged
+
+
+@dataclass(frozen=True)
+class Subspace(Rule):
+    """min over C of |X - X C|_F^2 / 2 + lambda |C|_1, diag(C) = 0, for the maps X (columns of norm 1); spectral
+    clustering of |C| + |C|^T into as many clusters as channels stay; of each its medoid stays.
+
+    The budget decides how many stay in which group, by the score |X_j - X C_j|: what the other maps do not explain of
+    map j. Who stays is then up to the clusters alone.
+
+    sparsity: lambda of map j as a fraction of max_k |X_j . X_k|, in (0, 1); at 1 no map would explain another.
+    """
+
+    sparsity: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sparsity < 1:
+            raise UserError(f"sparsity={self.sparsity} is not a fraction between 0 and 1.")
+
+    def score(self, reading: Reading) -> Matrix:
+        correlations = _correlations(reading.maps)
+        mixture = self_expression(correlations, self.sparsity)
+        explained = 2 * np.sum(mixture * correlations, axis=0) - np.sum(
+            mixture * (correlations @ mixture), axis=0
+        )
+        return np.sqrt(np.clip(np.diag(correlations) - explained, 0, None))
+
+    def choose(self, reading: Reading, kept: Indices) -> Indices:
+        """The medoids of as many clusters as ``kept`` has channels; maps that are zero everywhere go first."""
+        if len(kept) == reading.size:
+            return kept
+        correlations = _correlations(reading.maps)
+        alive = np.flatnonzero(np.diag(correlations) > 0)
+        if len(alive) <= len(kept):
+            dead = np.setdiff1d(np.arange(reading.size), alive)
+            return np.sort(np.concatenate([alive, dead[: len(kept) - len(alive)]]))
+        among = correlations[np.ix_(alive, alive)]
+        labels = clusters(np.abs(self_expression(among, self.sparsity)), len(kept), reading.seed)
+        chosen = [medoid(among, np.flatnonzero(labels == label)) for label in np.unique(labels)]
+        energies = np.diag(reading.maps)[alive]
+        rest = [int(place) for place in np.argsort(-energies, kind="stable") if place not in chosen]
+        chosen += rest[: len(kept) - len(chosen)]  # a cluster may have come out empty
+        return np.sort(alive[chosen])
+
+    def adjusted(self, weights: Matrix, moments: Matrix, kept: Indices, ridge: float) -> Matrix:
+        return merged(weights, moments, kept, ridge)
+
+
+def self_expression(correlations: Matrix, sparsity: float) -> Matrix:
+    """C (n, n): column j expresses map j by the others; from X^T X (n, n) of maps of norm 1 (or 0)."""
+    from sklearn.linear_model import Lasso  # a second to import
+
+    size = len(correlations)
+    mixture = np.zeros((size, size))
+    root = _root(correlations)  # root.T @ root = X^T X: the same problem in n dimensions
+    for column in range(size):
+        others = np.delete(np.arange(size), column)
+        largest = np.abs(correlations[others, column]).max(initial=0)
+        if largest > 0:
+            lasso = Lasso(
+                alpha=sparsity * largest / size, fit_intercept=False, precompute=True, max_iter=2000
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # not quite converged is close enough to cluster by
+                mixture[others, column] = lasso.fit(root[:, others], root[:, column]).coef_
+    return mixture
+
+
+def clusters(mixture: Matrix, count: int, seed: int) -> Indices:
+    """The cluster (n,) of each map, from the magnitudes of C: spectral clustering of |C| + |C|^T."""
+    from sklearn.cluster import SpectralClustering
+
+    if count == len(mixture):
+        return np.arange(count)
+    affinity = mixture + mixture.T + 1e-8  # connected, whatever C is
+    method = SpectralClustering(count, affinity="precomputed", assign_labels="cluster_qr", random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return method.fit_predict(affinity)
+
+
+def medoid(correlations: Matrix, members: Indices) -> int:
+    """The member that is closest to all: with the largest sum of |correlations|; of equals the first."""
+    return int(members[np.argmax(np.abs(correlations[np.ix_(members, members)]).sum(axis=1).round(12))])
+
+
+def _correlations(gram: Matrix) -> Matrix:
+    """X^T X of the maps scaled to norm 1; maps that are (nearly) zero everywhere become zero."""
+    energies = np.diag(gram)
+    alive = energies > 1e-12 * max(energies.max(initial=0), 1e-300)
+    scale = np.where(alive, 1 / np.sqrt(np.where(alive, energies, 1)), 0)
+    found: Matrix = gram * np.outer(scale, scale)
+    return found
+
+
+def _root(gram: Matrix) -> Matrix:
+    values, vectors = np.linalg.eigh(gram)
+    return np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T

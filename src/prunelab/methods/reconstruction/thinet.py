@@ -1,0 +1,91 @@
+"""ThiNet: remove the channels whose contributions to the next layer's outputs cancel best.
+
+Luo, Wu, Lin: ThiNet: A Filter Level Pruning Method for Deep Neural Network Compression, ICCV 2017,
+arXiv:1707.06342, equations 6 and 7 and algorithm 1; Luo, Zhang, Zhou, Xie, Wu, Lin: ThiNet: Pruning CNN Filters for a
+Thinner Net, TPAMI 2018. Where this departs from github.com/Roll920/ThiNet_Code:
+
+- All outputs of the next layer count at each sampled position, where the code samples some; its stride and padding
+  hold, which the code takes to be 1 and none.
+- Layers are judged together on the full network, so that a budget can be spread over them; the paper goes from
+  front to back, with fine-tuning in between. ``allocation: uniform`` gives the paper's equal rates.
+- The paper prunes filters inside blocks (``levels: [filter]``). For a stage the errors in all layers that read it
+  are summed; what shortcuts hand on is not seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from prunelab.errors import UserError, nearest
+from prunelab.methods.reconstruction.base import Reading, Rule
+from prunelab.methods.reconstruction.least_squares import Indices, Matrix, rescaled, scores_of_order
+
+Variant = Literal["removal", "selection"]
+
+
+@dataclass(frozen=True)
+class ThiNet(Rule):
+    """Channels go (or come) one by one, each the best at its turn; then each that stays is rescaled by least squares.
+
+    With x_i the contribution of channel i to the outputs y = sum x_i of the layers that read it:
+
+    variant: ``removal`` (ICCV): T grows by the i that minimises |sum_{t in T} x_t + x_i|^2. ``selection`` (TPAMI): S
+        grows by the i that minimises |r - (x_i . r / x_i . x_i) x_i|^2, r = y - X_S w, w by least squares.
+
+    The score of a channel is the relative error |y - X_S w|^2 / |y|^2 once it and all channels that go before it (or
+    come after it) are removed.
+    """
+
+    variant: Variant = "removal"
+
+    def __post_init__(self) -> None:
+        if self.variant not in get_args(Variant):
+            raise UserError(
+                f"variant: {self.variant!r} does not exist. {nearest(str(self.variant), get_args(Variant))}"
+            )
+
+    def score(self, reading: Reading) -> Matrix:
+        gram = reading.contributions
+        order = removal_order(gram)[::-1] if self.variant == "removal" else selection_order(gram)
+        return scores_of_order(gram, order)
+
+    def adjusted(self, weights: Matrix, moments: Matrix, kept: Indices, ridge: float) -> Matrix:
+        return rescaled(weights, moments, kept, ridge)
+
+
+def removal_order(gram: Matrix) -> Indices:
+    """The channels as they go: each minimises |t + x_i|^2, t the sum of those that went before. O(n) a step."""
+    with_removed = np.zeros(len(gram))  # x_i . t
+    left = np.ones(len(gram), dtype=np.bool_)
+    order = []
+    for _ in range(len(gram)):
+        growth = np.where(left, 2 * with_removed + np.diag(gram), np.inf)
+        order.append(int(np.argmin(growth)))
+        left[order[-1]] = False
+        with_removed += gram[:, order[-1]]
+    return np.array(order)
+
+
+def selection_order(gram: Matrix) -> Indices:
+    """The channels as they come: each explains most of the residual r. O(n^2) a step.
+
+    ``residual`` is the Gram matrix of what the selected channels do not explain of the others.
+    """
+    residual, with_rest, energy = gram.copy(), gram.sum(axis=1), np.diag(gram)  # with_rest: x_i . r
+    seen = energy > 1e-12 * max(energy.max(initial=0), 1e-300)
+    left = np.ones(len(gram), dtype=np.bool_)
+    order = []
+    for _ in range(len(gram)):
+        explained = np.where(seen, with_rest**2 / np.where(seen, energy, 1), 0)
+        chosen = int(np.argmax(np.where(left, explained, -1)))
+        order.append(chosen)
+        left[chosen] = False
+        rest = residual[chosen, chosen]
+        if rest > 1e-12 * energy[chosen]:
+            column = residual[:, chosen].copy()
+            with_rest = with_rest - column * (with_rest[chosen] / rest)
+            residual -= np.outer(column, column) / rest
+    return np.array(order)
