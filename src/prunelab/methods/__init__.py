@@ -27,7 +27,7 @@ from prunelab.methods.learning import LearningMethod
 from prunelab.methods.reconstruction import ChannelPruning, ReconstructionPruning, Subspace, ThiNet
 from prunelab.methods.scores import Scores
 from prunelab.methods.search import EagleEye
-from prunelab.methods.training import SSL, GroupBrainDamage, Slimming
+from prunelab.methods.training import SSL, GroupBrainDamage, Slimming, SoftPruning
 
 __all__ = [
     "CURL",
@@ -57,6 +57,7 @@ __all__ = [
     "ReconstructionPruning",
     "Scores",
     "Slimming",
+    "SoftPruning",
     "Subspace",
     "Taylor",
     "ThiNet",

@@ -2,6 +2,7 @@
 
 from prunelab.methods.training.group_brain_damage import GroupBrainDamage
 from prunelab.methods.training.slimming import Slimming
+from prunelab.methods.training.soft_pruning import SoftPruning
 from prunelab.methods.training.ssl import SSL
 
-__all__ = ["SSL", "GroupBrainDamage", "Slimming"]
+__all__ = ["SSL", "GroupBrainDamage", "Slimming", "SoftPruning"]

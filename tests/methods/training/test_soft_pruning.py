@@ -1,0 +1,129 @@
+"""Soft pruning: what is zeroed and when, that it may come back, that it is removed in the end, and whole runs."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from prunelab.errors import UserError
+from prunelab.methods import FPGM, APoZ, Budget, SoftPruning
+from prunelab.models import Training
+
+TRAINING = Training(epochs=2, lr=0.05)
+
+
+def soft(**settings: Any) -> SoftPruning:
+    return SoftPruning(Budget(flops=0.5), **settings)
+
+
+def zero_filters(network: nn.Module, name: str) -> list[int]:
+    weight = network.get_parameter(f"{name}.weight").detach()
+    return torch.nonzero(weight.flatten(1).norm(dim=1) == 0).flatten().tolist()
+
+
+class Watcher(pl.Callback):
+    """The zero filters of a convolution before the first step, within epochs and at validation."""
+
+    def __init__(self, network: nn.Module, name: str) -> None:
+        self.seen: dict[str, list[list[int]]] = {"start": [], "step": [], "validation": []}
+        self.look = lambda: zero_filters(network, name)
+
+    def on_train_start(self, *_: Any) -> None:
+        self.seen["start"].append(self.look())
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if not trainer.is_last_batch:
+            self.seen["step"].append(self.look())
+
+    def on_validation_start(self, *_: Any) -> None:
+        self.seen["validation"].append(self.look())
+
+
+def test_the_smallest_filters_are_zeroed_before_the_first_step(small: Any, context: Any) -> None:
+    inside = small.blocks[0].conv1.weight
+    inside.data = torch.arange(1.0, 7.0).view(6, 1, 1, 1) * torch.ones_like(inside)
+    norm = copy.deepcopy(small.blocks[0].norm1.state_dict())
+    soft(rate=0.35, levels=["filter"]).before_first_step(context(soft(), small))
+    assert zero_filters(small, "blocks.0.conv1") == [0, 1]  # int(6 x 0.35)
+    assert all(torch.equal(norm[key], value) for key, value in small.blocks[0].norm1.state_dict().items())
+
+
+def test_a_stage_zeroes_the_same_filters_of_all_its_producers(small: Any, context: Any) -> None:
+    soft(rate=0.5).before_first_step(context(soft(), small))
+    found = zero_filters(small, "stem")
+    assert len(found) == 3
+    assert zero_filters(small, "blocks.0.conv2") == zero_filters(small, "blocks.1.conv2") == found
+
+
+def test_what_the_budget_removes_is_zero_in_the_end_and_removed(learn: Any, small: Any, context: Any) -> None:
+    method = soft()
+    logged = learn(method, small, training=TRAINING)
+    plan = method.decide(context(method, small))
+    for name, group in (("blocks.0.conv1", "blocks.0.conv1"), ("blocks.1.conv1", "blocks.1.conv1")):
+        assert sorted({*range(6)} - {*plan.kept[group]}) == zero_filters(small, name) != []
+    assert 0 < logged["learning/zero_filters"] < 1
+    assert 0 <= logged["learning/exchanged"] <= 1
+
+
+def test_filters_are_zero_before_an_epoch_and_at_validation_and_come_back_in_between(
+    learn: Any, small: Any
+) -> None:
+    small.blocks[0].norm1.bias.data.fill_(0.5)  # at 0 the ReLU passes no gradient to a zero filter
+    watcher = Watcher(small, "blocks.0.conv1")
+    learn(soft(rate=0.5), small, watcher, training=TRAINING)
+    assert [len(found) for found in watcher.seen["start"] + watcher.seen["validation"]] == [3, 3, 3]
+    assert watcher.seen["step"][-1] == []  # gradients revived them
+
+
+def test_masked_gradients_keep_filters_at_zero(small: Any, context: Any) -> None:
+    method = soft(criterion=FPGM(), rate=0.5, mask_gradients=True)
+    found = context(method, small)
+    method.before_first_step(found)
+    for parameter in small.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    method.before_step(found)
+    zero = zero_filters(small, "blocks.1.conv1")
+    gradient = small.blocks[1].conv1.weight.grad
+    assert len(zero) == 3
+    assert (gradient[zero] == 0).all()
+    assert gradient.sum() == 3 * 54  # the other three filters keep theirs
+
+
+def test_a_duplicated_filter_goes_with_the_geometric_median(small: Any, context: Any) -> None:
+    weight = small.blocks[0].conv1.weight
+    weight.data = torch.eye(6).repeat_interleave(9, dim=1).view(6, 6, 3, 3).clone()
+    weight.data[1] = weight.data[0]
+    soft(criterion=FPGM(), rate=0.34, levels=["filter"]).before_first_step(context(soft(), small))
+    assert zero_filters(small, "blocks.0.conv1") == [0, 1]  # the two are nearest to all others
+
+
+@pytest.mark.parametrize("settings", [{}, {"criterion": FPGM(), "mask_gradients": True}])
+def test_learning_that_crashed_goes_on_as_if_it_had_not(
+    assert_resumes: Any, settings: dict[str, Any]
+) -> None:
+    assert_resumes(lambda: soft(**settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"levels": ["block"]}, "not defined for level block"),
+        ({"rate": 1.0}, "rate=1.0"),
+        ({"criterion": APoZ()}, "APoZ reads activations"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        soft(**settings)
+
+
+@pytest.mark.parametrize("method", ["sfp", "fpgm_soft"])
+def test_a_whole_run(run: Any, method: str) -> None:
+    outcome = run(f"method={method}", "method.epochs=2")
+    assert outcome.record.budget.reached <= 0.5
+    assert outcome.record.budget.allocation == "uniform"
