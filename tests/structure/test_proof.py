@@ -1,0 +1,143 @@
+"""Constants in the program: attributes that follow a width are set, everything else freezes its one group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import prunelab
+
+IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8).sin()
+
+
+def conv(inputs: int, outputs: int, **arguments: Any) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, **arguments)
+
+
+class Reads(nn.Module):
+    """A layer whose forward pass reads a width from an attribute of the module."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.layer = conv(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.layer(x)).view(-1, self.channels, 8, 8)
+
+
+def test_an_attribute_that_follows_a_width_is_set(exact: Callable[..., Any]) -> None:
+    pruning = exact(nn.Sequential(conv(3, 8), Reads(8), conv(8, 2)), IMAGES)
+    assert pruning.groups == {"0": ("filter", 8), "1.layer": ("filter", 8)}
+    assert pruning.model[1].channels == pruning.plan.widths["1.layer"][1] < 8
+    assert pruning.original[1].channels == 8
+
+
+def test_the_same_attribute_of_many_modules(exact: Callable[..., Any]) -> None:
+    pruning = exact(nn.Sequential(conv(3, 8), Reads(8), Reads(8), Reads(8), conv(8, 2)), IMAGES)
+    assert list(pruning.groups) == ["0", "1.layer", "2.layer", "3.layer"]
+    for number in (1, 2, 3):
+        assert pruning.model[number].channels == pruning.plan.widths[f"{number}.layer"][1]
+
+
+def test_an_attribute_that_equals_a_width_by_chance_is_left_alone(exact: Callable[..., Any]) -> None:
+    class Chance(Reads):
+        def __init__(self) -> None:
+            super().__init__(8)
+            self.unrelated = 8
+
+    pruning = exact(nn.Sequential(conv(3, 8), Chance(), conv(8, 2)), IMAGES)
+    assert pruning.groups["1.layer"] == ("filter", 8)
+    assert pruning.model[1].unrelated == 8
+
+
+def test_an_attribute_that_means_two_things_freezes(exact: Callable[..., Any]) -> None:
+    """``channels`` is also the side of the image."""
+
+    class Twice(Reads):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.layer(x)).view(-1, self.channels, self.channels, self.channels)
+
+    pruning = exact(nn.Sequential(conv(3, 6), conv(6, 8), Twice(8), conv(8, 2)), IMAGES)
+    assert pruning.groups == {"0": ("filter", 6), "1": ("filter", 8)}
+    assert list(pruning.frozen) == ["2.layer"]
+
+
+def test_one_guilty_group_among_many(exact: Callable[..., Any], network: Any) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        for layer in net.layers:
+            x = F.relu(layer(x))
+        x = net.guilty(x).view(-1, 9, 64)
+        return net.last(F.relu(net.after(x.view(-1, 9, 8, 8))))
+
+    parts = {
+        "layers": nn.ModuleList([conv(3, 8), conv(8, 8), conv(8, 8)]),
+        "guilty": conv(8, 9),
+        "after": conv(9, 7),
+    }
+    pruning = exact(network(forward, **parts, last=conv(7, 2)), IMAGES)
+    assert list(pruning.groups) == ["layers.0", "layers.1", "layers.2", "after"]
+    assert list(pruning.frozen) == ["guilty"]
+
+
+def test_two_guilty_groups(exact: Callable[..., Any], network: Any) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = net.first(F.relu(net.stem(x))).view(-1, 9, 64)
+        x = net.second(F.relu(x.view(-1, 9, 8, 8)))
+        return net.last(x.split([3, 4], 1)[1])
+
+    parts = {"stem": conv(3, 8), "first": conv(8, 9), "second": conv(9, 7), "last": conv(4, 2)}
+    pruning = exact(network(forward, **parts), IMAGES)
+    assert list(pruning.groups) == ["stem"]
+    assert {name.partition("#")[0] for name in pruning.frozen} == {"first", "second"}
+
+
+def test_a_width_that_decides_the_way_freezes(exact: Callable[..., Any], network: Any) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = net.conv(F.relu(net.stem(x)))
+        return net.last(F.relu(x) if x.shape[1] == 8 else torch.tanh(x))
+
+    pruning = exact(network(forward, stem=conv(3, 6), conv=conv(6, 8), last=conv(8, 2)), IMAGES)
+    assert pruning.groups == {"stem": ("filter", 6)}
+    assert list(pruning.frozen) == ["conv"]
+
+
+def test_a_constant_factor_of_the_width_freezes(exact: Callable[..., Any], network: Any) -> None:
+    """A buffer of a written-out width that is not the network's own."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = net.conv(F.relu(net.stem(x)))
+        return net.last(x * torch.linspace(0, 1, 8, device=x.device, dtype=x.dtype).view(8, 1, 1))
+
+    pruning = exact(network(forward, stem=conv(3, 6), conv=conv(6, 8), last=conv(8, 2)), IMAGES)
+    assert pruning.groups == {"stem": ("filter", 6)}
+    assert "without channels" in pruning.frozen["conv"]
+
+
+def test_a_factor_computed_from_the_width_is_not_called_exact(network: Any) -> None:
+    """The network would be pruned well, but masked and pruned differ: frozen or inexact, never exact."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = F.relu(net.conv(F.relu(net.stem(x))))
+        return net.last(x * x.shape[1] ** -0.5)
+
+    graph = prunelab.analyze(network(forward, stem=conv(3, 6), conv=conv(6, 8), last=conv(8, 2)), IMAGES)
+    assert {group.name: group.exact for group in graph.groups if group.exact} == {"stem": True}
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4, 5, 7, 16])
+def test_halves_of_any_width(exact: Callable[..., Any], network: Any, channels: int) -> None:
+    """An odd width cannot be halved into parts that stay equal: then the group must not break later."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = F.relu(net.conv(F.relu(net.stem(x))))
+        half = x.shape[1] // 2
+        return net.last(torch.cat([x[:, half:], x[:, :half]], 1))
+
+    pruning = exact(network(forward, stem=conv(3, 6), conv=conv(6, channels), last=conv(channels, 2)), IMAGES)
+    assert pruning.groups["stem"] == ("filter", 6)
