@@ -20,7 +20,7 @@ from prunelab.methods.importance.base import Reduction, joined, warn_left_whole
 from prunelab.methods.learning import LearningMethod
 from prunelab.methods.scores import Scores
 from prunelab.methods.training.group_lasso import GroupLasso, Step, Term, WeightGroups
-from prunelab.structure import PruningPlan, Slice
+from prunelab.structure import ChannelGroup, PruningPlan, Slice
 
 
 class GroupBrainDamage(LearningMethod):
@@ -68,7 +68,7 @@ class GroupBrainDamage(LearningMethod):
         self._lasso = GroupLasso((), step, snap)
 
     def prepare(self, context: PruningContext) -> None:
-        readers = {part.parameter for group in context.groups for part in group.having("consumer")}
+        readers = {part.parameter for group in context.groups for part in _readers(group)}
         terms = [
             Term(WeightGroups.of_cells(name, weight), self.strength)
             for name, weight in context.model.named_parameters()
@@ -91,7 +91,7 @@ class GroupBrainDamage(LearningMethod):
     def decide(self, context: PruningContext) -> PruningPlan:
         scores = {}
         for group in context.groups:
-            cells = [norms for part in group.having("consumer") for norms in self._cell_norms(context, part)]
+            cells = [norms for part in _readers(group) for norms in self._cell_norms(context, part)]
             if cells:
                 scores[group.name] = joined(cells, self.reduction)
         unread = [group.name for group in context.groups if group.name not in scores]
@@ -101,5 +101,10 @@ class GroupBrainDamage(LearningMethod):
     def _cell_norms(self, context: PruningContext, part: Slice) -> list[np.ndarray]:
         """The norms (size,) of the groups of each channel of ``part``, one array for each of its offsets."""
         weight = context.model.get_parameter(part.parameter).detach().double().cpu()
-        norms = weight.square().sum(dim=0).sqrt().movedim(part.dim - 1, 0).flatten(1).numpy()
+        norms = weight.square().sum(dim=0).sqrt().reshape(weight.shape[1], -1).numpy()
         return list(norms[part.index].reshape(len(part.index), -1).T)
+
+
+def _readers(group: ChannelGroup) -> list[Slice]:
+    """The weights (filters, input channels, ...) that read the channels; not those of transposed convolutions."""
+    return [part for part in group.having("consumer") if part.dim == 1]
