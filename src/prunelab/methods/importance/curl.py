@@ -139,6 +139,8 @@ class _Masking:
         for unit, prefix, total in zip(self._units, self._prefixes, sums, strict=True):
             alive = torch.stack([nonzero[tap][:, positions].any(dim=2) for tap, positions in unit.items()])
             pairs = alive.any(dim=0).nonzero()  # (image, channel): any other copy would equal its image
+            if not len(pairs):
+                continue
             mask = _Mask(unit)
             with prefix.skipped(self._model, outputs) as choose, observe(self._model, mask.observers()):
                 for rows, channels in zip(*(part.split(self._copies) for part in pairs.T), strict=True):

@@ -1,0 +1,288 @@
+"""How long does each criterion take, next to one plain forward pass over the same images?
+
+Networks: ResNet-56 for CIFAR (512 random images of 32x32) and timm's ResNet-50 (64 random images of 224x224), with
+random weights. A forward pass and a criterion take turns in one process, and the table shows the ratio of their
+median times. Time is CPU time of the process on one thread: it does not depend on who else uses the machine.
+
+hrank and curl are also compared with a plain implementation of their definition on the same images and channels:
+one ``matrix_rank`` call per map, and one masked pass over all images per channel. These would take hours for whole
+networks, so that both sides see few images, and curl a few groups spread over the network (the record says how many).
+curl as a whole costs one pass per channel by definition; its own time is given for these groups alone.
+
+    OMP_NUM_THREADS=1 python experiments/benchmarks/scoring.py                          # minutes to an hour
+    OMP_NUM_THREADS=1 python experiments/benchmarks/scoring.py --quick                  # an eighth of the images
+    OMP_NUM_THREADS=1 python experiments/benchmarks/scoring.py --networks cifar_resnet56 --repetitions 5
+
+Writes experiments/benchmarks/records/scoring.json, network by network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import prunelab.models  # noqa: F401 - registers cifar_resnet56
+from prunelab.methods import (
+    CURL,
+    FPGM,
+    NISP,
+    PFA,
+    SCSP,
+    APoZ,
+    BNGamma,
+    Budget,
+    Criterion,
+    Entropy,
+    HRank,
+    ImportancePruning,
+    L1Norm,
+    L2Norm,
+    PruningContext,
+    Random,
+    Taylor,
+)
+from prunelab.structure import ChannelGroup, channels_first, observe
+
+RECORD = Path(__file__).parent / "records" / "scoring.json"
+CRITERIA: dict[str, Criterion] = {
+    "random": Random(),
+    "l1": L1Norm(),
+    "l2": L2Norm(),
+    "bn_gamma": BNGamma(missing="keep"),
+    "apoz": APoZ(),
+    "entropy": Entropy(),
+    "pfa": PFA(),
+    "hrank": HRank(),
+    "taylor": Taylor(),
+    "nisp": NISP(),
+    "fpgm": FPGM(),
+    "scsp": SCSP(restarts=1),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network and how much of it is looked at."""
+
+    network: str
+    side: int
+    images: int
+    batch: int
+    plain_hrank_images: int
+    plain_curl_images: int
+    plain_curl_groups: int
+
+
+CASES = (
+    Case("cifar_resnet56", 32, 512, 64, plain_hrank_images=8, plain_curl_images=16, plain_curl_groups=7),
+    Case("resnet50", 224, 64, 8, plain_hrank_images=1, plain_curl_images=2, plain_curl_groups=3),
+)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """CPU seconds."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def alternating(first: Callable[[], Any], second: Callable[[], Any], repetitions: int) -> tuple[float, float]:
+    """The median CPU seconds of two pieces of work that take turns."""
+    seconds = [(timed(first), timed(second)) for _ in range(repetitions)]
+    return median(pair[0] for pair in seconds), median(pair[1] for pair in seconds)
+
+
+def forward(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
+    """One plain pass."""
+    with torch.no_grad():
+        for images, _ in batches:
+            model(images)
+
+
+def context_for(model: nn.Module, batches: list[tuple[Tensor, Tensor]], images: int) -> PruningContext:
+    """What criteria get."""
+    method = ImportancePruning(L1Norm(), Budget(flops=0.5), images=images)
+    return method.context(model, batches[0][0][:1], batches)
+
+
+def spread_groups(context: PruningContext, count: int) -> list[ChannelGroup]:
+    """A few groups of level filter, from the first to the last."""
+    groups = [group for group in context.groups if group.level == "filter"]
+    return [groups[i] for i in np.linspace(0, len(groups) - 1, count).round().astype(int)]
+
+
+def plain_hrank(context: PruningContext, images: Tensor) -> dict[str, np.ndarray]:
+    """One rank at a time, as the definition says; group by group, with the maps of one pass."""
+    ranks: dict[Any, list[int]] = {}
+
+    def note(tap: Any) -> Callable[[Tensor, int], None]:
+        def rank_maps(tensor: Tensor, dim: int) -> None:
+            maps = channels_first(tensor, dim).flatten(0, 1)
+            ranks[tap] = [int(torch.linalg.matrix_rank(single)) for single in maps]
+
+        return rank_maps
+
+    taps = {found.tap for group in context.groups for found in group.taps}
+    with torch.no_grad(), observe(context.model, {tap: note(tap) for tap in taps}):
+        context.model(images)
+    mean = {tap: np.reshape(found, (len(images), -1)).mean(axis=0) for tap, found in ranks.items()}
+    return {
+        group.name: np.mean([mean[found.tap][found.positions[:, 0]] for found in group.taps], axis=0)
+        for group in context.groups
+    }
+
+
+def plain_curl(context: PruningContext, images: Tensor) -> dict[str, np.ndarray]:
+    """One masked pass over all images for each channel."""
+    scores = {}
+    with torch.no_grad():
+        original = functional.log_softmax(context.model(images), dim=1)
+        for group in context.groups:
+            found = []
+            for channel in range(group.size):
+                masks = {at.tap: zeroing(at.positions[channel]) for at in group.taps}
+                with observe(context.model, masks):
+                    masked = functional.log_softmax(context.model(images), dim=1)
+                found.append(float((masked.exp() * (masked - original)).sum(dim=1).mean()))
+            scores[group.name] = np.array(found)
+    return scores
+
+
+def zeroing(positions: np.ndarray) -> Callable[[Tensor, int], None]:
+    """Sets these channels to zero."""
+
+    def zero(tensor: Tensor, dim: int) -> None:
+        channels_first(tensor, dim)[:, positions] = 0
+
+    return zero
+
+
+def against_plain(
+    fast: Callable[[], dict[str, np.ndarray]], plain: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, float]:
+    """Seconds of both, their ratio, and the largest difference of their scores."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    fast_s = timed(lambda: found.update(fast=fast()))
+    plain_s = timed(lambda: found.update(plain=plain()))
+    difference = max(
+        float(np.abs(found["fast"][name] - scores).max() / max(np.abs(scores).max(), 1e-30))
+        for name, scores in found["plain"].items()
+    )
+    return {
+        "seconds": fast_s,
+        "plain_seconds": plain_s,
+        "times_faster": plain_s / fast_s,
+        "largest_relative_difference": difference,
+    }
+
+
+def measure(case: Case, repetitions: int) -> dict[str, Any]:
+    """All criteria on one network."""
+    torch.manual_seed(0)
+    model = timm.create_model(case.network, num_classes=10).eval()
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(case.images, 3, case.side, case.side, generator=generator)
+    targets = torch.randint(10, (case.images,), generator=generator)
+    batches = list(zip(images.split(case.batch), targets.split(case.batch), strict=True))
+    context = context_for(model, batches, case.images)
+    rows: dict[str, Any] = {}
+    print(f"\n{case.network}, {case.images} images of {case.side}x{case.side}")
+    print(f"{'criterion':10s} {'reads':26s} {'seconds':>9s} {'/ forward':>10s}")
+    forward(model, batches[:1])
+    for name, criterion in CRITERIA.items():
+        seconds, forward_s = alternating(
+            lambda criterion=criterion: criterion.score(context), lambda: forward(model, batches), repetitions
+        )
+        rows[name] = {"seconds": seconds, "forward_seconds": forward_s, "ratio": seconds / forward_s}
+        print(f"{name:10s} {criterion.reads:26s} {seconds:9.2f} {seconds / forward_s:10.2f}", flush=True)
+    return {"case": vars(case), "criteria": rows, "against_plain": compare(case, context, batches)}
+
+
+def compare(case: Case, context: PruningContext, batches: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    """hrank and curl against their definitions."""
+    few = batches[0][0][: case.plain_hrank_images]
+    ranked = replace(context_for(context.model, batches, case.plain_hrank_images), graph=context.graph)
+    proxy = batches[0][0][: case.plain_curl_images]
+    chosen = replace(context.graph, groups=tuple(spread_groups(context, case.plain_curl_groups)))
+    masked = replace(context_for(context.model, batches, len(proxy)), graph=chosen)
+    against = {
+        "hrank": against_plain(
+            lambda: dict(HRank().score(ranked).channels), lambda: plain_hrank(ranked, few)
+        ),
+        "curl": against_plain(lambda: dict(CURL().score(masked).channels), lambda: plain_curl(masked, proxy)),
+    }
+    against["curl"]["channels"] = sum(group.size for group in chosen.groups)
+    for name, row in against.items():
+        print(
+            f"{name}: {row['seconds']:.2f} s, plain {row['plain_seconds']:.2f} s: {row['times_faster']:.1f} times "
+            f"faster; scores differ by {row['largest_relative_difference']:.1e}",
+            flush=True,
+        )
+    return against
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers hold for."""
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in (Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else [])
+        if line.startswith("model name")
+    ]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "clock": "CPU time of the process",
+        "load_average": list(os.getloadavg()),
+        "versions": {
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="an eighth of the images; nothing is written")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--networks", nargs="*", default=[case.network for case in CASES])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    networks = json.loads(RECORD.read_text())["networks"] if RECORD.exists() else {}
+    for case in CASES:
+        if case.network not in arguments.networks:
+            continue
+        if arguments.quick:
+            case = replace(
+                case,
+                images=case.images // 8,
+                plain_hrank_images=1,
+                plain_curl_images=max(1, case.plain_curl_images // 8),
+            )
+        result = measure(case, arguments.repetitions)
+        networks[case.network] = {"repetitions": arguments.repetitions, "machine": machine(), **result}
+        if not arguments.quick:
+            RECORD.parent.mkdir(exist_ok=True)
+            RECORD.write_text(json.dumps({"networks": networks}, indent=1) + "\n")
+            print(f"wrote {RECORD}")
+
+
+if __name__ == "__main__":
+    main()
