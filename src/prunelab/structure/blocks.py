@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunelab.structure.ids import Components, Ids
+from prunelab.structure.marks import Marked, Trace, Visit
 from prunelab.structure.taps import Tap, branch_tap
-from prunelab.structure.trace import Marked, Trace, Visit
 
 # Functions that change nothing the second time: relu(relu(x)) = relu(x).
 _IDEMPOTENT = {"relu": "relu", "relu_": "relu", "hardtanh": "relu6", "hardtanh_": "relu6"}

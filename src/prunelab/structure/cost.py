@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunelab.structure.ids import Components, Ids
+from prunelab.structure.marks import Trace
 from prunelab.structure.plan import PruningPlan
-from prunelab.structure.trace import Trace
 
 
 @dataclass(frozen=True)

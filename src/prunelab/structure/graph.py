@@ -15,11 +15,11 @@ from prunelab.structure.blocks import ResidualBlock, describe, find_blocks
 from prunelab.structure.cost import CostModel, cost_model
 from prunelab.structure.groups import ChannelGroup, Partition, partition
 from prunelab.structure.ids import Components
+from prunelab.structure.marks import Trace
 from prunelab.structure.network import Network
 from prunelab.structure.plan import Cut, PruningPlan
 from prunelab.structure.proof import Link, prove
 from prunelab.structure.taps import find_taps
-from prunelab.structure.trace import Trace
 
 
 @dataclass(frozen=True)

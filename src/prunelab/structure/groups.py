@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunelab.structure.ids import Components, Ids
+from prunelab.structure.marks import Trace
 from prunelab.structure.taps import GroupTap
-from prunelab.structure.trace import Trace
 
 LEVELS = ("filter", "stage", "block")
 

@@ -19,11 +19,12 @@ from torch.utils._pytree import tree_map
 from prunelab.structure.blocks import find_blocks
 from prunelab.structure.calls import Call
 from prunelab.structure.ids import Ids
+from prunelab.structure.marks import Marked, Trace
 from prunelab.structure.network import Network, arguments, one_image
 from prunelab.structure.outputs import tensors_in
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery import call_with, named_tensors
-from prunelab.structure.trace import Marked, Trace, Tracer, run
+from prunelab.structure.trace import Tracer, run
 from prunelab.structure.traceless import evaluating
 
 # Which argument of a contraction is read, and along which dimension.

@@ -11,10 +11,11 @@ from torch.utils._pytree import tree_map
 
 from prunelab.errors import UserError
 from prunelab.structure.decisions import Decisions
+from prunelab.structure.marks import Trace
 from prunelab.structure.outputs import tensors_in
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery import call_with, named_tensors, trial
-from prunelab.structure.trace import Trace, Tracer, run
+from prunelab.structure.trace import Tracer, run
 
 
 class Network:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from prunelab.structure.groups import Partition
 from prunelab.structure.ids import Components, Ids
+from prunelab.structure.marks import Marked, Step, Trace
 from prunelab.structure.plan import PruningPlan
-from prunelab.structure.trace import Marked, Step, Trace
 
 if TYPE_CHECKING:
     from prunelab.structure.network import Network

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from prunelab.errors import UserError
 from prunelab.structure.calls import Call, Calls, following
 from prunelab.structure.ids import Components
-from prunelab.structure.trace import Marked, Trace
+from prunelab.structure.marks import Marked, Trace
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ tensor of the run can be found again in a later run (see ``prunelab.structure.ca
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,136 +20,16 @@ from prunelab.errors import UserError
 from prunelab.structure.calls import Call, Calls, following
 from prunelab.structure.decisions import Decisions, depends_on_data
 from prunelab.structure.ids import ChannelIds, Ids
+from prunelab.structure.marks import Claim, Dims, Marked, Step, Term, Trace, Visit
 from prunelab.structure.outputs import tensors_in
+from prunelab.structure.rules import rule_for
 from prunelab.structure.shapes import compute
 from prunelab.structure.traceless import evaluating
-
-Dims = list[Ids | None]
 
 # A number in these may have been computed from a width (x * width ** -0.5).
 _ARITHMETIC = {
     f"{name}{ending}" for name in ("add", "sub", "rsub", "mul", "div", "pow") for ending in ("", "_")
 }
-
-
-@dataclass(eq=False)
-class Marked:
-    """What is known of one tensor of the run.
-
-    ``dims[d]`` holds the channel id of every index of dimension d, or None where d carries no channels.
-    """
-
-    shape: tuple[int, ...]
-    dims: Dims
-    kind: str = "other"  # pointwise | add | mul | transport | produce | carry | source | weight | other
-    op: str = ""
-    parents: tuple[Marked, ...] = ()
-    activation: bool = False  # depends on the network's input, not on parameters alone
-    uniform: bool = False  # filled with one value (zeros, ones): any width of it means the same
-    zero: bool = False  # filled with zeros
-    spread: frozenset[int] = frozenset()  # dimensions along which one value was repeated (``expand``)
-    statistics: tuple[Ids, ...] = ()  # reduced over these channels; only a normalisation may use it
-    tensor: str | None = None  # the parameter or buffer that this is
-    call: Call | None = None  # the Python-level call that returned it
-    made_in: Call | None = None  # the Python-level call that it was made in
-
-    @property
-    def carries(self) -> bool:
-        """Whether any dimension carries channels."""
-        return any(ids is not None for ids in self.dims)
-
-
-@dataclass(frozen=True)
-class Read:
-    """A contraction (convolution, matrix product) that reads the channels of one dimension of an activation."""
-
-    source: Marked
-    dim: int
-
-
-@dataclass(frozen=True)
-class Term:
-    """``coefficient`` x product over ``factors`` of (number of kept ids): a share of the network's FLOPs."""
-
-    coefficient: float
-    factors: tuple[Ids, ...]
-    modules: tuple[str, ...]  # the running modules, outermost first
-    bias: bool = False
-
-
-@dataclass(frozen=True)
-class Gather:
-    """``index_select`` by an integer buffer whose values point into ``source`` ids (the last is a zero channel)."""
-
-    buffer: str
-    source: Ids
-    values: Ids
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A constant of the traced program that stands for a position or a number of channels.
-
-    In a pruned network it must equal the number of kept ids among ``counted``.
-    """
-
-    value: int
-    counted: Ids
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One traced operator: its outputs and the constants it carried."""
-
-    op: str
-    call: Call
-    inputs: tuple[Marked, ...]
-    outputs: tuple[Marked, ...]
-    claims: tuple[Claim, ...]
-    numbers: tuple[float, ...] = ()  # what elementwise arithmetic calculates with
-
-    @property
-    def module(self) -> str:
-        """The path of the module it ran in."""
-        return self.call[0]
-
-
-@dataclass(frozen=True)
-class Visit:
-    """One call of a module: the first tensor that went in and the only tensor that came out."""
-
-    module: str
-    entered: Marked | None
-    left: Marked | None
-
-
-@dataclass
-class Trace:
-    """Everything one run showed."""
-
-    ids: ChannelIds = field(default_factory=ChannelIds)
-    steps: list[Step] = field(default_factory=list)
-    terms: list[Term] = field(default_factory=list)
-    reads: list[Read] = field(default_factory=list)
-    gathers: list[Gather] = field(default_factory=list)
-    visits: list[Visit] = field(default_factory=list)
-    roles: dict[tuple[str, int], str] = field(default_factory=dict)
-    sums: list[tuple[Ids, Ids]] = field(default_factory=list)
-    gates: list[Ids] = field(default_factory=list)
-    splits: dict[int, tuple[Ids, int]] = field(default_factory=dict)
-    depthwise: dict[str, tuple[Ids, int]] = field(
-        default_factory=dict
-    )  # module -> its output ids, filters per channel
-
-    def role(self, marked: Marked, dim: int, role: str) -> None:
-        """Remember what dimension ``dim`` of a weight is for, through whatever was computed from the parameter.
-
-        The first word stands.
-        """
-        ids = marked.dims[dim]
-        if ids is not None and not marked.activation:
-            for origin in self.ids.origins_of(ids):
-                self.roles.setdefault((origin.tensor, origin.dim), role)
 
 
 class Tracer(TorchDispatchMode):
@@ -229,8 +108,6 @@ class Tracer(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from prunelab.structure.rules import rule_for
-
         kwargs = kwargs or {}
         args, kwargs = self.before(func, args, kwargs)
         inputs = tuple(self.marked(value) for value in _operands(*args, *kwargs.values()))
@@ -298,7 +175,9 @@ def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[T
     trace = tracer.trace
     given_out = tensors_in(out)
     if not given_out:
-        raise UserError(f"the network {type(model).__name__} returns no tensor, so nothing can be known of it")
+        raise UserError(
+            f"the network {type(model).__name__} returns no tensor, so nothing can be known of it"
+        )
     for value in given_out:
         marked = tracer.marked(value)
         for ids in (*marked.dims, *marked.statistics):

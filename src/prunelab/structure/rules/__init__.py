@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from prunelab.structure.rules import contract, index, normalise, pointwise, reduce, shape, spatial
+from prunelab.structure.rules import contract, index, normalise, pieces, pointwise, reduce, shape, spatial
 from prunelab.structure.rules.common import Rule, unknown
 
 _RULES: dict[str, Rule] = {
     **contract.RULES,
     **index.RULES,
     **normalise.RULES,
+    **pieces.RULES,
     **pointwise.RULES,
     **reduce.RULES,
     **shape.RULES,

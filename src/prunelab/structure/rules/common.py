@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from prunelab.structure.trace import Marked
+from prunelab.structure.marks import Dims, Marked
 
 if TYPE_CHECKING:
     from prunelab.structure.trace import Tracer
@@ -23,6 +23,13 @@ def plain(outputs: list[Tensor]) -> list[Marked]:
 def beside(outputs: list[Tensor]) -> list[Marked]:
     """Outputs beside the first that only a backward pass would use (saved statistics): not followed."""
     return [Marked((), []) for _ in outputs]
+
+
+def rearranged(source: Marked, out: Tensor, dims: Dims) -> Marked:
+    """A rearrangement of ``source``: it stays uniform, zero, a statistic."""
+    return Marked(
+        tuple(out.shape), dims, uniform=source.uniform, zero=source.zero, statistics=source.statistics
+    )
 
 
 def freeze_all(tracer: Tracer, inputs: tuple[Marked, ...], reason: str) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from prunelab.structure.ids import Ids
+from prunelab.structure.marks import Dims, Marked, Read
 from prunelab.structure.rules.common import Rule, argument, beside, statistics_end_here
-from prunelab.structure.trace import Dims, Marked, Read, Tracer
+
+if TYPE_CHECKING:
+    from prunelab.structure.trace import Tracer
 
 
 def convolution(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from prunelab.structure.marks import Dims, Gather, Marked
 from prunelab.structure.rules.common import Rule, freeze_all, plain, statistics_end_here, unknown
-from prunelab.structure.trace import Dims, Gather, Marked, Tracer
+
+if TYPE_CHECKING:
+    from prunelab.structure.trace import Tracer
 
 
 def index_select(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from prunelab.structure.ids import Ids
+from prunelab.structure.marks import Marked
 from prunelab.structure.rules.common import Rule, beside, statistics_end_here
-from prunelab.structure.trace import Marked, Tracer
+
+if TYPE_CHECKING:
+    from prunelab.structure.trace import Tracer
 
 
 def batch_norm(

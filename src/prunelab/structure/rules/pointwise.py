@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
+from prunelab.structure.marks import Dims, Marked
 from prunelab.structure.rules.common import Rule, argument, beside, plain
-from prunelab.structure.trace import Dims, Marked, Tracer
+
+if TYPE_CHECKING:
+    from prunelab.structure.trace import Tracer
 
 _ADDITIONS = {"add", "add_"}
 _PRODUCTS = {"mul", "mul_"}

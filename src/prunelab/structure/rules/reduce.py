@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from prunelab.structure.marks import Dims, Marked
 from prunelab.structure.rules.common import Rule, statistics_end_here
-from prunelab.structure.trace import Dims, Marked, Tracer
+
+if TYPE_CHECKING:
+    from prunelab.structure.trace import Tracer
 
 
 def _reduced_dims(args: Any, kwargs: Any, rank: int, position: int) -> list[int]:

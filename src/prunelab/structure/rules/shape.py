@@ -1,15 +1,18 @@
-"""Views, transposes, concatenations, splits: where channels sit, not what they are."""
+"""Views, transposes and the like: where channels sit, not what they are."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from prunelab.structure.ids import Ids
-from prunelab.structure.rules.common import Rule, argument, plain, statistics_end_here, unknown
-from prunelab.structure.trace import Dims, Marked, Tracer
+from prunelab.structure.marks import Dims, Marked
+from prunelab.structure.rules.common import Rule, argument, plain, rearranged, statistics_end_here, unknown
+
+if TYPE_CHECKING:
+    from prunelab.structure.trace import Tracer
 
 Sizes = tuple[int, ...]
 
@@ -103,14 +106,7 @@ def permute(
         first, second = int(args[1]) % rank, int(args[2]) % rank
         order[first], order[second] = order[second], order[first]
     tracer.kind = "transport"
-    return [_kept(source, outputs[0], [source.dims[dim] for dim in order])]
-
-
-def _kept(source: Marked, out: Tensor, dims: Dims) -> Marked:
-    """A rearrangement of ``source``: it stays uniform, zero, a statistic."""
-    return Marked(
-        tuple(out.shape), dims, uniform=source.uniform, zero=source.zero, statistics=source.statistics
-    )
+    return [rearranged(source, outputs[0], [source.dims[dim] for dim in order])]
 
 
 def expand(
@@ -120,7 +116,7 @@ def expand(
     source, out = inputs[0], outputs[0]
     added: Dims = [None] * (out.dim() - len(source.shape))
     tracer.kind = "transport"
-    made = _kept(source, out, added + list(source.dims))
+    made = rearranged(source, out, added + list(source.dims))
     offset = len(added)
     made.spread = frozenset(
         dim for dim in range(out.dim()) if dim < offset or source.shape[dim - offset] == 1 < out.shape[dim]
@@ -138,7 +134,7 @@ def repeat(
     for ids, count in zip(source.dims, times[added:], strict=True):
         dims.append(None if ids is None else np.tile(ids, count))
     tracer.kind = "transport"
-    return [_kept(source, outputs[0], dims)]
+    return [rearranged(source, outputs[0], dims)]
 
 
 def unsqueeze(
@@ -148,7 +144,7 @@ def unsqueeze(
     dims = list(inputs[0].dims)
     dims.insert(int(args[1]) % (len(dims) + 1), None)
     tracer.kind = "transport"
-    return [_kept(inputs[0], outputs[0], dims)]
+    return [rearranged(inputs[0], outputs[0], dims)]
 
 
 def squeeze(
@@ -163,7 +159,7 @@ def squeeze(
     )
     dims = [ids for dim, ids in enumerate(source.dims) if not (dim in gone and source.shape[dim] == 1)]
     tracer.kind = "transport"
-    return [_kept(source, outputs[0], dims)]
+    return [rearranged(source, outputs[0], dims)]
 
 
 def select(
@@ -175,119 +171,7 @@ def select(
     tracer.ids.freeze(source.dims[dim], f"{op} along the channels")
     dims = [ids for place, ids in enumerate(source.dims) if place != dim]
     tracer.kind = "transport"
-    return [_kept(source, out, list(dims)) for out in outputs]
-
-
-def slice_(
-    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
-) -> list[Marked]:
-    """``slice(input, dim, start, end, step)``; equal slices of a channel dimension keep equal widths."""
-    source = inputs[0]
-    dim = int(argument(args, kwargs, 1, "dim", 0)) % len(source.shape)
-    dims: Dims = list(source.dims)
-    ids = dims[dim]
-    tracer.kind = "transport"
-    if ids is None:
-        return [_kept(source, outputs[0], dims)]
-    start, end, step = slice(*(argument(args, kwargs, place, "", None) for place in (2, 3, 4))).indices(
-        ids.size
-    )
-    if step != 1:
-        tracer.ids.freeze(ids, f"{op} with a step along the channels")
-    taken = ids[start:end:step]
-    if 0 < taken.size < ids.size and ids.size % taken.size == 0 and start % taken.size == 0:
-        tracer.ids.tie_rows(ids.reshape(-1, taken.size))
-    if start > 0:
-        tracer.claim(start, ids[:start])
-    if end < ids.size:
-        tracer.claim(end, ids[:end])
-    dims[dim] = taken if taken.size > 1 else None
-    if taken.size == 1:
-        tracer.ids.freeze(taken, f"{op} of one channel")
-    return [_kept(source, outputs[0], dims)]
-
-
-def split(
-    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
-) -> list[Marked]:
-    """``split(input, size or sizes, dim)``, also ``chunk`` and LSTM gates: equal parts keep equal widths."""
-    source = inputs[0]
-    dim = int(argument(args, kwargs, 2, "dim", 0)) % len(source.shape)
-    ids = source.dims[dim]
-    tracer.kind = "transport"
-    sizes = [out.shape[dim] for out in outputs]
-    if ids is None:
-        return [_kept(source, out, list(source.dims)) for out in outputs]
-    parts = np.split(ids, np.cumsum(sizes)[:-1])
-    if len(set(sizes)) == 1 and len(sizes) > 1:
-        tracer.ids.tie_rows(np.stack(parts))
-    made = []
-    for out, part in zip(outputs, parts, strict=True):
-        dims: Dims = list(source.dims)
-        dims[dim] = part if part.size > 1 else None
-        if part.size == 1:
-            tracer.ids.freeze(part, f"{op} of one channel")
-        if len(parts) > 1:
-            tracer.claim(out.shape[dim], part)
-        made.append(_kept(source, out, dims))
-    return made
-
-
-def cat(
-    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
-) -> list[Marked]:
-    """``cat(tensors, dim)``: ids follow one another; what carries no channels stays whole."""
-    statistics_end_here(tracer, op, inputs)
-    out = outputs[0]
-    parts = [
-        marked for marked in inputs if len(marked.shape) == out.dim()
-    ]  # legacy: empty 1-D tensors are skipped
-    along = int(argument(args, kwargs, 1, "dim", 0)) % out.dim()
-    dims: Dims = []
-    for dim in range(out.dim()):
-        if dim == along:
-            dims.append(_concatenated(tracer, op, parts, dim))
-            continue
-        present = [marked for marked in parts if not marked.uniform]
-        joined = present[0].dims[dim] if present else None
-        for marked in present[1:]:
-            if marked.shape[dim] > 1:
-                joined = tracer.tie(joined, marked.dims[dim], f"{op} with a tensor without channels")
-        dims.append(joined)
-    tracer.kind = "transport"
-    return [Marked(tuple(out.shape), dims)]
-
-
-def _concatenated(tracer: Tracer, op: str, parts: list[Marked], dim: int) -> Ids | None:
-    if all(marked.dims[dim] is None for marked in parts):
-        return None
-    pieces = []
-    for marked in parts:
-        ids = marked.dims[dim]
-        if ids is None:
-            ids = tracer.ids.fresh(marked.shape[dim])
-            tracer.ids.freeze(ids, f"{op} with a tensor without channels")
-        pieces.append(ids)
-    return np.concatenate(pieces)
-
-
-def stack(
-    tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
-) -> list[Marked]:
-    """``stack(tensors, dim)``: a new dimension; the others are tied."""
-    statistics_end_here(tracer, op, inputs)
-    out = outputs[0]
-    new = int(argument(args, kwargs, 1, "dim", 0)) % out.dim()
-    dims: Dims = []
-    for dim in range(out.dim() - 1):
-        joined = inputs[0].dims[dim]
-        for marked in inputs[1:]:
-            if marked.shape[dim] > 1:
-                joined = tracer.tie(joined, marked.dims[dim], f"{op} with a tensor without channels")
-        dims.append(joined)
-    dims.insert(new, None)
-    tracer.kind = "transport"
-    return [Marked(tuple(out.shape), dims)]
+    return [rearranged(source, out, list(dims)) for out in outputs]
 
 
 def unfold(
@@ -299,7 +183,7 @@ def unfold(
     tracer.ids.freeze(source.dims[dim], f"{op} along the channels")
     dims: Dims = [None if place == dim else ids for place, ids in enumerate(source.dims)]
     tracer.kind = "transport"
-    return [_kept(source, outputs[0], [*dims, None])]
+    return [rearranged(source, outputs[0], [*dims, None])]
 
 
 def glu(
@@ -329,7 +213,7 @@ def channel_shuffle(
         tracer.ids.tie_rows(rows)
         dims[1] = np.ascontiguousarray(rows.T).reshape(-1)
     tracer.kind = "transport"
-    return [_kept(source, outputs[0], dims)]
+    return [rearranged(source, outputs[0], dims)]
 
 
 def restride(
@@ -340,7 +224,7 @@ def restride(
     if source.shape != tuple(out.shape) or any(size > 1 for size in out.shape[2:]):
         return unknown(tracer, op, args, kwargs, inputs, outputs)
     tracer.kind = "transport"
-    return [_kept(source, out, list(source.dims))]
+    return [rearranged(source, out, list(source.dims))]
 
 
 def nothing(
@@ -364,13 +248,6 @@ RULES: dict[str, Rule] = {
     "squeeze": squeeze,
     "select": select,
     "unbind": select,
-    "slice": slice_,
-    "split": split,
-    "split_with_sizes": split,
-    "unsafe_split": split,
-    "unsafe_split_with_sizes": split,
-    "cat": cat,
-    "stack": stack,
     "unfold": unfold,
     "glu": glu,
     "channel_shuffle": channel_shuffle,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
+from prunelab.structure.marks import Dims, Marked
 from prunelab.structure.rules.common import Rule, statistics_end_here
-from prunelab.structure.trace import Dims, Marked, Tracer
+
+if TYPE_CHECKING:
+    from prunelab.structure.trace import Tracer
 
 
 def spatial(
