@@ -27,7 +27,7 @@ from prunelab.methods.learning import LearningMethod
 from prunelab.methods.reconstruction import ChannelPruning, ReconstructionPruning, Subspace, ThiNet
 from prunelab.methods.scores import Scores
 from prunelab.methods.search import EagleEye
-from prunelab.methods.training import SSL, GroupBrainDamage, Slimming, SoftPruning
+from prunelab.methods.training import SSL, VCNN, GroupBrainDamage, Slimming, SoftPruning
 
 __all__ = [
     "CURL",
@@ -36,6 +36,7 @@ __all__ = [
     "PFA",
     "SCSP",
     "SSL",
+    "VCNN",
     "APoZ",
     "Allocation",
     "BNGamma",

@@ -4,5 +4,6 @@ from prunelab.methods.training.group_brain_damage import GroupBrainDamage
 from prunelab.methods.training.slimming import Slimming
 from prunelab.methods.training.soft_pruning import SoftPruning
 from prunelab.methods.training.ssl import SSL
+from prunelab.methods.training.vcnn import VCNN
 
-__all__ = ["SSL", "GroupBrainDamage", "Slimming", "SoftPruning"]
+__all__ = ["SSL", "VCNN", "GroupBrainDamage", "Slimming", "SoftPruning"]
