@@ -10,10 +10,15 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from prunelab.methods import (
+    CURL,
     FPGM,
+    NISP,
+    PFA,
+    SCSP,
     APoZ,
     BNGamma,
     Entropy,
+    HRank,
     ImportancePruning,
     L1Norm,
     L2Norm,
@@ -31,6 +36,11 @@ CRITERIA = {
     "apoz": APoZ,
     "taylor": Taylor,
     "entropy": Entropy,
+    "scsp": SCSP,
+    "hrank": HRank,
+    "pfa": PFA,
+    "nisp": NISP,
+    "curl": CURL,
 }
 
 
@@ -63,7 +73,7 @@ def test_a_choice_makes_its_method_with_the_settings_of_the_run(conf: Path, name
     assert type(method.criterion) is CRITERIA[name]
     assert (method.budget.flops, method.levels, method.images, method.seed) == (0.4, ("filter",), 64, 3)
     assert (method.allocation.rule, method.allocation.floor, method.allocation.divisor) == ("uniform", 0.2, 4)
-    assert method.allocation.normalisation == ("none" if name == "taylor" else "mean")
+    assert method.allocation.normalisation == CRITERIA[name].normalisation
 
 
 @pytest.mark.parametrize("name", CRITERIA)
