@@ -21,7 +21,8 @@ WITHOUT_EFFECT = (
     "outputs",
     # who watches
     "logger",
-    # how fast the images are read
+    # how fast networks are judged, and images are read
+    "method.workers",
     "data.num_workers",
     "data.in_memory",
     "data.cache",
