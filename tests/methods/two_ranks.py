@@ -21,10 +21,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from prunelab.errors import UserError
 from prunelab.methods import (
+    CURL,
+    NISP,
+    PFA,
     APoZ,
     Budget,
     Criterion,
     Entropy,
+    HRank,
     ImportancePruning,
     L1Norm,
     PruningContext,
@@ -37,6 +41,10 @@ CRITERIA: dict[str, Criterion] = {
     "apoz": APoZ(),
     "entropy": Entropy(bins=10),
     "taylor": Taylor(),
+    "hrank": HRank(),
+    "pfa": PFA(),
+    "nisp": NISP(),
+    "curl": CURL(),
 }
 
 
