@@ -22,7 +22,7 @@ def conv(inputs: int, outputs: int, **arguments: Any) -> nn.Conv2d:
 ACTIVATIONS = [
     nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.LeakyReLU(), nn.PReLU(8), nn.PReLU(), nn.ELU(), nn.SELU(),
     nn.CELU(), nn.GELU(), nn.GELU(approximate="tanh"), nn.SiLU(inplace=True), nn.Mish(), nn.Hardswish(),
-    nn.Hardsigmoid(), nn.Hardtanh(), nn.Sigmoid(), nn.Tanh(), nn.Softplus(), nn.Softsign(),
+    nn.Hardsigmoid(), nn.Hardtanh(), nn.Sigmoid(), nn.Tanh(), nn.Softplus(), nn.Softsign(), nn.LogSigmoid(),
     nn.Softshrink(), nn.Hardshrink(), nn.Tanhshrink(), nn.Threshold(0.1, 0.0), nn.Dropout(),
 ]  # fmt: skip
 
