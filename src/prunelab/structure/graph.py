@@ -107,10 +107,12 @@ class _Resolver:
         cuts = []
         for origin in self.trace.ids.origins:
             mask = removed_ids[origin.start : origin.start + origin.size]
-            if mask.any() and not origin.tensor.startswith(inside):
-                cuts.append(
-                    Cut(origin.tensor, origin.dim, origin.size, tuple(np.flatnonzero(~mask).tolist()))
-                )
+            names = self.aliases.get(origin.tensor, (origin.tensor,))
+            name = next(
+                (name for name in names if not name.startswith(inside)), None
+            )  # None: gone with its blocks
+            if mask.any() and name is not None:
+                cuts.append(Cut(name, origin.dim, origin.size, tuple(np.flatnonzero(~mask).tolist())))
         replaced = {block.name: block.leaves for block in self.blocks if block.name in dropped}
         return PruningPlan(
             kept=dict(kept),

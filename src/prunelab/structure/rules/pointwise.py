@@ -204,7 +204,20 @@ RULES: dict[str, Rule] = {
         create,
     ),
     **dict.fromkeys(
-        ("empty", "arange", "linspace", "scalar_tensor", "lift_fresh_copy", "randn", "rand"), constant
+        (
+            "empty",
+            "empty_like",
+            "new_empty",
+            "rand_like",
+            "randn_like",
+            "arange",
+            "linspace",
+            "scalar_tensor",
+            "lift_fresh_copy",
+            "randn",
+            "rand",
+        ),
+        constant,
     ),
     **dict.fromkeys(
         (
