@@ -162,6 +162,32 @@ def test_of_two_processes_with_the_same_run_one_does_it(smallest: Configure, tmp
     assert len(list((tmp_path / "outputs" / "baselines").iterdir())) == 1
 
 
+def test_two_processes_do_a_sweep_together(tmp_path: Path) -> None:
+    """Real processes on the CPU: the second one is started by the first, in its first unfinished run."""
+    words = [
+        "budget.flops=0.5", "baseline.training.epochs=1", "recipe.training.epochs=1",
+        "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
+    ]  # fmt: skip
+    script = tmp_path / "prunelab"
+    script.write_text("from prunelab.cli.run import main\nmain()\n")
+
+    def sweep(methods: str) -> str:
+        command = [sys.executable, script, "-m", *words, f"method={methods}"]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    assert "1 finished, 0 already there, 0 failed." in sweep("l1")
+    assert "2 finished, 1 already there, 0 failed." in sweep("l1,taylor,random")
+    runs = [path.parent for path in (tmp_path / "outputs" / "runs").glob("*/record.json")]
+    assert len(runs) == 3
+    assert all(curves(folder) == [("recovery", "1")] for folder in runs)
+    records = [Record.from_json((folder / "record.json").read_text()) for folder in runs]
+    assert {record.method for record in records} == {"l1", "taylor", "random"}
+    assert len({record.baseline.top1 for record in records}) == 1
+    assert all(record.plan.masked_vs_pruned < 1e-6 for record in records)
+
+
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that are started here do not fight for the cores."""

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 
 from prunelab.data import ImageData
 from prunelab.evaluation import accuracy, forward_milliseconds
 from prunelab.models import build
 from prunelab.records import Accuracy
-from prunelab.recovery import Machine
+from prunelab.recovery import Machine, is_first_rank
 
 LATENCY_BATCHES = (1, 64)
 
@@ -59,13 +61,17 @@ class Task:
 
     def test_accuracy(self, network: nn.Module) -> Accuracy:
         """The accuracy on the test images, which nothing but final figures may look at."""
-        return accuracy(
-            network,
-            self.data.test_dataloader(),
-            self.data.num_classes,
-            self.machine.device,
-            self._memory_format,
+        batches = self.data.test_dataloader()
+        console = Console(stderr=True)
+        shown = track(
+            batches,
+            "testing   ",
+            total=len(batches),
+            console=console,
+            transient=True,
+            disable=not (console.is_terminal and is_first_rank()),
         )
+        return accuracy(network, shown, self.data.num_classes, self.machine.device, self._memory_format)
 
     def latencies(self, *networks: nn.Module) -> list[dict[int, float]]:
         """For each network the milliseconds of a forward pass, by batch size; they are measured in turns."""
