@@ -27,7 +27,7 @@ def test_a_part_can_be_had_while_others_miss_values() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["method=fpg"], "There is no method called 'fpg'. Did you mean 'fpgm'?"),
+        (["method=taylr"], "There is no method called 'taylr'. Did you mean 'taylor'?"),
         (["model=resnt56"], "There is no model called 'resnt56'. Did you mean 'resnet56'"),
         (["data=cifar100"], "There is no data called 'cifar100'. Did you mean 'cifar10'?"),
         (["experiment=dmo"], "There is no experiment called 'dmo'. Did you mean 'demo'?"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
+import textwrap
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 import hydra
@@ -23,6 +25,7 @@ from prunelab.records import RunFolder, unwritable
 from prunelab.records.reason import reason
 
 PROGRAM = "prunelab"
+WIDTH = 110
 CHATTY = (
     "pytorch_lightning.utilities.rank_zero",
     "lightning_fabric.utilities.rank_zero",
@@ -41,7 +44,10 @@ def main() -> None:
 def _start() -> int:
     app = hydra.main(config_path=conf_location(), config_name=CONFIG_NAME, version_base=VERSION_BASE)(_job)
     try:
-        app()
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            _help(app)
+        else:
+            app()
     except (HydraException, ValueError) as error:
         raise UserError(explain(error, sys.argv[1:])) from error
     except OSError as error:  # jobs keep their errors, so this is the folder of the sweep
@@ -49,6 +55,17 @@ def _start() -> int:
             raise
         raise UserError(unwritable(error.filename, error)) from error
     return 0
+
+
+def _help(app: Callable[[], Any]) -> None:
+    """Hydra's help, its long lists of choices broken into lines."""
+    said = io.StringIO()
+    with redirect_stdout(said), suppress(SystemExit):
+        app()
+    for line in said.getvalue().rstrip().splitlines():
+        group = line.partition(":")[0]
+        indent = " " * (len(group) + 2) if group.isidentifier() else ""
+        print(textwrap.fill(line, WIDTH, subsequent_indent=indent) if indent else line)
 
 
 def _job(config: DictConfig) -> Job:

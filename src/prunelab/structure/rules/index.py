@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from prunelab.structure.marks import Dims, Gather, Marked
-from prunelab.structure.rules.common import Rule, freeze_all, plain, statistics_end_here, unknown
+from prunelab.structure.rules.common import Rule, statistics_end_here, unknown
 
 if TYPE_CHECKING:
     from prunelab.structure.trace import Tracer
@@ -50,21 +50,14 @@ def index(
     indexed = [dim for dim, chooser in enumerate(choosers) if chooser is not None]
     for dim in indexed:
         tracer.ids.freeze(source.dims[dim], f"{op} along the channels")
-    if len(indexed) != 1:  # several indices are broadcast and may move to the front
-        kept: Dims = [None] * out.dim()
-        trailing = len(source.shape) - 1 - max(indexed, default=-1)
-        if indexed == list(range(len(indexed))) and trailing:
-            kept[-trailing:] = source.dims[-trailing:]
-        else:
-            freeze_all(tracer, inputs[:1], op)
-        return [Marked(tuple(out.shape), kept)]
-    dim = indexed[0]
-    places = choosers[dim].dim()
-    dims: Dims = [*source.dims[:dim], *[None] * places, *source.dims[dim + 1 :]]
-    if len(dims) != out.dim():
-        freeze_all(tracer, inputs[:1], op)
-        return plain(outputs)
-    return [Marked(tuple(out.shape), dims)]
+    kept: Dims = [ids for dim, ids in enumerate(source.dims) if dim not in indexed]
+    places = out.dim() - len(kept)
+    first = indexed[0] if indexed else 0
+    if indexed and indexed[-1] - first + 1 != len(
+        indexed
+    ):  # indices apart from one another: theirs come first
+        first = 0
+    return [Marked(tuple(out.shape), [*kept[:first], *[None] * places, *kept[first:]])]
 
 
 def index_put(
@@ -121,6 +114,7 @@ def roll(
 RULES: dict[str, Rule] = {
     "index_select": index_select,
     "index": index,
+    "_unsafe_index": index,
     "index_put": index_put,
     "index_put_": index_put,
     "embedding": embedding,
