@@ -124,6 +124,7 @@ def test_channels_that_only_standardised_filters_make_are_exact(prune: Callable[
     assert prune(network, IMAGES).error < 1e-9
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
 def test_weight_norm_of_both_kinds(inexact: Callable[..., Any]) -> None:
     for wrap in (nn.utils.parametrizations.weight_norm, nn.utils.weight_norm):
         network = nn.Sequential(wrap(conv(3, 8)), nn.ReLU(), wrap(conv(8, 6)), nn.ReLU(), *head(6))
