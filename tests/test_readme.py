@@ -30,6 +30,8 @@ def test_linked_files_exist() -> None:
 
 def test_demo_table_is_the_record() -> None:
     """The table shown is the one that the demo wrote."""
-    shown = TEXT.split("<!-- demo table: experiments/demo/table.md -->")[1].split("<!-- end of demo table -->")[0]
+    shown = TEXT.split("<!-- demo table: experiments/demo/table.md -->")[1].split(
+        "<!-- end of demo table -->"
+    )[0]
     assert shown.strip() in (ROOT / "experiments/demo/table.md").read_text()
     assert shown.strip()
