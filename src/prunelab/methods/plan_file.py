@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from prunelab.errors import UserError
 from prunelab.methods.budget import Budget
 from prunelab.methods.steps import allowed_cost, cost_function, full_cost
+from prunelab.records.atomic import write_atomically
 from prunelab.structure import ChannelGraph, PruningPlan
 
 
@@ -31,13 +31,10 @@ def write_plan(plan: PruningPlan, path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(plan.to_json(), encoding="utf-8")
-        partial.replace(path)
+        write_atomically(path, plan.to_json())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"Plan file {path} cannot be written: {error}.") from error
 
 
