@@ -31,11 +31,12 @@ def test_a_damaged_record_is_refused_by_name(smallest: Configure) -> None:
         folder.record()
 
 
-def test_starting_again_forgets_the_failure(smallest: Configure) -> None:
+def test_starting_again_forgets_the_failure_and_half_written_files(smallest: Configure) -> None:
     config = smallest()
     folder = RunFolder.of(config)
     folder.create()
     (folder.path / "failure.json").write_text("{}")
+    (folder.path / ".record.json.x7y8.partial").write_text('{"schema"')
     folder.start(config)
     assert sorted(file.name for file in folder.path.iterdir()) == ["config.yaml"]
 

@@ -6,6 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
+PARTIAL = ".partial"
+"""How the names of temporary files end; only a killed process leaves one behind."""
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` to ``path`` so that no reader, and no crash, ever sees a part of it.
@@ -15,7 +18,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     is untouched.
     """
     data = content.encode() if isinstance(content, str) else content
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:

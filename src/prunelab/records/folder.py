@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from prunelab.errors import UserError
-from prunelab.records.atomic import write_atomically
+from prunelab.records.atomic import PARTIAL, write_atomically
 from prunelab.records.fields import RecordError
 from prunelab.records.key import run_key
 from prunelab.records.schema import Failure, Record
@@ -79,9 +79,11 @@ class RunFolder:
             raise UserError(unwritable(self.path, error)) from error
 
     def start(self, config: Mapping[str, Any]) -> None:
-        """Note what is about to run; an earlier failure no longer counts."""
+        """Note what is about to run; an earlier failure no longer counts, and what a killed process left goes."""
         write_atomically(self.path / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         (self.path / FAILURE_FILE).unlink(missing_ok=True)
+        for partial in self.path.rglob(f"*{PARTIAL}"):
+            partial.unlink()
 
     def finish(self, record: Record) -> None:
         """Write the record, after which the run counts as finished; the rounds' checkpoints go."""
