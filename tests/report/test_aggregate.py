@@ -8,7 +8,6 @@ from prunelab.report import Statistic, aggregate, read_study
 
 if TYPE_CHECKING:
     from conftest import StudyFolder
-
     from prunelab.report import Table
 
 
