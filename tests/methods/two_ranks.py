@@ -121,6 +121,8 @@ def main(folder: Path) -> None:
     seen["other weights"] = fit(module, method(L1Norm()))
     seen["failure"] = fit(Module(), method(FailsOnRankOne()))
     (folder / f"rank{rank()}.json").write_text(json.dumps(seen))
+    if torch.distributed.is_initialized():  # its threads must not outlive the interpreter
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
