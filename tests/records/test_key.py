@@ -70,3 +70,10 @@ def test_the_folder_counts_only_where_it_says_which_images() -> None:
     assert run_key(published[0]) == run_key(published[1])
     own = [configure([BUDGET, "data=image_folder", f"data.root={root}"]) for root in ("a", "b", "./a")]
     assert run_key(own[0]) == run_key(own[2]) != run_key(own[1])
+
+
+def test_the_length_of_learning_counts_for_methods_that_learn_alone() -> None:
+    short, shorter = "+learning_epochs=2", "+learning_epochs=1"
+    assert run_key(configure([BUDGET, short])) == run_key(configure([BUDGET]))
+    learning = [BUDGET, "method=slimming"]
+    assert run_key(configure([*learning, short])) != run_key(configure([*learning, shorter]))

@@ -19,6 +19,8 @@ WITHOUT_EFFECT = (
     "names",
     "study",
     "outputs",
+    # acts through method.epochs alone
+    "learning_epochs",
     # who watches
     "logger",
     # how fast networks are judged, and images are read
