@@ -35,6 +35,13 @@ def test_groups_without_a_score_are_mentioned(toy_graph: Callable[..., Any]) -> 
         require_reachable(toy_graph([4, 4]), Budget(flops=0.5), ["filter"], Allocation(), scores=Scores({}))
 
 
+def test_groups_that_stay_whole_are_mentioned(toy_graph: Callable[..., Any]) -> None:
+    graph = toy_graph([10, 10])
+    require_reachable(graph, Budget(flops=0.3), ["filter"], Allocation(), whole=["g0"])
+    with pytest.raises(UserError, match=r"take something out of whole \(\[g0\]\)"):
+        require_reachable(graph, Budget(flops=0.05), ["filter"], Allocation(), whole=["g0"])
+
+
 def test_the_smallest_budget_can_be_typed_back(toy_graph: Callable[..., Any]) -> None:
     graph = toy_graph([300, 700], [1.0, 0.37])
     with pytest.raises(UserError, match=r"is 0\.0") as caught:

@@ -46,6 +46,14 @@ def test_everything_else_counts(word: str) -> None:
     assert run_key(configure([BUDGET, word])) != run_key(configure([BUDGET]))
 
 
+def test_a_setting_that_came_later_counts_once_it_is_used() -> None:
+    now = configure([BUDGET])
+    before = {name: value for name, value in now.items() if name != "whole"}
+    before["method"] = {name: value for name, value in now["method"].items() if name != "whole"}
+    assert run_key(now) == run_key(before)
+    assert run_key(configure([BUDGET, "whole=[conv1]"])) != run_key(now)
+
+
 def test_a_baseline_is_shared_by_methods_budgets_and_recipes() -> None:
     reference = baseline_key(configure([BUDGET]))
     for words in (["method=l2"], ["budget.flops=0.3"], ["recipe=iterative"], ["levels=[block]"]):

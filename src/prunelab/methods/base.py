@@ -46,6 +46,7 @@ class PruningMethod(pl.Callback, ABC):
     Args:
         budget: how much to keep.
         levels: what may be removed: any of "filter", "stage", "block".
+        whole: names of groups that stay whole, as ``analyze`` and prunelab-profile call them, such as "conv1".
         allocation, normalisation, floor, divisor: how the budget is spread, see ``Allocation``.
         images: how many calibration images to look at, on all ranks together.
         network: name of the submodule to prune. By default the LightningModule itself if it has a ``forward``
@@ -73,6 +74,7 @@ class PruningMethod(pl.Callback, ABC):
         self,
         budget: Budget,
         levels: Collection[str] = ("filter", "stage"),
+        whole: Collection[str] = (),
         allocation: str = "global",
         normalisation: str = "mean",
         floor: float = 0.1,
@@ -91,6 +93,7 @@ class PruningMethod(pl.Callback, ABC):
         super().__init__()
         self.budget = budget
         self.levels = check_levels(levels)
+        self.whole = _names(whole)
         self.allocation = Allocation(allocation, normalisation, floor, divisor)  # type: ignore[arg-type]
         self.images = images
         self.network = network
@@ -146,12 +149,13 @@ class PruningMethod(pl.Callback, ABC):
         reference: ChannelGraph | None = None,
         progress: bool = False,
         validation: Iterable[Any] | None = None,
+        whole: Collection[str] = (),
     ) -> PruningContext:
         """The context in which this method, with its settings, decides about ``model``; needs no Trainer.
 
         ``calibration`` and ``validation`` are any iterables of batches, the same on every rank; ``budget``
-        takes the place of the method's own (one round of several). The rest is described in
-        ``PruningContext``.
+        takes the place of the method's own (one round of several), and ``whole`` is added to it. The rest is
+        described in ``PruningContext``.
         """
         return PruningContext(
             model=model,
@@ -167,6 +171,7 @@ class PruningMethod(pl.Callback, ABC):
             name=name or network_name(model),
             reference=reference,
             progress=progress,
+            whole=self.whole | frozenset(whole),
         )
 
     def _shared(self, batches: Iterable[Any] | None, images: int) -> Calibration | None:
@@ -253,3 +258,9 @@ class PruningMethod(pl.Callback, ABC):
         raise UserError(
             "The calibration loader is empty: the network's input shape cannot be known. Give example_input=."
         )
+
+
+def _names(whole: Collection[str]) -> frozenset[str]:
+    if isinstance(whole, str):
+        raise UserError(f"whole={whole!r} is one word: write a list, such as whole=[{whole}].")
+    return frozenset(whole)

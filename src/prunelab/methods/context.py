@@ -42,6 +42,7 @@ class PruningContext:
     reference: structure of the full network, if this one was pruned in an earlier round; budget and floor
         refer to it.
     progress: show a progress bar while images are looked at.
+    whole: names of groups that lose nothing, although their level may.
     """
 
     model: nn.Module
@@ -57,14 +58,17 @@ class PruningContext:
     name: str = "the network"
     reference: ChannelGraph | None = None
     progress: bool = False
+    whole: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", check_levels(self.levels))
+        for name in self.whole:
+            self.graph.group(name)  # says which names there are
 
     @property
     def groups(self) -> tuple[ChannelGroup, ...]:
         """The groups that may be pruned."""
-        return self.graph.at(self.levels)
+        return tuple(group for group in self.graph.at(self.levels) if group.name not in self.whole)
 
     @property
     def blocks(self) -> tuple[ResidualBlock, ...]:

@@ -46,8 +46,11 @@ def require_reachable(
     network: str = "the network",
     reference: ChannelGraph | None = None,
     scores: Scores | None = None,
+    whole: Collection[str] = (),
 ) -> None:
-    """Refuse a budget that cannot be met, as ``allocate`` would; ``scores`` only says what may be touched.
+    """Refuse a budget that cannot be met, as ``allocate`` would.
+
+    ``scores`` only says what may be touched; without them that is everything but the groups named in ``whole``.
 
     Raises:
         UserError: nothing may be removed, or the budget is out of reach: names the smallest one that can be
@@ -55,7 +58,7 @@ def require_reachable(
     """
     require_prunable(graph, levels, network)
     touchable = scores or Scores(
-        channels={group.name: np.ones(group.size) for group in graph.groups},
+        channels={group.name: np.ones(group.size) for group in graph.groups if group.name not in whole},
         blocks={block.name: 1.0 for block in graph.blocks},
     )
 
@@ -74,7 +77,14 @@ def require_reachable(
         advice.append(f"lower the floor ({allocation.floor:g})")
     if smallest_cost(replace(allocation, divisor=1)) < smallest:
         advice.append(f"lower the divisor ({allocation.divisor})")
-    unscored = [group.name for group in graph.at(levels) if group.name not in touchable.channels]
+    kept_whole = [group.name for group in graph.at(levels) if group.name in whole]
+    if kept_whole:
+        advice.append(f"take something out of whole ({_listed(kept_whole)})")
+    unscored = [
+        group.name
+        for group in graph.at(levels)
+        if group.name not in touchable.channels and group.name not in whole
+    ]
     if unscored:
         advice.append(
             f"choose a criterion that scores all groups ({len(unscored)} have no score and stay whole)"

@@ -37,6 +37,10 @@ WITHOUT_EFFECT = (
 )
 """Dotted names of the settings that are left out of every key, because they cannot change a result."""
 
+UNSAID: Mapping[str, Any] = {"whole": [], "method.whole": []}
+"""Settings that came after the first records, and the values at which a run is what it was before there were
+such settings. A key knows them at other values only."""
+
 PUBLISHED_DATA = ("prunelab.data.Cifar10", "prunelab.data.FashionMnist", "prunelab.data.ImageNet")
 """Data sets that are the same in every folder. Of others the folder counts: it says which images."""
 
@@ -53,6 +57,11 @@ def baseline_key(config: Mapping[str, Any]) -> str:
     """The key of the baseline that the run of the resolved ``config`` starts from."""
     identity = _identity(config)
     return digest({name: identity[name] for name in OF_THE_BASELINE})
+
+
+def unsaid(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The dotted names of the settings of ``UNSAID`` that ``config`` leaves at the values given there."""
+    return tuple(name for name, value in UNSAID.items() if _value(config, name, value) == value)
 
 
 def digest(values: Any) -> str:
@@ -74,7 +83,7 @@ def file_digest(path: Path) -> str:
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` without the settings that have no effect; files and folders stand for what is in them."""
-    identity = _without(config, WITHOUT_EFFECT)
+    identity = _without(config, (*WITHOUT_EFFECT, *unsaid(config)))
     baseline, data = identity["baseline"], identity["data"]
     if "path" in baseline:
         baseline["path"] = file_digest(Path(baseline["path"]).expanduser())
@@ -94,3 +103,12 @@ def _without(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
             node = node.get(parent, {})
         node.pop(last, None)
     return remaining
+
+
+def _value(config: Mapping[str, Any], name: str, default: Any) -> Any:
+    node: Any = config
+    for part in name.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return default
+        node = node[part]
+    return node

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prunelab.records.key import PUBLISHED_DATA, WITHOUT_EFFECT
+from prunelab.records.key import PUBLISHED_DATA, WITHOUT_EFFECT, unsaid
 from prunelab.records.schema import Record
 
 IGNORED = (*WITHOUT_EFFECT, "baseline.path")
@@ -19,7 +19,7 @@ def settings_of(record: Record) -> dict[str, str]:
     """The settings that can change the result, but for the seeds: dotted name -> value as text."""
     settings = dict(_flattened(record.config))
     published = settings.get("data._target_") in PUBLISHED_DATA
-    ignored = (*IGNORED, "data.root") if published else IGNORED
+    ignored = (*IGNORED, *unsaid(record.config), *(["data.root"] if published else []))
     return {name: value for name, value in settings.items() if _matters(name, ignored)}
 
 

@@ -39,7 +39,8 @@ def full_network(setup: Setup) -> FullNetwork:
     task.prepare_data()
     network = task.network()
     graph = analyze(network, task.example_input())
-    require_reachable(graph, setup.budget, method.levels, method.allocation, setup.names["model"])
+    reach = (setup.budget, method.levels, method.allocation, setup.names["model"])
+    require_reachable(graph, *reach, whole=method.whole)
     task.data.calibration_dataloader(setup.recipe.calibration_images)  # are there so many?
     baseline, is_new = _stored_or_trained(setup)
     network.load_state_dict(baseline.weights)

@@ -21,7 +21,7 @@ from prunelab.steps.baseline import BaselineSource
 from prunelab.steps.task import NetworkSettings, Task
 
 KEYS = (
-    "names", "study", "seed", "levels", "outputs",
+    "names", "study", "seed", "levels", "whole", "outputs",
     "data", "model", "baseline", "method", "budget", "recipe", "trainer", "logger", "learning_epochs",
 )  # fmt: skip
 

@@ -37,5 +37,5 @@ class ImportancePruning(PruningMethod):
 
     def decide(self, context: PruningContext) -> PruningPlan:
         task = (context.budget, context.levels, context.allocation, context.name, context.reference)
-        require_reachable(context.graph, *task)
+        require_reachable(context.graph, *task, whole=context.whole)
         return allocate(context.graph, self.criterion.score(context), *task)

@@ -77,7 +77,7 @@ class ReconstructionPruning(PruningMethod):
 
     def decide(self, context: PruningContext) -> PruningPlan:
         task = (context.budget, context.levels, context.allocation, context.name, context.reference)
-        require_reachable(context.graph, *task)
+        require_reachable(context.graph, *task, whole=context.whole)
         readings = self._readings(context)
         scores = {name: self.rule.score(reading) for name, reading in readings.items()}
         plan = allocate(context.graph, Scores(scores), *task)

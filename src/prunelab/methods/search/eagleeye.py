@@ -104,9 +104,8 @@ class EagleEye(PruningMethod):
         return True
 
     def decide(self, context: PruningContext) -> PruningPlan:
-        require_reachable(
-            context.graph, context.budget, context.levels, context.allocation, context.name, context.reference
-        )
+        task = (context.budget, context.levels, context.allocation, context.name, context.reference)
+        require_reachable(context.graph, *task, whole=context.whole)
         scores = self.criterion.score(context)
         space = WidthSpace.of(context, scores)
         strategies = self.sampler.draw(space)
