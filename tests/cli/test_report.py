@@ -55,7 +55,8 @@ def test_prints_the_table_and_what_was_written(study: Path, capsys: pytest.Captu
     output = capsys.readouterr().out
     assert "resnet20 on digits" in output
     assert "40.00 (50.0 %)" in output
-    assert output.splitlines()[-2:] == [f"Wrote {study / 'table.md'}", f"Wrote {study / 'table.csv'}"]
+    files = ("table.md", "table.csv", "table.tex")
+    assert output.splitlines()[-len(files) :] == [f"Wrote {study / name}" for name in files]
     assert (study / "table.md").read_text(encoding="utf-8").startswith("# demo\n")
     assert (study / "table.csv").read_text(encoding="utf-8").startswith("status,model,data,method,")
 
@@ -71,7 +72,8 @@ def test_a_second_report_is_the_same(study: Path) -> None:
 def test_files_can_go_elsewhere(study: Path, tmp_path: Path) -> None:
     assert main([str(study), "--out", str(tmp_path / "new" / "folder")]) == 0
 
-    assert sorted(path.name for path in (tmp_path / "new/folder").iterdir()) == ["table.csv", "table.md"]
+    written = sorted(path.name for path in (tmp_path / "new/folder").iterdir())
+    assert written == ["table.csv", "table.md", "table.tex"]
     assert not (study / "table.md").exists()
 
 

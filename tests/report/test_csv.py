@@ -74,11 +74,16 @@ def test_the_names_of_the_columns_are_stable(study: StudyFolder) -> None:
     """
     measures = """
         baseline_top1 after_pruning_top1 top1 top1_change baseline_top5 after_pruning_top5 top5 top5_change
-        baseline_flops flops flops_fraction baseline_macs macs macs_fraction
-        baseline_params params params_fraction
+        baseline_flops flops flops_fraction flops_ratio baseline_macs macs macs_fraction
+        baseline_params params params_fraction params_ratio
         baseline_forward_ms_batch_1 forward_ms_batch_1 speedup_batch_1
         baseline_forward_ms_batch_64 forward_ms_batch_64 speedup_batch_64
         budget_reached score_s recovery_s total_s masked_vs_pruned
     """
     statistics = [f"{measure}_{part}" for measure in measures.split() for part in ("mean", "std")]
-    assert list(line) == [*names.split(), *statistics]
+    fronts = "front_flops front_params front_forward_ms_batch_1 front_forward_ms_batch_64"
+    published = """
+        published_top1 published_baseline_top1 published_change published_change_printed
+        published_flops published_flops_fraction published_pruned_printed published_flag
+    """
+    assert list(line) == [*names.split(), *statistics, *fronts.split(), *published.split()]

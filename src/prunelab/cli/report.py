@@ -14,7 +14,17 @@ from rich.text import Text
 from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, take_traceback_flag
 from prunelab.errors import UserError
 from prunelab.records.atomic import write_atomically
-from prunelab.report import Report, aggregate, print_report, read_study, to_csv, to_markdown
+from prunelab.report import (
+    Report,
+    aggregate,
+    find_published,
+    print_report,
+    read_published,
+    read_study,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
 
 WIDTH_OF_LOGS = 160
 """Where the output is not a terminal (a pipe, a log), nobody says how wide it may be."""
@@ -24,15 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     words = take_traceback_flag(list(sys.argv[1:] if arguments is None else arguments))
     options = _parser().parse_args(words)
-    return exit_code(
-        "prunelab-report", lambda: _report(options.study, options.out or options.study, options.width)
-    )
+    return exit_code("prunelab-report", lambda: _report(options))
 
 
-def _report(study: Path, out: Path, width: int | None) -> int:
-    report = aggregate(read_study(study))
-    written = _write(report, out)
-    console = _console(width)
+def _report(options: argparse.Namespace) -> int:
+    study = options.study
+    published = options.published or find_published(study)
+    report = aggregate(read_study(study), read_published(published) if published else None)
+    written = _write(report, options.out or study)
+    console = _console(options.width)
     print_report(report, console)
     for path in written:
         console.print(Text(f"Wrote {path}"), soft_wrap=True)
@@ -43,13 +53,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prunelab-report",
         description="Compare the runs of a study: print a table, one row per method and budget with mean and "
-        "standard deviation over seeds, and write it as table.md and table.csv.",
+        "standard deviation over seeds, and write it as table.md, table.csv and table.tex.",
         epilog="Only the records are read (record.json of every run), so a study can be reported on another "
         "machine. Runs that failed or did not finish, and records that cannot be used, are listed.",
     )
     parser.add_argument("study", type=Path, metavar="STUDY", help="folder of a study, such as outputs/demo")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="write the files here (default: into STUDY)"
+    )
+    parser.add_argument(
+        "--published",
+        type=Path,
+        metavar="FILE",
+        help="CSV file of published points to compare with (default: published.csv in STUDY, if there is one)",
     )
     parser.add_argument(
         "--width", type=_positive, metavar="N", help="characters in a line (default: the terminal's)"
@@ -73,7 +89,11 @@ def _console(width: int | None) -> Console:
 
 def _write(report: Report, folder: Path) -> list[Path]:
     """Write the tables into ``folder`` and return their paths."""
-    contents = {folder / "table.md": to_markdown(report), folder / "table.csv": to_csv(report)}
+    contents = {
+        folder / "table.md": to_markdown(report),
+        folder / "table.csv": to_csv(report),
+        folder / "table.tex": to_latex(report),
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in contents.items():

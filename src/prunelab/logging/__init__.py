@@ -2,11 +2,10 @@
 
 from prunelab.logging.curves import Curves, CurvesFile, EpochRow
 from prunelab.logging.log_file import writing_log
-from prunelab.logging.run_logger import CURVES_FILE, CsvLogger, RunLogger
+from prunelab.logging.run_logger import CsvLogger, RunLogger
 from prunelab.logging.wandb_logger import WandbLogger
 
 __all__ = [
-    "CURVES_FILE",
     "CsvLogger",
     "Curves",
     "CurvesFile",

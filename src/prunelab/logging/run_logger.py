@@ -8,8 +8,7 @@ from typing import Any
 
 from prunelab.logging.curves import CurvesFile, EpochRow
 from prunelab.records import Record
-
-CURVES_FILE = "curves.csv"
+from prunelab.records.folder import CURVES_FILE
 
 
 class RunLogger:

@@ -22,6 +22,7 @@ CONFIG_FILE = "config.yaml"
 RECORD_FILE = "record.json"
 FAILURE_FILE = "failure.json"
 LOG_FILE = "run.log"
+CURVES_FILE = "curves.csv"
 ROUNDS_FOLDER = "rounds"
 
 BASELINES = "baselines"

@@ -1,9 +1,11 @@
-"""From the records of a study to one table: in the terminal, as Markdown and as CSV. Needs no torch."""
+"""From the records of a study to its tables and its page. Needs no torch."""
 
 from prunelab.report.aggregate import Baseline, Report, Row, Table, aggregate
 from prunelab.report.csv import to_csv
+from prunelab.report.latex import to_latex
 from prunelab.report.markdown import to_markdown
 from prunelab.report.measures import Statistic
+from prunelab.report.published import Published, PublishedPoint, find_published, read_published
 from prunelab.report.read import Problem, Study, read_study
 from prunelab.report.row_key import RowKey
 from prunelab.report.table import print_report
@@ -11,6 +13,8 @@ from prunelab.report.table import print_report
 __all__ = [
     "Baseline",
     "Problem",
+    "Published",
+    "PublishedPoint",
     "Report",
     "Row",
     "RowKey",
@@ -18,8 +22,11 @@ __all__ = [
     "Study",
     "Table",
     "aggregate",
+    "find_published",
     "print_report",
+    "read_published",
     "read_study",
     "to_csv",
+    "to_latex",
     "to_markdown",
 ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from prunelab.records.schema import Record
 from prunelab.report.measures import MEASURES, Statistic
-from prunelab.report.read import FailedRun, Problem, Study, UnfinishedRun
+from prunelab.report.pareto import COSTS, Point, on_front
+from prunelab.report.published import Published, PublishedPoint, beside
+from prunelab.report.read import FailedRun, FinishedRun, Problem, Study, UnfinishedRun
 from prunelab.report.row_key import RowKey
 from prunelab.report.screen import screen
 from prunelab.report.settings import telling_settings
@@ -22,12 +25,19 @@ Statistics = Mapping[str, Statistic | None]
 
 @dataclass(frozen=True)
 class Row:
-    """The finished runs of one ``RowKey``; ``missing_seeds`` are those that only other rows have."""
+    """The finished runs of one ``RowKey``; ``missing_seeds`` are those that only other rows have.
+
+    ``front`` names the costs (of ``pareto.COSTS``) for which no other row, nor the full network, is as cheap and
+    as accurate; ``published`` is what the method's paper reports near this budget.
+    """
 
     key: RowKey
+    runs: tuple[FinishedRun, ...]
     seeds: tuple[int, ...]
     missing_seeds: tuple[int, ...]
     statistics: Statistics
+    front: frozenset[str] = frozenset()
+    published: PublishedPoint | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,14 @@ class Table:
     failed: tuple[FailedRun, ...]
     machines: tuple[str, ...]
     """The machines that the runs were timed on, each described by its record."""
+    published: tuple[PublishedPoint, ...]
+    """All that was published for this network, whether or not it stands beside a row."""
+
+    @property
+    def only_published(self) -> tuple[PublishedPoint, ...]:
+        """The points that stand beside no row."""
+        beside_rows = {row.published for row in self.rows}
+        return tuple(point for point in self.published if point not in beside_rows)
 
 
 @dataclass(frozen=True)
@@ -63,52 +81,99 @@ class Report:
     problems: tuple[Problem, ...]
 
 
-def aggregate(study: Study) -> Report:
+def aggregate(study: Study, published: Published | None = None) -> Report:
     """The tables of a study, by model and data set; rows by budget, the largest first, then by top-1."""
     study = screen(study)
-    records: defaultdict[tuple[str, str], list[Record]] = defaultdict(list)
+    published = published or Published()
+    runs: defaultdict[tuple[str, str], list[FinishedRun]] = defaultdict(list)
     failed: defaultdict[tuple[str, str], list[FailedRun]] = defaultdict(list)
     for run in study.finished:
-        records[run.record.model, run.record.data].append(run.record)
+        runs[run.record.model, run.record.data].append(run)
     for failure in study.failed:
         failed[failure.failure.model, failure.failure.data].append(failure)
-    names = sorted(records.keys() | failed.keys())
-    tables = tuple(_table(*name, records[name], failed[name]) for name in names)
-    return Report(study.name, tables, study.unfinished, study.problems)
+    names = sorted(runs.keys() | failed.keys())
+    tables = tuple(_table(*name, runs[name], failed[name], published.points) for name in names)
+    problems = (*study.problems, *published.problems, *_without_table(published, tables))
+    return Report(study.name, tables, study.unfinished, problems)
 
 
-def _table(model: str, data: str, records: Sequence[Record], failed: Sequence[FailedRun]) -> Table:
+def _without_table(published: Published, tables: Iterable[Table]) -> Iterator[Problem]:
+    """A file of points none of which is about a network of this study was probably meant for another."""
+    if published.path and published.points and not any(table.published for table in tables):
+        flops = sorted({point.baseline_flops for point in published.points})
+        full = " or ".join(f"{count / 1e9:.4g}" for count in flops)
+        reason = (
+            f"its full networks have {full} GFLOPs, which that of no table has: points of another network"
+        )
+        yield Problem(Path(published.path.name), reason)
+
+
+def _table(
+    model: str,
+    data: str,
+    runs: Sequence[FinishedRun],
+    failed: Sequence[FailedRun],
+    published: Iterable[PublishedPoint],
+) -> Table:
+    records = [run.record for run in runs]
     seeds = {record.seed for record in records} | {run.failure.seed for run in failed}
-    rows = [_row(key, same_row, seeds) for key, same_row in _by_row(records).items()]
+    baseline = _baseline(records) if records else None
+    points = tuple(point for point in published if baseline and point.is_of(records[0].baseline.flops))
+    rows = [_row(key, same_row, seeds, points) for key, same_row in _by_row(runs).items()]
     return Table(
         model=model,
         data=data,
-        baseline=_baseline(records) if records else None,
-        rows=tuple(sorted(rows, key=_rank)),
+        baseline=baseline,
+        rows=tuple(sorted(_with_fronts(rows, baseline), key=_rank)) if baseline else (),
         failed=tuple(sorted(failed, key=lambda run: (run.failure.method, run.failure.seed, run.path))),
         machines=tuple(sorted({_machine(record) for record in records})),
+        published=points,
     )
 
 
-def _by_row(records: Iterable[Record]) -> dict[RowKey, list[Record]]:
-    same_name: defaultdict[RowKey, list[Record]] = defaultdict(list)
-    for record in records:
-        same_name[RowKey.of(record)].append(record)
-    rows: defaultdict[RowKey, list[Record]] = defaultdict(list)
+def _by_row(runs: Iterable[FinishedRun]) -> dict[RowKey, list[FinishedRun]]:
+    same_name: defaultdict[RowKey, list[FinishedRun]] = defaultdict(list)
+    for run in runs:
+        same_name[RowKey.of(run.record)].append(run)
+    rows: defaultdict[RowKey, list[FinishedRun]] = defaultdict(list)
     for key, group in same_name.items():
-        for record, settings in zip(group, telling_settings(group), strict=True):
-            rows[replace(key, settings=settings)].append(record)
+        for run, settings in zip(group, telling_settings([run.record for run in group]), strict=True):
+            rows[replace(key, settings=settings)].append(run)
     return rows
 
 
-def _row(key: RowKey, records: Sequence[Record], all_seeds: Iterable[int]) -> Row:
+def _row(
+    key: RowKey, runs: Sequence[FinishedRun], all_seeds: Iterable[int], published: Iterable[PublishedPoint]
+) -> Row:
+    records = [run.record for run in runs]
     seeds = {record.seed for record in records}
+    statistics = _statistics(records)
+    kept = statistics["flops_fraction"]
     return Row(
         key=key,
+        runs=tuple(sorted(runs, key=lambda run: (run.record.seed, run.path))),
         seeds=tuple(sorted(seeds)),
         missing_seeds=tuple(sorted(set(all_seeds) - seeds)),
-        statistics=_statistics(records),
+        statistics=statistics,
+        published=beside(key.method, kept.mean, published) if kept else None,
     )
+
+
+def _with_fronts(rows: Sequence[Row], baseline: Baseline) -> list[Row]:
+    fronts: defaultdict[RowKey, set[str]] = defaultdict(set)
+    for cost, of_baseline in COSTS.items():
+        points = {row.key: point for row in rows if (point := _point(row.statistics, cost, "top1"))}
+        full = _point(baseline.statistics, of_baseline, "baseline_top1")
+        everything = [*points.values(), *([full] if full else [])]
+        for key, point in points.items():
+            if on_front(point, everything):
+                fronts[key].add(cost)
+    return [replace(row, front=frozenset(fronts[row.key])) for row in rows]
+
+
+def _point(statistics: Statistics, cost: str, accuracy: str) -> Point | None:
+    x, y = statistics[cost], statistics[accuracy]
+    return (x.mean, y.mean) if x and y else None
 
 
 def _rank(row: Row) -> tuple[object, ...]:

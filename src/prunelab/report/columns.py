@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prunelab.report import quantities
-from prunelab.report.aggregate import Baseline, Statistics, Table
+from prunelab.report.aggregate import Baseline, Row, Statistics, Table
 from prunelab.report.measures import BATCH_SIZES
+from prunelab.report.published import PublishedPoint
 from prunelab.report.quantities import Unit, one_line
 from prunelab.report.row_key import RowKey
 
 RESOURCES = {"flops": "FLOPs", "params": "parameters"}
+FRONTS = {"flops": "F", "params": "P", "forward_ms_batch_64": "T"}
+"""How the table writes that a row is on the front of accuracy against this cost."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ def lay_out(table: Table, deviations: Deviations) -> Layout:
         *_accuracies(table, table.baseline, deviations.accuracies),
         *_costs(table, table.baseline, deviations.costs),
         *_times(table, table.baseline, deviations.costs),
+        Column(("Front",), "", tuple(map(front_text, table.rows)), 6),
+        *_published(table),
     )
     return Layout(common, columns)
 
@@ -73,6 +78,18 @@ def budget_text(key: RowKey) -> str:
 def share_text(resource: str, keep: float) -> str:
     """``50 % FLOPs``."""
     return f"{100 * keep:.4g} % {RESOURCES.get(resource, resource)}"
+
+
+def front_text(row: Row) -> str:
+    """``F P``: the costs for which no other row is as cheap and as accurate."""
+    return " ".join(letter for cost, letter in FRONTS.items() if cost in row.front)
+
+
+def printed_change(point: PublishedPoint) -> str:
+    """What was printed, where it does not follow from the accuracies: ``-0.17 printed``."""
+    if point.flag != "delta" or point.printed_change is None:
+        return ""
+    return f"{100 * point.printed_change:+z.2f} printed"
 
 
 def levels_text(key: RowKey) -> str:
@@ -164,6 +181,47 @@ def _times(table: Table, baseline: Baseline, deviation: bool) -> list[Column]:
             spare,
         )
 
-    scoring = tuple(quantities.duration(row.statistics["score_s"], deviation) for row in table.rows)
+    def seconds(header: tuple[str, ...], measure: str, spare: int) -> Column:
+        cells = (quantities.duration(row.statistics[measure], deviation) for row in table.rows)
+        return Column(header, "", tuple(cells), spare)
+
     one, many = BATCH_SIZES
-    return [column(one, 5), column(many, 2), Column(("Scoring,", "s"), "", scoring, 6)]
+    ratio = tuple(quantities.factor(row.statistics["flops_ratio"]) for row in table.rows)
+    return [
+        Column(("FLOPs", "ratio"), "", ratio, 6),
+        column(one, 5),
+        column(many, 2),
+        seconds(("Pruning,", "s"), "score_s", 6),
+        seconds(("Recovery,", "s"), "recovery_s", 8),
+    ]
+
+
+def _published(table: Table) -> list[Column]:
+    """What the papers report beside the rows, if anything does."""
+    points = [row.published for row in table.rows]
+    if not any(points):
+        return []
+    unit = Unit.fitting(max(point.baseline_flops for point in points if point))
+
+    def column(header: str, write: Callable[[PublishedPoint], str], spare: int) -> Column:
+        return Column(("Published", header), "", tuple(write(each) if each else "" for each in points), spare)
+
+    return [
+        column("top-1, %", published_top1, 1),
+        column("change", published_change, 3),
+        column(f"FLOPs, {unit.letter} (kept)", lambda point: published_flops(point, unit), 7),
+    ]
+
+
+def published_top1(point: PublishedPoint) -> str:
+    return f"{100 * point.top1:.2f}"
+
+
+def published_change(point: PublishedPoint) -> str:
+    """Computed; what was printed is said if it is something else."""
+    printed = printed_change(point)
+    return f"{100 * point.change:+z.2f}" + (f" ({printed})" if printed else "")
+
+
+def published_flops(point: PublishedPoint, unit: Unit) -> str:
+    return f"{point.flops / unit.size:.2f} ({100 * point.flops_fraction:.1f} %)"

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from prunelab.report.aggregate import Report, Row, Statistics, Table
 from prunelab.report.measures import MEASURES
+from prunelab.report.pareto import COSTS
+from prunelab.report.published import PublishedPoint
 from prunelab.report.quantities import one_line
 from prunelab.report.row_key import RowKey
 from prunelab.report.unfinished import Intention
@@ -30,14 +32,30 @@ NAMES = (
     "path",
     "error",
 )
-COLUMNS = (*NAMES, *(f"{measure.name}_{part}" for measure in MEASURES for part in ("mean", "std")))
+PUBLISHED = (
+    "published_top1",
+    "published_baseline_top1",
+    "published_change",
+    "published_change_printed",
+    "published_flops",
+    "published_flops_fraction",
+    "published_pruned_printed",
+    "published_flag",
+)
+COLUMNS = (
+    *NAMES,
+    *(f"{measure.name}_{part}" for measure in MEASURES for part in ("mean", "std")),
+    *(f"front_{cost}" for cost in COSTS),
+    *PUBLISHED,
+)
 
 
 def to_csv(report: Report) -> str:
-    """One line for each row of the tables, and one for each run or file that is not in them.
+    """One line for each row of the tables, and one for each run, file or published point that is not in them.
 
-    ``status`` is ``finished``, ``failed``, ``unfinished`` or ``left_out``. Accuracies and changes are
-    fractions of 1, seeds are separated by spaces, and what is not known is empty (a deviation over one seed).
+    ``status`` is ``finished``, ``published``, ``failed``, ``unfinished`` or ``left_out``. Accuracies and changes
+    are fractions of 1, seeds are separated by spaces, ``front_...`` is 1 or 0, and what is not known is empty (a
+    deviation over one seed).
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
@@ -52,6 +70,7 @@ def to_csv(report: Report) -> str:
 def _lines(report: Report) -> Iterator[Mapping[str, object]]:
     for table in report.tables:
         yield from (_finished(table, row) for row in table.rows)
+        yield from (_only_published(table, point) for point in table.only_published)
         yield from _failed(table)
     for run in report.unfinished:
         yield {"status": "unfinished", **_intended(run.intention), "path": str(run.path)}
@@ -67,7 +86,33 @@ def _finished(table: Table, row: Row) -> dict[str, object]:
         "seeds": " ".join(map(str, row.seeds)),
         "missing_seeds": " ".join(map(str, row.missing_seeds)),
         **_numbers(row.statistics),
+        **{f"front_{cost}": int(cost in row.front) for cost in COSTS},
+        **(_published(row.published) if row.published else {}),
     }
+
+
+def _only_published(table: Table, point: PublishedPoint) -> dict[str, object]:
+    return {
+        "status": "published",
+        "model": table.model,
+        "data": table.data,
+        "method": point.method,
+        **_published(point),
+    }
+
+
+def _published(point: PublishedPoint) -> dict[str, object]:
+    values = (
+        point.top1,
+        point.baseline_top1,
+        round(point.change, 6),
+        point.printed_change,
+        point.flops,
+        round(point.flops_fraction, 6),
+        point.printed_pruned,
+        point.flag,
+    )
+    return dict(zip(PUBLISHED, values, strict=True))
 
 
 def _failed(table: Table) -> Iterator[dict[str, object]]:

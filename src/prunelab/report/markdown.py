@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from prunelab.report import notes
 from prunelab.report.aggregate import Report, Table
-from prunelab.report.columns import Deviations, lay_out
-from prunelab.report.quantities import one_line
+from prunelab.report.columns import Deviations, lay_out, published_change, published_flops, published_top1
+from prunelab.report.quantities import Unit, one_line
 
 MARKS = frozenset("\\`*[<|")
 
@@ -18,7 +18,8 @@ def to_markdown(report: Report) -> str:
     for table in report.tables:
         blocks.append(f"## {_escaped(notes.title(table))}")
         blocks += _table(table) if table.rows else []
-        blocks += _list([*notes.failures(table), *notes.warnings(table)])
+        blocks += _only_published(table)
+        blocks += _list([*notes.failures(table), *notes.warnings(table), *notes.flags(table)])
     blocks += _list([*notes.unfinished(report), *notes.left_out(report)])
     blocks += map(_escaped, notes.caption(report))
     return "\n\n".join(blocks) + "\n"
@@ -33,6 +34,32 @@ def _table(table: Table) -> list[str]:
         *(_line(column.cells[index] for column in layout.columns) for index in range(len(table.rows))),
     ]
     return [*map(_escaped, notes.common(layout)), "\n".join(lines)]
+
+
+def _only_published(table: Table) -> list[str]:
+    """A table of the published points that no run stands beside."""
+    points = table.only_published
+    if not points:
+        return []
+    unit = Unit.fitting(max(point.baseline_flops for point in points))
+    header = ("Method", "Top-1, % baseline", "Top-1, %", "Change, points", f"FLOPs, {unit.letter} (kept)")
+    lines = [
+        _line(header),
+        _line(":--" if name == "Method" else "--:" for name in header),
+        *(
+            _line(
+                (
+                    one_line(point.method),
+                    f"{100 * point.baseline_top1:.2f}",
+                    published_top1(point),
+                    published_change(point),
+                    published_flops(point, unit),
+                )
+            )
+            for point in points
+        ),
+    ]
+    return ["Published, without a run here:", "\n".join(lines)]
 
 
 def _line(cells: Iterable[str]) -> str:

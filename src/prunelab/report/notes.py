@@ -15,8 +15,13 @@ CAPTION = (
     "Accuracies are of the last epoch on the test set, in percent; the change is against the baseline of the "
     "same run. FLOPs count a multiply-accumulate as two operations (2 x MAC + bias, the survey's convention) "
     "and, like MACs, are for one image; in brackets what is kept of the baseline. Times are of one forward "
-    "pass; in brackets how much faster it is than the baseline timed in the same run. Scoring is the time to "
-    "score and prune."
+    "pass; in brackets how much faster it is than the baseline timed in the same run, beside the ratio of FLOPs, "
+    "which is the speed-up in theory. Pruning is the time to learn, score and prune. Front: no other row, nor the "
+    "baseline, is as accurate with as few FLOPs (F), parameters (P), or as little time for a batch of 64 (T)."
+)
+PUBLISHED = (
+    "Published figures stand beside the row of the same method that keeps nearly the same share of the FLOPs; "
+    "their change is computed from their accuracies."
 )
 SPREAD = "± is the sample standard deviation over seeds, '-' for a single seed."
 ONE_SEED = "One seed for each row, so there are no standard deviations."
@@ -26,7 +31,8 @@ def caption(report: Report) -> list[str]:
     """A line that says what the numbers of the tables are, if there are any."""
     rows = [row for table in report.tables for row in table.rows]
     single = all(len(row.seeds) == 1 for row in rows)
-    return [f"{CAPTION} {ONE_SEED if single else SPREAD}"] if rows else []
+    published = [PUBLISHED] if any(row.published for row in rows) else []
+    return [" ".join([CAPTION, ONE_SEED if single else SPREAD, *published])] if rows else []
 
 
 def title(table: Table) -> str:
@@ -69,6 +75,16 @@ def warnings(table: Table) -> list[str]:
             f"timed on {len(table.machines)} machines, so compare speed-ups rather than times: {machines}"
         )
     return lines
+
+
+def flags(table: Table) -> list[str]:
+    """What does not follow from the other figures of a published point, for each such point."""
+    return [
+        f"published: {one_line(point.method)} at {100 * point.flops_fraction:.1f} % of its FLOPs: "
+        f"{one_line(point.note or point.flag, 400)}"
+        for point in table.published
+        if point.flag
+    ]
 
 
 def unfinished(report: Report) -> list[str]:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from prunelab.errors import UserError
 from prunelab.records.fields import RecordError
-from prunelab.records.folder import BASELINES, CONFIG_FILE, FAILURE_FILE, RECORD_FILE
+from prunelab.records.folder import BASELINES, CONFIG_FILE, CURVES_FILE, FAILURE_FILE, RECORD_FILE
 from prunelab.records.schema import Failure, Record
+from prunelab.report.curves import Epoch, parse_curves
 from prunelab.report.unfinished import Intention, read_intention
 
-Content = TypeVar("Content", Record, Failure)
+Content = TypeVar("Content")
+
+COPIED_RECORDS = "records"
+"""A study that is kept beside its report lies in a folder of this name; it is called by the folder around it."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run with a record. ``path`` is the file, relative to the study's folder, here and below."""
+    """A run with a record. ``path`` is the file, relative to the study's folder, here and below.
+
+    ``curves`` is what curves.csv beside the record says; None if there is no such file, or it cannot be used.
+    """
 
     record: Record
     path: Path
+    curves: tuple[Epoch, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class UnfinishedRun:
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that the report leaves out, and why."""
+    """A file, or a line of one, that the report leaves out, and why."""
 
     path: Path
     reason: str
@@ -68,9 +76,10 @@ def read_study(folder: Path) -> Study:
     A file that cannot be read becomes a ``Problem``. Raises ``UserError`` if there is no such folder, or no
     run in it.
     """
-    found = [_read_run(run_folder) for run_folder in _run_folders(folder)]
+    found = [part for run_folder in _run_folders(folder) for part in _read_run(run_folder)]
+    path = folder.resolve()
     return Study(
-        name=folder.resolve().name,
+        name=path.parent.name if path.name == COPIED_RECORDS else path.name,
         finished=tuple(run for run in found if isinstance(run, FinishedRun)),
         failed=tuple(run for run in found if isinstance(run, FailedRun)),
         unfinished=tuple(run for run in found if isinstance(run, UnfinishedRun)),
@@ -78,18 +87,35 @@ def read_study(folder: Path) -> Study:
     )
 
 
-def _read_run(folder: Path) -> FinishedRun | FailedRun | UnfinishedRun | Problem:
+def _read_run(folder: Path) -> Iterator[FinishedRun | FailedRun | UnfinishedRun | Problem]:
+    """The run in ``folder``, and what is wrong with its files."""
     path = Path(folder.name)
     try:
         if (folder / RECORD_FILE).exists():
             path = path / RECORD_FILE
-            return FinishedRun(_load(folder / RECORD_FILE, Record.from_json), path)
-        if (folder / FAILURE_FILE).exists():
+            yield from _with_curves(FinishedRun(_load(folder / RECORD_FILE, Record.from_json), path), folder)
+        elif (folder / FAILURE_FILE).exists():
             path = path / FAILURE_FILE
-            return FailedRun(_load(folder / FAILURE_FILE, Failure.from_json), path)
+            yield FailedRun(_load(folder / FAILURE_FILE, Failure.from_json), path)
+        else:
+            yield UnfinishedRun(path, read_intention(folder / CONFIG_FILE))
     except RecordError as error:
-        return Problem(path, str(error))
-    return UnfinishedRun(path, read_intention(folder / CONFIG_FILE))
+        yield Problem(path, str(error))
+
+
+def _with_curves(run: FinishedRun, folder: Path) -> Iterator[FinishedRun | Problem]:
+    """A run whose curves cannot be used still counts."""
+    file = folder / CURVES_FILE
+    if not file.exists():
+        yield run
+        return
+    try:
+        yield replace(run, curves=_load(file, parse_curves))
+    except RecordError as error:
+        yield run
+        yield Problem(
+            Path(folder.name) / CURVES_FILE, f"the run counts, but its curves are not shown: {error}"
+        )
 
 
 def _load(path: Path, parse: Callable[[str], Content]) -> Content:

@@ -10,9 +10,10 @@ import pytorch_lightning as pl
 from torch import nn
 
 from prunelab.errors import UserError
-from prunelab.logging import CURVES_FILE, Curves, CurvesFile
+from prunelab.logging import Curves, CurvesFile
 from prunelab.models import Training, load_weights
 from prunelab.records.baselines import TRAINING_FOLDER
+from prunelab.records.folder import CURVES_FILE
 from prunelab.recovery import fit
 from prunelab.steps.task import Task
 

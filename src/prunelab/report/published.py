@@ -1,0 +1,147 @@
+"""The points that papers published for the network of a study, to stand beside what was measured."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunelab.errors import UserError
+from prunelab.records.fields import RecordError
+from prunelab.report.read import COPIED_RECORDS, Problem
+
+PUBLISHED_FILE = "published.csv"
+REQUIRED = ("method", "top1", "baseline_top1", "computed_flops_g", "baseline_flops_g")
+SAME_NETWORK = 0.1
+"""Networks of one architecture whose FLOPs differ by at most this share (ResNet-50's two strides: 6 %)."""
+
+SAME_BUDGET = 0.03
+"""A published point stands beside a row if the shares of FLOPs that they keep differ by at most this."""
+
+
+@dataclass(frozen=True)
+class PublishedPoint:
+    """What a paper reports of one pruned network. Accuracies and changes are fractions of 1, FLOPs counts.
+
+    ``flops`` follows this project's convention (2 x MAC) whatever was printed. ``printed_change`` and
+    ``printed_pruned`` (the share of FLOPs) are what was printed, None if nothing was. ``flag`` names what does
+    not follow from the other figures, and ``note`` explains.
+    """
+
+    method: str
+    family: str
+    reference: str
+    top1: float
+    baseline_top1: float
+    flops: float
+    baseline_flops: float
+    printed_flops: float | None
+    printed_change: float | None
+    printed_pruned: float | None
+    flag: str
+    note: str
+
+    @property
+    def change(self) -> float:
+        """By subtraction, which what was printed does not always follow."""
+        return self.top1 - self.baseline_top1
+
+    @property
+    def flops_fraction(self) -> float:
+        return self.flops / self.baseline_flops
+
+    def is_of(self, baseline_flops: float) -> bool:
+        """Whether the full network is the one with these FLOPs."""
+        return abs(self.baseline_flops / baseline_flops - 1) <= SAME_NETWORK if baseline_flops else False
+
+
+@dataclass(frozen=True)
+class Published:
+    """The points of one file, without full networks, and the lines that cannot be used."""
+
+    path: Path | None = None
+    points: tuple[PublishedPoint, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def find_published(study: Path) -> Path | None:
+    """published.csv in the study's folder, or beside it if the folder is called ``records``."""
+    folder = study.resolve()
+    folders = [folder, folder.parent] if folder.name == COPIED_RECORDS else [folder]
+    return next((each / PUBLISHED_FILE for each in folders if (each / PUBLISHED_FILE).is_file()), None)
+
+
+def read_published(path: Path) -> Published:
+    """The points of the CSV file ``path``. Raises ``UserError`` if it cannot be read or lacks a column."""
+    try:
+        lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"The published points {path} cannot be read: {error}.") from error
+    missing = [name for name in REQUIRED if not lines or name not in lines[0]]
+    if missing:
+        raise UserError(f"{path} has no column {missing[0]!r}. Published points need: {', '.join(REQUIRED)}.")
+    points, problems = [], []
+    for number, line in enumerate(lines, start=2):
+        try:
+            points.append(_point(line))
+        except RecordError as error:
+            problems.append(Problem(Path(path.name), f"line {number}: {error}"))
+    return Published(path, tuple(point for point in points if point.flops_fraction < 1), tuple(problems))
+
+
+def beside(method: str, flops_fraction: float, points: Iterable[PublishedPoint]) -> PublishedPoint | None:
+    """The point of this method that keeps the nearest share of the FLOPs, if it is near enough."""
+    near = [
+        point
+        for point in points
+        if _plain(point.method) == _plain(method)
+        and abs(point.flops_fraction - flops_fraction) <= SAME_BUDGET
+    ]
+    return min(near, key=lambda point: abs(point.flops_fraction - flops_fraction), default=None)
+
+
+def _plain(name: str) -> str:
+    """Papers write SFP and DMCP, configurations sfp and dmcp."""
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+def _point(line: Mapping[str, str]) -> PublishedPoint:
+    printed_flops = _number(line, "flops_g")
+    printed_change = _number(line, "printed_delta")
+    printed_pruned = _number(line, "pruned_percent")
+    return PublishedPoint(
+        method=line["method"],
+        family=line.get("family") or "",
+        reference=line.get("reference") or "",
+        top1=_required(line, "top1") / 100,
+        baseline_top1=_required(line, "baseline_top1") / 100,
+        flops=_required(line, "computed_flops_g") * 1e9,
+        baseline_flops=_required(line, "baseline_flops_g") * 1e9,
+        printed_flops=None if printed_flops is None else printed_flops * 1e9,
+        printed_change=None if printed_change is None else printed_change / 100,
+        printed_pruned=None if printed_pruned is None else printed_pruned / 100,
+        flag=line.get("flag") or "",
+        note=line.get("note") or "",
+    )
+
+
+def _required(line: Mapping[str, str], name: str) -> float:
+    value = _number(line, name)
+    if value is None or value <= 0:
+        raise RecordError(f"{name} should be a number above 0, found {line.get(name) or 'nothing'!r}")
+    return value
+
+
+def _number(line: Mapping[str, str], name: str) -> float | None:
+    text = line.get(name)
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise RecordError(f"{name} should be a number, found {text!r}")
+    return value
