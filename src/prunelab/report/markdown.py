@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from prunelab.report import notes
+from prunelab.report import checklist, notes
 from prunelab.report.aggregate import Report, Table
 from prunelab.report.columns import Deviations, lay_out, published_change, published_flops, published_top1
 from prunelab.report.quantities import Unit, one_line
 
+CHECKLIST = 'The checklist of "What is the State of Neural Network Pruning?" (Blalock et al. 2020)'
 MARKS = frozenset("\\`*[<|")
 
 
@@ -22,6 +23,7 @@ def to_markdown(report: Report) -> str:
         blocks += _list([*notes.failures(table), *notes.warnings(table), *notes.flags(table)])
     blocks += _list([*notes.unfinished(report), *notes.left_out(report)])
     blocks += map(_escaped, notes.caption(report))
+    blocks += _checklist(report)
     return "\n\n".join(blocks) + "\n"
 
 
@@ -34,6 +36,15 @@ def _table(table: Table) -> list[str]:
         *(_line(column.cells[index] for column in layout.columns) for index in range(len(table.rows))),
     ]
     return [*map(_escaped, notes.common(layout)), "\n".join(lines)]
+
+
+def _checklist(report: Report) -> list[str]:
+    tables = [table for table in report.tables if table.rows]
+    blocks = [f"## {_escaped(CHECKLIST)}"] if tables else []
+    for table in tables:
+        blocks += [f"{_escaped(notes.title(table))}:"] if len(tables) > 1 else []
+        blocks += _list(notes.demands(checklist.of_table(table)))
+    return [*blocks, *_list(notes.demands(checklist.of_report(report)))] if tables else []
 
 
 def _only_published(table: Table) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from prunelab.report import checklist
 from prunelab.report.aggregate import Report, Table
 from prunelab.report.columns import Layout, budget_text, levels_text, share_text
 from prunelab.report.quantities import one_line
@@ -85,6 +86,19 @@ def flags(table: Table) -> list[str]:
         for point in table.published
         if point.flag
     ]
+
+
+def unmet(table: Table) -> list[str]:
+    """A line with the demands of the checklist that the table does not meet, if there are any."""
+    items = checklist.of_table(table)
+    lacking = [f"{item.demand.lower()} ({item.finding})" for item in items if not item.met]
+    met = f"{len(items) - len(lacking)} of {len(items)} demands of Blalock et al. (2020) are met"
+    return [f"checklist: {met}; not met: {'; '.join(lacking)}"] if lacking else []
+
+
+def demands(items: Iterable[checklist.Item]) -> list[str]:
+    """A line for each demand of the checklist."""
+    return [f"{'met' if item.met else 'not met'}: {item.demand.lower()}: {item.finding}" for item in items]
 
 
 def unfinished(report: Report) -> list[str]:
