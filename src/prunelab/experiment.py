@@ -38,11 +38,11 @@ def run(config: Mapping[str, Any]) -> Outcome:
         UserError: what the configuration asks for cannot be done.
     """
     folder = RunFolder.of(config)
-    if (record := from_first_rank(folder.record)) is not None:
-        return Outcome(record, folder, is_new=False)
     setup = Setup.of(config)
     setup.task.machine.prepare_process()
     start_processes(setup.task.machine, folder.key)
+    if (record := from_first_rank(folder.record)) is not None:
+        return Outcome(record, folder, is_new=False)
     from_first_rank(folder.create)
     with held_by_first_rank(lambda: claimed(folder.path, f"the run {folder.key}")):
         if (record := from_first_rank(folder.record)) is not None:  # made while this process waited

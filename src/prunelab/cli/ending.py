@@ -36,6 +36,11 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
+def is_one_of_several() -> bool:
+    """Whether this is one of several processes of a run, which have to decide together what is left to do."""
+    return any(int(os.environ.get(name) or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+
+
 def take_traceback_flag(arguments: list[str]) -> list[str]:
     """``arguments`` without --traceback, which is kept for this process and those that it starts."""
     if TRACEBACK_FLAG in arguments:

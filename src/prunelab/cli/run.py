@@ -8,7 +8,7 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
@@ -18,7 +18,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from prunelab.cli.config import CONFIG_NAME, VERSION_BASE, conf_location, explain, resolve
-from prunelab.cli.ending import exit_code, is_first_process, take_traceback_flag, traceback_wanted
+from prunelab.cli.ending import (
+    exit_code,
+    is_first_process,
+    is_one_of_several,
+    take_traceback_flag,
+    traceback_wanted,
+)
 from prunelab.cli.summary import Job
 from prunelab.errors import UserError
 from prunelab.records import RunFolder, unwritable
@@ -37,7 +43,7 @@ def main() -> None:
     """Entry point: ends the process with 0, with 1 if anything failed, or with 130 after Ctrl-C."""
     sys.argv[1:] = take_traceback_flag(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
-    with _speaking():
+    with speaking():
         sys.exit(exit_code(PROGRAM, _start))
 
 
@@ -69,32 +75,45 @@ def _help(app: Callable[[], Any]) -> None:
 
 
 def _job(config: DictConfig) -> Job:
-    """One run of a sweep. It never raises, so that the others go on; the summary says what failed."""
-    label = " ".join(HydraConfig.get().overrides.task)
+    """One run of a sweep, as Hydra calls it."""
+    hydra = HydraConfig.get()
+    label = " ".join(hydra.overrides.task)
+    return attempt(lambda: perform(resolve(config, hydra.runtime.choices), label), label)
+
+
+def attempt(work: Callable[[], Job], label: str) -> Job:
+    """How ``work`` on one run ended. It never raises, so that the others go on; the summary says what failed."""
     try:
-        return _run(resolve(config, HydraConfig.get().runtime.choices), label)
+        return work()
     except Exception as error:
         if traceback_wanted():
             traceback.print_exc()
         return Job(label, error=reason(error))
 
 
-def _run(config: dict[str, Any], label: str) -> Job:
+def settled(config: Mapping[str, Any], label: str) -> Job | None:
+    """How the run of the resolved ``config`` ended earlier; None if there is something left to do."""
     folder = RunFolder.of(config)
-    if (record := folder.record()) is not None:
-        return Job(label, record, folder.path, is_new=False)
+    record = folder.record()
+    return None if record is None else Job(label, record, folder.path, is_new=False)
+
+
+def perform(config: Mapping[str, Any], label: str) -> Job:
+    """Do the run of the resolved ``config``, or go on with it, unless it is settled."""
+    if not is_one_of_several() and (job := settled(config, label)) is not None:
+        return job
     # These bring Lightning: seconds that a finished sweep does not need.
     from prunelab.experiment import run
     from prunelab.recovery import takes_part
 
-    if not takes_part(folder.key):
+    if not takes_part(RunFolder.of(config).key):
         return Job(label)
     outcome = run(config)
     return Job(label, outcome.record, outcome.folder.path, outcome.is_new)
 
 
 @contextmanager
-def _speaking() -> Iterator[None]:
+def speaking() -> Iterator[None]:
     """prunelab's own messages go to stderr; Lightning's advertising and hardware notes do not."""
     console = logging.StreamHandler()
     console.setLevel(logging.INFO if is_first_process() else logging.ERROR)

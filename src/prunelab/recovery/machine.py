@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from prunelab.errors import UserError
@@ -46,15 +48,19 @@ class Machine:
             UserError: this machine does not have what they ask for, or there is no such thing.
         """
         try:
-            return pl.Trainer(
-                accelerator=self.accelerator,
-                devices=self.devices,
-                num_nodes=self.num_nodes,
-                strategy=self.strategy,
-                precision=self.precision,  # type: ignore[arg-type]  # checked by Lightning
-                deterministic=self.deterministic,
-                **more,
-            )
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The `srun` command is available")  # on every login node
+                plugins = [*more.pop("plugins", ()), *_cluster()]
+                return pl.Trainer(
+                    accelerator=self.accelerator,
+                    devices=self.devices,
+                    num_nodes=self.num_nodes,
+                    strategy=self.strategy,
+                    precision=self.precision,  # type: ignore[arg-type]  # checked by Lightning
+                    deterministic=self.deterministic,
+                    plugins=plugins,
+                    **more,
+                )
         except (MisconfigurationException, ValueError) as error:
             raise UserError(f"The settings under trainer cannot be used here: {error}") from error
 
@@ -69,11 +75,12 @@ class Machine:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
-        """The device on which this process scores and evaluates."""
-        if self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        if self.accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-            return torch.device("mps")
-        return torch.device("cpu")
+        """The device on which this process trains, scores and evaluates."""
+        return self.trainer(logger=False).strategy.root_device
+
+
+def _cluster() -> list[SLURMEnvironment]:
+    """Inside a Slurm job: Lightning leaves it to prunelab to start the job again at its time limit."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
