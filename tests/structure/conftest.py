@@ -147,6 +147,8 @@ def _random_plan(
 def prune() -> Callable[..., Pruning]:
     """``prune(model, inputs, kept=None, dropped=(), seed=0)``: analyse, plan (at random), apply to a copy, check.
 
+    Further options are those of ``analyze``.
+
     On the way it asserts what must hold for any network and any plan: the number of parameters and the FLOPs that
     the cost model foretells are those of the pruned module.
     """
@@ -160,9 +162,10 @@ def _prune(
     dropped: Collection[str] = (),
     seed: int = 0,
     drop: float = 0.3,
+    **options: bool,
 ) -> Pruning:
     model = _randomise(model)
-    graph = prunelab.analyze(model, inputs)
+    graph = prunelab.analyze(model, inputs, **options)
     plan = _random_plan(graph, seed, drop=drop) if kept is None else graph.plan(kept, dropped)
     pruned = prunelab.apply(copy.deepcopy(model), plan)
     assert graph.cost.params(plan) == sum(parameter.numel() for parameter in pruned.parameters())
@@ -177,9 +180,9 @@ def exact() -> Callable[..., Pruning]:
     return _exact
 
 
-def _exact(model: nn.Module, inputs: Any) -> Pruning:
+def _exact(model: nn.Module, inputs: Any, **options: bool) -> Pruning:
     for seed in range(3):
-        pruning = _prune(model, inputs, seed=seed, drop=0.0)
+        pruning = _prune(model, inputs, seed=seed, drop=0.0, **options)
         assert pruning.error < TOLERANCE
         expected = _masked_by_hand(pruning.original, pruning.graph, pruning.plan, inputs)
         for one, other in zip(expected, _outputs(pruning.model, inputs), strict=True):

@@ -94,7 +94,7 @@ class _Resolver:
     blocks: tuple[ResidualBlock, ...]
     links: tuple[Link, ...]
     aliases: Mapping[str, tuple[str, ...]]
-    convolutions: frozenset[str]
+    grouped: frozenset[str]
 
     def __call__(self, kept: Mapping[str, tuple[int, ...]], dropped: tuple[str, ...]) -> PruningPlan:
         gone = np.zeros(self.components.count, dtype=np.bool_)
@@ -140,10 +140,10 @@ class _Resolver:
 
     def _attributes(self, removed: NDArray[np.bool_], inside: tuple[str, ...]) -> dict[str, dict[str, int]]:
         attributes: dict[str, dict[str, int]] = {}
-        for module, (ids, multiplier) in self.trace.depthwise.items():
+        for (module, name), ids in self.trace.numbers.items():
             left = int((~removed[ids]).sum())
-            if left != ids.size and not f"{module}.".startswith(inside) and module in self.convolutions:
-                attributes[module] = {"groups": left // multiplier}
+            if left != ids.size and not f"{module}.".startswith(inside) and module in self.grouped:
+                attributes[module] = {name: left}
         for link in self.links:
             left = int((~removed[link.ids]).sum())
             if left != link.ids.size and not f"{link.module}.".startswith(inside):
@@ -151,18 +151,28 @@ class _Resolver:
         return attributes
 
 
-def analyze(model: nn.Module, example_input: Any) -> ChannelGraph:
+def analyze(
+    model: nn.Module, example_input: Any, *, exact: bool = False, whole_groups: bool = False
+) -> ChannelGraph:
     """Find everything that can be removed from ``model``.
 
-    ``example_input`` is what one forward call takes: a tensor (N, C, H, W), a tuple of positional or a dict of keyword
-    arguments. The network is run a few times on the meta device (on its own device where meta cannot run it), in
-    evaluation mode; nothing of it is changed.
+    The network is run a few times on the meta device (on its own device where meta cannot run it), in evaluation mode;
+    nothing of it is changed.
+
+    Args:
+        model: any network.
+        example_input: what one forward call takes: a tensor (N, C, H, W), a tuple of positional or a dict of keyword
+            arguments.
+        exact: leave channels alone that pass a normalisation or softmax over channels (groups that are not
+            ``ChannelGroup.exact``), so that every pruned network equals the masked one.
+        whole_groups: a grouped convolution loses whole groups of its channels (``groups`` follows) instead of the same
+            places of every group; where channels outside tie all its groups together, places as ever.
 
     Raises UserError if the network cannot run on such an input.
     """
-    network = Network(model, example_input)
+    network = Network(model, example_input, exact, whole_groups)
     trace = network.trace()
-    components, parts, links = _proved(network, trace)
+    components, parts, links = _proved(network, trace, exact)
     prunable = [number for number, group in enumerate(parts.groups) if group.frozen is None]
     members = [parts.members[number] for number in prunable]
     taps = find_taps(trace, components, members)
@@ -186,15 +196,23 @@ def analyze(model: nn.Module, example_input: Any) -> ChannelGraph:
     )
     frozen = tuple(group for group in parts.groups if group.frozen is not None)
     resolve = _Resolver(
-        trace, components, groups, tuple(members), blocks, links, network.aliases(), network.convolutions
+        trace, components, groups, tuple(members), blocks, links, network.aliases(), network.grouped
     )
     return ChannelGraph(groups, frozen, blocks, cost, resolve)
 
 
-def _proved(network: Network, trace: Trace) -> tuple[Components, Partition, tuple[Link, ...]]:
+def _left_alone_if_inexact(group: ChannelGroup) -> ChannelGroup:
+    if group.exact or group.frozen is not None:
+        return group
+    return replace(group, frozen=f"not exact because of {group.inexact}")
+
+
+def _proved(network: Network, trace: Trace, exact: bool) -> tuple[Components, Partition, tuple[Link, ...]]:
     """Freeze what a trial shows to break the network, and learn which attributes follow a width."""
     components = trace.ids.components()
     parts = partition(trace, components)
+    if exact:
+        parts = replace(parts, groups=tuple(_left_alone_if_inexact(group) for group in parts.groups))
 
     def resolver(links: tuple[Link, ...]) -> _Resolver:
         chosen = [number for number, group in enumerate(parts.groups) if group.frozen is None]
@@ -206,7 +224,7 @@ def _proved(network: Network, trace: Trace) -> tuple[Components, Partition, tupl
             (),
             links,
             network.aliases(),
-            network.convolutions,
+            network.grouped,
         )
 
     broken, links = prove(network, trace, components, parts, resolver)

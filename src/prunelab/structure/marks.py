@@ -115,9 +115,9 @@ class Trace:
     sums: list[tuple[Ids, Ids]] = field(default_factory=list)
     gates: list[Ids] = field(default_factory=list)
     splits: dict[int, tuple[Ids, int]] = field(default_factory=dict)
-    depthwise: dict[str, tuple[Ids, int]] = field(
+    numbers: dict[tuple[str, str], Ids] = field(
         default_factory=dict
-    )  # module -> its output ids, filters per channel
+    )  # (module, attribute that counts its groups) -> one id of each group; those that lose all channels go
 
     def role(self, marked: Marked, dim: int, role: str) -> None:
         """Remember what dimension ``dim`` of a weight is for, through whatever was computed from the parameter.

@@ -17,18 +17,29 @@ from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery import call_with, named_tensors, trial
 from prunelab.structure.trace import Tracer, run
 
+MANY_GROUPS = 8
+"""A group normalisation of at least so many groups loses whole ones: that is exact, and not too coarse."""
+
 
 class Network:
-    """Runs ``model`` on ``example_input`` under a tracer: on the meta device if it can, else on its own device."""
+    """Runs ``model`` on ``example_input`` under a tracer: on the meta device if it can, else on its own device.
 
-    def __init__(self, model: nn.Module, example_input: Any) -> None:
+    ``exact`` and ``whole_groups`` as for ``analyze``.
+    """
+
+    def __init__(
+        self, model: nn.Module, example_input: Any, exact: bool = False, whole_groups: bool = False
+    ) -> None:
         self.model = model
         if any(torch.nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
             raise UserError("the network has lazy layers without weights; run it once on real input first")
         self.tensors = named_tensors(model)
         self.args, self.kwargs = arguments(example_input)
         self.images = _images(example_input)
-        self.convolutions = convolutions(model)
+        self.grouped = convolutions(model) | group_norms(model)
+        self.whole = whole_norms(model, 2 if exact else MANY_GROUPS)
+        if whole_groups:
+            self.whole |= grouped_convolutions(model)
         self.kernels = kernels(model)
         self.carry: dict[int, int] = {}
         self.decided: list[tuple[str, Any]] = []
@@ -47,7 +58,11 @@ class Network:
         self.stand_ins = {name: made[id(tensor)] for name, tensor in self.tensors.items()}
 
     def trace(self) -> Trace:
-        """Trace the full network; views that split channels are tried in another way if they freeze them."""
+        """Trace the full network.
+
+        Views that split channels are tried in another way if they freeze them, and so are modules that were to lose
+        whole groups if nothing can be removed so.
+        """
         try:
             trace = self._run({})
         except UserError:
@@ -64,10 +79,13 @@ class Network:
                     f"{_shapes(self.args, self.kwargs)}: {_first_line(error)}. Give an example input of the kind "
                     "that it is used with; for a small image choose a larger image size or another network."
                 ) from meta_error
-        while stuck := _stuck(trace, self.carry):
+        while True:
+            stuck, joined = _stuck(trace, self.carry), self._joined(trace)
+            if not stuck and not joined:
+                return trace
             self.carry.update(stuck)
+            self.whole -= joined
             trace = self._run(self.carry)
-        return trace
 
     def trace_pruned(self, plan: PruningPlan) -> tuple[Trace, str | None]:
         """Trace the network as ``plan`` would leave it; the second value names the call that failed, if one did."""
@@ -85,7 +103,9 @@ class Network:
         return trace
 
     def _tracer(self, tensors: dict[str, Tensor], carry: Mapping[int, int], decisions: Decisions) -> Tracer:
-        return Tracer(tensors.items(), lambda name: self.tensors[name], carry, self.kernels, decisions)
+        return Tracer(
+            tensors.items(), lambda name: self.tensors[name], carry, self.kernels, decisions, self.whole
+        )
 
     def _under(self, tracer: Tracer, tensors: dict[str, Tensor]) -> Trace:
         args, kwargs = self.args, self.kwargs
@@ -95,6 +115,25 @@ class Network:
             for given in (args, kwargs)
         )
         return run(self.model, tracer, lambda: call_with(self.model, tensors, args, kwargs))[0]
+
+    def _joined(self, trace: Trace) -> frozenset[str]:
+        """The modules that would lose whole groups, but had better not: at most one group of theirs could go.
+
+        A normalisation that is not made exact by it loses them only if there are as many groups as places in one.
+        """
+        losing = {key: ids for key, ids in trace.numbers.items() if key[0] in self.whole}
+        if not losing:
+            return frozenset()
+        components = trace.ids.components()
+        joined = set()
+        for (path, _), ids in losing.items():
+            module = self.model.get_submodule(path)
+            free = set(components.label[ids].tolist()) - components.frozen.keys()
+            if isinstance(module, nn.GroupNorm) and module.num_groups**2 < module.num_channels:
+                free -= components.inexact.keys()
+            if len(free) < 2:
+                joined.add(path)
+        return frozenset(joined)
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Each parameter once, by its first name."""
@@ -112,6 +151,29 @@ def convolutions(model: nn.Module) -> frozenset[str]:
     """The paths of convolution modules."""
     return frozenset(
         path for path, module in model.named_modules() if isinstance(module, nn.modules.conv._ConvNd)
+    )
+
+
+def grouped_convolutions(model: nn.Module) -> frozenset[str]:
+    """The paths of convolutions of several groups of several channels."""
+    return frozenset(
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.modules.conv._ConvNd) and 1 < module.groups < module.in_channels
+    )
+
+
+def group_norms(model: nn.Module) -> frozenset[str]:
+    """The paths of group normalisations."""
+    return frozenset(path for path, module in model.named_modules() if isinstance(module, nn.GroupNorm))
+
+
+def whole_norms(model: nn.Module, least: int) -> frozenset[str]:
+    """The paths of group normalisations of at least so many groups, which lose whole ones."""
+    return frozenset(
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.GroupNorm) and module.num_groups >= least
     )
 
 

@@ -38,7 +38,7 @@ class Tracer(TorchDispatchMode):
     ``tensors`` maps each parameter and buffer (the objects that the run will use) to its name; ``values`` gives
     the real content of integer buffers. ``carry`` says, for the n-th view that splits a channel dimension, how
     many places from the right the part that carries the channels stands (0 is the last). ``decisions`` may repeat
-    what an earlier run decided from its data.
+    what an earlier run decided from its data. ``whole`` are the modules that lose whole groups of channels.
     """
 
     def __init__(
@@ -48,11 +48,13 @@ class Tracer(TorchDispatchMode):
         carry: Mapping[int, int] | None = None,
         kernels: Collection[str] = (),
         decisions: Decisions | None = None,
+        whole: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.trace = Trace()
         self.values = values
         self.carry = dict(carry or {})
+        self.whole = frozenset(whole)
         self.decisions = decisions or Decisions()
         self.claims: list[Claim] = []
         self.calls = Calls(self._returned)
@@ -95,6 +97,21 @@ class Tracer(TorchDispatchMode):
     def count(self, coefficient: float, factors: tuple[Ids, ...], bias: bool = False) -> None:
         """Note a share of the network's FLOPs."""
         self.trace.terms.append(Term(coefficient, factors, tuple(self.calls.modules), bias))
+
+    def apart(self, attribute: str, channels: Ids, groups: int) -> bool:
+        """Whether the running module loses whole groups of ``channels``; if so, makes each of the groups one channel.
+
+        ``attribute`` counts the groups and follows.
+        """
+        module = self.calls.modules[-1]
+        if module not in self.whole:
+            return False
+        rows = channels.reshape(groups, -1)
+        self.ids.tie_rows(rows.T)
+        self.claim(groups, rows[:, 0])
+        earlier = self.trace.numbers.setdefault((module, attribute), rows[:, 0])
+        self.ids.tie(earlier, rows[:, 0])  # a module that runs twice has one number of groups
+        return True
 
     def claim(self, value: int, counted: Ids) -> None:
         """Note that the constant ``value`` stands for the number of ``counted`` channels."""

@@ -56,7 +56,7 @@ def _depthwise(
     channels = source.dims[1]
     carried = None if channels is None else np.repeat(channels, multiplier) if multiplier > 1 else channels
     if weight.dims[0] is not None:
-        tracer.trace.depthwise[tracer.calls.modules[-1]] = (weight.dims[0], multiplier)
+        tracer.trace.numbers[tracer.calls.modules[-1], "groups"] = weight.dims[0][::multiplier]
     tracer.trace.role(weight, 0, "depthwise")  # before the role of a producer is given
     return tracer.tie(carried, weight.dims[0], f"{op} of a tensor without channels")
 
@@ -64,9 +64,18 @@ def _depthwise(
 def _grouped(
     tracer: Tracer, op: str, source: Marked, weight: Marked, groups: int, made: int, read: int
 ) -> Ids | None:
-    """Groups keep equal widths: position i of every group is one channel, on both sides."""
+    """Groups keep equal widths: position i of every group is one channel, on both sides.
+
+    In a convolution that is to lose whole groups, all channels of a group are one, on both sides together.
+    """
     tracer.kind = "produce"
     entering, leaving = source.dims[1], weight.dims[made]
+    if made == 0 and entering is not None and leaving is not None and tracer.apart("groups", leaving, groups):
+        tracer.ids.tie_rows(entering.reshape(groups, -1).T)
+        tracer.ids.tie(entering.reshape(groups, -1)[:, 0], leaving.reshape(groups, -1)[:, 0])
+        tracer.ids.freeze(weight.dims[read], f"{op} that loses whole groups")
+        tracer.trace.reads.append(Read(source, 1))
+        return leaving
     if entering is None:
         tracer.ids.freeze(weight.dims[read], f"{op} of a tensor without channels")
     else:

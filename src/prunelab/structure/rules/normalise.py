@@ -69,14 +69,17 @@ def layer_norm(
 def group_norm(
     tracer: Tracer, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``native_group_norm(input, weight, bias, N, C, HxW, group, eps)``: groups keep equal widths."""
+    """``native_group_norm(input, weight, bias, N, C, HxW, group, eps)``: it loses whole groups, which is exact.
+
+    Where it cannot (one group, few groups, the channels outside tie them together), groups keep equal widths.
+    """
     source, groups = tracer.marked(args[0]), int(args[6])
     statistics_end_here(tracer, op, inputs)
     channels = source.dims[1]
     for tensor, role in zip(args[1:3], ("scale", "shift"), strict=True):
         if isinstance(tensor, Tensor):
             channels = _affine(tracer, op, channels, tracer.marked(tensor), role)
-    if channels is not None and groups < channels.size:
+    if channels is not None and groups < channels.size and not tracer.apart("num_groups", channels, groups):
         tracer.ids.tie_rows(channels.reshape(groups, -1))
         tracer.ids.mark_inexact(channels, op)
     tracer.kind = "pointwise"
