@@ -6,7 +6,7 @@ import pytest
 
 from prunelab.errors import UserError
 from prunelab.models import Training
-from prunelab.recovery import Iterative, OneShot, Round
+from prunelab.recovery import FrontToBack, Iterative, OneShot, Round
 
 FULL, SHORT = Training(epochs=20), Training(epochs=3)
 
@@ -27,6 +27,15 @@ def test_linear_rounds_remove_the_same_share_of_the_full_network() -> None:
     assert rounds[-1].keep == 0.2
 
 
+def test_front_to_back_is_one_round_for_each_part() -> None:
+    rounds = FrontToBack(FULL, SHORT, parts=3).rounds(0.4)
+    assert rounds == (Round(0.4, SHORT, (1, 3)), Round(0.4, SHORT, (2, 3)), Round(0.4, FULL, (3, 3)))
+
+
+def test_there_may_be_no_training_at_all() -> None:
+    assert OneShot(None).rounds(0.5) == (Round(0.5, None),)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -38,3 +47,8 @@ def test_linear_rounds_remove_the_same_share_of_the_full_network() -> None:
 def test_what_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Iterative(FULL, SHORT, **settings)  # type: ignore[arg-type]
+
+
+def test_parts_are_counted_from_one() -> None:
+    with pytest.raises(UserError, match="parts must be a whole number, at least 1, not 0"):
+        FrontToBack(FULL, SHORT, parts=0)

@@ -3,9 +3,10 @@
 from prunelab.recovery.fit import fit
 from prunelab.recovery.machine import Machine
 from prunelab.recovery.processes import held_by_first_rank, is_first_rank, start_processes, takes_part
-from prunelab.recovery.recipe import Iterative, OneShot, Recipe, Round
+from prunelab.recovery.recipe import FrontToBack, Iterative, OneShot, Recipe, Round
 
 __all__ = [
+    "FrontToBack",
     "Iterative",
     "Machine",
     "OneShot",

@@ -16,11 +16,14 @@ ScheduleName = Literal["geometric", "linear"]
 class Round:
     """One pruning and the training that follows.
 
-    ``keep`` is the fraction of the full network's resource that is left after it.
+    ``keep`` is the fraction of the full network's resource that is left after the last round that prunes the same
+    ``part`` of the network: the whole, or (r, n), the r-th of n parts in forward order. ``training`` is None if there
+    is none.
     """
 
     keep: float
-    training: Training
+    training: Training | None
+    part: tuple[int, int] = (1, 1)
 
 
 class Recipe(Protocol):
@@ -36,13 +39,13 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True)
 class OneShot:
-    """Prune to the budget at once, then train.
+    """Prune to the budget at once, then train; ``training`` None: the network is measured as it was pruned.
 
     Raises:
         UserError: ``calibration_images`` is not at least 1.
     """
 
-    training: Training
+    training: Training | None
     calibration_images: int = 512
 
     def __post_init__(self) -> None:
@@ -92,6 +95,39 @@ class Iterative:
     def _kept_after(self, number: int, keep: float) -> float:
         progress = number / self.number
         return keep**progress if self.schedule == "geometric" else 1 - (1 - keep) * progress
+
+
+@dataclass(frozen=True)
+class FrontToBack:
+    """Prune the first layers to their final width, train a little, prune the next ones, and so on to the last.
+
+    Attributes:
+        training: the recovery after the last part.
+        round_training: the training after each earlier part.
+        parts: how many; the groups that may be pruned are shared out evenly, in forward order. For the two inner
+            layers of each of the 16 bottlenecks of a ResNet-50: 16.
+        calibration_images: training images that the method looks at for each part.
+
+    All groups lose the same fraction (budget.allocation=uniform), for what later ones will lose is not known.
+
+    Raises:
+        UserError: a number below 1.
+    """
+
+    training: Training
+    round_training: Training
+    parts: int = 16
+    calibration_images: int = 512
+
+    def __post_init__(self) -> None:
+        _at_least_one("parts", self.parts)
+        _at_least_one("calibration_images", self.calibration_images)
+
+    def rounds(self, keep: float) -> tuple[Round, ...]:
+        return tuple(
+            Round(keep, self.round_training if part < self.parts else self.training, (part, self.parts))
+            for part in range(1, self.parts + 1)
+        )
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -12,6 +12,7 @@ from prunelab.methods.reach import require_reachable
 from prunelab.records import Accuracy
 from prunelab.records.baselines import Baseline
 from prunelab.recovery import held_by_first_rank
+from prunelab.steps.parts import portion
 from prunelab.steps.setup import Setup
 from prunelab.structure import ChannelGraph, analyze
 
@@ -41,6 +42,9 @@ def full_network(setup: Setup) -> FullNetwork:
     graph = analyze(network, task.example_input())
     reach = (setup.budget, method.levels, method.allocation, setup.names["model"])
     require_reachable(graph, *reach, whole=method.whole)
+    portion(
+        graph, method, setup.budget, setup.recipe.rounds(setup.budget.keep)[-1].part
+    )  # can it be done so?
     task.data.calibration_dataloader(setup.recipe.calibration_images)  # are there so many?
     baseline, is_new = _stored_or_trained(setup)
     network.load_state_dict(baseline.weights)

@@ -19,6 +19,7 @@ from prunelab.records import Accuracy
 from prunelab.records.decision import Decision, RoundFolder, fingerprint
 from prunelab.recovery import Round, fit, is_first_rank
 from prunelab.steps.full import FullNetwork
+from prunelab.steps.parts import portion
 from prunelab.steps.setup import Setup
 from prunelab.structure import ChannelGraph, PruningPlan, apply, check
 
@@ -56,7 +57,7 @@ def prune_and_recover(setup: Setup, full: FullNetwork, folder: Path) -> Pruned:
     for number, step in enumerate(rounds, start=1):
         last = number == len(rounds)
         place = RoundFolder(folder / str(number))
-        context = _context(setup, network, step, None if number == 1 else full.graph)
+        context = _context(setup, network, step, full.graph, is_first=number == 1)
         score_s += _learn(setup, context, place, "learning" if last else f"learning {number}")
         decision = _decide(setup, context, place)
         score_s += decision.seconds + _reconstruct(setup, context, decision.plan)
@@ -69,18 +70,22 @@ def prune_and_recover(setup: Setup, full: FullNetwork, folder: Path) -> Pruned:
     return Pruned(network, plan, after_pruning, difference, score_s, recovery_s)
 
 
-def _context(setup: Setup, network: nn.Module, step: Round, full: ChannelGraph | None) -> PruningContext:
-    """All that a method may look at in this round; ``full`` is the structure before earlier rounds."""
+def _context(
+    setup: Setup, network: nn.Module, step: Round, full: ChannelGraph, is_first: bool
+) -> PruningContext:
+    """All that a method may look at in this round; ``full`` is the structure before the first one."""
     task, method = setup.task, setup.method
     data = task.data
+    work = portion(full, method, _budget(setup.budget, step.keep), step.part)
     return method.context(
         network,
         task.example_input(),
         data.calibration_dataloader(method.images) if method.reads_images else None,
         device=task.machine.device,
         name=setup.names["model"],
-        budget=_budget(setup.budget, step.keep),
-        reference=full,
+        budget=work.budget,
+        whole=work.whole,
+        reference=None if is_first else full,
         progress=is_first_rank(),
         validation=data.validation_dataloader(method.validation_images) if method.reads_validation else None,
     )
@@ -155,6 +160,8 @@ def _prune(setup: Setup, network: nn.Module, plan: PruningPlan, graph: ChannelGr
 
 
 def _recover(setup: Setup, network: nn.Module, step: Round, folder: Path, phase: str) -> float:
+    if step.training is None:
+        return 0.0
     return fit(
         network,
         setup.task.data,
