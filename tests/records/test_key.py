@@ -48,10 +48,16 @@ def test_everything_else_counts(word: str) -> None:
 
 def test_a_setting_that_came_later_counts_once_it_is_used() -> None:
     now = configure([BUDGET])
-    before = {name: value for name, value in now.items() if name != "whole"}
+    before = {name: value for name, value in now.items() if name not in ("whole", "fast_dev_run")}
     before["method"] = {name: value for name, value in now["method"].items() if name != "whole"}
     assert run_key(now) == run_key(before)
     assert run_key(configure([BUDGET, "whole=[conv1]"])) != run_key(now)
+
+
+def test_a_trial_is_a_run_of_its_own_and_so_is_its_baseline() -> None:
+    real, trial = configure([BUDGET]), configure([BUDGET, "debug=fast_dev_run"])
+    assert run_key(trial) != run_key(real)
+    assert baseline_key(trial) != baseline_key(real)
 
 
 def test_a_baseline_is_shared_by_methods_budgets_and_recipes() -> None:

@@ -37,14 +37,14 @@ WITHOUT_EFFECT = (
 )
 """Dotted names of the settings that are left out of every key, because they cannot change a result."""
 
-UNSAID: Mapping[str, Any] = {"whole": [], "method.whole": []}
+UNSAID: Mapping[str, Any] = {"whole": [], "method.whole": [], "fast_dev_run": None}
 """Settings that came after the first records, and the values at which a run is what it was before there were
 such settings. A key knows them at other values only."""
 
 PUBLISHED_DATA = ("prunelab.data.Cifar10", "prunelab.data.FashionMnist", "prunelab.data.ImageNet")
 """Data sets that are the same in every folder. Of others the folder counts: it says which images."""
 
-OF_THE_BASELINE = ("data", "model", "baseline", "seed", "trainer")
+OF_THE_BASELINE = ("data", "model", "baseline", "seed", "trainer", "fast_dev_run")
 """The settings that a baseline depends on; all methods and budgets of a sweep share the rest of them."""
 
 
@@ -56,7 +56,7 @@ def run_key(config: Mapping[str, Any]) -> str:
 def baseline_key(config: Mapping[str, Any]) -> str:
     """The key of the baseline that the run of the resolved ``config`` starts from."""
     identity = _identity(config)
-    return digest({name: identity[name] for name in OF_THE_BASELINE})
+    return digest({name: identity[name] for name in OF_THE_BASELINE if name in identity})
 
 
 def unsaid(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -48,6 +48,8 @@ def fit(
         UserError: this machine does not have what ``machine`` asks for.
         KeyboardInterrupt: the user pressed Ctrl-C.
     """
+    if machine.batches is not None:
+        training = training.lasting(1)
     clock = Timer()
     model = Classifier(backbone, data.num_classes, training, machine.channels_last, machine.compile)
     with _without_advice(), _interruptible():

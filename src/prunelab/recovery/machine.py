@@ -29,6 +29,7 @@ class Machine:
         deterministic: True, False, or "warn" to use deterministic operators where there are some.
         channels_last: keep images and weights in channels-last order.
         compile: compile the network before each training.
+        batches: for a trial: no pass over images takes more batches than that, and no training more than one epoch.
     """
 
     accelerator: str = "auto"
@@ -40,6 +41,7 @@ class Machine:
     deterministic: bool | Literal["warn"] = "warn"
     channels_last: bool = False
     compile: bool = False
+    batches: int | None = None
 
     def trainer(self, **more: Any) -> pl.Trainer:
         """A Lightning Trainer with these settings and ``more``.
@@ -58,6 +60,8 @@ class Machine:
                     strategy=self.strategy,
                     precision=self.precision,  # type: ignore[arg-type]  # checked by Lightning
                     deterministic=self.deterministic,
+                    limit_train_batches=self.batches,
+                    limit_val_batches=self.batches,
                     plugins=plugins,
                     **more,
                 )
@@ -68,6 +72,10 @@ class Machine:
         if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
             raise UserError(
                 f"trainer.threads must be null or a whole number, at least 1, not {self.threads!r}."
+            )
+        if self.batches is not None and (type(self.batches) is not int or self.batches < 1):
+            raise UserError(
+                f"fast_dev_run must be null or a number of batches, at least 1, not {self.batches!r}."
             )
 
     def prepare_process(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from prunelab.records.baselines import BaselineStore
 from prunelab.recovery import Machine, Recipe
 from prunelab.steps.baseline import BaselineSource
 from prunelab.steps.task import NetworkSettings, Task
+from prunelab.steps.trial import shortened
 
 KEYS = (
-    "names", "study", "seed", "levels", "whole", "outputs",
+    "names", "study", "seed", "levels", "whole", "outputs", "fast_dev_run",
     "data", "model", "baseline", "method", "budget", "recipe", "trainer", "logger", "learning_epochs",
 )  # fmt: skip
 
@@ -49,7 +50,8 @@ class Setup:
         """
         if unknown := [key for key in config if key not in KEYS]:
             raise UserError(f"There is no key {unknown[0]!r}. {nearest(unknown[0], KEYS)}")
-        machine: Machine = _made(config["trainer"])
+        config = shortened(config)
+        machine: Machine = replace(_made(config["trainer"]), batches=config.get("fast_dev_run"))
         task = Task(
             settings=NetworkSettings(**config["model"]),
             data=_made(_for_each_process(config["data"], machine)),

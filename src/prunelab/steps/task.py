@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from prunelab.records import Accuracy
 from prunelab.recovery import Machine, is_first_rank
 
 LATENCY_BATCHES = (1, 64)
+LATENCY_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,12 @@ class Task:
     def test_accuracy(self, network: nn.Module) -> Accuracy:
         """The accuracy on the test images, which nothing but final figures may look at."""
         batches = self.data.test_dataloader()
+        number = min(len(batches), self.machine.batches or len(batches))
         console = Console(stderr=True)
         shown = track(
-            batches,
+            islice(batches, number),
             "testing   ",
-            total=len(batches),
+            total=number,
             console=console,
             transient=True,
             disable=not (console.is_terminal and is_first_rank()),
@@ -75,9 +78,10 @@ class Task:
 
     def latencies(self, *networks: nn.Module) -> list[dict[int, float]]:
         """For each network the milliseconds of a forward pass, by batch size; they are measured in turns."""
+        seconds = LATENCY_SECONDS if self.machine.batches is None else 0.0
         by_batch = {
             batch: forward_milliseconds(
-                networks, self.data.image_shape, batch, self.machine.device, self._memory_format
+                networks, self.data.image_shape, batch, self.machine.device, self._memory_format, seconds
             )
             for batch in LATENCY_BATCHES
         }

@@ -1,0 +1,32 @@
+"""A trial of a run (``fast_dev_run``): everything happens once, and nothing takes long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+MOST_ROUNDS = 2
+MOST_CANDIDATES = 2
+
+
+def shortened(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` for a trial of ``fast_dev_run`` batches a pass: few images to score with, few rounds and candidates.
+
+    Passes over training, validation and test images, and epochs, are limited where they run (``Machine.batches``).
+    Without ``fast_dev_run`` nothing changes.
+    """
+    short = deepcopy(dict(config))
+    batches = config.get("fast_dev_run")
+    if not isinstance(batches, int):
+        return short
+    images = max(1, batches) * config["data"]["eval_batch_size"]
+    limits = {
+        "recipe": {"calibration_images": images, "number": MOST_ROUNDS, "parts": MOST_ROUNDS},
+        "method": {"images": images, "validation_images": images, "candidates": MOST_CANDIDATES},
+    }
+    for group, most in limits.items():
+        for name, limit in most.items():
+            if isinstance(short[group].get(name), int):
+                short[group][name] = min(short[group][name], limit)
+    return short
