@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,9 +78,31 @@ def test_in_a_sweep_a_failed_job_does_not_stop_the_others(prunelab: Command) -> 
     assert "budget.flops=0.001 method=l1" in reasons[0]
     assert "Traceback" not in sweep.err
 
+    assert "Finished:\n  budget.flops=0.6 method=l1\n  budget.flops=0.6 method=random\n" in sweep.out
+
     again = prunelab(*words)
     assert again.code == 1
+    assert "Already there:\n  budget.flops=0.6 method=l1\n  budget.flops=0.6 method=random\n" in again.out
     assert "0 finished, 2 already there, 2 failed." in again.out
+    assert again.err.count("failed earlier: budget.flops=0.001 cannot be reached") == 2
+    assert again.err.count("(sweep.retry_failed=true tries it again.)") == 2
+
+
+def test_what_failed_is_tried_again_when_asked(prunelab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("-m", *SMALL, "study=sweep", "method=l1,l2")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("prunelab.save", full)
+        assert "0 finished, 0 already there, 2 failed." in prunelab(*words).out
+    left_alone = prunelab(*words)
+    assert (left_alone.code, left_alone.err.count("failed earlier: The disk is full.")) == (1, 2)
+    assert prunelab(*SMALL, "study=sweep", "method=l1").code == 0  # asked for by itself
+    again = prunelab(*words, "sweep.retry_failed=true")
+    assert (again.code, again.err.count("failed")) == (0, 0)
+    assert "1 finished, 1 already there, 0 failed." in again.out
 
 
 @pytest.mark.parametrize(

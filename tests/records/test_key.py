@@ -18,6 +18,7 @@ BUDGET = "budget.flops=0.5"
     [
         "study=other",
         "outputs=elsewhere",
+        "sweep.retry_failed=true",
         "logger=wandb",
         "trainer=cpu",
         "trainer.devices=4",

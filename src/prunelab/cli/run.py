@@ -15,6 +15,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from prunelab.cli.config import CONFIG_NAME, VERSION_BASE, conf_location, explain, resolve
@@ -75,9 +76,11 @@ def _help(app: Callable[[], Any]) -> None:
 
 
 def _job(config: DictConfig) -> Job:
-    """One run of a sweep, as Hydra calls it."""
+    """One run, as Hydra calls it. Who asks for a single run wants it tried, even if it failed before."""
     hydra = HydraConfig.get()
     label = " ".join(hydra.overrides.task)
+    if hydra.mode == RunMode.RUN:
+        config.sweep.retry_failed = True
     return attempt(lambda: perform(resolve(config, hydra.runtime.choices), label), label)
 
 
@@ -92,10 +95,16 @@ def attempt(work: Callable[[], Job], label: str) -> Job:
 
 
 def settled(config: Mapping[str, Any], label: str) -> Job | None:
-    """How the run of the resolved ``config`` ended earlier; None if there is something left to do."""
+    """How the run of the resolved ``config`` ended earlier; None if there is something left to do.
+
+    A run that failed is left alone, and counts as failed, unless ``sweep.retry_failed`` is true.
+    """
     folder = RunFolder.of(config)
-    record = folder.record()
-    return None if record is None else Job(label, record, folder.path, is_new=False)
+    if (record := folder.record()) is not None:
+        return Job(label, record, folder.path, is_new=False)
+    if config["sweep"]["retry_failed"] or (failure := folder.failure()) is None:
+        return None
+    return Job(label, error=f"failed earlier: {failure.error} (sweep.retry_failed=true tries it again.)")
 
 
 def perform(config: Mapping[str, Any], label: str) -> Job:
@@ -104,10 +113,13 @@ def perform(config: Mapping[str, Any], label: str) -> Job:
         return job
     # These bring Lightning: seconds that a finished sweep does not need.
     from prunelab.experiment import run
+    from prunelab.methods.ranks import from_first_rank
     from prunelab.recovery import takes_part
 
     if not takes_part(RunFolder.of(config).key):
         return Job(label)
+    if (job := from_first_rank(lambda: settled(config, label))) is not None:
+        return job
     outcome = run(config)
     return Job(label, outcome.record, outcome.folder.path, outcome.is_new)
 

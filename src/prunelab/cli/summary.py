@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from rich.text import Text
 from prunelab.cli.ending import FAILED, is_first_process
 from prunelab.cli.report import main as report
 from prunelab.records import Metrics, Record
+
+LISTED = 20
+"""At most so many runs are named one by one that ended in the same way; failures always are."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +61,35 @@ class Summary(Callback):
         if not is_first_process():
             return
         done = [job for job in self._jobs if job.record is not None]
-        new = sum(job.is_new for job in done)
+        new = [job for job in done if job.is_new]
+        there = [job for job in done if not job.is_new]
+        for study in {job.folder.parent: None for job in done if job.folder is not None}:
+            report([str(study)])
+        self._list("Finished", new)
+        self._list("Already there", there)
         failed = len(self._jobs) - len(done)
-        if studies := {job.folder.parent: None for job in done if job.folder is not None}:
-            for study in studies:
-                report([str(study)])
-        self._console.print(f"{new} finished, {len(done) - new} already there, {failed} failed.")
+        self._console.print(f"{len(new)} finished, {len(there)} already there, {failed} failed.")
         self._end()
+
+    def _list(self, title: str, jobs: Sequence[Job]) -> None:
+        """Say which runs ended so; of many, the first ones."""
+        if jobs and len(self._jobs) > 1:
+            self._console.print(f"{title}:")
+            names = [self._name(job) for job in jobs[:LISTED]]
+            more = [f"... and {len(jobs) - LISTED} more"] if len(jobs) > LISTED else []
+            self._console.print(Text("\n".join(f"  {line}" for line in [*names, *more])))
+
+    def _name(self, job: Job) -> str:
+        """What tells a run apart from the others of the sweep: its words that they do not all share."""
+        shared = set.intersection(*(set(each.label.split(" ")) for each in self._jobs))
+        return " ".join(word for word in job.label.split(" ") if word not in shared) or job.label
 
     def _end(self) -> None:
         errors = Console(stderr=True, highlight=False, soft_wrap=True)
         failed = [job for job in self._jobs if job.error is not None]
         for job in failed:
-            errors.print(Text(f"prunelab: {job.label + ': ' if len(self._jobs) > 1 else ''}{job.error}"))
+            name = f"{self._name(job)}: " if len(self._jobs) > 1 else ""
+            errors.print(Text(f"prunelab: {name}{job.error}"))
         if failed:
             sys.exit(FAILED)
 

@@ -66,6 +66,13 @@ class RunFolder:
         except (RecordError, UnicodeDecodeError) as error:
             raise UserError(f"{file} is damaged: {error}. Delete it to run this experiment again.") from error
 
+    def failure(self) -> Failure | None:
+        """Why the run ended without a record, or None: it never ended, or what it left cannot be read."""
+        try:
+            return Failure.from_json((self.path / FAILURE_FILE).read_text())
+        except (FileNotFoundError, NotADirectoryError, RecordError, UnicodeDecodeError):
+            return None
+
     def create(self) -> None:
         """Make the folder and see that files can be written into it, before any work is done.
 

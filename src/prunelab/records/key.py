@@ -19,6 +19,8 @@ WITHOUT_EFFECT = (
     "names",
     "study",
     "outputs",
+    # which runs of a sweep are tried
+    "sweep",
     # acts through method.epochs alone
     "learning_epochs",
     # who watches
