@@ -55,7 +55,7 @@ def test_prints_the_table_and_what_was_written(study: Path, capsys: pytest.Captu
     output = capsys.readouterr().out
     assert "resnet20 on digits" in output
     assert "40.00 (50.0 %)" in output
-    files = ("table.md", "table.csv", "table.tex")
+    files = ("table.md", "table.csv", "table.tex", "page.html")
     assert output.splitlines()[-len(files) :] == [f"Wrote {study / name}" for name in files]
     assert (study / "table.md").read_text(encoding="utf-8").startswith("# demo\n")
     assert (study / "table.csv").read_text(encoding="utf-8").startswith("status,model,data,method,")
@@ -73,7 +73,7 @@ def test_files_can_go_elsewhere(study: Path, tmp_path: Path) -> None:
     assert main([str(study), "--out", str(tmp_path / "new" / "folder")]) == 0
 
     written = sorted(path.name for path in (tmp_path / "new/folder").iterdir())
-    assert written == ["table.csv", "table.md", "table.tex"]
+    assert written == ["page.html", "table.csv", "table.md", "table.tex"]
     assert not (study / "table.md").exists()
 
 
@@ -129,7 +129,7 @@ def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None
 
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for option in ("STUDY", "--out FOLDER", "--width N", "--traceback"):
+    for option in ("STUDY", "--out FOLDER", "--published FILE", "--width N", "--traceback"):
         assert option in text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -24,6 +24,7 @@ from prunelab.report import (
     to_csv,
     to_latex,
     to_markdown,
+    to_page,
 )
 
 WIDTH_OF_LOGS = 160
@@ -41,7 +42,7 @@ def _report(options: argparse.Namespace) -> int:
     study = options.study
     published = options.published or find_published(study)
     report = aggregate(read_study(study), read_published(published) if published else None)
-    written = _write(report, options.out or study)
+    written = _write(_contents(report, study), options.out or study)
     console = _console(options.width)
     print_report(report, console)
     for path in written:
@@ -53,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prunelab-report",
         description="Compare the runs of a study: print a table, one row per method and budget with mean and "
-        "standard deviation over seeds, and write it as table.md, table.csv and table.tex.",
+        "standard deviation over seeds, and write it as table.md, table.csv and table.tex, and with figures as "
+        "page.html, which opens in any browser without a network.",
         epilog="Only the records are read (record.json of every run), so a study can be reported on another "
         "machine. Runs that failed or did not finish, and records that cannot be used, are listed.",
     )
@@ -87,19 +89,24 @@ def _console(width: int | None) -> Console:
     return console
 
 
-def _write(report: Report, folder: Path) -> list[Path]:
-    """Write the tables into ``folder`` and return their paths."""
-    contents = {
-        folder / "table.md": to_markdown(report),
-        folder / "table.csv": to_csv(report),
-        folder / "table.tex": to_latex(report),
+def _contents(report: Report, study: Path) -> dict[str, str]:
+    """The name of each file and what is in it."""
+    return {
+        "table.md": to_markdown(report),
+        "table.csv": to_csv(report),
+        "table.tex": to_latex(report),
+        "page.html": to_page(report, str(study)),
     }
+
+
+def _write(contents: Mapping[str, str], folder: Path) -> list[Path]:
+    """Write the files into ``folder`` and return their paths."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, content in contents.items():
-            write_atomically(path, content)
+        for name, content in contents.items():
+            write_atomically(folder / name, content)
     except OSError as error:
         raise UserError(
-            f"The tables cannot be written into {folder}: {error.strerror}. Choose another folder with --out."
+            f"The report cannot be written into {folder}: {error.strerror}. Choose another folder with --out."
         ) from error
-    return list(contents)
+    return [folder / name for name in contents]

@@ -5,6 +5,7 @@ from prunelab.report.csv import to_csv
 from prunelab.report.latex import to_latex
 from prunelab.report.markdown import to_markdown
 from prunelab.report.measures import Statistic
+from prunelab.report.page import to_page
 from prunelab.report.published import Published, PublishedPoint, find_published, read_published
 from prunelab.report.read import Problem, Study, read_study
 from prunelab.report.row_key import RowKey
@@ -29,4 +30,5 @@ __all__ = [
     "to_csv",
     "to_latex",
     "to_markdown",
+    "to_page",
 ]

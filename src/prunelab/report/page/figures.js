@@ -1,0 +1,112 @@
+// What is drawn: each function returns the traces and the layout of one figure, of the rows that are shown.
+
+function theme() {
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name) => style.getPropertyValue(`--${name}`).trim();
+  return { text: colour("text"), faint: colour("faint"), line: colour("line"), card: colour("card") };
+}
+
+function layout(more) {
+  const { text, line, card } = theme();
+  const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true };
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
+    font: { color: text, size: 12, family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif" },
+    margin: { l: 52, r: 12, t: 10, b: 44 }, hoverlabel: { bgcolor: card, bordercolor: line, font: { color: text }, align: "left" },
+    ...more, xaxis: { ...axis, ...more.xaxis }, yaxis: { ...axis, ...more.yaxis },
+  };
+}
+
+const bar = (values, colour) => ({ type: "data", array: values, visible: values.some(Boolean), thickness: 1, width: 3, color: colour });
+
+// One trace of markers for each method, the full network, the front, and what was published, hollow.
+function accuracyAgainst(section, rows, cost) {
+  const { table, colours, symbols } = section;
+  const { text, faint } = theme();
+  const traces = [];
+  const known = rows.filter((row) => row.costs[cost]);
+  const front = known.filter((row) => row.front.includes(cost)).map((row) => [row.costs[cost][0], row.top1[0]]);
+  const full = table.baseline.costs[cost] && [table.baseline.costs[cost][0], table.baseline.top1[0]];
+  if (front.length) {
+    if (full && front.every(([x, y]) => x < full[0] && y < full[1])) front.push(full);
+    front.sort((a, b) => a[0] - b[0]);
+    traces.push({ name: "Pareto front", x: front.map(([x]) => x), y: front.map(([, y]) => 100 * y), mode: "lines", line: { shape: "hv", dash: "dot", width: 1.5, color: faint }, hoverinfo: "skip" });
+  }
+  for (const method of section.filters.methods) {
+    const own = known.filter((row) => row.method === method);
+    if (!own.length) continue;
+    traces.push({
+      name: method, mode: "markers", x: own.map((row) => row.costs[cost][0]), y: own.map((row) => 100 * row.top1[0]),
+      error_x: bar(own.map((row) => row.costs[cost][1]), colours.get(method)), error_y: bar(own.map((row) => 100 * row.top1[1]), colours.get(method)),
+      marker: { color: colours.get(method), symbol: symbols.get(method), size: 9 }, text: own.map((row) => `${escaped(row.label)}<br>${counted(row.runs.length, "seed")}`),
+      hovertemplate: "%{text}<br>%{y:.2f} % top-1, %{x:.4s}<extra></extra>",
+    });
+  }
+  if (cost === "flops" && table.published.length) traces.push(publishedMarkers(section));
+  if (full) traces.push({ name: "baseline", mode: "markers", x: [full[0]], y: [100 * full[1]], marker: { symbol: "star", size: 13, color: text }, hovertemplate: "full network<br>%{y:.2f} % top-1, %{x:.4s}<extra></extra>" });
+  const scale = cost === "flops" || cost === "params" ? { tickformat: ".3~s" } : {};
+  return [traces, layout({ xaxis: { title: { text: COSTS[cost] }, ...scale }, yaxis: { title: { text: "Top-1, %" } } })];
+}
+
+function publishedMarkers(section) {
+  const shown = section.table.published;
+  const plain = (name) => name.toLowerCase().replace(/[^a-z0-9]/g, "");
+  const known = new Map(section.filters.methods.map((method) => [plain(method), method]));
+  const of = (map, point, other) => (known.has(plain(point.method)) ? map.get(known.get(plain(point.method))) : other);
+  return {
+    name: "published", mode: "markers", x: shown.map((point) => point.flops), y: shown.map((point) => 100 * point.top1),
+    marker: {
+      size: 9, line: { width: 1.6 }, color: shown.map((point) => of(section.colours, point, theme().faint)),
+      symbol: shown.map((point) => `${of(section.symbols, point, "circle")}-open`),
+    },
+    text: shown.map((point) => `${escaped(point.method)}, published${point.note ? `<br>${wrapped(escaped(point.note))}` : ""}`),
+    hovertemplate: "%{text}<br>%{y:.2f} % top-1, %{x:.4s}<extra></extra>",
+  };
+}
+
+function wrapped(text) {
+  return text.replace(/(.{1,60})(\s|$)/g, "$1<br>");
+}
+
+// The share of its channels that each group keeps, a line for each row of the table.
+function widthsKept(section, rows) {
+  const { groups } = section.table;
+  const narrow = section.element.clientWidth < 600;
+  const some = rows.filter((row) => row.kept.some(Boolean));
+  const share = (pair) => (pair && pair[0] ? pair[1] / pair[0] : null);
+  const traces = [{
+    type: "heatmap", x: groups, y: some.map((_, index) => index), z: some.map((row) => row.kept.map(share)), zmin: 0, zmax: 1, colorscale: "Viridis", xgap: 1, ygap: 1,
+    text: some.map((row) => row.kept.map((pair) => (pair ? `${pair[1]} of ${pair[0]} channels` : "not cut"))),
+    customdata: some.map((row) => groups.map(() => escaped(row.label))),
+    hovertemplate: "%{customdata}<br>%{x}: %{text} (%{z:.0%})<extra></extra>", colorbar: { tickformat: ".0%", thickness: 10, len: 1, outlinewidth: 0, ...(narrow ? { orientation: "h", y: 1, yanchor: "bottom", tickfont: { size: 10 } } : {})},
+  }];
+  const size = some.length > 60 ? 8 : 20;
+  const every = Math.max(1, Math.ceil(14 / size));
+  const named = some.map((row, index) => [index, row.label]).filter(([index]) => index % every === 0);
+  const most = narrow ? 16 : 46;
+  const height = Math.min(2400, Math.max(220, size * some.length + 110));
+  return [traces, layout({
+    height, xaxis: { tickangle: -60, tickfont: { size: 10 }, showgrid: false, type: "category" },
+    yaxis: { autorange: "reversed", showgrid: false, tickfont: { size: 10.5 }, tickvals: named.map(([index]) => index), ticktext: named.map(([, label]) => escaped(label.length > most ? `${label.slice(0, most - 1)}…` : label)) },
+    margin: { l: 20, r: 8, t: narrow ? 30 : 8, b: 60 },
+  })];
+}
+
+// One trace for each method: its runs one after another, with gaps between them.
+function learningCurves(section, rows, figure) {
+  const traces = [];
+  for (const method of section.filters.methods) {
+    const x = [], y = [], text = [];
+    for (const row of rows.filter((each) => each.method === method)) {
+      row.curves.forEach((curves, index) => {
+        if (!curves || !curves.figures[figure]) return;
+        const phases = curves.phases.flatMap(([phase, epochs]) => Array.from({ length: epochs }, (_, epoch) => `${phase}, epoch ${epoch + 1}`));
+        curves.figures[figure].forEach((value, epoch) => { x.push(epoch + 1); y.push(value); text.push(`${escaped(row.label)}, seed ${row.runs[index].seed}<br>${escaped(phases[epoch])}`); });
+        x.push(null); y.push(null); text.push("");
+      });
+    }
+    if (x.length) traces.push({ name: method, mode: x.length < 200 ? "lines+markers" : "lines", x, y, text, line: { color: section.colours.get(method), width: 1.6 }, marker: { size: 4, symbol: section.symbols.get(method) }, hovertemplate: "%{text}<br>%{y:.4g}<extra></extra>" });
+  }
+  const share = /top\d$/.test(figure) ? { tickformat: ".0%" } : {};
+  return [traces, layout({ xaxis: { title: { text: "Epoch, all phases one after another" }, tickformat: "d", ...(traces.some((trace) => trace.x.some((epoch) => epoch > 10)) ? {} : { dtick: 1 }) }, yaxis: { title: { text: figure }, ...share } })];
+}
