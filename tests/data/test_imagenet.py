@@ -50,6 +50,25 @@ def test_test_images_are_resized_and_cut_at_the_centre(write_tree):
     assert targets.tolist() == [0, 0, 1, 1, 2, 2]
 
 
+def test_caffes_way_is_a_square_of_which_training_sees_windows(write_tree):
+    root = write_tree({"train": 10, "val": 2}, size=(20, 16))
+    data = ready(root, keep_aspect=False, train_crop="window", flip=False)
+    with Image.open(root / "val" / "cat" / "000.png") as image:
+        resized = image.resize((10, 10), Image.Resampling.BILINEAR)
+    square = data.transform.normalize(torch.from_numpy(np.array(resized)).permute(2, 0, 1))
+    images, _ = next(iter(data.test_dataloader()))
+    torch.testing.assert_close(images[0], square[:, 1:9, 1:9])
+
+    (first, *_), squares = data.train.indices, ready(root, keep_aspect=False, image_size=10).train.source
+    whole = squares.batch(np.array([first]), None)[0][0]
+    windows = {(top, left): whole[:, top : top + 8, left : left + 8] for top in range(3) for left in range(3)}
+    seen = set()
+    for number in range(40):
+        crop = data.train.source.batch(np.array([first]), torch.Generator().manual_seed(number))[0][0]
+        seen |= {place for place, window in windows.items() if torch.equal(window, crop)}
+    assert seen == set(windows)
+
+
 def test_training_images_are_random_crops_that_the_seed_repeats(write_tree):
     root = write_tree({"train": 10, "val": 2}, size=(20, 16))
     first, second = (ready(root, num_workers=workers).train_dataloader() for workers in (0, 2))
@@ -99,6 +118,8 @@ def test_different_classes(write_tree):
         ("num_classes", 1, "data.num_classes must be a whole number of at least 2, not 1"),
         ("resize", 200, "data.resize must be a whole number of at least 224, not 200"),
         ("min_scale", 0.0, "data.min_scale must lie between 0 and 1"),
+        ("train_crop", "windw", "data.train_crop: 'windw' does not exist. Did you mean 'window'"),
+        ("keep_aspect", 1, "data.keep_aspect must be true or false, not 1"),
         ("num_workers", -1, "data.num_workers must be a whole number of at least 0, not -1"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prunelab.errors import UserError
+from prunelab.errors import UserError, nearest
 
 
 def whole_number(name: str, value: int, at_least: int) -> int:
@@ -25,6 +25,13 @@ def switch(name: str, value: bool) -> bool:
     """``value`` if it is a bool; raises UserError otherwise."""
     if not isinstance(value, bool):
         raise UserError(f"data.{name} must be true or false, not {value!r}.")
+    return value
+
+
+def one_of(name: str, value: str, known: Sequence[str]) -> str:
+    """``value`` if it is one of ``known``; raises UserError otherwise."""
+    if value not in known:
+        raise UserError(f"data.{name}: {value!r} does not exist. {nearest(str(value), known)}")
     return value
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 from torchvision.transforms import v2
 
 from prunelab.data.augment import BatchTransform
-from prunelab.data.checks import channel_values, open_fraction, switch, whole_number
+from prunelab.data.checks import channel_values, one_of, open_fraction, switch, whole_number
 from prunelab.data.module import ImageData
 from prunelab.data.sources import FileImages, ImageView
 from prunelab.data.split import Split, Splits
 from prunelab.data.tree import ImageTree, read_tree, require_same_classes, subfolder
 from prunelab.errors import UserError
 
+TrainCrop = Literal["area", "window"]
 LAYOUT = (
     "the folder of ILSVRC-2012 with train/<class>/ and val/<class>/ "
     "(the images come from https://image-net.org after registration; they cannot be downloaded for you)"
@@ -25,15 +27,18 @@ class ImageNet(ImageData):
     """ILSVRC-2012 in the usual folders, read by workers.
 
     Training images: a random crop of 8 to 100 % of the area, resized, and a random flip (Szegedy et al.
-    2015). Test images: shorter side resized to 256, centre 224. The 50,000 validation images are the test set
-    here; validation is held out of the training images.
+    2015). Test images: shorter side resized to 256, centre 224. (``train_crop`` and ``keep_aspect`` change that to
+    what Caffe's users did: all images resized to 256x256, of which training sees random windows.) The 50,000
+    validation images are the test set here; validation is held out of the training images.
 
     Args:
         root: folder that holds train/<class>/ and val/<class>/; test/ (images without classes) is not read.
         num_classes: how many class folders there must be; below 1000 for a subset.
         image_size: side of the crops in pixels.
-        resize: length of the shorter side from which the central test crop is cut.
-        min_scale: smallest part of the area of a training image that a crop may be.
+        resize: length of the shorter side from which the central test crop (and a window) is cut.
+        keep_aspect: False resizes to a square of this side, whatever the proportions of the image.
+        train_crop: "area": a random part of a training image, resized; "window": a random window of the resized image.
+        min_scale: smallest part of the area of a training image that an area may be.
         flip: mirror training images at random.
         mean, std: normalisation per channel of values in [0, 1].
         num_workers: processes that read ahead; 0 reads in the training process. Never changes a batch.
@@ -48,6 +53,8 @@ class ImageNet(ImageData):
         num_classes: int = 1000,
         image_size: int = 224,
         resize: int = 256,
+        keep_aspect: bool = True,
+        train_crop: TrainCrop = "area",
         min_scale: float = 0.08,
         flip: bool = True,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
@@ -71,6 +78,8 @@ class ImageNet(ImageData):
         self.root = Path(root).expanduser()
         self.classes_expected = whole_number("num_classes", num_classes, at_least=2)
         self.resize = whole_number("resize", resize, at_least=size)
+        self.keep_aspect = switch("keep_aspect", keep_aspect)
+        self.train_crop = one_of("train_crop", train_crop, get_args(TrainCrop))
         self.min_scale = open_fraction("min_scale", min_scale)
         self.num_workers = whole_number("num_workers", num_workers, at_least=0)
         self.transform = BatchTransform(
@@ -93,15 +102,20 @@ class ImageNet(ImageData):
         return Splits(train, val, test=Split.whole(self._source(testing)))
 
     def train_view(self) -> ImageView:
-        """A random part of an image, resized; torchvision's transforms.v2. (BatchTransform flips.)"""
-        crop = v2.RandomResizedCrop(self.image_shape[1], scale=(self.min_scale, 1.0), antialias=True)
+        """A random part of an image; torchvision's transforms.v2. (BatchTransform flips.)"""
+        size = self.image_shape[1]
+        if self.train_crop == "window":
+            return v2.Compose([self._resized(), v2.RandomCrop(size), v2.PILToTensor()])
+        crop = v2.RandomResizedCrop(size, scale=(self.min_scale, 1.0), antialias=True)
         return v2.Compose([crop, v2.PILToTensor()])
 
     def test_view(self) -> ImageView:
         """The centre of a resized image; torchvision's transforms.v2."""
-        return v2.Compose(
-            [v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.image_shape[1]), v2.PILToTensor()]
-        )
+        return v2.Compose([self._resized(), v2.CenterCrop(self.image_shape[1]), v2.PILToTensor()])
+
+    def _resized(self) -> v2.Transform:
+        size = self.resize if self.keep_aspect else (self.resize, self.resize)
+        return v2.Resize(size, antialias=True)
 
     def _source(self, tree: ImageTree) -> FileImages:
         return FileImages(tree, self.transform, self.train_view(), self.test_view(), self.num_workers)

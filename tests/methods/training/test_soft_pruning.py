@@ -53,6 +53,19 @@ def test_the_smallest_filters_are_zeroed_before_the_first_step(small: Any, conte
     assert all(torch.equal(norm[key], value) for key, value in small.blocks[0].norm1.state_dict().items())
 
 
+def test_from_scratch_draws_all_weights_afresh_once(small: Any, context: Any) -> None:
+    drawn = []
+    for _ in range(2):
+        for parameter in small.parameters():
+            parameter.data.fill_(7.0)
+        soft(from_scratch=True, seed=3).prepare(context(soft(), small))
+        drawn.append(small.stem.weight.detach().clone())
+    assert torch.equal(*drawn)
+    assert drawn[0].std() > 0
+    soft().prepare(context(soft(), small))
+    assert torch.equal(small.stem.weight, drawn[0])
+
+
 def test_a_stage_zeroes_the_same_filters_of_all_its_producers(small: Any, context: Any) -> None:
     soft(rate=0.5).before_first_step(context(soft(), small))
     found = zero_filters(small, "stem")

@@ -19,6 +19,7 @@ from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.bn_gamma import BNGamma
 from prunelab.methods.ladders import Normalisation
 from prunelab.methods.learning import LearningMethod
+from prunelab.methods.training.scratch import draw_afresh
 from prunelab.structure import PruningPlan
 
 SMALL = 1e-2
@@ -42,7 +43,7 @@ class Slimming(LearningMethod):
         budget: how much to keep.
         criterion: how the factors of a group make a score.
         strength: lambda: 1e-4 (VGG), 1e-5 (ResNet, DenseNet, and ImageNet) in the paper.
-        from_scratch: draw all weights afresh (each module's own ``reset_parameters``) before learning, with every
+        from_scratch: draw all weights afresh before learning, with every
             gamma at ``initial_gamma``.
         initial_gamma: 0.5 in the paper.
         settings: those of ``LearningMethod``.
@@ -75,7 +76,7 @@ class Slimming(LearningMethod):
     def prepare(self, context: PruningContext) -> None:
         self.criterion.score(context)  # a network without factors is refused now, not after the training
         if self.from_scratch and context.reference is None:  # later rounds go on from the earlier ones
-            _draw_afresh(context.model, self.seed)
+            draw_afresh(context.model, self.seed)
             for gamma in gammas(context.model):
                 gamma.data.fill_(self.initial_gamma)
 
@@ -100,11 +101,3 @@ def gammas(network: nn.Module) -> list[Tensor]:
     return [
         norm.weight for norm in network.modules() if isinstance(norm, _BatchNorm) and norm.weight is not None
     ]
-
-
-def _draw_afresh(network: nn.Module, seed: int) -> None:
-    torch.manual_seed(seed)
-    for module in network.modules():
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()

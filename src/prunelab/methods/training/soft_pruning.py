@@ -23,6 +23,7 @@ from prunelab.methods.importance.l2 import L2Norm
 from prunelab.methods.importance.weights import rows
 from prunelab.methods.learning import LearningMethod
 from prunelab.methods.scores import Scores
+from prunelab.methods.training.scratch import draw_afresh
 from prunelab.structure import PruningPlan
 
 
@@ -44,6 +45,7 @@ class SoftPruning(LearningMethod):
             plan meets the budget either way.
         mask_gradients: multiply the gradients of zeroed filters by 0, as the official code of FPGM does (soft only
             through momentum).
+        from_scratch: draw all weights afresh before learning, as the papers do in some of their experiments.
         settings: those of ``LearningMethod``.
 
     Logs learning/zero_filters: the fraction of zeroed filters; learning/exchanged: of these, the fraction that was
@@ -61,6 +63,7 @@ class SoftPruning(LearningMethod):
         criterion: Criterion | None = None,
         rate: float | None = None,
         mask_gradients: bool = False,
+        from_scratch: bool = False,
         allocation: str = "uniform",
         **settings: Any,
     ) -> None:
@@ -75,11 +78,14 @@ class SoftPruning(LearningMethod):
             raise UserError(f"rate={rate} is not a fraction of filters to zero: use a number in [0, 1).")
         self.rate = rate
         self.mask_gradients = mask_gradients
+        self.from_scratch = from_scratch
         self._zeroed: dict[str, list[int]] = {}
         self._exchanged = 0.0
 
     def prepare(self, context: PruningContext) -> None:
         self._zeroed, self._exchanged = {}, 0.0
+        if self.from_scratch and context.reference is None:  # later rounds go on from the earlier ones
+            draw_afresh(context.model, self.seed)
 
     def before_first_step(self, context: PruningContext) -> None:
         self._zero_lowest(context)
