@@ -27,11 +27,12 @@ from prunelab.methods.learning import LearningMethod
 from prunelab.methods.reconstruction import ChannelPruning, ReconstructionPruning, Subspace, ThiNet
 from prunelab.methods.scores import Scores
 from prunelab.methods.search import EagleEye
-from prunelab.methods.training import SSL, VCNN, GroupBrainDamage, Slimming, SoftPruning
+from prunelab.methods.training import LFPC, SSL, VCNN, AutoPruner, GroupBrainDamage, Slimming, SoftPruning
 
 __all__ = [
     "CURL",
     "FPGM",
+    "LFPC",
     "NISP",
     "PFA",
     "SCSP",
@@ -39,6 +40,7 @@ __all__ = [
     "VCNN",
     "APoZ",
     "Allocation",
+    "AutoPruner",
     "BNGamma",
     "Budget",
     "Calibration",

@@ -172,6 +172,7 @@ class PruningMethod(pl.Callback, ABC):
             reference=reference,
             progress=progress,
             whole=self.whole | frozenset(whole),
+            example_input=example_input,
         )
 
     def _shared(self, batches: Iterable[Any] | None, images: int) -> Calibration | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,7 @@ class PruningContext:
         refer to it.
     progress: show a progress bar while images are looked at.
     whole: names of groups that lose nothing, although their level may.
+    example_input: what one forward pass of the network takes (None: unknown).
     """
 
     model: nn.Module
@@ -59,6 +61,7 @@ class PruningContext:
     reference: ChannelGraph | None = None
     progress: bool = False
     whole: frozenset[str] = frozenset()
+    example_input: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", check_levels(self.levels))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -47,6 +48,9 @@ class LearningMethod(PruningMethod):
 
     Attributes:
         learning: the network that learns, its structure and its budget; None outside of a learning fit.
+        step: how many optimizer steps were taken before the one that is under way.
+        loss_scale: what the loss is multiplied by before gradients are computed from it, for methods that add to them
+            in the backward pass: 1, but for gradient accumulation and float16.
 
     Raises:
         UserError: a level for which the method is not defined.
@@ -59,6 +63,8 @@ class LearningMethod(PruningMethod):
     """How ``global`` allocation makes layers comparable, unless the user chooses otherwise."""
 
     learning: PruningContext | None
+    step: int
+    loss_scale: float
 
     def __init__(
         self,
@@ -79,10 +85,25 @@ class LearningMethod(PruningMethod):
         self._learned: weakref.ref[nn.Module] | None = None
         self._rates: dict[Tensor, float] = {}
         self._epoch_is_open = False
+        self.step, self._steps, self.loss_scale = 0, math.inf, 1.0
 
     @property
     def reads_images(self) -> bool:
         return False
+
+    @property
+    def progress(self) -> float:
+        """The part of all steps of this fit that has been taken, in [0, 1].
+
+        Raises:
+            UserError: the Trainer has no end.
+        """
+        if math.isinf(self._steps):
+            raise UserError(
+                f"{type(self).__name__} changes its settings over the whole training, but this Trainer has no end: "
+                "give it max_epochs or max_steps."
+            )
+        return min(1.0, self.step / max(1, self._steps))
 
     # What a subclass fills in.
 
@@ -129,8 +150,18 @@ class LearningMethod(PruningMethod):
             together(lambda: self._prepare(trainer, pl_module, network))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.learning is not None and trainer.global_step == 0:
+        if self.learning is None:
+            return
+        self.step, self._steps = trainer.global_step, trainer.estimated_stepping_batches
+        if self.step == 0:
             self.before_first_step(self.learning)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.learning is None:
+            return
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self.step = trainer.global_step
+        self.loss_scale = (1.0 if scaler is None else scaler.get_scale()) / trainer.accumulate_grad_batches
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer

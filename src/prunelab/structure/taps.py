@@ -157,13 +157,21 @@ def observe(model: nn.Module, observers: Mapping[Tap, Callable[[Tensor, int], No
 
     calls = Calls(returned)
 
+    depth = 0  # a LightningModule that is its own network is entered twice under DDP
+
     def enter(path: str, given: Any) -> None:
+        nonlocal depth
         if not path:
-            calls.__enter__()
+            depth += 1
+            if depth == 1:
+                calls.__enter__()
 
     def leave(path: str, out: Any) -> None:
+        nonlocal depth
         if not path:
-            calls.__exit__(None, None, None)
+            depth -= 1
+            if depth == 0:
+                calls.__exit__(None, None, None)
 
     with following(model, calls, enter, leave):
         yield

@@ -88,10 +88,14 @@ def learn(tmp_path: Path) -> Callable[..., dict[str, float]]:
         training: Training | None = None,
     ) -> dict[str, float]:
         logged = Logged()
-        method.begin(method.context(network, EXAMPLE))
+        data = Digits()
+        data.prepare_data()
+        data.setup()
+        held_out = data.validation_dataloader(method.validation_images) if method.reads_validation else None
+        method.begin(method.context(network, EXAMPLE, validation=held_out))
         fit(
             network,
-            Digits(),
+            data,
             training or Training(epochs=3, lr=0.05),
             machine=Machine(accelerator="cpu"),
             seed=3,
