@@ -1,0 +1,52 @@
+"""Every method that learns: two processes learn the weights that one learns, and decide its plan."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("two_ranks_learn.py")
+METHODS = ("slimming", "ssl", "group_brain_damage", "sfp", "fpgm_soft", "vcnn", "autopruner", "lfpc")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two ranks learned and decided."""
+    folder = tmp_path_factory.mktemp("ranks")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    run = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder)],
+        env={**inherited, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    """What one process learned and decided."""
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        return importlib.import_module("two_ranks_learn").answers()  # type: ignore[no-any-return]
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_ranks_learn_and_decide_what_one_does(
+    ranks: list[dict[str, Any]], alone: dict[str, Any], name: str
+) -> None:
+    assert alone.keys() == set(METHODS)
+    for seen in ranks:
+        assert seen[name]["weights"] == pytest.approx(alone[name]["weights"], abs=1e-5)
+        assert seen[name]["plan"] == alone[name]["plan"]
