@@ -6,7 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from prunelab.errors import UserError
+from prunelab.methods.about import About, Origin
 from prunelab.methods.budget import Budget
 from prunelab.methods.calibration import Calibration, Unpack, unpack_batch
 from prunelab.methods.context import CPU, Loss, PruningContext
@@ -31,7 +32,7 @@ from prunelab.methods.ladders import Allocation, check_levels
 from prunelab.methods.plan_file import read_plan, require_fit, write_plan
 from prunelab.methods.ranks import from_first_rank, require_same, together, world
 from prunelab.methods.untouched import kept_randomness
-from prunelab.structure import ChannelGraph, PruningPlan, analyze, apply
+from prunelab.structure import LEVELS, ChannelGraph, PruningPlan, analyze, apply
 
 
 class PruningMethod(pl.Callback, ABC):
@@ -67,6 +68,12 @@ class PruningMethod(pl.Callback, ABC):
     Attributes:
         plan: what was decided; None before ``setup``.
     """
+
+    origin: ClassVar[Origin] = Origin()
+    """Where the method comes from."""
+
+    covers: ClassVar[tuple[str, ...]] = LEVELS
+    """The levels for which the method is defined."""
 
     plan: PruningPlan | None
 
@@ -122,6 +129,12 @@ class PruningMethod(pl.Callback, ABC):
         Called between ``decide`` and surgery, on every rank, with the context of ``decide``; also when the plan
         was decided by an earlier process (a run is resumed), so it depends on these two arguments alone.
         """
+
+    @property
+    def about(self) -> About:
+        """The method's row in the table of methods."""
+        reads = "activations" if self.reads_images else "weights"
+        return About(self.origin, reads, self.covers, "one forward pass" if self.reads_images else "no data")
 
     @property
     def reads_images(self) -> bool:

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from prunelab.errors import UserError
+from prunelab.methods.about import About, require_covered
 from prunelab.methods.base import PruningMethod
 from prunelab.methods.budget import Budget
 from prunelab.methods.context import PruningContext
@@ -19,7 +19,6 @@ from prunelab.methods.host import find_network, refuse_spawn
 from prunelab.methods.ladders import Normalisation
 from prunelab.methods.ranks import from_first_rank, together
 from prunelab.methods.untouched import kept_randomness
-from prunelab.structure import LEVELS
 
 if TYPE_CHECKING:
     from prunelab.models import Training
@@ -56,9 +55,6 @@ class LearningMethod(PruningMethod):
         UserError: a level for which the method is not defined.
     """
 
-    covers: ClassVar[tuple[str, ...]] = LEVELS
-    """The levels for which the method is defined."""
-
     suited_normalisation: ClassVar[Normalisation] = "mean"
     """How ``global`` allocation makes layers comparable, unless the user chooses otherwise."""
 
@@ -75,17 +71,20 @@ class LearningMethod(PruningMethod):
         **settings: Any,
     ) -> None:
         super().__init__(budget, normalisation=normalisation or self.suited_normalisation, **settings)
-        if beyond := [level for level in self.levels if level not in self.covers]:
-            raise UserError(
-                f"{type(self).__name__} is not defined for level {beyond[0]}: "
-                f"take it out of levels, or choose another method (this one knows {', '.join(self.covers)})."
-            )
+        require_covered(type(self).__name__, self.levels, self.covers)
         self.training = training if training is None or epochs is None else training.lasting(epochs)
         self.learning = None
         self._learned: weakref.ref[nn.Module] | None = None
         self._rates: dict[Tensor, float] = {}
         self._epoch_is_open = False
         self.step, self._steps, self.loss_scale = 0, math.inf, 1.0
+
+    @property
+    def about(self) -> About:
+        lasting = f" ({self.training.epochs} epochs)" if self.training else ""
+        return About(
+            self.origin, "weights as they train", self.covers, f"a training of the full network{lasting}"
+        )
 
     @property
     def reads_images(self) -> bool:

@@ -176,8 +176,8 @@ class Normed(nn.Module):
 def test_what_importance_cannot_pass_is_refused(residual: nn.Module, make_context: MakeContext) -> None:
     with pytest.raises(UserError, match="cannot send importance through Normed"):
         scores_of(NISP(), Normed(), torch.randn(10, 2, 3, 3))
-    with pytest.raises(UserError, match="take 'block' out of levels"):
-        NISP().score(make_context(NISP(), residual, levels=["stage", "block"]))
+    with pytest.raises(UserError, match="NISP is not defined for level block: take block out of levels"):
+        ImportancePruning(NISP(), Budget(flops=0.5), levels=["stage", "block"])
     with pytest.raises(UserError, match="alpha=2"):
         NISP(alpha=2)
 

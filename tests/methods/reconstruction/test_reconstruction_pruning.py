@@ -192,7 +192,7 @@ def test_groups_that_nothing_plain_reads_stay_whole() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"levels": ["block"]}, "Subspace chooses channels and drops no blocks"),
+        ({"levels": ["block"]}, "Subspace is not defined for level block: take block out of levels"),
         ({"positions": 0}, "positions=0"),
         ({"ridge": 0.0}, "ridge=0.0: use a small number above 0"),
     ],

@@ -167,7 +167,7 @@ def test_targets_must_be_classes(plain: nn.Module) -> None:
 
 
 def test_blocks_are_refused() -> None:
-    with pytest.raises(UserError, match="drops no blocks: take block out of levels"):
+    with pytest.raises(UserError, match="EagleEye is not defined for level block: take block out of levels"):
         eagleeye(levels=["filter", "block"])
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from prunelab.methods.about import Origin
 from prunelab.methods.importance.activations import measure, score_taps
 from prunelab.methods.importance.base import Criterion, Reads
 from prunelab.methods.scores import Scores
@@ -29,6 +30,7 @@ class APoZ(Criterion):
     """s_j = fraction of (image, position) pairs at which channel j is not exactly zero."""
 
     reads: ClassVar[Reads] = "activations"
+    origin: ClassVar[Origin] = Origin("Hu et al., Network Trimming, 2016", "https://arxiv.org/abs/1607.03250")
 
     def score(self, context: PruningContext) -> Scores:
         return score_taps(context, measure(context, NonZeroFraction), self.reduction)

@@ -11,14 +11,23 @@ import numpy as np
 from pytorch_lightning.utilities import rank_zero_warn
 
 from prunelab.errors import UserError, nearest
+from prunelab.methods.about import About, Origin
 from prunelab.methods.ladders import Normalisation
 from prunelab.methods.scores import Scores
+from prunelab.structure import LEVELS
 
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
 
 Reads = Literal["nothing", "weights", "activations", "activations and gradients"]
 Reduction = Literal["mean", "sum", "max"]
+
+COSTS: dict[Reads, str] = {
+    "nothing": "no data",
+    "weights": "no data",
+    "activations": "one forward pass",
+    "activations and gradients": "one forward and backward pass",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,12 @@ class Criterion(ABC):
     reads: ClassVar[Reads]
     """What is looked at."""
 
+    origin: ClassVar[Origin] = Origin()
+    """Where the criterion comes from."""
+
+    covers: ClassVar[tuple[str, ...]] = LEVELS
+    """The levels for which the criterion is defined."""
+
     normalisation: ClassVar[Normalisation] = "mean"
     """How ``global`` allocation makes layers comparable, unless the user chooses otherwise (see
     ``Allocation``)."""
@@ -44,6 +59,11 @@ class Criterion(ABC):
         if self.reduction not in get_args(Reduction):
             offered = nearest(str(self.reduction), get_args(Reduction))
             raise UserError(f"reduction: {self.reduction!r} does not exist. {offered}")
+
+    @property
+    def about(self) -> About:
+        """The criterion's row in the table of methods."""
+        return About(self.origin, self.reads, self.covers, COSTS[self.reads])
 
     @abstractmethod
     def score(self, context: PruningContext) -> Scores:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import numpy as np
 
 from prunelab.errors import UserError, nearest
+from prunelab.methods.about import Origin
 from prunelab.methods.importance.base import Criterion, Reads, joined
 from prunelab.methods.importance.weights import relative, rows
 from prunelab.methods.scores import Scores
@@ -36,6 +37,11 @@ class BNGamma(Criterion):
     """
 
     reads: ClassVar[Reads] = "weights"
+    origin: ClassVar[Origin] = Origin(
+        "Liu et al., Network Slimming, ICCV 2017",
+        "https://arxiv.org/abs/1708.06519",
+        code="Eric-mingjie/network-slimming",
+    )
 
     missing: Missing = "error"
 

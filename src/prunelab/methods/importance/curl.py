@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunelab.errors import UserError
+from prunelab.methods.about import About, Origin
 from prunelab.methods.importance.activations import calibration_batches
 from prunelab.methods.importance.base import Criterion, Reads, warn_left_whole
 from prunelab.methods.importance.prefix import record_outputs, record_schedule
@@ -52,6 +53,9 @@ class CURL(Criterion):
     """
 
     reads: ClassVar[Reads] = "activations"
+    origin: ClassVar[Origin] = Origin(
+        "Luo and Wu, CURL, CVPR 2020", "https://arxiv.org/abs/1911.08114", code="Roll920/CURL"
+    )
     normalisation: ClassVar[Normalisation] = "none"
 
     proxy_images: int = 256
@@ -62,6 +66,10 @@ class CURL(Criterion):
         for name in ("proxy_images", "copies"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: use 1 or more.")
+
+    @property
+    def about(self) -> About:
+        return replace(super().about, cost="one forward pass for each channel, from that channel on")
 
     def score(self, context: PruningContext) -> Scores:
         groups = [group for group in context.groups if group.taps]

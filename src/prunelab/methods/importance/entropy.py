@@ -16,6 +16,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from prunelab.errors import UserError
+from prunelab.methods.about import Origin
 from prunelab.methods.importance.activations import measure, score_taps
 from prunelab.methods.importance.base import Criterion, Reads
 from prunelab.methods.scores import Scores
@@ -33,6 +34,9 @@ class Entropy(Criterion):
     """
 
     reads: ClassVar[Reads] = "activations"
+    origin: ClassVar[Origin] = Origin(
+        "Luo and Wu, Entropy-based pruning, 2017", "https://arxiv.org/abs/1706.05791", ours="number of bins"
+    )
 
     bins: int = 100
 

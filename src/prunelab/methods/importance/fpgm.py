@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from prunelab.errors import UserError
+from prunelab.methods.about import Origin
 from prunelab.methods.importance.base import Criterion, Reads
 from prunelab.methods.importance.weights import score_producers
 from prunelab.methods.scores import Scores
@@ -32,6 +33,11 @@ class FPGM(Criterion):
     """
 
     reads: ClassVar[Reads] = "weights"
+    origin: ClassVar[Origin] = Origin(
+        "He et al., Geometric Median, CVPR 2019",
+        "https://arxiv.org/abs/1811.00250",
+        code="he-y/filter-pruning-geometric-median",
+    )
 
     norm_rate: float = 1.0
 

@@ -10,13 +10,14 @@ Most maps of a layer may have the same rank: of channels that tie, the first one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from prunelab.methods.about import About, Origin
 from prunelab.methods.importance.activations import measure, score_taps
 from prunelab.methods.importance.base import Criterion, Reads
 from prunelab.methods.scores import Scores
@@ -35,6 +36,13 @@ class HRank(Criterion):
     """
 
     reads: ClassVar[Reads] = "activations"
+    origin: ClassVar[Origin] = Origin(
+        "Lin et al., HRank, CVPR 2020", "https://arxiv.org/abs/2002.10179", code="lmbxmu/HRank"
+    )
+
+    @property
+    def about(self) -> About:
+        return replace(super().about, cost="one forward pass, the rank of every map")
 
     def score(self, context: PruningContext) -> Scores:
         return score_taps(context, measure(context, MeanRank, shape="maps"), self.reduction)

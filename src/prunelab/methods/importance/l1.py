@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from prunelab.methods.about import Origin
 from prunelab.methods.importance.base import Criterion, Reads
 from prunelab.methods.importance.weights import score_producers
 from prunelab.methods.scores import Scores
@@ -25,6 +26,9 @@ class L1Norm(Criterion):
     """s_j = sum |W_j| over the weights of filter j."""
 
     reads: ClassVar[Reads] = "weights"
+    origin: ClassVar[Origin] = Origin(
+        "Li et al., Pruning Filters, ICLR 2017", "https://arxiv.org/abs/1608.08710"
+    )
 
     def score(self, context: PruningContext) -> Scores:
         return score_producers(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from prunelab.methods.about import Origin
 from prunelab.methods.importance.base import Criterion, Reads
 from prunelab.methods.importance.weights import score_producers
 from prunelab.methods.scores import Scores
@@ -24,6 +25,11 @@ class L2Norm(Criterion):
     """s_j = sqrt(sum W_j^2) over the weights of filter j."""
 
     reads: ClassVar[Reads] = "weights"
+    origin: ClassVar[Origin] = Origin(
+        "He et al., Soft Filter Pruning, IJCAI 2018",
+        "https://arxiv.org/abs/1808.06866",
+        code="he-y/soft-filter-pruning",
+    )
 
     def score(self, context: PruningContext) -> Scores:
         return score_producers(context, _norms, self.reduction)

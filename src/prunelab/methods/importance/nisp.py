@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from prunelab.errors import UserError
+from prunelab.methods.about import Origin
 from prunelab.methods.importance.activations import calibration_batches, score_taps
 from prunelab.methods.importance.base import Criterion, Reads
 from prunelab.methods.importance.propagation import final_response, propagate
@@ -46,6 +47,8 @@ class NISP(Criterion):
     """
 
     reads: ClassVar[Reads] = "activations"
+    origin: ClassVar[Origin] = Origin("Yu et al., NISP, CVPR 2018", "https://arxiv.org/abs/1711.05908")
+    covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
 
     alpha: float = 0.5
     batch_norm_scale: bool = False
@@ -56,11 +59,6 @@ class NISP(Criterion):
             raise UserError(f"alpha={self.alpha} is not a weight: use a number from 0 to 1.")
 
     def score(self, context: PruningContext) -> Scores:
-        if context.blocks:
-            raise UserError(
-                "NISP gives the branch of a block and its shortcut the same importance and cannot compare blocks: "
-                "take 'block' out of levels."
-            )
         features, image_shape = _features(context)
         importance = torch.from_numpy(inf_fs(features.numpy(), self.alpha))
         taps = {found.tap for group in context.groups for found in group.taps}

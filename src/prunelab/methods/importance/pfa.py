@@ -32,6 +32,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from prunelab.errors import UserError, nearest
+from prunelab.methods.about import Origin
 from prunelab.methods.importance.activations import measure
 from prunelab.methods.importance.base import Criterion, Reads, joined, warn_left_whole
 from prunelab.methods.ladders import Normalisation
@@ -53,7 +54,7 @@ class PFA(Criterion):
     above.
 
     Scores of all layers are compared as they are (``normalisation: none``). The places where a stage is read
-    are analysed one by one. Blocks cannot be scored.
+    are analysed one by one. Units are ranked within their layer, so that blocks cannot be compared.
 
     widths: how many units a layer gets. ``energy``: as many as hold one share of energy that is the same in
         all layers (PFA-En). ``kl``: PFA-KL's number, all of them scaled by one factor.
@@ -63,7 +64,13 @@ class PFA(Criterion):
     """
 
     reads: ClassVar[Reads] = "activations"
+    origin: ClassVar[Origin] = Origin(
+        "Suau et al., Principal Filter Analysis, 2018",
+        "https://arxiv.org/abs/1807.10585",
+        code="apple/dnikit",
+    )
     normalisation: ClassVar[Normalisation] = "none"
+    covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
 
     widths: Widths = "energy"
     order: Order = "l1max"
@@ -76,10 +83,6 @@ class PFA(Criterion):
                 raise UserError(f"{name}: {value!r} does not exist. {nearest(str(value), get_args(offered))}")
 
     def score(self, context: PruningContext) -> Scores:
-        if context.blocks:
-            raise UserError(
-                "PFA ranks the channels within a layer and cannot compare blocks: take 'block' out of levels."
-            )
         covariances = measure(context, PooledCovariance)
         _warn_of_few_images(context)
         channels = {}

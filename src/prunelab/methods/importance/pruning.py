@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from prunelab.methods.about import About, require_covered
 from prunelab.methods.allocation import allocate
 from prunelab.methods.base import PruningMethod
 from prunelab.methods.budget import Budget
@@ -29,7 +30,12 @@ class ImportancePruning(PruningMethod):
         self, criterion: Criterion, budget: Budget, normalisation: str | None = None, **settings: Any
     ) -> None:
         super().__init__(budget, normalisation=normalisation or criterion.normalisation, **settings)
+        require_covered(type(criterion).__name__, self.levels, criterion.covers)
         self.criterion = criterion
+
+    @property
+    def about(self) -> About:
+        return self.criterion.about
 
     @property
     def reads_images(self) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 import scipy.linalg
 
 from prunelab.errors import UserError
+from prunelab.methods.about import Origin
 from prunelab.methods.importance.base import Criterion, Reads
 from prunelab.methods.importance.weights import score_producers
 from prunelab.methods.scores import Scores
@@ -39,6 +40,11 @@ class SCSP(Criterion):
     """
 
     reads: ClassVar[Reads] = "weights"
+    origin: ClassVar[Origin] = Origin(
+        "Zhuo et al., SCSP, 2018",
+        "https://arxiv.org/abs/1806.05320",
+        ours="affinity width, number of clusters",
+    )
 
     clusters: float = 0.25
     restarts: int = 10

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from prunelab.errors import UserError, nearest
+from prunelab.methods.about import Origin
 from prunelab.methods.importance.activations import measure, score_taps
 from prunelab.methods.importance.base import Criterion, Reads
 from prunelab.methods.ladders import Normalisation, normalised
@@ -43,6 +44,9 @@ class Taylor(Criterion):
     """
 
     reads: ClassVar[Reads] = "activations and gradients"
+    origin: ClassVar[Origin] = Origin(
+        "Molchanov et al., Taylor expansion, ICLR 2017", "https://arxiv.org/abs/1611.06440"
+    )
     normalisation: ClassVar[Normalisation] = "none"
 
     absolute: Absolute = "image"

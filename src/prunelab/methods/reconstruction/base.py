@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from prunelab.methods.about import Origin
 from prunelab.methods.reconstruction.least_squares import Indices, Matrix, contributions, maps, of_channels
 from prunelab.methods.reconstruction.moments import Moments
 from prunelab.methods.reconstruction.readers import Reader, read_by
@@ -41,6 +43,9 @@ class Reading:
 @dataclass(frozen=True)
 class Rule(ABC):
     """A new one is one subclass (a frozen dataclass of its settings) in one file."""
+
+    origin: ClassVar[Origin] = Origin()
+    """Where the rule comes from."""
 
     @abstractmethod
     def score(self, reading: Reading) -> Matrix:

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from prunelab.methods.about import Origin
 from prunelab.methods.reconstruction.base import Reading, Rule
 from prunelab.methods.reconstruction.least_squares import Indices, Matrix, refitted, scores_of_order
 
@@ -32,6 +34,12 @@ class ChannelPruning(Rule):
     error |Y - sum beta_i X_i W_i^T|^2 / |Y|^2 (least squares over beta) once it and all less important ones are
     removed.
     """
+
+    origin: ClassVar[Origin] = Origin(
+        "He et al., Channel Pruning, ICCV 2017",
+        "https://arxiv.org/abs/1707.06168",
+        code="yihui-he/channel-pruning",
+    )
 
     def score(self, reading: Reading) -> Matrix:
         return scores_of_order(reading.contributions, lasso_order(reading.contributions, reading.norms))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
 from prunelab.errors import UserError
+from prunelab.methods.about import About, require_covered
 from prunelab.methods.allocation import allocate
 from prunelab.methods.base import PruningMethod
 from prunelab.methods.budget import Budget
@@ -45,6 +46,8 @@ class ReconstructionPruning(PruningMethod):
         UserError: a setting out of range.
     """
 
+    covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
+
     def __init__(
         self,
         rule: Rule,
@@ -61,15 +64,15 @@ class ReconstructionPruning(PruningMethod):
             raise UserError(
                 f"ridge={ridge}: use a small number above 0, for inputs may depend on one another."
             )
-        if "block" in self.levels:
-            raise UserError(
-                f"{type(rule).__name__} chooses channels and drops no blocks: take block out of levels, or choose "
-                "another method."
-            )
+        require_covered(type(rule).__name__, self.levels, self.covers)
         self.rule = rule
         self.positions = positions
         self.ridge = ridge
         self._measured: tuple[weakref.ref[nn.Module], Moments] | None = None
+
+    @property
+    def about(self) -> About:
+        return About(self.rule.origin, "activations", self.covers, "one forward pass, least squares")
 
     @property
     def reconstructs(self) -> bool:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from prunelab.errors import UserError
+from prunelab.methods.about import Origin
 from prunelab.methods.reconstruction.base import Reading, Rule
 from prunelab.methods.reconstruction.least_squares import Indices, Matrix, merged
 
@@ -30,6 +32,12 @@ class Subspace(Rule):
 
     sparsity: lambda of map j as a fraction of max_k |X_j . X_k|, in (0, 1); at 1 no map would explain another.
     """
+
+    origin: ClassVar[Origin] = Origin(
+        "Wang et al., Feature map subspaces, 2018",
+        "https://arxiv.org/abs/1803.05729",
+        ours="penalty, representatives, merging",
+    )
 
     sparsity: float = 0.05
 

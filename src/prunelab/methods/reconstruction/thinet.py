@@ -15,11 +15,12 @@ Thinner Net, TPAMI 2018. Where this departs from github.com/Roll920/ThiNet_Code:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
 from prunelab.errors import UserError, nearest
+from prunelab.methods.about import Origin
 from prunelab.methods.reconstruction.base import Reading, Rule
 from prunelab.methods.reconstruction.least_squares import Indices, Matrix, rescaled, scores_of_order
 
@@ -38,6 +39,10 @@ class ThiNet(Rule):
     The score of a channel is the relative error |y - X_S w|^2 / |y|^2 once it and all channels that go before it (or
     come after it) are removed.
     """
+
+    origin: ClassVar[Origin] = Origin(
+        "Luo et al., ThiNet, ICCV 2017", "https://arxiv.org/abs/1707.06342", code="Roll920/ThiNet_Code"
+    )
 
     variant: Variant = "removal"
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from prunelab.errors import UserError
+from prunelab.methods.about import About, Origin, require_covered
 from prunelab.methods.base import PruningMethod
 from prunelab.methods.budget import Budget
 from prunelab.methods.calibration import Batch, Calibration
@@ -70,6 +71,13 @@ class EagleEye(PruningMethod):
         UserError: a setting out of range.
     """
 
+    origin: ClassVar[Origin] = Origin(
+        "Li et al., EagleEye, ECCV 2020",
+        "https://arxiv.org/abs/2007.02491",
+        code="anonymous47823493/EagleEye",
+    )
+    covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
+
     def __init__(
         self,
         budget: Budget,
@@ -87,13 +95,19 @@ class EagleEye(PruningMethod):
         for name, number in (("candidates", candidates), ("draws", draws), ("workers", workers)):
             if number < 1:
                 raise UserError(f"{name}={number}: at least 1 is needed.")
-        if "block" in self.levels:
-            raise UserError(
-                "EagleEye draws widths and drops no blocks: take block out of levels, or choose another method."
-            )
+        require_covered(type(self).__name__, self.levels, self.covers)
         self.sampler = StrategySampler(candidates, min_rate, max_rate, tolerance, draws, scale)
         self.criterion = L1Norm(reduction)
         self.workers = workers
+
+    @property
+    def about(self) -> About:
+        return About(
+            self.origin,
+            "weights, held-out accuracy",
+            self.covers,
+            f"{self.sampler.count} sub-networks run over calibration and held-out images",
+        )
 
     @property
     def reads_validation(self) -> bool:

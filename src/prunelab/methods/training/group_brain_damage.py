@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from prunelab.errors import UserError
+from prunelab.methods.about import Origin
 from prunelab.methods.allocation import keep_best
 from prunelab.methods.budget import Budget
 from prunelab.methods.context import PruningContext
@@ -46,6 +47,12 @@ class GroupBrainDamage(LearningMethod):
     Raises:
         UserError: a strength that is not above 0.
     """
+
+    origin: ClassVar[Origin] = Origin(
+        "Lebedev and Lempitsky, Group-wise Brain Damage, CVPR 2016",
+        "https://arxiv.org/abs/1506.02515",
+        ours="strength, training",
+    )
 
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunelab.errors import UserError
+from prunelab.methods.about import Origin
 from prunelab.methods.allocation import keep_best
 from prunelab.methods.budget import Budget
 from prunelab.methods.context import PruningContext
@@ -53,6 +54,12 @@ class Slimming(LearningMethod):
     Raises:
         UserError: strength below 0; when learning begins, a group that no layer scales (see ``BNGamma.missing``).
     """
+
+    origin: ClassVar[Origin] = Origin(
+        "Liu et al., Network Slimming, ICCV 2017",
+        "https://arxiv.org/abs/1708.06519",
+        code="Eric-mingjie/network-slimming",
+    )
 
     suited_normalisation: ClassVar[Normalisation] = "none"
 

@@ -8,6 +8,7 @@ Median for Deep Convolutional Neural Networks Acceleration, CVPR 2019, arXiv:181
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from prunelab.errors import UserError
+from prunelab.methods.about import About
 from prunelab.methods.allocation import keep_best
 from prunelab.methods.budget import Budget
 from prunelab.methods.context import PruningContext
@@ -81,6 +83,10 @@ class SoftPruning(LearningMethod):
         self.from_scratch = from_scratch
         self._zeroed: dict[str, list[int]] = {}
         self._exchanged = 0.0
+
+    @property
+    def about(self) -> About:
+        return replace(super().about, origin=self.criterion.origin)
 
     def prepare(self, context: PruningContext) -> None:
         self._zeroed, self._exchanged = {}, 0.0

@@ -7,12 +7,13 @@ equations 2 to 5.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from prunelab.errors import UserError
+from prunelab.methods.about import Origin
 from prunelab.methods.allocation import keep_best
 from prunelab.methods.budget import Budget
 from prunelab.methods.context import PruningContext
@@ -51,6 +52,10 @@ class SSL(LearningMethod):
     Raises:
         UserError: a negative strength, or no penalty at all.
     """
+
+    origin: ClassVar[Origin] = Origin(
+        "Wen et al., SSL, NIPS 2016", "https://arxiv.org/abs/1608.03665", code="wenwei202/caffe"
+    )
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from prunelab.errors import UserError
+from prunelab.methods.about import Origin
 from prunelab.methods.allocation import keep_best
 from prunelab.methods.budget import Budget
 from prunelab.methods.context import PruningContext
@@ -54,6 +55,10 @@ class VCNN(LearningMethod):
     Raises:
         UserError: strength below 0 or deviation not above 0; when learning begins, a group that no layer scales.
     """
+
+    origin: ClassVar[Origin] = Origin(
+        "Zhao et al., Variational pruning, CVPR 2019", ours="strength, training"
+    )
 
     suited_normalisation: ClassVar[Normalisation] = "none"
 

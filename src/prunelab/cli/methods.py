@@ -1,0 +1,138 @@
+"""``prunelab-methods``: every pruning method that can be chosen, from what the methods say about themselves."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from prunelab.cli.config import conf_location, configure_part
+from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, take_traceback_flag
+from prunelab.errors import UserError
+from prunelab.methods.about import About, Origin
+
+PROGRAM = "prunelab-methods"
+COLUMNS = ("Method", "Paper", "Reads", "Levels", "Cost before pruning", "Faithful to")
+BEGIN, END = "<!-- methods: prunelab-methods --write README.md -->\n", "<!-- end of methods -->"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = _parser().parse_args(
+        take_traceback_flag(list(sys.argv[1:] if arguments is None else arguments))
+    )
+    return exit_code(PROGRAM, lambda: _show(options.markdown, options.write))
+
+
+def methods() -> dict[str, About]:
+    """The names of conf/method, in alphabetical order, and what their methods say about themselves."""
+    return {name: _about(name) for name in sorted(_names())}
+
+
+def markdown(found: dict[str, About]) -> str:
+    """The table in Markdown."""
+    rows = [
+        [
+            f"`{name}`",
+            _paper(about.origin),
+            about.reads,
+            ", ".join(about.levels),
+            about.cost,
+            _held(about.origin),
+        ]
+        for name, about in found.items()
+    ]
+    lines = [COLUMNS, [":--"] * len(COLUMNS), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def written_into(text: str, found: dict[str, About]) -> str:
+    """``text`` with the table of today between its two marks.
+
+    Raises:
+        UserError: the marks are not there.
+    """
+    before, mark, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not mark or not end:
+        raise UserError(f"The file needs the lines {BEGIN.strip()!r} and {END!r} around the table.")
+    return f"{before}{BEGIN}{markdown(found)}{END}{after}"
+
+
+def _names() -> Iterator[str]:
+    for entry in _folder().iterdir():
+        if entry.name.endswith(".yaml"):
+            yield entry.name.removesuffix(".yaml")
+
+
+def _folder() -> Traversable:
+    location = conf_location()
+    packaged = location.startswith("pkg://")
+    conf = files(location.removeprefix("pkg://")) if packaged else Path(location)
+    return conf / "method"
+
+
+def _about(name: str) -> About:
+    from hydra.utils import instantiate
+
+    settings = configure_part("method", [f"method={name}", "budget.flops=0.5"])
+    about: About = instantiate(settings).about
+    return about
+
+
+def _paper(origin: Origin) -> str:
+    return f"[{origin.paper}]({origin.url})" if origin.url else origin.paper
+
+
+def _held(origin: Origin) -> str:
+    """What the definition was held against."""
+    if not origin.paper:
+        return ""
+    code = f", [code](https://github.com/{origin.code})" if origin.code else ""
+    return f"paper{code}" + (f"; ours: {origin.ours}" if origin.ours else "")
+
+
+def _show(as_markdown: bool, file: Path | None) -> int:
+    found = methods()
+    if file is not None:
+        file.write_text(written_into(file.read_text(), found))
+    elif as_markdown:
+        print(markdown(found), end="")
+    else:
+        Console().print(_screen(found))
+    return 0
+
+
+def _screen(found: dict[str, About]) -> Table:
+    table = Table(*COLUMNS, box=None, header_style="bold", pad_edge=False)
+    table.columns[0].no_wrap = True
+    for name, about in found.items():
+        held = "paper, code" if about.origin.code else "paper" if about.origin.paper else ""
+        table.add_row(name, about.origin.paper, about.reads, ", ".join(about.levels), about.cost, held)
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="List every pruning method: where it comes from, what it looks at, what it can remove, what it "
+        "costs before anything is pruned, and what its definition was held against. Choose one with "
+        "prunelab method=NAME.",
+    )
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--markdown", action="store_true", help="print the table in Markdown, with links")
+    shape.add_argument(
+        "--write", type=Path, metavar="FILE", help="put that table between the marks of a file"
+    )
+    parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show where in the program an error arose")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
