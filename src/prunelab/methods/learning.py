@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from prunelab.errors import UserError
 from prunelab.methods.about import About, require_covered
 from prunelab.methods.base import PruningMethod
 from prunelab.methods.budget import Budget

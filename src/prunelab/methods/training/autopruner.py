@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from prunelab.errors import UserError
+from prunelab.methods.about import About, Origin
 from prunelab.methods.allocation import keep_best
 from prunelab.methods.budget import Budget
 from prunelab.methods.context import PruningContext
@@ -72,6 +74,12 @@ class AutoPruner(LearningMethod):
         UserError: a setting out of range; level block.
     """
 
+    origin: ClassVar[Origin] = Origin(
+        "Luo and Wu, AutoPruner, Pattern Recognition 2020",
+        "https://arxiv.org/abs/1805.08941",
+        code="Roll920/AutoPruner",
+        ours="training on CIFAR",
+    )
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
 
     def __init__(
@@ -107,6 +115,10 @@ class AutoPruner(LearningMethod):
         self._hooks = ExitStack()
         self._extra_steps = 0
         self._scores: dict[str, np.ndarray] = {}
+
+    @property
+    def about(self) -> About:
+        return replace(super().about, reads="activations as it trains")
 
     def prepare(self, context: PruningContext) -> None:
         self._extra_steps, self._scores = 0, {}

@@ -7,6 +7,7 @@ CVPR 2020, section 3. No official code was published; what the paper leaves open
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.errors import UserError
+from prunelab.methods.about import About, Origin
 from prunelab.methods.allocation import keep_best
 from prunelab.methods.budget import Budget
 from prunelab.methods.calibration import Batch
@@ -66,6 +68,9 @@ class LFPC(LearningMethod):
         UserError: a setting out of range, a criterion that reads images, level block.
     """
 
+    origin: ClassVar[Origin] = Origin(
+        "He et al., Learning Filter Pruning Criteria, CVPR 2020", ours="training, temperatures"
+    )
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
 
     def __init__(
@@ -99,6 +104,10 @@ class LFPC(LearningMethod):
         self.first_temperature, self.last_temperature = first_temperature, last_temperature
         self._search: _Search | None = None
         self._chosen: dict[str, int] = {}
+
+    @property
+    def about(self) -> About:
+        return replace(super().about, reads="weights as they train, held-out loss")
 
     @property
     def reads_validation(self) -> bool:
