@@ -1,0 +1,65 @@
+"""A recorded run made again gives what the record says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunelab.cli.again import changed, main
+from prunelab.errors import UserError
+from prunelab.experiment import run
+
+Configure = Callable[..., dict[str, Any]]
+
+
+def test_a_run_made_again_gives_the_same_figures(
+    smallest: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run(smallest("method=l2"))
+
+    assert main([str(first.folder.path), f"outputs={tmp_path / 'elsewhere'}"]) == 0
+
+    output = capsys.readouterr().out
+    (folder,) = (tmp_path / "elsewhere" / "tests-again").iterdir()
+    assert folder.name == first.record.key
+    lines = {line[2:20].strip(): line[20:].split() for line in output.splitlines()[1:-1]}
+    assert lines["top-1, recovered"] == [f"{first.record.pruned.top1:.2%}"] * 2
+    assert lines["plan"] == [first.record.plan.digest[:12]] * 2
+    assert output.startswith("l2 on resnet20, digits, seed 0: then and now\n")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("data.root", "'data.root' is not understood. Write key=value"),
+        ("data.rot=x", "has no setting 'data.rot'"),
+        ("trainers.devices=1", "has no setting 'trainers.devices'"),
+        ("seed.x=1", "'seed.x=1' cannot be set|has no setting 'seed.x'"),
+    ],
+)
+def test_settings_that_the_run_did_not_have_are_refused(word: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        changed({"seed": 0, "data": {"root": None}, "trainer": {"devices": 1}}, [word])
+
+
+def test_settings_are_changed() -> None:
+    before = {"seed": 0, "data": {"root": None, "mean": [1, 2]}}
+
+    assert changed(before, ["data.root=/images", "seed=3", "data.mean=[5]"]) == {
+        "seed": 3,
+        "data": {"root": "/images", "mean": [5]},
+    }
+    assert before["data"]["root"] is None
+
+
+def test_what_is_no_record_is_a_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere.json")]) == 1
+    (tmp_path / "record.json").write_text('{"schema": 1')
+    assert main([str(tmp_path)]) == 1
+
+    absent, cut = capsys.readouterr().err.splitlines()
+    assert absent.endswith("cannot be read: No such file or directory. Give the record.json of a run.")
+    assert "is no record that can be used: not valid JSON" in cut
