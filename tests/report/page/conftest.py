@@ -12,7 +12,20 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 REAL_RECORDS = ROOT / "experiments/cifar10_resnet20/records"
-METHODS = ("l1", "l2", "fpgm", "bn_gamma", "taylor", "apoz", "entropy", "random", "hrank", "sfp", "thinet")
+METHODS = (
+    "l1",
+    "l2",
+    "fpgm",
+    "bn_gamma",
+    "taylor",
+    "apoz",
+    "entropy",
+    "random",
+    "hrank",
+    "sfp",
+    "thinet",
+    "ssl",
+)
 KEEPS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 SEEDS = 5
 EPOCHS = 40

@@ -31,7 +31,7 @@ class Filters {
   shows(row, words) {
     if (this.hidden.has(row.method) || (this.front && !row.front.includes(this.front))) return false;
     if ([...this.chosen].some(([index, text]) => row.cells[index] !== text)) return false;
-    row.text ??= row.cells.join(" ").toLowerCase();
+    row.text ??= row.cells.filter((_, index) => !this.table.columns[index].numeric).join(" ").toLowerCase();
     return words.every((word) => row.text.includes(word));
   }
 
