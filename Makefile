@@ -4,10 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types check wheel clean
+.PHONY: help setup demo test test-page lint types check wheel clean
 
 help:  ## What each target does
-	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready  ## Make .venv and install prunelab with its development tools into it
 
@@ -23,6 +23,9 @@ demo: setup  ## Prune a network trained on scikit-learn's digits with six method
 test: setup  ## Run all tests
 # What fails beside another test (two-process runs, W&B's writer) is run once more, alone; it fails if it fails again.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal || OMP_NUM_THREADS=1 $(BIN)/pytest --last-failed --last-failed-no-failures none
+
+test-page: setup  ## Test the report's page in headless Chromium, which must be there (Debian: apt-get install chromium)
+	$(BIN)/pytest -m browser tests/report/page
 
 lint: setup  ## Check style and format
 	$(BIN)/ruff check .

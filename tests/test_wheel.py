@@ -54,6 +54,13 @@ def test_the_wheel_holds_every_configuration_file(site: Path) -> None:
     assert shipped == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
 
 
+def test_the_wheel_holds_the_parts_of_the_page(site: Path) -> None:
+    def parts(folder: Path) -> set[str]:
+        return {path.name for path in folder.iterdir() if path.suffix in (".html", ".css", ".js")}
+
+    assert parts(site / "prunelab/report/page") == parts(ROOT / "src/prunelab/report/page") != set()
+
+
 def test_a_run_is_composed_from_the_wheel_alone(site: Path, tmp_path: Path) -> None:
     program = (
         "import sys, prunelab\n"
@@ -69,4 +76,9 @@ def test_a_run_is_composed_from_the_wheel_alone(site: Path, tmp_path: Path) -> N
 
 def test_console_scripts_are_declared(site: Path) -> None:
     (entry_points,) = site.glob("prunelab-*.dist-info/entry_points.txt")
-    assert set(entry_points.read_text().split()) >= {"prunelab", "prunelab-profile", "prunelab-report"}
+    assert set(entry_points.read_text().split()) >= {
+        "prunelab",
+        "prunelab-again",
+        "prunelab-profile",
+        "prunelab-report",
+    }
