@@ -10,7 +10,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -33,6 +33,7 @@ from prunelab.records.reason import reason
 
 PROGRAM = "prunelab"
 WIDTH = 110
+Result = TypeVar("Result")
 CHATTY = (
     "pytorch_lightning.utilities.rank_zero",
     "lightning_fabric.utilities.rank_zero",
@@ -84,8 +85,8 @@ def _job(config: DictConfig) -> Job:
     return attempt(lambda: perform(resolve(config, hydra.runtime.choices), label), label)
 
 
-def attempt(work: Callable[[], Job], label: str) -> Job:
-    """How ``work`` on one run ended. It never raises, so that the others go on; the summary says what failed."""
+def attempt(work: Callable[[], Result], label: str) -> Result | Job:
+    """What ``work`` on one run gives. It never raises, so that the others go on; the summary says what failed."""
     try:
         return work()
     except Exception as error:

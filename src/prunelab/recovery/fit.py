@@ -15,7 +15,7 @@ from torch import nn
 from prunelab.data import ImageData
 from prunelab.models import Classifier, Training
 from prunelab.recovery.checkpoints import NEWEST, AtomicCheckpoints, keep_newest
-from prunelab.recovery.machine import Machine
+from prunelab.recovery.machine import SRUN_ADVICE, Machine
 from prunelab.recovery.progress import TrainingBar
 from prunelab.recovery.seeding import SeedEachEpoch
 
@@ -25,6 +25,7 @@ ADVICE = (
     "The '.*_dataloader' does not have many workers",
     "The number of training batches .* is smaller than the logging interval",
     "Checkpoint directory .* exists and is not empty",
+    SRUN_ADVICE,
 )
 
 

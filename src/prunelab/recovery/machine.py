@@ -14,6 +14,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from prunelab.errors import UserError
 
+SRUN_ADVICE = "The `srun` command is available"
+"""How a warning of Lightning begins that appears wherever Slurm is installed, needed or not."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -51,7 +54,7 @@ class Machine:
         """
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "The `srun` command is available")  # on every login node
+                warnings.filterwarnings("ignore", SRUN_ADVICE)
                 plugins = [*more.pop("plugins", ()), *_cluster()]
                 return pl.Trainer(
                     accelerator=self.accelerator,

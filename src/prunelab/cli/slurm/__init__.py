@@ -1,0 +1,6 @@
+"""The runs of a sweep as jobs of a Slurm cluster."""
+
+from prunelab.cli.slurm.launch import do_runs
+from prunelab.cli.slurm.settings import SlurmSettings
+
+__all__ = ["SlurmSettings", "do_runs"]

@@ -1,0 +1,170 @@
+"""Submitting the runs of a sweep, and waiting until each is over."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from prunelab.cli.config import resolve
+from prunelab.cli.run import attempt, settled
+from prunelab.cli.slurm.queue import states
+from prunelab.cli.slurm.settings import SlurmSettings
+from prunelab.cli.slurm.wait import Submitted, endings
+from prunelab.cli.summary import Job
+from prunelab.errors import UserError
+from prunelab.records import RunFolder, write_atomically
+
+FOLDER = ".slurm"
+"""Inside a study: what its jobs print, and what submitit hands to them and gets back."""
+
+QUEUED_FILE = "queued.json"
+"""In that folder: the job that each run was last submitted as, by the run's key."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is left to do; ``label`` is its part of the command line."""
+
+    config: Mapping[str, Any]
+    label: str
+    key: str
+    folder: Path
+
+    def processes(self, gpus: int) -> tuple[int, int]:
+        """(nodes, processes on each), as trainer says: Slurm starts them."""
+        trainer = self.config["trainer"]
+        devices = trainer["devices"]
+        if isinstance(devices, str):
+            devices = int(devices) if devices.isdigit() else max(gpus, 1)  # "auto"
+        return trainer["num_nodes"], len(devices) if isinstance(devices, list) else devices
+
+
+def do_runs(configs: Sequence[DictConfig], settings: SlurmSettings) -> list[Job]:
+    """How each run ended. What is settled already is not submitted; what is in the queue still is waited for.
+
+    Raises:
+        UserError: there is no Slurm here, or it refuses the jobs.
+    """
+    jobs: dict[int, Job] = {}
+    runs: dict[int, Run] = {}
+    for number, config in enumerate(configs):
+        found = _settled_or_left(config, " ".join(config.hydra.overrides.task))
+        if isinstance(found, Run):
+            runs[number] = found
+        else:
+            jobs[number] = found
+    if runs:
+        _require_slurm()
+        submitted = _in_queue(runs)
+        submitted |= _submit({n: run for n, run in runs.items() if n not in submitted}, settings)
+        jobs |= endings(submitted, settings.poll_s)
+    return [jobs[number] for number in range(len(configs))]
+
+
+def _settled_or_left(config: DictConfig, label: str) -> Job | Run:
+    """How the run ended earlier, or why it cannot be; or what is left to do."""
+
+    def found() -> Job | Run:
+        own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+        values = resolve(own, config.hydra.runtime.choices)
+        folder = RunFolder.of(values)
+        # Absolute, for submitit hands the name of the folder to the job.
+        return settled(values, label) or Run(
+            values, label, folder.key, folder.path.parent.absolute() / FOLDER
+        )
+
+    return attempt(found, label)
+
+
+def _require_slurm() -> None:
+    try:
+        import submitit  # noqa: F401
+    except ImportError as error:
+        raise UserError("hydra/launcher=slurm needs submitit: pip install 'prunelab[cluster]'") from error
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            "hydra/launcher=slurm: there is no Slurm here (no sbatch). Start the sweep on a login node of the "
+            "cluster, or leave hydra/launcher=slurm out."
+        )
+
+
+def _in_queue(runs: Mapping[int, Run]) -> dict[int, Submitted]:
+    """The jobs of an earlier start of this sweep that still run or wait."""
+    noted = {folder: _noted(folder) for folder in {run.folder for run in runs.values()}}
+    jobs = {
+        number: noted[run.folder][run.key] for number, run in runs.items() if run.key in noted[run.folder]
+    }
+    known = (states(jobs.values()) if jobs else None) or {}
+    found = {
+        number: Submitted(job, runs[number].label, runs[number].folder)
+        for number, job in jobs.items()
+        if job in known and known[job].alive
+    }
+    if found:
+        log.info("%d jobs of an earlier start are in the queue: waiting for them.", len(found))
+    return found
+
+
+def _submit(runs: Mapping[int, Run], settings: SlurmSettings) -> dict[int, Submitted]:
+    """One job array for all runs that need equally many processes and lie in the same study."""
+    alike: dict[tuple[Path, int, int], dict[int, Run]] = defaultdict(dict)
+    for number, run in runs.items():
+        alike[(run.folder, *run.processes(settings.gpus))][number] = run
+    submitted: dict[int, Submitted] = {}
+    for (folder, nodes, processes), members in alike.items():
+        jobs = _submit_array(list(members.values()), folder, settings, settings.parameters(nodes, processes))
+        _note(folder, {run.key: job for run, job in zip(members.values(), jobs, strict=True)})
+        for (number, run), job in zip(members.items(), jobs, strict=True):
+            submitted[number] = Submitted(job, run.label, folder)
+        log.info(
+            "%d runs submitted as Slurm job %s; what they print: %s", len(jobs), jobs[0].split("_")[0], folder
+        )
+    return submitted
+
+
+def _submit_array(
+    runs: Sequence[Run], folder: Path, settings: SlurmSettings, parameters: Mapping[str, Any]
+) -> list[str]:
+    """The ids of the jobs. Raises UserError if Slurm does not take them."""
+    import submitit
+    from submitit.core.utils import FailedJobError
+
+    from prunelab.cli.slurm.work import SlurmRun
+
+    # submitit counts interruptions as well; SlurmRun's count tells what the user allows from what Slurm does.
+    executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=1_000_000)
+    executor.update_parameters(**parameters)
+    seconds = 60 * settings.minutes - settings.warning_s
+    try:
+        with executor.batch():
+            jobs = [
+                executor.submit(SlurmRun(run.config, run.label, seconds, settings.restarts)) for run in runs
+            ]
+    except FailedJobError as error:
+        said = [line for line in str(error).splitlines() if line.strip()]
+        raise UserError(
+            f"Slurm does not take the jobs ({said[-1] if said else error}). The keys of hydra.launcher say what is "
+            "asked for (hydra.launcher.gpus=0 on a cluster without GPUs)."
+        ) from error
+    return [job.job_id for job in jobs]
+
+
+def _noted(folder: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((folder / QUEUED_FILE).read_text()))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _note(folder: Path, jobs: Mapping[str, str]) -> None:
+    write_atomically(folder / QUEUED_FILE, json.dumps({**_noted(folder), **jobs}))

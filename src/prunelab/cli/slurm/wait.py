@@ -1,0 +1,118 @@
+"""Waiting for jobs, and telling how each ended."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from prunelab.cli.slurm.queue import GONE, State, states
+from prunelab.cli.summary import Job
+
+LAG_S = 15
+"""A result may reach this machine so long after Slurm says that its job is over."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job ("12", or "12_3" of an array) that does the run ``label``, and the folder of its files."""
+
+    job_id: str
+    label: str
+    folder: Path
+
+    @property
+    def result_file(self) -> Path:
+        """What submitit writes when the first process of the job is at its end."""
+        return self.folder / f"{self.job_id}_0_result.pkl"
+
+    @property
+    def output_file(self) -> Path:
+        """What the first process has printed."""
+        return self.folder / f"{self.job_id}_0_log.out"
+
+    def result(self) -> Job | None:
+        """How the run ended, if the job lived to tell; asked once."""
+        try:
+            ending, content = pickle.loads(self.result_file.read_bytes())
+        except FileNotFoundError:
+            return None
+        self.result_file.unlink()  # Slurm begins to count from 1 again some day
+        if ending == "success":
+            return replace(content, label=self.label)
+        return self.lost(f"failed outside of the run: {content.strip().splitlines()[-1]}")
+
+    def lost(self, why: str) -> Job:
+        """The ending of a job that cannot tell itself."""
+        output = f" See {self.output_file}" if self.output_file.exists() else ""
+        return Job(self.label, error=f"Slurm job {self.job_id}: {why}.{output}")
+
+
+def endings(submitted: Mapping[int, Submitted], poll_s: float) -> dict[int, Job]:
+    """How each job ended, once all are over. Looks at the queue every ``poll_s`` seconds.
+
+    Raises:
+        KeyboardInterrupt: the user pressed Ctrl-C; the jobs go on.
+    """
+    watch = _Watch(dict(submitted))
+    try:
+        while watch.open:
+            watch.look()
+            if watch.open:
+                time.sleep(poll_s)
+    except KeyboardInterrupt:
+        jobs = sorted({job.job_id.split("_")[0] for job in watch.open.values()})
+        log.warning(
+            "The jobs go on without this process. The same command waits for them again; to end them: scancel %s",
+            " ".join(jobs),
+        )
+        raise
+    return watch.ended
+
+
+class _Watch:
+    """The jobs that are not over, and how the others ended."""
+
+    def __init__(self, jobs: dict[int, Submitted]) -> None:
+        self.open = jobs
+        self.ended: dict[int, Job] = {}
+        self._over_since: dict[int, float] = {}
+        self._said = ""
+
+    def look(self) -> None:
+        """Ask once, and tell the user what has changed."""
+        found = states(job.job_id for job in self.open.values())
+        for number, job in list(self.open.items()):
+            state = None if found is None else found.get(job.job_id, GONE)
+            ending = job.result() or self._ending_without_result(number, job, state)
+            if ending is not None:
+                self.ended[number] = ending
+                del self.open[number]
+        if found is not None:
+            self._tell(found)
+
+    def _ending_without_result(self, number: int, job: Submitted, state: State | None) -> Job | None:
+        if state is None or state.alive:  # unknown, or back in the queue
+            self._over_since.pop(number, None)
+            return None
+        since = self._over_since.setdefault(number, time.monotonic())
+        return job.lost(state.ending) if time.monotonic() - since >= LAG_S else None
+
+    def _tell(self, found: Mapping[str, State]) -> None:
+        now = [found.get(job.job_id, GONE) for job in self.open.values()]
+        counts = Counter(
+            f"{state.name.lower()} ({state.reason})" if state.name == "PENDING" else state.name.lower()
+            for state in now
+        )
+        failed = sum(job.error is not None for job in self.ended.values())
+        words = [f"{count} {name}" for name, count in sorted(counts.items())]
+        text = ", ".join([*words, f"{len(self.ended)} over" + (f" ({failed} failed)" if failed else "")])
+        if text != self._said:
+            log.info("Slurm: %s", text)
+            self._said = text

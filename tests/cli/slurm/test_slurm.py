@@ -1,0 +1,188 @@
+"""The Slurm launcher without Slurm: what it refuses, what it asks, and how it reads the answers."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from submitit.helpers import DelayedSubmission
+
+from prunelab.cli.run import main
+from prunelab.cli.slurm import SlurmSettings, wait, work
+from prunelab.cli.slurm.launch import Run
+from prunelab.cli.slurm.queue import State, states
+from prunelab.cli.slurm.wait import Submitted, endings
+from prunelab.cli.summary import Job
+from prunelab.errors import UserError
+
+SWEEP = ["prunelab", "-m", "hydra/launcher=slurm", "trainer=cpu", "budget.flops=0.5"]
+
+
+def pretend(folder: Path, program: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a program of that name first on the path."""
+    file = folder / program
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def said(words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
+    """What the command, which fails, says."""
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    with pytest.raises(SystemExit) as ending:
+        main()
+    assert ending.value.code == 1
+    return capfd.readouterr().err
+
+
+def test_without_submitit_or_slurm_it_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        assert "no Slurm here (no sbatch)" in said(SWEEP, monkeypatch, capfd)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "submitit", None)
+        assert "pip install 'prunelab[cluster]'" in said(SWEEP, monkeypatch, capfd)
+
+
+def test_what_slurm_says_against_the_jobs_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pretend(tmp_path, "srun", "", monkeypatch)
+    pretend(
+        tmp_path, "sbatch", "echo 'sbatch: error: invalid partition specified: gpuu' >&2; exit 1", monkeypatch
+    )
+    error = said([*SWEEP, "hydra.launcher.partition=gpuu"], monkeypatch, capfd)
+    expected = "prunelab: Slurm does not take the jobs (sbatch: error: invalid partition specified: gpuu)."
+    assert expected in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gpus": -1}, r"hydra\.launcher\.gpus must be a whole number, at least 0, not -1"),
+        ({"minutes": 1.5}, r"hydra\.launcher\.minutes must be a whole number"),
+        ({"minutes": 2, "warning_s": 120}, "leaves nothing"),
+        ({"gpu": 1}, "There is no key hydra.launcher.gpu. Did you mean 'gpus'"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SlurmSettings.of(settings)
+
+
+def test_the_file_and_the_class_agree() -> None:
+    import yaml
+
+    from prunelab.cli.config import conf_location
+
+    keys = yaml.safe_load((Path(conf_location()) / "hydra/launcher/slurm.yaml").read_text())
+    assert keys.pop("_target_") == "hydra_plugins.prunelab_slurm.SlurmLauncher"
+    given = SlurmSettings.of(keys)
+    assert (given.gpus, given.minutes) == (1, 240)
+
+
+@pytest.mark.parametrize(
+    ("devices", "nodes", "gpus", "expected"),
+    [
+        (1, 1, 1, (1, 1)),
+        (4, 2, 4, (2, 4)),
+        ("auto", 1, 8, (1, 8)),
+        ("auto", 1, 0, (1, 1)),
+        ([0, 2], 1, 4, (1, 2)),
+    ],
+)
+def test_slurm_starts_the_processes_that_trainer_asks_for(
+    devices: object, nodes: int, gpus: int, expected: tuple[int, int]
+) -> None:
+    run = Run({"trainer": {"devices": devices, "num_nodes": nodes}}, "", "", Path())
+    assert run.processes(gpus) == expected
+
+
+def test_states_are_read_job_by_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = "7_0|RUNNING|None\\n7_1|PENDING|Resources\\n9|TIMEOUT|TimeLimit\\n"
+    pretend(tmp_path, "squeue", f'echo "$@" > {tmp_path}/asked; printf "{answer}"', monkeypatch)
+    assert states(["7_0", "7_1", "9", "11"]) == {
+        "7_0": State("RUNNING", "None"),
+        "7_1": State("PENDING", "Resources"),
+        "9": State("TIMEOUT", "TimeLimit"),
+    }
+    assert "--jobs=11,7,9" in (tmp_path / "asked").read_text()
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"), [("Invalid job id specified", {}), ("Unable to contact", None)]
+)
+def test_an_unknown_job_is_over_but_a_silent_slurm_says_nothing(
+    message: str, expected: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(tmp_path, "squeue", f"echo 'slurm_load_jobs error: {message}' >&2; exit 1", monkeypatch)
+    assert states(["7"]) == expected
+
+
+def test_every_job_ends_with_a_result_or_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = (
+        "7_1|CANCELLED|None\\n7_2|TIMEOUT|TimeLimit\\n7_3|OUT_OF_MEMORY|None\\n7_4|FAILED|NonZeroExitCode\\n"
+    )
+    pretend(tmp_path, "squeue", f'printf "{answer}"', monkeypatch)
+    monkeypatch.setattr(wait, "LAG_S", 0)
+    jobs = {number: Submitted(f"7_{number}", f"seed={number}", tmp_path) for number in range(6)}
+    jobs[0].result_file.write_bytes(pickle.dumps(("success", Job("other", error="told to fail"))))
+    jobs[4].result_file.write_bytes(pickle.dumps(("error", "Traceback\nImportError: no torch\n")))
+    jobs[4].output_file.write_text("")
+    found = endings(jobs, poll_s=0)
+    assert [found[number].label for number in range(6)] == [f"seed={number}" for number in range(6)]
+    assert [found[number].error for number in range(6)] == [
+        "told to fail",
+        "Slurm job 7_1: cancelled with scancel.",
+        "Slurm job 7_2: stopped by Slurm at its time limit, without having heard the warning before it.",
+        "Slurm job 7_3: stopped by Slurm because it used more memory than hydra.launcher.memory_gb.",
+        f"Slurm job 7_4: failed outside of the run: ImportError: no torch. See {tmp_path}/7_4_0_log.out",
+        "Slurm job 7_5: ended without a result.",
+    ]
+    assert not list(tmp_path.glob("*_result.pkl"))
+
+
+def test_a_job_at_its_limit_comes_back_as_often_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(monotonic=lambda: work._started + 3600)
+    monkeypatch.setattr(work, "time", clock)
+    first = work.SlurmRun({}, "seed=0", seconds=3600, restarts=1)
+    back = first.checkpoint()
+    assert isinstance(back, DelayedSubmission)
+    second = back.function
+    assert (second.restarts, second.starts) == (0, 2)
+    with pytest.raises(work.TimeIsUp):
+        second.checkpoint()
+    monkeypatch.setattr(work, "perform", lambda *_: second.checkpoint())
+    assert "which it reached 2 times" in (second().error or "")
+    clock.monotonic = lambda: work._started + 600  # preempted, long before the limit
+    assert second.checkpoint().function == second
+
+
+def test_waiting_does_not_end_while_a_job_may_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COMPLETING after the signal, then PENDING: only then does the result come."""
+    job = Submitted("7", "seed=0", tmp_path)
+    answers = ["COMPLETING", "FAILED", "PENDING", "RUNNING"]
+
+    def answer(_: object) -> dict[str, State]:
+        if not answers:
+            job.result_file.write_bytes(pickle.dumps(("success", Job("seed=0", error="the end"))))
+            return {"7": State("COMPLETED")}
+        return {"7": State(answers.pop(0))}
+
+    monkeypatch.setattr(wait, "states", answer)
+    start = time.monotonic()
+    assert endings({0: job}, poll_s=0)[0].error == "the end"
+    assert time.monotonic() - start < wait.LAG_S

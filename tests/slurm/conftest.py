@@ -1,0 +1,34 @@
+"""A cluster for the tests of this folder. ``make test-slurm`` installs what it needs and runs them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+WANTED = "PRUNELAB_SLURM"
+"""Environment variable: the tests of this folder are to run, and to fail where Slurm is missing."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get(WANTED) == "1":
+        return
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.skip(reason="needs a Slurm cluster: make test-slurm"))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment in which prunelab and Slurm's commands find a cluster of one node."""
+    from one_node import one_node_cluster
+
+    folder = tmp_path_factory.mktemp("slurm")
+    with one_node_cluster(folder) as environment:
+        paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        yield {**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
