@@ -121,7 +121,7 @@ def test_a_run_that_never_ends_is_given_up(sweep: Sweep, endless: Sweep) -> None
 def test_the_same_command_does_what_is_left(sweep: Sweep, cluster: dict[str, str], place: Path) -> None:
     assert 0 < len(epochs(folders(sweep.study)["l2"])) < EPOCHS
     written = {file: file.stat().st_mtime_ns for file in sweep.study.glob("*/record.json")}
-    again = Sweep(place, "sweep", {**cluster, HURRY: "1"}, WORDS)
+    again = Sweep(place, "sweep", {**cluster, HURRY: "1"}, [*WORDS, "sweep.retry_failed=true"])
     assert again.end() == 0, again.err
     assert "2 runs submitted as Slurm job" in again.err
     assert "2 finished, 2 already there, 0 failed." in again.out
