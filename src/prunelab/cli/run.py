@@ -102,6 +102,7 @@ def settled(config: Mapping[str, Any], label: str) -> Job | None:
     """
     folder = RunFolder.of(config)
     if (record := folder.record()) is not None:
+        folder.tidy()
         return Job(label, record, folder.path, is_new=False)
     if config["sweep"]["retry_failed"] or (failure := folder.failure()) is None:
         return None

@@ -75,23 +75,29 @@ class Summary(Callback):
         """Say which runs ended so; of many, the first ones."""
         if jobs and len(self._jobs) > 1:
             self._console.print(f"{title}:")
-            names = [self._name(job) for job in jobs[:LISTED]]
+            names = [self._names()[job.label] for job in jobs[:LISTED]]
             more = [f"... and {len(jobs) - LISTED} more"] if len(jobs) > LISTED else []
             self._console.print(Text("\n".join(f"  {line}" for line in [*names, *more])))
 
-    def _name(self, job: Job) -> str:
-        """What tells a run apart from the others of the sweep: its words that they do not all share."""
-        shared = set.intersection(*(set(each.label.split(" ")) for each in self._jobs))
-        return " ".join(word for word in job.label.split(" ") if word not in shared) or job.label
+    def _names(self) -> dict[str, str]:
+        return short_names([job.label for job in self._jobs])
 
     def _end(self) -> None:
         errors = Console(stderr=True, highlight=False, soft_wrap=True)
         failed = [job for job in self._jobs if job.error is not None]
         for job in failed:
-            name = f"{self._name(job)}: " if len(self._jobs) > 1 else ""
+            name = f"{self._names()[job.label]}: " if len(self._jobs) > 1 else ""
             errors.print(Text(f"prunelab: {name}{job.error}"))
         if failed:
             sys.exit(FAILED)
+
+
+def short_names(labels: Sequence[str]) -> dict[str, str]:
+    """For the label of each run of a sweep what tells it apart: its words that they do not all share."""
+    words = [label.split(" ") for label in labels]
+    shared = set(words[0]).intersection(*words) if words else set()
+    short = (" ".join(word for word in each if word not in shared) for each in words)
+    return {label: name or label for label, name in zip(labels, short, strict=True)}
 
 
 def _result(job: Job, record: Record) -> Text:

@@ -33,6 +33,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     _sync_folder(path.parent)
 
 
+def remove_partial_files(folder: Path) -> None:
+    """Remove what killed processes were writing below ``folder``, in which no other process may be at work."""
+    for partial in folder.rglob(f"*{PARTIAL}"):
+        partial.unlink()
+
+
 def _umask() -> int:
     """The process's mask, which ``mkstemp`` ignores: its files only their owner can read."""
     mask = os.umask(0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import safetensors.torch
 from torch import Tensor
 
 from prunelab.errors import UserError
-from prunelab.records.atomic import write_atomically
+from prunelab.records.atomic import remove_partial_files, write_atomically
 from prunelab.records.claim import claimed
 from prunelab.records.fields import Fields, RecordError
 from prunelab.records.schema import Accuracy
@@ -45,9 +46,12 @@ class BaselineStore:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def claimed(self, key: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def claimed(self, key: str) -> Iterator[None]:
         """The right to make this baseline; who asks for it while another process has it waits."""
-        return claimed(self.folder(key), f"the baseline {key}")
+        with claimed(self.folder(key), f"the baseline {key}"):
+            remove_partial_files(self.folder(key))
+            yield
 
     def has(self, key: str) -> bool:
         """Whether this baseline is there, as a whole."""
@@ -60,6 +64,7 @@ class BaselineStore:
             UserError: its weights are not those that were measured.
         """
         folder = self.folder(key)
+        shutil.rmtree(folder / TRAINING_FOLDER, ignore_errors=True)  # its maker was killed before it could
         try:
             fields = Fields(json.loads((folder / METRICS_FILE).read_text()))
             content = (folder / WEIGHTS_FILE).read_bytes()

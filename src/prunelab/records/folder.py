@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from prunelab.errors import UserError
-from prunelab.records.atomic import PARTIAL, write_atomically
+from prunelab.records.atomic import remove_partial_files, write_atomically
 from prunelab.records.fields import RecordError
 from prunelab.records.key import run_key
 from prunelab.records.schema import Failure, Record
@@ -90,12 +90,15 @@ class RunFolder:
         """Note what is about to run; an earlier failure no longer counts, and what a killed process left goes."""
         write_atomically(self.path / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         (self.path / FAILURE_FILE).unlink(missing_ok=True)
-        for partial in self.path.rglob(f"*{PARTIAL}"):
-            partial.unlink()
+        remove_partial_files(self.path)
 
     def finish(self, record: Record) -> None:
         """Write the record, after which the run counts as finished; the rounds' checkpoints go."""
         write_atomically(self.path / RECORD_FILE, record.to_json())
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Of a finished run: remove what a process left that was killed right after it had written the record."""
         shutil.rmtree(self.rounds, ignore_errors=True)
 
     def fail(self, failure: Failure) -> None:

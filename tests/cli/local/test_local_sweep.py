@@ -1,0 +1,79 @@
+"""hydra/launcher=local: what its processes get, and what becomes of the sweep when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Sweeps
+
+LOCAL = ("hydra/launcher=local", "hydra.launcher.jobs=2")
+LOGGER = """
+import json, os, signal
+from pathlib import Path
+from prunelab.logging import RunLogger
+
+class Deadly(RunLogger):
+    def start(self, folder, config):
+        names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+        Path(f"share-{config['seed']}.json").write_text(json.dumps([os.environ.get(name) for name in names]))
+        if config["seed"] == 1 and not Path("saved").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_each_process_has_its_share_and_one_that_dies_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deadly.py").write_text(LOGGER)
+    command = [
+        sys.executable, "-c", "from prunelab.cli.run import main; main()", "-m", *LOCAL, "hydra.launcher.gpus=[4,6]",
+        "hydra.launcher.threads=1", "trainer=cpu", "budget.flops=0.5", "seed=0,1,2", "fast_dev_run=1",
+        "logger._target_=deadly.Deadly", "study=mine",
+    ]  # fmt: skip
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+    }
+
+    def sweep() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    first = sweep()
+    assert first.returncode == 1, first.stderr
+    assert "Finished:\n  seed=0\n  seed=2\n2 finished, 0 already there, 1 failed." in first.stdout
+    assert (
+        "prunelab: seed=1: its process was killed (SIGKILL(-9)), perhaps because memory ran out."
+        in first.stderr
+    )
+    assert "[3 of 3] seed=" in first.stderr
+    shares = {file.read_text() for file in tmp_path.glob("share-*.json")}
+    assert shares == {'["4", "1"]', '["6", "1"]'}
+
+    (tmp_path / "saved").touch()
+    second = sweep()
+    assert second.returncode == 0, second.stderr
+    assert "1 finished, 2 already there, 0 failed." in second.stdout
+
+
+def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(sweeps: Sweeps, tmp_path: Path) -> None:
+    words = (*LOCAL, "seed=0,1,2", "baseline.training.epochs=30")
+    started = sweeps.start(tmp_path, *words)
+    while len(list(tmp_path.glob("outputs/baselines/*/training/newest.ckpt"))) < 2:
+        time.sleep(0.02)
+    os.kill(started.pid, signal.SIGINT)
+    assert sweeps.wait(started) == 130, started.said()
+    assert started.said().endswith("\nprunelab: stopped. The same command goes on from here.\n")
+    assert "Traceback" not in started.said()
+    with pytest.raises(ProcessLookupError):  # nobody is left of its group
+        os.killpg(started.pid, 0)
+    left = {path.name for path in (tmp_path / "outputs").rglob("*")}
+    assert not left & {"record.json", "metrics.json", "failure.json"}
+    assert "3 finished, 0 already there, 0 failed." in sweeps.run(tmp_path, *words)
