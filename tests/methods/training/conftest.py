@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
 from prunelab import experiment
 from prunelab.cli.config import configure
@@ -109,11 +110,67 @@ def learn(tmp_path: Path) -> Callable[..., dict[str, float]]:
 
 
 class Logged(pl.Callback):
+    """What was logged last, and the number of steps."""
+
     def __init__(self) -> None:
         self.figures: dict[str, float] = {}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.figures["steps"] = trainer.global_step
+
+
+class Signals(pl.LightningModule):
+    """Ten channels, of which numbers 2 and 7 carry the class; five are copies of noise, and three are dead.
+
+    Images (N, 4, 2, 2) are bright in input channel 0 or 1, by their class, and noisy in channel 2.
+    """
+
+    def __init__(self, lr: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lr = lr
+        self.net = nn.Sequential(
+            nn.Conv2d(4, 10, 1, bias=False), nn.BatchNorm2d(10), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 2),
+        )  # fmt: skip
+        weight = torch.zeros(10, 4)
+        weight[2, 0] = weight[7, 1] = 1.0
+        weight[[0, 3, 5, 6, 9], 2] = 1.0
+        self.net[0].weight.data = weight.view(10, 4, 1, 1)
+        self.net[0].requires_grad_(False)  # noise stays noise
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.SGD(trained, lr=self.lr, momentum=0.9)
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        generator = torch.Generator().manual_seed(0)
+        classes = torch.randint(2, (256,), generator=generator)
+        images = 0.1 * torch.randn(256, 4, 2, 2, generator=generator)
+        images[torch.arange(256), classes] += 1.0
+        images[:, 2] += torch.randn(256, 1, 1, generator=generator)
+        return DataLoader(TensorDataset(images, classes), batch_size=32)
+
+
+@pytest.fixture
+def signals() -> Callable[..., tuple[nn.Module, tuple[int, ...]]]:
+    """(method, epochs, lr) -> the network of ``Signals`` after learning, and the channels that the method keeps."""
+
+    def kept(method: LearningMethod, epochs: int = 20, lr: float = 0.05) -> tuple[nn.Module, tuple[int, ...]]:
+        module, example = Signals(lr), torch.zeros(1, 4, 2, 2)
+        method.example_input = example
+        trainer = pl.Trainer(
+            max_epochs=epochs, accelerator="cpu", callbacks=[method], logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module)
+        return module.net, method.decide(method.context(module.net, example)).kept["0"]
+
+    return kept
 
 
 @pytest.fixture

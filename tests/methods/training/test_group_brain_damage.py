@@ -48,10 +48,6 @@ def test_learning_makes_sparse_shapes(learn: Any, small: Any) -> None:
     assert (small.blocks[0].conv2.weight.norm(dim=0) == 0).any()
 
 
-def test_learning_that_crashed_goes_on_as_if_it_had_not(assert_resumes: Any) -> None:
-    assert_resumes(brain_damage)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"levels": ["block"]}, "not defined for level block"), ({"strength": 0}, "strength=0")],

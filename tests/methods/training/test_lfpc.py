@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from prunelab.errors import UserError
-from prunelab.methods import FPGM, LFPC, APoZ, Budget, Criterion, L1Norm, PruningContext, Scores
+from prunelab.methods import LFPC, APoZ, Budget, Criterion, L1Norm, PruningContext, Scores
 from prunelab.methods.training.sampler import Sampler
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
@@ -260,10 +260,6 @@ def test_it_must_learn_before_it_decides(small: Any) -> None:
     method = lfpc()
     with pytest.raises(UserError, match="has not learned"):
         method.decide(method.context(small, EXAMPLE))
-
-
-def test_learning_that_crashed_goes_on_as_if_it_had_not(assert_resumes: Any) -> None:
-    assert_resumes(lambda: lfpc(criteria=[L1Norm(), FPGM()], sampler_lr=0.05, validation_images=100))
 
 
 def test_a_whole_run(run: Any) -> None:

@@ -63,10 +63,6 @@ def test_learning_makes_exact_zeros(learn: Any, small: Any) -> None:
     assert 0 < logged["learning/zero_groups"] <= 1
 
 
-def test_learning_that_crashed_goes_on_as_if_it_had_not(assert_resumes: Any) -> None:
-    assert_resumes(lambda: ssl(levels=["filter", "stage", "block"]))
-
-
 @pytest.mark.parametrize("strengths", [{"filters": -1.0}, {"filters": 0.0, "channels": 0.0, "depth": 0.0}])
 def test_strengths_that_are_none_are_refused(strengths: dict[str, float]) -> None:
     with pytest.raises(UserError, match="strengths of a penalty"):

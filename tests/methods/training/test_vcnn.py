@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -68,25 +69,52 @@ def test_the_penalty_is_the_gradient_of_the_divergence(small: Any, context: Any)
     assert torch.allclose(saliencies[0].log_deviation.grad, log_deviation.grad)
 
 
-def test_the_divergence_shrinks_channels_that_nothing_needs(learn: Any, small: Any, context: Any) -> None:
+def test_channels_that_carry_the_class_keep_their_scale_and_noise_loses_it(signals: Any) -> None:
+    network, kept = signals(VCNN(Budget(params=0.3), strength=1e-3))
+    carriers = [2, 7]
+    others = [channel for channel in range(10) if channel not in carriers]
+    assert kept == (2, 7)
+    assert network[1].weight[carriers].abs().min() > 1
+    assert network[1].weight[others].abs().max() < 0.02  # tau
+
+
+def test_a_channel_that_nothing_reads_follows_the_divergence_alone(
+    learn: Any, small: Any, context: Any
+) -> None:
+    norms, trained = [block.norm1 for block in small.blocks], slice(3, None)
     for block in small.blocks:
-        block.conv2.weight.data[:, 3:] = 0.0  # nothing reads the last three channels inside the blocks
+        block.conv2.weight.data[:, trained] = 0.0
         block.conv2.weight.register_hook(lambda grad: grad * (torch.arange(6) < 3).view(1, 6, 1, 1))
     method = vcnn(strength=3e-4, levels=["filter"])
     names = list(small.state_dict())
-    logged = learn(method, small, training=Training(epochs=2, lr=0.05, weight_decay=0.0))
+    training = Training(epochs=2, lr=0.05, weight_decay=0.0, schedule="constant")
+    logged = learn(method, small, training=training)
     assert sorted(small.state_dict()) == sorted(names)
-    plan = method.decide(context(method, small))
+
+    mean, log_deviation, speeds = 1.0, math.log(0.05), [0.0, 0.0]
+    for _ in range(int(logged["steps"])):  # SGD with momentum on 3e-4 m^2 / (2 s^2)
+        variance = math.exp(2 * log_deviation)
+        gradients = (3e-4 * mean / variance, -3e-4 * mean**2 / variance)
+        speeds = [0.9 * speed + gradient for speed, gradient in zip(speeds, gradients, strict=True)]
+        mean, log_deviation = mean - 0.05 * speeds[0], log_deviation - 0.05 * speeds[1]
+    for norm in norms:
+        assert norm.weight[trained].tolist() == pytest.approx([mean] * 3, rel=1e-3)
     for block in ("blocks.0.conv1", "blocks.1.conv1"):
-        assert len(plan.kept[block]) < 6
-    for block in small.blocks:
-        assert block.norm1.weight[3:].abs().max() < 0.6  # the divergence alone moves them, from 1
-    assert 0 <= logged["learning/redundant"] <= 1
-    assert logged["learning/deviation"] > 0
+        assert set(method.decide(context(method, small)).kept[block]) <= {0, 1, 2}
 
 
-def test_learning_that_crashed_goes_on_as_if_it_had_not(assert_resumes: Any) -> None:
-    assert_resumes(vcnn)
+def test_redundant_channels_are_counted_by_both_thresholds(small: Any, context: Any) -> None:
+    method = vcnn(deviation=0.005)
+    found = context(method, small)
+    method.prepare(found)
+    assert method.watch(found)["redundant"] == method.watch(found)["small"] == 0
+    saliency = method._saliencies[0]  # of 6 among 30 channels
+    saliency.mean.data = torch.tensor([0.01, -0.01, 0.01, 0.03, 0.019, 0.5])
+    saliency.log_deviation.data[2] = math.log(0.02)
+    assert method.watch(found)["redundant"] == pytest.approx(3 / 30)
+    assert method.watch(found)["small"] == pytest.approx(4 / 30)
+    assert method.watch(found)["deviation"] == pytest.approx(0.005)
+    method.finish(found)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,9 @@ authors published the sparse convolution only; strengths and thresholds below ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from prunelab.errors import UserError
 from prunelab.methods.about import Origin
@@ -18,13 +16,12 @@ from prunelab.methods.allocation import keep_best
 from prunelab.methods.budget import Budget
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.base import Reduction, joined, warn_left_whole
-from prunelab.methods.learning import LearningMethod
 from prunelab.methods.scores import Scores
-from prunelab.methods.training.group_lasso import GroupLasso, Step, Term, WeightGroups
+from prunelab.methods.training.group_lasso import LassoLearning, Step, Term, WeightGroups
 from prunelab.structure import ChannelGroup, PruningPlan, Slice
 
 
-class GroupBrainDamage(LearningMethod):
+class GroupBrainDamage(LassoLearning):
     """Loss + strength x sum over (i, u, v) of sqrt(sum_j W[j, i, u, v]^2), for every weight that reads channels.
 
     A group is one spatial offset (u, v) of one input channel i over all filters j: a row of the matrix that a
@@ -65,35 +62,24 @@ class GroupBrainDamage(LearningMethod):
         reduction: Reduction = "max",
         **settings: Any,
     ) -> None:
-        super().__init__(budget, **settings)
+        super().__init__(budget, step, snap, **settings)
         if strength <= 0:
             raise UserError(
                 f"strength={strength}: without a penalty no group vanishes; use a number above 0."
             )
         self.strength = strength
         self.reduction = reduction
-        self._lasso = GroupLasso((), step, snap)
 
-    def prepare(self, context: PruningContext) -> None:
+    def terms(self, context: PruningContext) -> list[Term]:
         readers = {part.parameter for group in context.groups for part in _readers(group)}
-        terms = [
+        return [
             Term(WeightGroups.of_cells(name, weight), self.strength)
             for name, weight in context.model.named_parameters()
             if name in readers
         ]
-        self._lasso = GroupLasso(terms, self._lasso.step, self._lasso.snap)
-
-    def before_step(self, context: PruningContext) -> None:
-        self._lasso.before_step(context.model)
-
-    def after_step(self, context: PruningContext, rates: Mapping[Tensor, float]) -> None:
-        self._lasso.after_step(context.model, rates)
-
-    def after_epoch(self, context: PruningContext) -> None:
-        self._lasso.after_epoch(context.model)
 
     def watch(self, context: PruningContext) -> dict[str, float]:
-        return {"shape_sparsity": self._lasso.zero_fraction(context.model)}
+        return {"shape_sparsity": self.lasso.zero_fraction(context.model)}
 
     def decide(self, context: PruningContext) -> PruningPlan:
         scores = {}

@@ -1,15 +1,20 @@
-"""Group lasso: strength x sum of the l2 norms of groups of weights, as a subgradient or as a proximal step."""
+"""Group lasso: strength x sum of the l2 norms of groups of weights, as a subgradient or as a proximal step; and what
+methods share that learn with it."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from prunelab.errors import UserError, nearest
+from prunelab.methods.budget import Budget
+from prunelab.methods.context import PruningContext
+from prunelab.methods.learning import LearningMethod
 from prunelab.structure import Slice
 
 Step = Literal["proximal", "subgradient"]
@@ -128,3 +133,33 @@ class GroupLasso:
         """The fraction of all groups that are exactly zero."""
         norms = [term.groups.norms(network.get_parameter(term.groups.parameter)) for term in self.terms]
         return float((torch.cat(norms) == 0).float().mean()) if norms else 0.0
+
+
+class LassoLearning(LearningMethod):
+    """Learns with a group lasso. A subclass says in ``terms`` what its groups are, and decides by what is left of them.
+
+    Args:
+        budget: how much to keep.
+        step, snap: see ``GroupLasso``.
+        settings: those of ``LearningMethod``.
+    """
+
+    def __init__(self, budget: Budget, step: Step, snap: float, **settings: Any) -> None:
+        super().__init__(budget, **settings)
+        self.lasso = GroupLasso((), step, snap)
+
+    @abstractmethod
+    def terms(self, context: PruningContext) -> list[Term]:
+        """The groups of the network's weights, and how strongly they are drawn to 0."""
+
+    def prepare(self, context: PruningContext) -> None:
+        self.lasso = replace(self.lasso, terms=self.terms(context))
+
+    def before_step(self, context: PruningContext) -> None:
+        self.lasso.before_step(context.model)
+
+    def after_step(self, context: PruningContext, rates: Mapping[Tensor, float]) -> None:
+        self.lasso.after_step(context.model, rates)
+
+    def after_epoch(self, context: PruningContext) -> None:
+        self.lasso.after_epoch(context.model)

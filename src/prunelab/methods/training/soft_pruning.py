@@ -40,6 +40,11 @@ class SoftPruning(LearningMethod):
     Departures: the producers of a stage share one decision, where the official code masks each convolution alone and
     cannot remove what it masks; groups are scored as ``criterion`` says. Momentum is kept, as in the official code.
 
+    A zeroed filter whose normalisation shifts it by 0 or less in front of a ReLU outputs nothing, gets no gradient and
+    stays at zero, once its momentum is used up. The official code does nothing about it either. In a network with
+    fresh weights, where all shifts are 0, pruning inside blocks is therefore decided at the start: begin with a trained
+    one.
+
     Args:
         budget: how much to keep.
         criterion: gives the scores, from weights alone.

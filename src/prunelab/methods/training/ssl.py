@@ -6,11 +6,9 @@ equations 2 to 5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from prunelab.errors import UserError
 from prunelab.methods.about import Origin
@@ -18,13 +16,12 @@ from prunelab.methods.allocation import keep_best
 from prunelab.methods.budget import Budget
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.base import Reduction, joined
-from prunelab.methods.learning import LearningMethod
 from prunelab.methods.scores import Scores
-from prunelab.methods.training.group_lasso import GroupLasso, Step, Term, WeightGroups
+from prunelab.methods.training.group_lasso import LassoLearning, Step, Term, WeightGroups
 from prunelab.structure import PruningPlan, ResidualBlock, Slice
 
 
-class SSL(LearningMethod):
+class SSL(LassoLearning):
     """Loss + filters x sum_j ||W_j|| + channels x sum_i ||W_:,i|| + depth x sum_l ||W_l||, plain l2 norms.
 
     The first sum is over the filters that make a channel which may be removed, the second over the weights of the
@@ -68,7 +65,7 @@ class SSL(LearningMethod):
         reduction: Reduction = "max",
         **settings: Any,
     ) -> None:
-        super().__init__(budget, **settings)
+        super().__init__(budget, step, snap, **settings)
         if min(filters, channels, depth) < 0 or filters + channels + depth == 0:
             raise UserError(
                 f"filters={filters}, channels={channels}, depth={depth}: strengths of a penalty are 0 or more, and not "
@@ -78,22 +75,9 @@ class SSL(LearningMethod):
         self.channels = channels
         self.depth = depth
         self.reduction = reduction
-        self._lasso = GroupLasso((), step, snap)
-
-    def prepare(self, context: PruningContext) -> None:
-        self._lasso = GroupLasso(self._terms(context), self._lasso.step, self._lasso.snap)
-
-    def before_step(self, context: PruningContext) -> None:
-        self._lasso.before_step(context.model)
-
-    def after_step(self, context: PruningContext, rates: Mapping[Tensor, float]) -> None:
-        self._lasso.after_step(context.model, rates)
-
-    def after_epoch(self, context: PruningContext) -> None:
-        self._lasso.after_epoch(context.model)
 
     def watch(self, context: PruningContext) -> dict[str, float]:
-        return {"zero_groups": self._lasso.zero_fraction(context.model)}
+        return {"zero_groups": self.lasso.zero_fraction(context.model)}
 
     def decide(self, context: PruningContext) -> PruningPlan:
         channels = {
@@ -111,7 +95,7 @@ class SSL(LearningMethod):
         }
         return keep_best(context, Scores(channels, blocks))
 
-    def _terms(self, context: PruningContext) -> list[Term]:
+    def terms(self, context: PruningContext) -> list[Term]:
         sides = [(self.filters, "producer"), (self.channels, "consumer")]
         terms = [
             Term(WeightGroups.of_channels(part, context.model.get_parameter(part.parameter)), strength)

@@ -49,7 +49,11 @@ class VCNN(LearningMethod):
         tau, theta: what counts as redundant: 0.02 and 0.01 in the paper.
         settings: those of ``LearningMethod``.
 
-    Logs learning/redundant: the fraction of redundant channels; learning/mean_p10, _p50, _p90: percentiles of |m|;
+    Where the loss does not hold it, s grows while m falls, at most by the factor exp(m^2 / 2) that a small step would
+    give: a channel can only be called redundant if s began well below theta.
+
+    Logs learning/redundant: the fraction of redundant channels; learning/small: of those with |m| < tau, whatever
+    their s; learning/mean_p10, _p50, _p90: percentiles of |m|;
     learning/deviation: the median of s.
 
     Raises:
@@ -102,9 +106,10 @@ class VCNN(LearningMethod):
         means = torch.cat([saliency.mean.detach().abs() for saliency in self._saliencies])
         deviations = torch.cat([saliency.deviation.detach() for saliency in self._saliencies])
         low, middle, high = torch.quantile(means, means.new_tensor([0.1, 0.5, 0.9])).tolist()
-        redundant = (means < self.tau) & (deviations < self.theta)
+        small = means < self.tau
         return {
-            "redundant": float(redundant.float().mean()),
+            "small": float(small.float().mean()),
+            "redundant": float((small & (deviations < self.theta)).float().mean()),
             "mean_p10": low,
             "mean_p50": middle,
             "mean_p90": high,
