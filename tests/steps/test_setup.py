@@ -18,6 +18,8 @@ NEEDED = {
     "baseline=file": ["baseline.path=weights.safetensors"],
     "trainer=gpu": ["trainer.accelerator=cpu"],
     "trainer=ddp": ["trainer.accelerator=cpu", "trainer.devices=2"],
+    "experiment=table2": ["trainer=cpu"],
+    "experiment=table2_controlled": ["trainer=cpu"],
     "experiment=cifar10_resnet20": ["data.root=images", "baseline.path=weights.safetensors"],
 }
 """What else must be typed with a choice, or stands for hardware that a test machine may lack."""
