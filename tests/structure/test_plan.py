@@ -266,3 +266,54 @@ def test_a_group_of_one_channel_is_out_of_reach_of_the_next_round(
     assert together.kept["layer1.0.conv1"] == (7,)
     assert together.kept["layer2"] == (1, 2)
     assert_same(prunelab.apply(copy.deepcopy(model), together), prunelab.apply(copy.deepcopy(pruned), second))
+
+
+def two_rounds(
+    model: nn.Module, first: dict[str, Any], second: dict[str, Any]
+) -> tuple[ChannelGraph, PruningPlan, nn.Module]:
+    """The structure of ``model``, the composition of both rounds' plans, and what two rounds leave of it."""
+    graph = prunelab.analyze(model, IMAGES)
+    earlier = graph.plan(first)
+    twice = prunelab.apply(copy.deepcopy(model), earlier)
+    later = prunelab.analyze(twice, IMAGES).plan(second)
+    prunelab.apply(twice, later)
+    together = PruningPlan.from_json(earlier.compose(later).to_json())
+    assert_same(prunelab.apply(copy.deepcopy(model), together), twice)
+    return graph, together, twice
+
+
+def test_a_group_that_came_apart_is_counted_in_filters() -> None:
+    """Four groups of two channels each, of which one is left: they are depthwise then, and two of them go."""
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4), nn.AdaptiveAvgPool2d(1)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 2))
+    graph, together, pruned = two_rounds(model, {"0": [1], "2": [0]}, {"0": [0, 3]})
+    assert {group.name: group.size for group in graph.groups} == {"0": 2, "2": 2}
+    assert pruned[2].groups == 2
+    assert dict(together.widths) == {"0": (8, 2), "2": (8, 2)}  # of the filters
+    assert (together.kept["0"], together.kept["2"]) == ((1, 7), (0, 6))
+    with pytest.raises(UserError, match="counts 8 channels in group 0, which has 2 in this network"):
+        graph.cost.params(together)
+
+
+def test_a_group_that_came_apart_and_loses_nothing_more_is_what_it_was() -> None:
+    layers = [nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 5, 3)]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2))
+    graph, together, pruned = two_rounds(model, {"0": [2], "2": [0]}, {"4": [1, 2]})
+    assert dict(together.widths) == {"0": (3, 1), "2": (4, 1), "4": (5, 2)}
+    assert graph.cost.params(together) == sum(parameter.numel() for parameter in pruned.parameters())
+
+
+def test_whole_groups_left_of_a_normalisation_go_by_places_in_the_next_round() -> None:
+    """Nine groups of two; six are too few to lose whole ones, so one place of each goes."""
+    layers = [nn.Conv2d(3, 18, 3), nn.GroupNorm(9, 18), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(18, 2))
+    _, together, pruned = two_rounds(model, {"0": range(1, 7)}, {"0": [1]})
+    assert dict(together.widths) == {"0": (18, 6)}
+    assert together.kept["0"] == (3, 5, 7, 9, 11, 13)
+    assert (pruned[1].num_groups, pruned[1].num_channels) == (6, 6)
+
+
+def test_the_cost_of_a_plan_of_another_network_is_refused(graph: ChannelGraph) -> None:
+    other = prunelab.analyze(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)), IMAGES)
+    with pytest.raises(UserError, match="which this network lacks"):
+        other.cost.flops(graph.plan())

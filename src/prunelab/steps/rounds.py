@@ -61,7 +61,7 @@ def prune_and_recover(setup: Setup, full: FullNetwork, folder: Path) -> Pruned:
         score_s += _learn(setup, context, place, "learning" if last else f"learning {number}")
         decision = _decide(setup, context, place)
         score_s += decision.seconds + _reconstruct(setup, context, decision.plan)
-        difference = max(difference, _prune(setup, network, decision.plan, full.graph))
+        difference = max(difference, _prune(setup, network, decision.plan, context.graph))
         if last:
             after_pruning = setup.task.test_accuracy(network)
         phase = "recovery" if last else f"round {number}"

@@ -9,6 +9,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from prunelab.errors import UserError
 from prunelab.structure.ids import Components, Ids
 from prunelab.structure.marks import Trace
 from prunelab.structure.plan import PruningPlan
@@ -135,9 +136,18 @@ class CostModel:
         return living
 
     def _of_plan(self, plan: PruningPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        widths = [
-            plan.widths.get(name, (0, size))[1] for name, size in zip(self._groups, self.full, strict=True)
-        ]
+        widths = []
+        for name, size in zip(self._groups, self.full.tolist(), strict=True):
+            before, after = plan.widths.get(name, (size, size))
+            if before != size:
+                raise UserError(
+                    f"the plan counts {before} channels in group {name}, which has {size} in this network: the plan is "
+                    "of another network, or a later round took apart what goes together here. Analyse the pruned "
+                    "network for its cost."
+                )
+            widths.append(after)
+        if unknown := [name for name in plan.widths if name not in self._groups]:
+            raise UserError(f"the plan has a group {unknown[0]!r}, which this network lacks")
         alive = [name not in plan.dropped_blocks for name in self._blocks]
         return np.array(widths), np.array([alive], dtype=np.int64).reshape(1, -1)
 

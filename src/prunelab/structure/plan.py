@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,27 +99,28 @@ class PruningPlan:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def compose(self, later: PruningPlan) -> PruningPlan:
-        """The plan that does in one step what this plan and then ``later`` (made for the pruned network) do."""
+        """The plan that does in one step what this plan and then ``later`` (made for the pruned network) do.
+
+        A group that came apart (what is left of a grouped convolution with one channel in each group can lose them one
+        by one) is counted in filters of its producer if ``later`` removes some of it: the channels of the full
+        network's group cannot say so. ``CostModel`` refuses such a plan; its cuts are right.
+        """
+        cuts = self._cuts_with(later)
         kept, widths, makers = dict(self.kept), dict(self.widths), dict(self.makers)
+        followed: set[str] = set()
         for theirs, indices in later.kept.items():
-            name = self._own_name(theirs, later)
-            earlier = self.kept.get(name)
-            known = earlier is not None and len(earlier) == later.widths[theirs][0]
-            kept[name] = (
-                tuple(earlier[index] for index in indices) if known and earlier is not None else indices
-            )
-            before = self.widths[name][0] if known else later.widths[theirs][0]
-            widths[name] = (before, len(indices))
-            makers.setdefault(name, later.makers.get(theirs, ()))
+            name, before = self._own_name(theirs, later), later.widths[theirs][0]
+            weights = later.makers.get(theirs, ())
+            if len(self.kept.get(name, ())) == before:
+                kept[name] = tuple(self.kept[name][index] for index in indices)
+                widths[name] = (self.widths[name][0], len(indices))
+                followed.add(name)
+            elif not any(set(weights) & set(own) for own in self.makers.values()):
+                kept[theirs], widths[theirs], makers[theirs] = indices, (before, len(indices)), weights
+        for name, (tensor, dim) in self._came_apart(later, followed).items():
+            filters = cuts[tensor, dim]
+            kept[name], widths[name] = filters.indices, (filters.size, len(filters.indices))
         inside = tuple(f"{name}." for name in later.dropped_blocks)
-        cuts = {(cut.tensor, cut.dim): cut for cut in self.cuts if not cut.tensor.startswith(inside)}
-        for cut in later.cuts:
-            first = cuts.get((cut.tensor, cut.dim))
-            if first is not None:
-                cut = Cut(
-                    cut.tensor, cut.dim, first.size, tuple(first.indices[index] for index in cut.indices)
-                )
-            cuts[cut.tensor, cut.dim] = cut
         values = {name: found for name, found in self.values.items() if not name.startswith(inside)}
         attributes = {name: dict(found) for name, found in self.attributes.items()}
         for module, found in later.attributes.items():
@@ -135,6 +136,40 @@ class PruningPlan:
             attributes={n: a for n, a in attributes.items() if not f"{n}.".startswith(inside)},
             replaced=replaced,
         )
+
+    def _came_apart(self, later: PruningPlan, followed: Collection[str]) -> dict[str, tuple[str, int]]:
+        """The groups that ``later`` divides otherwise, removing a part -> the weight and dimension to count them by."""
+        again = {(cut.tensor, cut.dim) for cut in later.cuts}
+        known = {weight for name in followed for weight in self.makers.get(name, ())}
+        apart = {}
+        for name in self.kept.keys() - followed:
+            weights = set(self.makers.get(name, ())) - known
+            theirs = [each for each, others in later.makers.items() if weights & set(others)]
+            places = [self._filters(name, weights), *(later._filters(each, weights) for each in theirs)]
+            place = next((place for place in places if place in again), None)
+            if place is not None:
+                apart[name] = place
+        return apart
+
+    def _filters(self, group: str, weights: Collection[str]) -> tuple[str, int] | None:
+        """The dimension of one of its producers by whose filters the loss of a group can be counted."""
+        before, after = self.widths[group]
+        losing = [cut for cut in self.cuts if cut.tensor in weights]
+        return next(
+            ((cut.tensor, cut.dim) for cut in losing if cut.size * after == len(cut.indices) * before), None
+        )
+
+    def _cuts_with(self, later: PruningPlan) -> dict[tuple[str, int], Cut]:
+        """The cuts of both plans in one, by tensor and dimension; what ``later`` drops is not cut any more."""
+        inside = tuple(f"{name}." for name in later.dropped_blocks)
+        cuts = {(cut.tensor, cut.dim): cut for cut in self.cuts if not cut.tensor.startswith(inside)}
+        for cut in later.cuts:
+            first = cuts.get((cut.tensor, cut.dim))
+            if first is not None:
+                indices = tuple(first.indices[index] for index in cut.indices)
+                cut = Cut(cut.tensor, cut.dim, first.size, indices)
+            cuts[cut.tensor, cut.dim] = cut
+        return cuts
 
     def _own_name(self, theirs: str, later: PruningPlan) -> str:
         """What this plan calls a group of the pruned network: a stage that lost a block may bear another name there."""

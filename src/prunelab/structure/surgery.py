@@ -229,8 +229,7 @@ def _widths(module: nn.Module, groups: int | None) -> list[tuple[str, Any]]:
     if isinstance(module, nn.LayerNorm | nn.RMSNorm) and shape:
         return [("normalized_shape", shape)]
     if isinstance(module, nn.GroupNorm) and shape:
-        groups = shape[0] if module.num_groups == module.num_channels else module.num_groups
-        return [("num_channels", shape[0]), ("num_groups", groups)]
+        return [("num_channels", shape[0])]
     if isinstance(module, nn.modules.batchnorm._NormBase):
         mean = module.running_mean
         size = shape[0] if shape else (mean.shape[0] if mean is not None else None)

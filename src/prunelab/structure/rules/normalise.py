@@ -79,7 +79,9 @@ def group_norm(
     for tensor, role in zip(args[1:3], ("scale", "shift"), strict=True):
         if isinstance(tensor, Tensor):
             channels = _affine(tracer, op, channels, tracer.marked(tensor), role)
-    if channels is not None and groups < channels.size and not tracer.apart("num_groups", channels, groups):
+    if channels is not None and groups == channels.size:
+        tracer.trace.numbers[tracer.calls.modules[-1], "num_groups"] = channels
+    elif channels is not None and not tracer.apart("num_groups", channels, groups):
         tracer.ids.tie_rows(channels.reshape(groups, -1))
         tracer.ids.mark_inexact(channels, op)
     tracer.kind = "pointwise"
