@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
+import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
+from wandb.proto.wandb_internal_pb2 import Record
 
 from prunelab.errors import UserError
 from prunelab.logging import EpochRow, WandbLogger
-from prunelab.records import Accuracy, BudgetSummary, GitState, Metrics, PlanSummary, Record, Timings
+from prunelab.records import Accuracy, BudgetSummary, GitState, Metrics, PlanSummary, Timings
+from prunelab.records import Record as RunRecord
+from prunelab.report.measures import MEASURES
 
 Configure = Callable[..., dict[str, Any]]
 
@@ -28,9 +35,9 @@ def logged_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "stdin", None)
 
 
-def record_of(config: dict[str, Any]) -> Record:
+def record_of(config: dict[str, Any]) -> RunRecord:
     metrics = Metrics(0.9, 1.0, 100, 50, 10, {1: 0.5})
-    return Record(
+    return RunRecord(
         key="abc",
         study="tests",
         method="l1",
@@ -54,11 +61,52 @@ def record_of(config: dict[str, Any]) -> Record:
     )
 
 
-def everything_written(folder: Path) -> str:
-    """The run's file for a later upload, and its tables, as text."""
-    (log,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    tables = folder.glob("wandb/offline-run-*/files/media/table/*.json")
-    return "\n".join(file.read_bytes().decode(errors="replace") for file in (log, *tables))
+@dataclass(frozen=True)
+class Written:
+    """What one W&B run left for a later upload."""
+
+    run: Any
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    summary: dict[str, Any]
+    has_ended: bool
+
+
+def written(folder: Path) -> dict[str, Written]:
+    """The runs whose files lie in ``folder``, by their job types."""
+    return {
+        each.run.job_type: each for each in map(read, sorted(folder.glob("wandb/offline-run-*/run-*.wandb")))
+    }
+
+
+def read(file: Path) -> Written:
+    records = list(map(Record.FromString, entries(file.read_bytes())))
+    runs = [record.run for record in records if record.WhichOneof("record_type") == "run"]
+    return Written(
+        run=runs[0],
+        config=values(update for run in runs for update in run.config.update),
+        history=[values(record.history.item) for record in records if record.history.item],
+        summary=values(update for record in records for update in record.summary.update),
+        has_ended=any(record.WhichOneof("record_type") == "exit" for record in records),
+    )
+
+
+def values(items: Iterable[Any]) -> dict[str, Any]:
+    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def entries(content: bytes) -> Iterator[bytes]:
+    """The entries of a log in LevelDB's format: blocks of 32 KiB; checksum, length and kind before each piece."""
+    position, entry = 7, b""
+    while position + 7 <= len(content):
+        if 32768 - position % 32768 < 7:
+            position += 32768 - position % 32768
+        length, kind = struct.unpack_from("<HB", content, position + 4)
+        entry += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole entry, or the last piece of one
+            yield entry
+            entry = b""
 
 
 def test_a_run_offline_keeps_configuration_curves_widths_and_figures(
@@ -69,24 +117,91 @@ def test_a_run_offline_keeps_configuration_curves_widths_and_figures(
     config = smallest("logger=wandb")
     logger = WandbLogger(project="tests")
     logger.start(folder, config)
+    logger.epoch(EpochRow("round 1", 1, 0.1, {"val/top1": 0.5}))
+    logger.epoch(EpochRow("round 2", 1, 0.1, {"val/top1": 0.625}))
     logger.epoch(EpochRow("recovery", 1, 0.1, {"val/top1": 0.8125}))
     logger.finish(record_of(config))
     logger.close()
+
+    runs = written(folder)
+    assert set(runs) == {"round", "recovery", "result"}
+    for job, each in runs.items():
+        assert each.has_ended  # read at once: the file was whole when close() returned
+        assert (each.run.project, each.run.run_group, each.run.run_id) == ("tests", "tests", f"abc-{job}")
+        assert list(each.run.tags) == ["l1", "resnet20", "digits"]
+        assert each.config["names"]["method"] == "l1"
+        assert each.config["budget"]["flops"] == 0.5
+    rounds = [(line["_step"], line["epoch"], line["val/top1"]) for line in runs["round"].history]
+    assert rounds == [(1, 1, 0.5), (2, 1, 0.625)]
+    assert runs["recovery"].history[0]["val/top1"] == 0.8125
+    figures = {measure.name for measure in MEASURES}
+    assert figures - set(runs["result"].summary) <= {
+        "forward_ms_batch_64",
+        "baseline_forward_ms_batch_64",
+        "speedup_batch_64",
+    }
+    assert runs["result"].summary["budget_reached"] == 0.4993
+    assert runs["result"].summary["after_pruning_top1"] == 0.25
+    (table,) = folder.glob("wandb/offline-run-*/files/media/table/*.json")
+    assert json.loads(table.read_text())["data"] == [["layer1", 16, 7]]
     assert wandb.run is None
-    written = everything_written(folder)
-    for expected in (
-        "recovery/val/top1",
-        "0.8125",
-        "layer1",
-        '"layer1",16,7',
-        "one_shot",
-        "0.4993",
-        "after_pruning",
-    ):
-        assert expected in written, expected
     assert (folder / "curves.csv").read_text().count("recovery,1") == 1
     assert not (tmp_path / "wandb").exists()
     assert capfd.readouterr().out == ""
+
+
+def test_an_interrupted_run_counts_its_epochs_on(smallest: Configure, tmp_path: Path) -> None:
+    for epochs in ((1, 2), (3,)):  # two processes, one after the other
+        logger = WandbLogger()
+        logger.start(tmp_path, smallest())
+        for epoch in epochs:
+            logger.epoch(EpochRow("recovery", epoch, 0.1, {}))
+        logger.close()
+
+    files = [read(file) for file in sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))]
+    assert len({each.run.run_id for each in files}) == 1
+    steps = [[line["_step"] for line in each.history] for each in files]
+    assert sorted(steps) == [[1, 2], [3]]
+
+
+def test_without_a_network_a_run_goes_on_offline_and_says_so_once(
+    smallest: Configure, tmp_path: Path
+) -> None:
+    """In a process of its own, with a key and a server that nobody runs."""
+    program = (
+        "import logging, sys\n"
+        "from pathlib import Path\n"
+        "from prunelab.cli.config import configure\n"
+        "from prunelab.logging import EpochRow, WandbLogger\n"
+        "logging.basicConfig(format='%(message)s')\n"
+        "for name in 'ab':\n"
+        "    folder = Path(sys.argv[1]) / name\n"
+        "    folder.mkdir()\n"
+        "    logger = WandbLogger(mode='online')\n"
+        "    logger.start(folder, configure(['budget.flops=0.5']))\n"
+        "    logger.epoch(EpochRow('recovery', 1, 0.1, {}))\n"
+        "    logger.close()\n"
+    )
+    nobody = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    proxies = {name for name in os.environ if name.lower().endswith("_proxy")}
+    environment = {name: value for name, value in os.environ.items() if name not in proxies} | nobody
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if "W&B" in line]
+    assert said == [
+        "W&B is not reachable (127.0.0.1: Connection refused). "
+        f"Upload the runs later with: wandb sync {tmp_path}/*/wandb/offline-run-*"
+    ]
+    assert [set(written(tmp_path / name)) for name in "ab"] == [{"recovery"}, {"recovery"}]
 
 
 def test_online_without_an_account_is_refused_not_asked_for(smallest: Configure, tmp_path: Path) -> None:

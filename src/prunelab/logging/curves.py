@@ -78,6 +78,10 @@ class CurvesFile:
         writer.writerows(rows)
         write_atomically(self.path, text.getvalue())
 
+    def phases(self) -> list[str]:
+        """The phase of each row."""
+        return [row["phase"] for row in self._read()]
+
     def _read(self) -> list[dict[str, str]]:
         if not self.path.is_file():
             return []
