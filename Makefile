@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-page test-slurm lint types check wheel clean
+.PHONY: help setup demo test test-page test-rows test-slurm lint types check wheel clean
 
 help:  ## What each target does
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ test: setup  ## Run all tests
 
 test-page: setup  ## Test the report's page in headless Chromium, which must be there (Debian: apt-get install chromium)
 	$(BIN)/pytest -m browser tests/report/page
+
+test-rows: setup  ## Run every row of the studies of ResNet-50 and ResNet-56 once, on tiny images (5 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m rows tests/experiments
 
 test-slurm: setup  ## Run sweeps on a real Slurm cluster of one node (installs Debian's slurm-wlm and munge; 4 minutes)
 	tests/slurm/install.sh
