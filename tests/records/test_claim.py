@@ -1,45 +1,100 @@
-"""One process at a time; the claim ends with the process that holds it."""
+"""One process at a time, on one machine or several; the claim ends with the process that holds it."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from prunelab.records import claimed
+from prunelab.records import claim, claimed
 
+LEASE_S = 1.5
 HOLD = """
-import sys, time
+import fcntl, sys, time
 from pathlib import Path
-from prunelab.records import claimed
+if sys.argv[2] == "locks stay on their machine":
+    fcntl.flock = lambda *_: None
+from prunelab.records import claim, claimed
+claim.LEASE_S = float(sys.argv[3])
 with claimed(Path(sys.argv[1]), "it"):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(float(sys.argv[4]))
 """
+OTHER_MACHINE = ["unshare", "--uts", "sh", "-c", 'hostname another-machine && exec "$@"', "sh"]
+"""A process that the kernel tells another host name, and so cannot know whether a process of ours is alive."""
+
+
+@contextmanager
+def holder(
+    folder: Path, locks: str = "", machine: tuple[str, ...] = (), seconds: float = 60
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that has the claim."""
+    command = [*machine, sys.executable, "-c", HOLD, str(folder), locks, str(LEASE_S), str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def waited(folder: Path) -> float:
+    """Seconds until this process has the claim."""
+    start = time.monotonic()
+    with claimed(folder, "the run abc"):
+        return time.monotonic() - start
+
+
+@pytest.fixture
+def other_machine(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    monkeypatch.setattr(claim, "LEASE_S", LEASE_S)
+    if shutil.which("unshare") is None or subprocess.run([*OTHER_MACHINE, "true"], check=False).returncode:
+        pytest.skip("this machine does not let us pretend to be another one")
+    return tuple(OTHER_MACHINE)
 
 
 def test_who_comes_second_says_so_and_waits_until_the_first_is_killed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    timer = threading.Timer(0.5, holder.kill)
-    start = time.monotonic()
-    timer.start()
-    with caplog.at_level(logging.INFO, "prunelab"), claimed(tmp_path, "the run abc"):
-        waited = time.monotonic() - start
-    holder.wait()
-    assert 0.4 < waited < 10
-    assert "at work on the run abc: waiting" in caplog.text
+    monkeypatch.setattr(claim, "LEASE_S", LEASE_S)
+    with holder(tmp_path) as process, caplog.at_level(logging.INFO, "prunelab"):
+        threading.Timer(1.0, lambda: (process.kill(), process.wait())).start()
+        assert 0.9 < waited(tmp_path) < 10
+    assert "Another process is at work on the run abc: waiting" in caplog.text
+    assert "machine" not in caplog.text  # a dead process of this machine is known to be dead
 
 
 def test_a_claim_can_be_taken_again(tmp_path: Path) -> None:
     for _ in range(2):
-        with claimed(tmp_path, "it"):
-            pass
+        assert waited(tmp_path) < 10
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_file_system_that_keeps_locks_to_each_machine_does_not_let_two_in(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, other_machine: tuple[str, ...]
+) -> None:
+    with (
+        holder(tmp_path, "locks stay on their machine", other_machine) as process,
+        caplog.at_level(logging.INFO, "prunelab"),
+    ):
+        threading.Timer(2 * LEASE_S, process.kill).start()
+        assert waited(tmp_path) > 2 * LEASE_S  # its life is seen; and then so is its silence
+    assert "A process on another machine is at work on the run abc, or was until a minute ago" in caplog.text
+
+
+def test_a_process_of_another_machine_that_ends_as_it_should_keeps_nobody_waiting(
+    tmp_path: Path, other_machine: tuple[str, ...]
+) -> None:
+    with holder(tmp_path, "", other_machine, seconds=0) as process:
+        process.wait()
+        assert waited(tmp_path) < LEASE_S
