@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -32,11 +34,11 @@ class Started:
     output: Path
 
     def said(self) -> str:
-        return self.output.read_text()
+        return self.output.read_text() if self.output.exists() else ""
 
 
 class Sweeps:
-    """Starts the command, with STUDY and other words, in forks of a process that has imported everything."""
+    """Starts the command, with STUDY or other words, in forks of a process that has imported everything."""
 
     def __init__(self, images: Path) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -49,26 +51,44 @@ class Sweeps:
         )
         self._images = images
         self._number = 0
+        self._running: set[int] = set()
 
-    def start(self, folder: Path, *words: str, die_in_write: int | None = None) -> Started:
-        """Begin in ``folder``; with ``die_in_write`` all its processes die in that write to the disk."""
+    def start(
+        self,
+        folder: Path,
+        *words: str,
+        study: Sequence[str] | None = None,
+        die_in_write: int | None = None,
+    ) -> Started:
+        """Begin in ``folder``; with ``die_in_write`` all its processes die in that write to the disk.
+
+        ``study`` stands for STUDY and its images.
+        """
         self._number += 1
         output = folder / f"output-{self._number}.txt"
-        start = [*STUDY, f"data.root={self._images}", *words]
+        start = [*(STUDY if study is None else study), *words]
+        start += [f"data.root={self._images}"] if study is None else []
         answer = self._ask(start=start, folder=str(folder), output=str(output), die_in_write=die_in_write)
+        self._running.add(answer["pid"])
         return Started(answer["pid"], output)
 
     def wait(self, started: Started) -> int:
         """The exit code, or minus the signal that ended the process."""
-        return self._ask(wait=started.pid)["status"]
+        status = self._ask(wait=started.pid)["status"]
+        self._running.discard(started.pid)
+        return status
 
-    def run(self, folder: Path, *words: str) -> str:
+    def run(self, folder: Path, *words: str, study: Sequence[str] | None = None) -> str:
         """Start, wait for the end without failures, and return what was printed."""
-        started = self.start(folder, *words)
+        started = self.start(folder, *words, study=study)
         assert self.wait(started) == 0, started.said()
         return started.said()
 
     def close(self) -> None:
+        """Of what a failed test has left running nothing stays."""
+        for pid in self._running:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
         self._pipe(self._server.stdin).close()
         self._server.wait()
 
