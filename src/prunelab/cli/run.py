@@ -119,7 +119,7 @@ def perform(config: Mapping[str, Any], label: str) -> Job:
     from prunelab.recovery import takes_part
 
     if not takes_part(RunFolder.of(config).key):
-        return Job(label)
+        return settled(config, label) or Job(label)
     if (job := from_first_rank(lambda: settled(config, label))) is not None:
         return job
     outcome = run(config)

@@ -70,6 +70,10 @@ class Fields:
     def fraction_or_none(self, name: str) -> float | None:
         return None if self._get(name) is None else self.fraction(name)
 
+    def nested_or_none(self, name: str) -> Fields | None:
+        """None also if there is no such field: it came later than the first records."""
+        return None if self._values.get(name) is None else self.nested(name)
+
     def nested(self, name: str) -> Fields:
         """The JSON object in the field ``name``, to be read in its turn."""
         return Fields(self._get(name), self._where(name))

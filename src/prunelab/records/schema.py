@@ -137,8 +137,9 @@ class Record:
     """Everything about one finished run; the content of ``record.json``.
 
     ``baseline`` is the full network, ``after_pruning`` the pruned one before recovery and ``pruned`` the same
-    after it, all on the test set. ``config`` is the resolved configuration. ``started`` and ``finished`` are
-    ISO 8601 times.
+    after it, all on the test set; ``validation`` is the recovered network on the held-out validation images, for
+    whoever chooses between runs (None in records that were made before it was measured). ``config`` is the resolved
+    configuration. ``started`` and ``finished`` are ISO 8601 times.
     """
 
     key: str
@@ -161,6 +162,7 @@ class Record:
     git: GitState
     started: str
     finished: str
+    validation: Accuracy | None = None
 
     @classmethod
     def from_dict(cls, values: Any) -> Record:
@@ -173,6 +175,7 @@ class Record:
         if fields.text("status") != FINISHED:
             raise RecordError(f"status should be {FINISHED!r}, found {fields.text('status')!r}")
         budget = fields.nested("budget")
+        validation = fields.nested_or_none("validation")
         return cls(
             key=fields.text("key"),
             study=fields.text("study"),
@@ -194,6 +197,7 @@ class Record:
             git=GitState.from_fields(fields.nested("git")),
             started=fields.text("started"),
             finished=fields.text("finished"),
+            validation=None if validation is None else Accuracy.from_fields(validation),
         )
 
     @classmethod

@@ -15,10 +15,14 @@ from prunelab.structure import ChannelGraph, analyze
 
 @dataclass(frozen=True)
 class Figures:
-    """What both networks are worth and cost, and the seconds that it took to find out."""
+    """What both networks are worth and cost, and the seconds that it took to find out.
+
+    ``validation`` is the accuracy of the pruned and recovered network on the validation images.
+    """
 
     baseline: Metrics
     pruned: Metrics
+    validation: Accuracy
     seconds: float
 
 
@@ -26,12 +30,14 @@ def measure(setup: Setup, full: FullNetwork, pruned: Pruned) -> Figures:
     """Accuracy on the test images, costs counted on the network as it is, and the time of a forward pass."""
     start = time.perf_counter()
     task = setup.task
+    validation = task.validation_accuracy(pruned.network)
     accuracy = task.test_accuracy(pruned.network)
     graph = analyze(pruned.network, task.example_input())
     full_latency, pruned_latency = from_first_rank(lambda: task.latencies(full.network, pruned.network))
     return Figures(
         baseline=_metrics(full.accuracy, full.graph, full_latency),
         pruned=_metrics(accuracy, graph, pruned_latency),
+        validation=validation,
         seconds=time.perf_counter() - start,
     )
 

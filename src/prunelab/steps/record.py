@@ -40,6 +40,7 @@ def record_of(
         git=git_state(),
         started=started.isoformat(timespec="seconds"),
         finished=_now(),
+        validation=figures.validation,
     )
 
 

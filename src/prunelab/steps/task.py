@@ -13,6 +13,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from prunelab.data import ImageData
+from prunelab.data.loader import BatchLoader
 from prunelab.evaluation import accuracy, forward_milliseconds
 from prunelab.models import build
 from prunelab.records import Accuracy
@@ -63,12 +64,18 @@ class Task:
 
     def test_accuracy(self, network: nn.Module) -> Accuracy:
         """The accuracy on the test images, which nothing but final figures may look at."""
-        batches = self.data.test_dataloader()
+        return self._accuracy(network, self.data.test_dataloader(), "testing")
+
+    def validation_accuracy(self, network: nn.Module) -> Accuracy:
+        """The accuracy on the images that are held out of training, by which runs may be chosen."""
+        return self._accuracy(network, self.data.val_dataloader(), "validating")
+
+    def _accuracy(self, network: nn.Module, batches: BatchLoader, title: str) -> Accuracy:
         number = min(len(batches), self.machine.batches or len(batches))
         console = Console(stderr=True)
         shown = track(
             islice(batches, number),
-            "testing   ",
+            f"{title:<10}",
             total=number,
             console=console,
             transient=True,
