@@ -129,7 +129,14 @@ def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None
 
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for option in ("STUDY", "--out FOLDER", "--published FILE", "--width N", "--traceback"):
+    for option in (
+        "STUDY",
+        "--out FOLDER",
+        "--published FILE",
+        "--wandb ENTITY/PROJECT",
+        "--width N",
+        "--traceback",
+    ):
         assert option in text
 
 

@@ -26,6 +26,7 @@ from prunelab.report import (
     to_markdown,
     to_page,
 )
+from prunelab.report.wandb_report import publish
 
 WIDTH_OF_LOGS = 160
 """Where the output is not a terminal (a pipe, a log), nobody says how wide it may be."""
@@ -47,6 +48,8 @@ def _report(options: argparse.Namespace) -> int:
     print_report(report, console)
     for path in written:
         console.print(Text(f"Wrote {path}"), soft_wrap=True)
+    if options.wandb:
+        console.print(Text(f"Saved {publish(report, options.wandb)}"), soft_wrap=True)
     return 0
 
 
@@ -68,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="CSV file of published points to compare with (default: published.csv in STUDY, if there is one)",
+    )
+    parser.add_argument(
+        "--wandb",
+        metavar="ENTITY/PROJECT",
+        help="also save a report with the same panels in this W&B project, of the runs that were logged there",
     )
     parser.add_argument(
         "--width", type=_positive, metavar="N", help="characters in a line (default: the terminal's)"

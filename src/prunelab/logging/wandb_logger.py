@@ -20,17 +20,14 @@ from prunelab.logging.curves import EpochRow
 from prunelab.logging.run_logger import CsvLogger
 from prunelab.records import Record
 from prunelab.report.measures import MEASURES
+from prunelab.report.wandb_report import LONGEST_TAG, RESULT
 
 MODES = ("auto", "online", "offline", "disabled")
 SECONDS_TO_CONNECT = 15
 SECONDS_TO_UPLOAD = 300
 """After the end of a run; what has not been uploaded by then stays in the run's folder."""
 
-RESULT = "result"
-"""The job type of the W&B run that has a run's final figures."""
-
 TAGS = ("method", "model", "data")
-LONGEST_TAG = 64
 
 log = logging.getLogger(__name__)
 
