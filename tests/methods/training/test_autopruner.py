@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import csv
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -113,6 +115,20 @@ def test_learning_leaves_an_ordinary_network_that_computes_what_its_binary_codes
     assert (small.head.weight[:, off["blocks"]] == 0).all()
     plan = method.decide(found)
     assert found.graph.cost.flops(plan) <= 0.5 * found.graph.cost.flops()
+
+
+def test_what_codes_switched_off_goes_first_from_whatever_group(small: Any, context: Any) -> None:
+    method = autopruner()
+    method._scores = {
+        "blocks": np.array([5.0, 1.0, 3.0, 2.0, 4.0, 6.0]),
+        "blocks.0.conv1": np.array([0.1, -9.0, 0.2, -0.1, -1.0, -2.0]),
+        "blocks.1.conv1": np.array([-1.0, 90.0, 10.0, 20.0, 30.0, 40.0]),
+    }
+    found = context(method, small)
+    on = {name: np.flatnonzero(scores > 0).tolist() for name, scores in method._scores.items()}
+    costs = found.graph.cost.flops(found.graph.plan(on)), found.graph.cost.flops()
+    exact = replace(found, budget=Budget(flops=costs[0] / costs[1] + 1e-6))
+    assert {name: list(kept) for name, kept in method.decide(exact).kept.items()} == on
 
 
 class Module(pl.LightningModule):

@@ -65,7 +65,8 @@ class AutoPruner(LearningMethod):
         first_scale, last_scale: alpha in the beginning and in the end.
         window: batches whose z make the score.
         largest_layer: weights of a code layer.
-        settings: those of ``LearningMethod``. ``allocation`` is "uniform" unless given: all layers aim at one fraction.
+        settings: those of ``LearningMethod``. With ``allocation="global"`` (as by default) channels whose codes are off
+            go before all others, from whatever group; "uniform" holds every group to the fraction it aimed at.
 
     Logs learning/kept: the fraction of channels that count in evaluation; learning/settled: of codes within 0.1 of 0 or
     1 in the last batch; learning/code_p10, _p50, _p90: their percentiles; learning/scale: alpha.
@@ -91,10 +92,9 @@ class AutoPruner(LearningMethod):
         last_scale: float = 100.0,
         window: int = 20,
         largest_layer: int = 2**24,
-        allocation: str = "uniform",
         **settings: Any,
     ) -> None:
-        super().__init__(budget, allocation=allocation, **settings)
+        super().__init__(budget, **settings)
         require_fraction("keep", keep)
         if strength < 0:
             raise UserError(
