@@ -48,7 +48,9 @@ class NonZeroFraction(Metric):
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, activations: Tensor) -> None:
-        self.nonzero += activations.count_nonzero(dim=(0, 2))
+        # Ones and zeros as floats add up several times as fast as booleans do; exact below 2^24 positions.
+        nonzero = torch.ne(activations, 0, out=torch.empty_like(activations, dtype=torch.float32))
+        self.nonzero += nonzero.sum(dim=2).long().sum(dim=0)
         self.total += activations.shape[0] * activations.shape[2]
 
     def compute(self) -> Tensor:
