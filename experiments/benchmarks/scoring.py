@@ -4,10 +4,19 @@ Networks: ResNet-56 for CIFAR (512 random images of 32x32) and timm's ResNet-50 
 random weights. A forward pass and a criterion take turns in one process, and the table shows the ratio of their
 median times. Time is CPU time of the process on one thread: it does not depend on who else uses the machine.
 
-hrank and curl are also compared with a plain implementation of their definition on the same images and channels:
-one ``matrix_rank`` call per map, and one masked pass over all images per channel. These would take hours for whole
-networks, so that both sides see few images, and curl a few groups spread over the network (the record says how many).
-curl as a whole costs one pass per channel by definition; its own time is given for these groups alone.
+hrank, curl and eagleeye are also compared with plain implementations of their definitions on the same images:
+
+- hrank: a pass for each layer and a ``matrix_rank`` call for each map, as the authors' code does it ("hrank"); and with
+  the maps of all layers from one pass ("hrank, one pass").
+- curl: a masked pass over all images for each channel.
+- eagleeye, drawing: random rates until the network that they make costs what it should. Plain: a copy of the network
+  is pruned and its FLOPs are counted in a pass, for each draw; the seconds of one such draw are divided by the
+  fraction of draws that meet the budget. prunelab: the cost model.
+- eagleeye, judging: batch normalisation adapted and accuracy measured, of a masked copy (plain) and a pruned one.
+
+The plain ones would take hours for whole networks, so that both sides see few images, and curl a few groups spread
+over the network (the record says how many). curl as a whole costs one pass per channel by definition; its own time is
+given for these groups alone.
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/scoring.py                          # minutes to an hour
     OMP_NUM_THREADS=1 python experiments/benchmarks/scoring.py --quick                  # an eighth of the images
@@ -19,6 +28,7 @@ Writes experiments/benchmarks/records/scoring.json, network by network.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -46,6 +56,7 @@ from prunelab.methods import (
     BNGamma,
     Budget,
     Criterion,
+    EagleEye,
     Entropy,
     HRank,
     ImportancePruning,
@@ -55,7 +66,9 @@ from prunelab.methods import (
     Random,
     Taylor,
 )
-from prunelab.structure import ChannelGroup, channels_first, observe
+from prunelab.methods.search.batch_norm import adapt_batch_norm
+from prunelab.methods.search.widths import WidthSpace
+from prunelab.structure import ChannelGroup, PruningPlan, apply, candidate, channels_first, observe
 
 RECORD = Path(__file__).parent / "records" / "scoring.json"
 CRITERIA: dict[str, Criterion] = {
@@ -88,7 +101,7 @@ class Case:
 
 
 CASES = (
-    Case("cifar_resnet56", 32, 512, 64, plain_hrank_images=8, plain_curl_images=16, plain_curl_groups=7),
+    Case("cifar_resnet56", 32, 512, 64, plain_hrank_images=16, plain_curl_images=16, plain_curl_groups=7),
     Case("resnet50", 224, 64, 8, plain_hrank_images=1, plain_curl_images=2, plain_curl_groups=3),
 )
 
@@ -125,8 +138,8 @@ def spread_groups(context: PruningContext, count: int) -> list[ChannelGroup]:
     return [groups[i] for i in np.linspace(0, len(groups) - 1, count).round().astype(int)]
 
 
-def plain_hrank(context: PruningContext, images: Tensor) -> dict[str, np.ndarray]:
-    """One rank at a time, as the definition says; group by group, with the maps of one pass."""
+def plain_hrank(context: PruningContext, images: Tensor, one_pass: bool) -> dict[str, np.ndarray]:
+    """One rank at a time, as the definition says; layer by layer, each with a pass of its own, or all in one."""
     ranks: dict[Any, list[int]] = {}
 
     def note(tap: Any) -> Callable[[Tensor, int], None]:
@@ -136,9 +149,11 @@ def plain_hrank(context: PruningContext, images: Tensor) -> dict[str, np.ndarray
 
         return rank_maps
 
-    taps = {found.tap for group in context.groups for found in group.taps}
-    with torch.no_grad(), observe(context.model, {tap: note(tap) for tap in taps}):
-        context.model(images)
+    taps = list({found.tap for group in context.groups for found in group.taps})
+    with torch.no_grad():
+        for part in [taps] if one_pass else [[tap] for tap in taps]:
+            with observe(context.model, {tap: note(tap) for tap in part}):
+                context.model(images)
     mean = {tap: np.reshape(found, (len(images), -1)).mean(axis=0) for tap, found in ranks.items()}
     return {
         group.name: np.mean([mean[found.tap][found.positions[:, 0]] for found in group.taps], axis=0)
@@ -190,6 +205,82 @@ def against_plain(
     }
 
 
+def counted_flops(model: nn.Module, image: Tensor) -> float:
+    """FLOPs of the convolutions and linear layers in one pass, from the shapes that hooks see."""
+    total = 0.0
+
+    def count(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        nonlocal total
+        assert isinstance(module, nn.Conv2d | nn.Linear)
+        total += 2.0 * module.weight[0].numel() * out[0].numel()
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    with torch.no_grad():
+        model(image)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def drawing(
+    context: PruningContext, method: EagleEye, image: Tensor, plain_draws: int = 5
+) -> dict[str, float]:
+    """Seconds for one candidate that meets the budget: with the cost model, and by pruning and counting copies."""
+    scores = method.criterion.score(context)
+    space = WidthSpace.of(context, scores)
+    rates = np.random.default_rng(0).random((100_000, space.dimensions)) * method.sampler.max_rate
+    costs = np.concatenate([space.costs(space.widths(part)) for part in np.array_split(rates, 25)])
+    fits = (space.target - method.sampler.tolerance * space.scale <= costs) & (costs <= space.target)
+
+    def plain_draw(row: np.ndarray) -> None:
+        network = copy.deepcopy(context.model)
+        apply(network, space.plan(space.widths(row[None])[0], scores))
+        counted_flops(network, image)
+
+    fast_s = timed(lambda: method.sampler.draw(space)) / method.sampler.count
+    one_s = timed(lambda: [plain_draw(row) for row in rates[:plain_draws]]) / plain_draws
+    plain_s = one_s / max(fits.mean(), 1 / len(fits))
+    return {
+        "seconds": fast_s,
+        "plain_seconds": plain_s,
+        "times_faster": plain_s / fast_s,
+        "draws_that_meet_the_budget": float(fits.mean()),
+    }
+
+
+def judging(
+    context: PruningContext, method: EagleEye, batches: list[tuple[Tensor, Tensor]]
+) -> dict[str, float]:
+    """Seconds to judge one candidate on these batches: pruned, and as a masked copy."""
+    scores = method.criterion.score(context)
+    space = WidthSpace.of(context, scores)
+    plan = space.plan(method.sampler.draw(space)[0], scores)
+    images = [batch for batch, _ in batches]
+
+    def accuracy(network: nn.Module) -> None:
+        adapt_batch_norm(network, images)
+        forward(network, batches)
+
+    pruned_s, masked_s = alternating(
+        lambda: accuracy(candidate(context.model, plan)),
+        lambda: accuracy(masked_copy(context, plan)),
+        repetitions=2,
+    )
+    return {"seconds": pruned_s, "plain_seconds": masked_s, "times_faster": masked_s / pruned_s}
+
+
+def masked_copy(context: PruningContext, plan: PruningPlan) -> nn.Module:
+    """A copy of the network in which the weights that read a removed channel are zero."""
+    network = copy.deepcopy(context.model)
+    with torch.no_grad():
+        for group in context.graph.groups:
+            removed = np.setdiff1d(np.arange(group.size), plan.kept.get(group.name, range(group.size)))
+            for part in group.having("consumer"):
+                weight = network.get_parameter(part.parameter)
+                weight.index_fill_(part.dim, torch.from_numpy(part.index[removed].ravel()), 0.0)
+    return network
+
+
 def measure(case: Case, repetitions: int) -> dict[str, Any]:
     """All criteria on one network."""
     torch.manual_seed(0)
@@ -213,23 +304,28 @@ def measure(case: Case, repetitions: int) -> dict[str, Any]:
 
 
 def compare(case: Case, context: PruningContext, batches: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
-    """hrank and curl against their definitions."""
+    """hrank, curl and eagleeye against their definitions."""
     few = batches[0][0][: case.plain_hrank_images]
     ranked = replace(context_for(context.model, batches, case.plain_hrank_images), graph=context.graph)
     proxy = batches[0][0][: case.plain_curl_images]
     chosen = replace(context.graph, groups=tuple(spread_groups(context, case.plain_curl_groups)))
     masked = replace(context_for(context.model, batches, len(proxy)), graph=chosen)
+    eagleeye = EagleEye(Budget(flops=0.5), candidates=20, tolerance=0.01)
+    ranks = lambda: dict(HRank().score(ranked).channels)  # noqa: E731
+    ranks()  # what is loaded once is loaded now
     against = {
-        "hrank": against_plain(
-            lambda: dict(HRank().score(ranked).channels), lambda: plain_hrank(ranked, few)
-        ),
+        "hrank": against_plain(ranks, lambda: plain_hrank(ranked, few, one_pass=False)),
+        "hrank, one pass": against_plain(ranks, lambda: plain_hrank(ranked, few, one_pass=True)),
         "curl": against_plain(lambda: dict(CURL().score(masked).channels), lambda: plain_curl(masked, proxy)),
+        "eagleeye, drawing": drawing(context, eagleeye, few[:1]),
+        "eagleeye, judging": judging(context, eagleeye, batches[:2]),
     }
     against["curl"]["channels"] = sum(group.size for group in chosen.groups)
     for name, row in against.items():
+        differs = row.get("largest_relative_difference")
         print(
-            f"{name}: {row['seconds']:.2f} s, plain {row['plain_seconds']:.2f} s: {row['times_faster']:.1f} times "
-            f"faster; scores differ by {row['largest_relative_difference']:.1e}",
+            f"{name}: {row['seconds']:.4f} s, plain {row['plain_seconds']:.3f} s: {row['times_faster']:.1f} times "
+            f"faster{'' if differs is None else f'; scores differ by {differs:.1e}'}",
             flush=True,
         )
     return against
