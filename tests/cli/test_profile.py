@@ -42,6 +42,23 @@ def test_json_holds_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(0 < group["flops_share"] < 1 for group in found["groups"])
 
 
+def test_what_is_not_exact_can_be_left_alone() -> None:
+    words = ["model=timm", "model.name=test_convnext"]
+    usual, exact = profile(words), profile([*words, "exact=true"])
+    assert {part.exact for part in usual.groups} == {True, False}
+    assert [part.name for part in exact.groups] == [part.name for part in usual.groups if part.exact]
+    assert {"not exact because of native_layer_norm"} < {found.reason for found in exact.frozen}
+
+
+def test_cardinality_is_a_width() -> None:
+    """Groups of eight channels: the first stage has three of them."""
+    words = ["model=timm", "model.name=regnetx_002", "image_size=64"]
+    widths = [
+        {part.channels for part in profile([*words, f"cardinality={on}"]).groups} for on in ("true", "false")
+    ]
+    assert [3 in found for found in widths] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -49,6 +66,7 @@ def test_json_holds_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["model=timm"], "model.name is not given"),
         (["model=timm", "model.name=resnet51"], "No model is called 'resnet51'"),
         (["model=lenet5", "image_size=4"], "lenet5 cannot take images of 4x4"),
+        (["model=lenet5", "exact=perhaps"], "exact=perhaps is neither true nor false"),
         (["model=lenet5", "image_size=big"], "image_size=big: the image size is a number"),
     ],
 )

@@ -49,10 +49,12 @@ def test_everything_else_counts(word: str) -> None:
 
 def test_a_setting_that_came_later_counts_once_it_is_used() -> None:
     now = configure([BUDGET])
-    before = {name: value for name, value in now.items() if name not in ("whole", "fast_dev_run")}
-    before["method"] = {name: value for name, value in now["method"].items() if name != "whole"}
+    later = ("whole", "exact", "cardinality", "fast_dev_run")
+    before = {name: value for name, value in now.items() if name not in later}
+    before["method"] = {name: value for name, value in now["method"].items() if name not in later}
     assert run_key(now) == run_key(before)
-    assert run_key(configure([BUDGET, "whole=[conv1]"])) != run_key(now)
+    for word in ("whole=[conv1]", "exact=true", "cardinality=true"):
+        assert run_key(configure([BUDGET, word])) != run_key(now)
 
 
 def test_a_trial_is_a_run_of_its_own_and_so_is_its_baseline() -> None:

@@ -177,7 +177,7 @@ def test_any_network_any_plan(
     whole: bool,
 ) -> None:
     # parameters and FLOPs are compared inside
-    pruning = prune(model, IMAGES, seed=seed, exact=exact, whole_groups=whole)
+    pruning = prune(model, IMAGES, seed=seed, exact=exact, cardinality=whole)
     event(f"blocks dropped: {len(pruning.plan.dropped_blocks)}")
     assert exact <= (not pruning.inexact)
     assert set(pruning.inexact.values()) <= {"native_group_norm"}

@@ -127,7 +127,7 @@ def test_a_grouped_convolution_loses_whole_groups_on_request(exact: Callable[...
     network = nn.Sequential(
         conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 12, groups=4), nn.BatchNorm2d(12), *head(12)
     )
-    pruning = exact(network, IMAGES, whole_groups=True)
+    pruning = exact(network, IMAGES, cardinality=True)
     assert pruning.groups == {"0": ("filter", 4)}
     slices = {(found.parameter, found.dim): found.index.tolist() for found in pruning.graph.groups[0].slices}
     assert slices["0.weight", 0] == [[0, 1], [2, 3], [4, 5], [6, 7]]
@@ -140,7 +140,7 @@ def test_a_grouped_convolution_loses_whole_groups_on_request(exact: Callable[...
 
 def test_the_last_group_is_an_ordinary_convolution(prune: Callable[..., Any]) -> None:
     network = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 12, groups=4), nn.ReLU(), *head(12))
-    pruning = prune(network, IMAGES, kept={"0": [2]}, whole_groups=True)
+    pruning = prune(network, IMAGES, kept={"0": [2]}, cardinality=True)
     assert pruning.error < 1e-9
     assert pruning.model[2].groups == 1
     assert torch.equal(pruning.model[2].weight, pruning.original[2].weight[6:9])
@@ -151,7 +151,7 @@ def test_grouped_convolutions_after_one_another_share_their_units(exact: Callabl
     network = nn.Sequential(
         conv(3, 12), nn.ReLU(), conv(12, 12, groups=4), nn.ReLU(), conv(12, 12, groups=6), *head(12)
     )
-    pruning = exact(network, IMAGES, whole_groups=True)
+    pruning = exact(network, IMAGES, cardinality=True)
     assert pruning.groups == {"0": ("filter", 2)}
     assert (pruning.model[2].groups, pruning.model[4].groups) == (2, 3)
 
@@ -166,14 +166,14 @@ def test_shuffled_groups_lose_the_same_places_as_ever(exact: Callable[..., Any])
         nn.ReLU(),
         *head(16),
     )
-    pruning = exact(network, IMAGES, whole_groups=True)
+    pruning = exact(network, IMAGES, cardinality=True)
     assert pruning.groups == exact(copy.deepcopy(network), IMAGES).groups
     assert pruning.model[1].groups == 4
 
 
 def test_cardinality_of_a_resnext(exact: Callable[..., Any]) -> None:
     model = timm.create_model("resnext50_32x4d", num_classes=4, layers=[1, 1, 1, 1])
-    pruning = exact(model, torch.randn(1, 3, 32, 32), whole_groups=True)
+    pruning = exact(model, torch.randn(1, 3, 32, 32), cardinality=True)
     sizes = [size for level, size in pruning.groups.values() if level == "filter"]
     assert sizes == [64, 32, 32, 32, 32]
     assert [block[0].conv2.groups for block in (pruning.model.layer1, pruning.model.layer4)] == [

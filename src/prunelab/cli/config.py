@@ -46,7 +46,14 @@ def configure(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def configure_part(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """One group of the resolved configuration, such as ``model``; the others may miss values."""
-    return _plain(_explained(overrides)[name])
+    return dict(configure_parts((name,), overrides)[0])
+
+
+def configure_parts(names: Sequence[str], overrides: Sequence[str] = ()) -> list[Any]:
+    """Several groups or keys of the resolved configuration."""
+    config = _explained(overrides)
+    parts = [config[name] for name in names]
+    return [_plain(part) if isinstance(part, DictConfig) else part for part in parts]
 
 
 def resolve(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:

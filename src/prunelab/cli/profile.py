@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from prunelab.cli.config import configure_part
+from prunelab.cli.config import configure_parts
 from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, take_traceback_flag
 from prunelab.cli.profile_tree import tree
 from prunelab.errors import UserError
@@ -83,7 +83,8 @@ def profile(words: Sequence[str]) -> Profile:
         UserError: there is no such network, or it cannot take images of this size.
     """
     sizes = [word for word in words if word.startswith("image_size=")]
-    settings = configure_part("model", [word for word in words if word not in sizes])
+    chosen = [word for word in words if word not in sizes]
+    settings, exact, cardinality = configure_parts(("model", "exact", "cardinality"), chosen)
     name = settings["name"]
     published = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
     channels, height, width = published.input_size if published else (3, 224, 224)
@@ -91,7 +92,8 @@ def profile(words: Sequence[str]) -> Profile:
         height = width = _image_size(sizes[-1])
     classes = published.num_classes if published else 1000
     network = build(name, classes, channels, (height, width), **settings["arguments"])
-    graph = analyze(network, torch.zeros(1, channels, height, width))
+    example = torch.zeros(1, channels, height, width)
+    graph = analyze(network, example, exact=exact, cardinality=cardinality)
     return Profile(
         model=name,
         input_size=(channels, height, width),
@@ -143,7 +145,7 @@ def _image_size(word: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        usage=f"{PROGRAM} model=NAME [image_size=N] [model.KEY=VALUE ...] [--json]",
+        usage=f"{PROGRAM} model=NAME [image_size=N] [model.KEY=VALUE ...] [exact=true] [--json]",
         description="Show what can be removed from a network: channel groups, residual blocks, what is "
         "frozen and why, and what it all costs. No images are needed.",
         epilog=f"Example: {PROGRAM} model=timm model.name=mobilenetv2_100 image_size=160",

@@ -64,6 +64,7 @@ class PruningMethod(pl.Callback, ABC):
         unpack: batch -> (images, targets); by default understands tensors, tuples, lists and dicts.
         loss: (outputs, targets) -> mean loss; by default cross entropy.
         seed: of everything random.
+        exact, cardinality: what may be removed, see ``analyze``.
 
     Attributes:
         plan: what was decided; None before ``setup``.
@@ -96,6 +97,8 @@ class PruningMethod(pl.Callback, ABC):
         unpack: Unpack = unpack_batch,
         loss: Loss = functional.cross_entropy,
         seed: int = 0,
+        exact: bool = False,
+        cardinality: bool = False,
     ) -> None:
         super().__init__()
         self.budget = budget
@@ -112,6 +115,7 @@ class PruningMethod(pl.Callback, ABC):
         self.unpack = unpack
         self.loss = loss
         self.seed = seed
+        self.exact, self.cardinality = exact, cardinality
         self.plan = None
         self._pruned: weakref.ref[nn.Module] | None = None
 
@@ -151,6 +155,10 @@ class PruningMethod(pl.Callback, ABC):
         """Whether ``decide`` looks at images held out of training."""
         return False
 
+    def structure(self, model: nn.Module, example_input: Any) -> ChannelGraph:
+        """What this method may remove of ``model``."""
+        return analyze(model, example_input, exact=self.exact, cardinality=self.cardinality)
+
     def context(
         self,
         model: nn.Module,
@@ -172,7 +180,7 @@ class PruningMethod(pl.Callback, ABC):
         """
         return PruningContext(
             model=model,
-            graph=analyze(model, example_input),
+            graph=self.structure(model, example_input),
             budget=budget or self.budget,
             levels=self.levels,
             allocation=self.allocation,

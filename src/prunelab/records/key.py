@@ -39,7 +39,15 @@ WITHOUT_EFFECT = (
 )
 """Dotted names of the settings that are left out of every key, because they cannot change a result."""
 
-UNSAID: Mapping[str, Any] = {"whole": [], "method.whole": [], "fast_dev_run": None}
+UNSAID: Mapping[str, Any] = {
+    "whole": [],
+    "method.whole": [],
+    "exact": False,
+    "method.exact": False,
+    "cardinality": False,
+    "method.cardinality": False,
+    "fast_dev_run": None,
+}
 """Settings that came after the first records, and the values at which a run is what it was before there were
 such settings. A key knows them at other values only."""
 

@@ -14,7 +14,7 @@ from prunelab.records.baselines import Baseline
 from prunelab.recovery import held_by_first_rank
 from prunelab.steps.parts import portion
 from prunelab.steps.setup import Setup
-from prunelab.structure import ChannelGraph, analyze
+from prunelab.structure import ChannelGraph
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def full_network(setup: Setup) -> FullNetwork:
     task, method = setup.task, setup.method
     task.prepare_data()
     network = task.network()
-    graph = analyze(network, task.example_input())
+    graph = method.structure(network, task.example_input())
     reach = (setup.budget, method.levels, method.allocation, setup.names["model"])
     require_reachable(graph, *reach, whole=method.whole)
     portion(

@@ -22,7 +22,7 @@ from prunelab.steps.task import NetworkSettings, Task
 from prunelab.steps.trial import shortened
 
 KEYS = (
-    "names", "study", "seed", "levels", "whole", "outputs", "fast_dev_run", "sweep",
+    "names", "study", "seed", "levels", "whole", "exact", "cardinality", "outputs", "fast_dev_run", "sweep",
     "data", "model", "baseline", "method", "budget", "recipe", "trainer", "logger", "learning_epochs",
 )  # fmt: skip
 

@@ -152,7 +152,7 @@ class _Resolver:
 
 
 def analyze(
-    model: nn.Module, example_input: Any, *, exact: bool = False, whole_groups: bool = False
+    model: nn.Module, example_input: Any, *, exact: bool = False, cardinality: bool = False
 ) -> ChannelGraph:
     """Find everything that can be removed from ``model``.
 
@@ -165,12 +165,15 @@ def analyze(
             arguments.
         exact: leave channels alone that pass a normalisation or softmax over channels (groups that are not
             ``ChannelGroup.exact``), so that every pruned network equals the masked one.
-        whole_groups: a grouped convolution loses whole groups of its channels (``groups`` follows) instead of the same
+        cardinality: a grouped convolution loses whole groups (``groups``, its cardinality, follows) instead of the same
             places of every group; where channels outside tie all its groups together, places as ever.
 
-    Raises UserError if the network cannot run on such an input.
+    Raises UserError if the network cannot run on such an input, or a switch is neither on nor off.
     """
-    network = Network(model, example_input, exact, whole_groups)
+    for name, value in (("exact", exact), ("cardinality", cardinality)):
+        if not isinstance(value, bool):
+            raise UserError(f"{name}={value} is neither true nor false.")
+    network = Network(model, example_input, exact, cardinality)
     trace = network.trace()
     components, parts, links = _proved(network, trace, exact)
     prunable = [number for number, group in enumerate(parts.groups) if group.frozen is None]

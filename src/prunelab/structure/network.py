@@ -24,11 +24,11 @@ MANY_GROUPS = 8
 class Network:
     """Runs ``model`` on ``example_input`` under a tracer: on the meta device if it can, else on its own device.
 
-    ``exact`` and ``whole_groups`` as for ``analyze``.
+    ``exact`` and ``cardinality`` as for ``analyze``.
     """
 
     def __init__(
-        self, model: nn.Module, example_input: Any, exact: bool = False, whole_groups: bool = False
+        self, model: nn.Module, example_input: Any, exact: bool = False, cardinality: bool = False
     ) -> None:
         self.model = model
         if any(torch.nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
@@ -38,7 +38,7 @@ class Network:
         self.images = _images(example_input)
         self.grouped = convolutions(model) | group_norms(model)
         self.whole = whole_norms(model, 2 if exact else MANY_GROUPS)
-        if whole_groups:
+        if cardinality:
             self.whole |= grouped_convolutions(model)
         self.kernels = kernels(model)
         self.carry: dict[int, int] = {}
