@@ -3,6 +3,7 @@
 from prunelab.structure.blocks import ResidualBlock
 from prunelab.structure.candidate import candidate
 from prunelab.structure.cost import CostModel
+from prunelab.structure.gathers import GroupGather, change_gathered
 from prunelab.structure.graph import ChannelGraph, analyze
 from prunelab.structure.groups import LEVELS, ChannelGroup, Slice
 from prunelab.structure.masking import check, masked_forward
@@ -15,6 +16,7 @@ __all__ = [
     "ChannelGraph",
     "ChannelGroup",
     "CostModel",
+    "GroupGather",
     "GroupTap",
     "PruningPlan",
     "ResidualBlock",
@@ -23,6 +25,7 @@ __all__ = [
     "analyze",
     "apply",
     "candidate",
+    "change_gathered",
     "channels_first",
     "check",
     "masked_forward",

@@ -13,6 +13,7 @@ from torch import nn
 from prunelab.errors import UserError, nearest
 from prunelab.structure.blocks import ResidualBlock, describe, find_blocks
 from prunelab.structure.cost import CostModel, cost_model
+from prunelab.structure.gathers import find_gathers
 from prunelab.structure.groups import ChannelGroup, Partition, partition
 from prunelab.structure.ids import Components
 from prunelab.structure.marks import Trace
@@ -179,7 +180,8 @@ def analyze(
     prunable = [number for number, group in enumerate(parts.groups) if group.frozen is None]
     members = [parts.members[number] for number in prunable]
     taps = find_taps(trace, components, members)
-    groups = tuple(replace(parts.groups[n], taps=found) for n, found in zip(prunable, taps, strict=True))
+    gathers = find_gathers(trace, components, members)
+    groups = tuple(replace(parts.groups[n], taps=taps[i], gathers=gathers[i]) for i, n in enumerate(prunable))
     group_of = np.full(components.count, -1, dtype=np.int64)
     for number, channels in enumerate(members):
         group_of[channels] = number

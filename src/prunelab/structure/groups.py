@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from prunelab.structure.gathers import GroupGather
 from prunelab.structure.ids import Components, Ids
 from prunelab.structure.marks import Trace
 from prunelab.structure.taps import GroupTap
@@ -48,6 +49,7 @@ class ChannelGroup:
     inexact: str | None
     slices: tuple[Slice, ...] = field(repr=False)
     taps: tuple[GroupTap, ...] = field(repr=False, default=())
+    gathers: tuple[GroupGather, ...] = field(repr=False, default=())
 
     def having(self, *roles: str) -> tuple[Slice, ...]:
         """The slices with one of these roles, in forward order."""

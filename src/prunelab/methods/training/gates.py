@@ -1,4 +1,4 @@
-"""Gates: while a network learns, every weight that reads a group's channels is scaled channel by channel.
+"""Gates: while a network learns, what reads a group's channels (weights, as a rule) is scaled channel by channel.
 
 To scale what is read is to scale the channel, whatever lies between: with 0 and 1 the network computes what it would
 without the channels at 0 (the same masking that ``prunelab.check`` compares a pruned network with).
@@ -7,12 +7,16 @@ without the channels at 0 (the same masking that ``prunelab.check`` compares a p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from prunelab.structure import ChannelGroup, Slice
+from prunelab.structure import ChannelGroup, change_gathered
 
 
 class Gates:
@@ -31,18 +35,35 @@ class Gates:
     ) -> None:
         self._values: dict[str, Tensor] = {}
         waiting = dict(owned or {})
-        readers: dict[str, list[tuple[str, Slice]]] = {}
+        groups = tuple(groups)
+        readers: dict[str, list[_Part]] = {}
         for group in groups:
-            for part in group.having("consumer"):
-                readers.setdefault(part.parameter, []).append((group.name, part))
+            for found in group.having("consumer"):
+                part = _Part.of(group.name, found.dim, found.index)
+                readers.setdefault(found.parameter, []).append(part)
         self._gated = [
-            _Gated(self._values, parts, [waiting.pop(name) for name, _ in parts if name in waiting])
+            _Gated(self._values, parts, [waiting.pop(part.group) for part in parts if part.group in waiting])
             for parts in readers.values()
         ]
         self._places = [_place(model, name) for name in readers]
         for (module, name), gated in zip(self._places, self._gated, strict=True):
             parametrize.register_parametrization(module, name, gated)
-        self._handle = model.register_forward_hook(lambda *_: self._values.clear(), always_call=True)
+        gathers: dict[str, list[_Part]] = {}
+        for group in groups:
+            for gather in group.gathers:
+                gathers.setdefault(gather.buffer, []).append(_Part.of(group.name, 0, gather.positions))
+        self._hooks = ExitStack()
+        if gathers:
+            self._hooks.enter_context(
+                change_gathered(
+                    model,
+                    lambda name, tensor, dim: _scaled(
+                        tensor, [replace(part, dim=dim) for part in gathers.get(name, ())], self._values
+                    ),
+                )
+            )
+        handle = model.register_forward_hook(lambda *_: self._values.clear(), always_call=True)
+        self._hooks.callback(handle.remove)
 
     def set(self, group: str, value: Tensor) -> None:
         """Scale the channels of a group by ``value`` (size,) for the rest of this forward pass."""
@@ -50,7 +71,7 @@ class Gates:
 
     def remove(self, values: Mapping[str, Tensor] | None = None) -> None:
         """The weights become ordinary ones again, scaled for good by ``values`` (size,) of each group if given."""
-        self._handle.remove()
+        self._hooks.close()
         self._values.clear()
         self._values.update(values or {})
         for (module, name), gated in zip(self._places, self._gated, strict=True):
@@ -61,33 +82,47 @@ class Gates:
         self._values.clear()
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Where the channels of a group sit along ``dim`` of a tensor: ``repeats`` positions each."""
+
+    group: str
+    dim: int
+    positions: Tensor
+    repeats: int
+
+    @classmethod
+    def of(cls, group: str, dim: int, index: NDArray[np.int64]) -> _Part:
+        """From positions (channels, m)."""
+        return cls(group, dim, torch.from_numpy(index.flatten()), index.shape[1])
+
+
 class _Gated(nn.Module):
     """weight -> weight with the columns of each gated channel scaled."""
 
-    def __init__(
-        self, values: Mapping[str, Tensor], parts: list[tuple[str, Slice]], owned: list[nn.Module]
-    ) -> None:
+    def __init__(self, values: Mapping[str, Tensor], parts: list[_Part], owned: list[nn.Module]) -> None:
         super().__init__()
         self.owned = nn.ModuleList(owned)  # not in the network itself: a Sequential would run it
         self._values = values
-        self._parts = [
-            (group, part.dim, torch.from_numpy(part.index.flatten()), part.index.shape[1])
-            for group, part in parts
-        ]
+        self._parts = parts
 
     def forward(self, weight: Tensor) -> Tensor:
-        for group, dim, positions, repeats in self._parts:
-            value = self._values.get(group)
-            if value is None:
-                continue
-            factors = value.new_ones(weight.shape[dim])
-            factors = factors.index_copy(
-                0, positions.to(value.device), value.repeat_interleave(repeats, output_size=len(positions))
-            )
-            shape = [1] * weight.dim()
-            shape[dim] = -1
-            weight = weight * factors.to(weight.dtype).view(shape)
-        return weight
+        return _scaled(weight, self._parts, self._values)
+
+
+def _scaled(tensor: Tensor, parts: Iterable[_Part], values: Mapping[str, Tensor]) -> Tensor:
+    """The tensor with each channel that has a value multiplied by it; itself if there is none."""
+    for part in parts:
+        value = values.get(part.group)
+        if value is None:
+            continue
+        spread = value.repeat_interleave(part.repeats, output_size=len(part.positions))
+        factors = value.new_ones(tensor.shape[part.dim])
+        factors = factors.index_copy(0, part.positions.to(value.device), spread)
+        shape = [1] * tensor.dim()
+        shape[part.dim] = -1
+        tensor = tensor * factors.to(tensor.dtype).view(shape)
+    return tensor
 
 
 def _place(model: nn.Module, parameter: str) -> tuple[nn.Module, str]:
