@@ -36,6 +36,10 @@ def test_a_part_can_be_had_while_others_miss_values() -> None:
             ["recipe=iterative", "recipe.numbr=2"],
             "There is no key 'recipe.numbr'. Did you mean 'recipe.number'",
         ),
+        (
+            ["hydra/launcher=local", "hydra.launcher.job=2"],
+            "There is no key 'hydra.launcher.job'. Did you mean 'hydra.launcher.jobs'",
+        ),
         (["methd=l1"], "There is no key 'methd'. Did you mean 'method'"),
         (["seed.x=1"], "There is no key 'seed.x'."),
         (["budget.flops"], "'budget.flops' is not understood. Write key=value"),

@@ -112,7 +112,7 @@ def _names(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, s
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     """Keys are compared within the configuration that the other words of the command line make."""
     choices = [
-        word for word in overrides if re.fullmatch(r"\w+=\w+", word) and not word.startswith(f"{key}=")
+        word for word in overrides if re.fullmatch(r"[\w/]+=\w+", word) and not word.startswith(f"{key}=")
     ]
     try:
         config = _composed(choices)
@@ -139,10 +139,11 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
 
 
 def _keys(config: DictConfig) -> Iterator[str]:
-    """The dotted names of all keys that can be set, but for Hydra's own."""
+    """The dotted names of all keys that can be set; of Hydra's own, those of launcher and sweeper."""
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
-    return _dotted({name: value for name, value in plain.items() if name != "hydra"}, "")
+    ours = {name: value for name, value in plain.items() if name != "hydra"}
+    return _dotted({**ours, "hydra": {part: plain["hydra"][part] for part in ("launcher", "sweeper")}}, "")
 
 
 def _dotted(values: Mapping[Any, Any], prefix: str) -> Iterator[str]:

@@ -72,7 +72,7 @@ def _help(app: Callable[[], Any]) -> None:
         app()
     for line in said.getvalue().rstrip().splitlines():
         group = line.partition(":")[0]
-        indent = " " * (len(group) + 2) if group.isidentifier() else ""
+        indent = " " * (len(group) + 2) if group.replace("/", "_").isidentifier() else ""
         print(textwrap.fill(line, WIDTH, subsequent_indent=indent) if indent else line)
 
 

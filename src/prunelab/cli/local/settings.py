@@ -57,7 +57,9 @@ class LocalSettings:
         devices = list(gpus) if self.gpus == "auto" else [str(gpu) for gpu in self.gpus]
         size = self.gpus_per_job
         if devices and len(devices) < size:
-            raise UserError(f"hydra.launcher.gpus_per_job={size}, but there are only {len(devices)} GPUs.")
+            raise UserError(
+                f"hydra.launcher.gpus_per_job={size} is more than the {len(devices)} GPU(s) there are."
+            )
         groups = [devices[start : start + size] for start in range(0, len(devices) - size + 1, size)]
         jobs = self.jobs or len(groups) or max(1, cores // (self.threads or 1))
         threads = str(self.threads or max(1, cores // jobs))
