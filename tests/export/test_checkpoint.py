@@ -170,6 +170,7 @@ def test_a_missing_file(tmp_path: Path, sound: dict[str, bytes], name: str) -> N
         (PAGE, lambda content: content.replace(b'"schema": 2', b'"schema": 1'), "does not describe"),
         (PAGE, lambda content: content.replace(b"cifar_resnet20", b"cifar_resnet32"), "was edited"),
         (PAGE, lambda content: content.replace(b'"torch": "', b'"torch": "0'), "was edited"),
+        (PAGE, lambda content: content.replace(b'"lists": [[', b'"lists": [[0, '), "was edited"),
     ],
 )
 def test_a_damaged_file(
@@ -288,6 +289,10 @@ def _reshaped(weights: dict[str, Tensor]) -> bytes:
     return safetensors.torch.save({**weights, name: weights[name][:-1].clone()})
 
 
+def _truncated(weights: dict[str, Tensor]) -> bytes:
+    return safetensors.torch.save(weights)[:-8]
+
+
 def _missing(weights: dict[str, Tensor]) -> bytes:
     return safetensors.torch.save(dict(list(weights.items())[1:]))
 
@@ -300,6 +305,7 @@ def _unknown(weights: dict[str, Tensor]) -> bytes:
     ("make", "message"),
     [
         (_pickled, "not a safetensors file"),
+        (_truncated, "not a safetensors file"),
         (_reshaped, "1 of another shape"),
         (_missing, "1 tensors are missing"),
         (_unknown, "1 unknown"),

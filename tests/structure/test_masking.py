@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import prunelab
@@ -173,6 +175,47 @@ def test_check_notices_every_index_of_one_group(randomise: Callable[[nn.Module],
         wrong = prunelab.apply(copy.deepcopy(model), graph.plan(one_index_moved(plan, "0", index)))
         assert prunelab.check(model, wrong, plan, images) > 1e-6
     assert prunelab.check(model, prunelab.apply(copy.deepcopy(model), plan), plan, images) < TOLERANCE
+
+
+class Mixed(nn.Module):
+    """A stage, a gate, a grouped convolution, a group normalisation and a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.squeeze, self.widen = nn.Conv2d(6, 4, 1), nn.Conv2d(4, 6, 1)
+        self.grouped = nn.Conv2d(6, 16, 3, padding=1, groups=2)
+        self.norm, self.out = nn.GroupNorm(8, 16), nn.Conv2d(22, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.silu(self.stem(x))
+        x = x + self.branch(x) * self.widen(self.squeeze(x.mean((2, 3), keepdim=True)).sigmoid()).sigmoid()
+        return self.out(torch.cat([x, nn.functional.silu(self.norm(self.grouped(x)))], 1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), cardinality=st.booleans(), data=st.data())
+def test_check_notices_that_any_kept_index_of_any_plan_is_another(
+    randomise: Callable[[nn.Module], nn.Module],
+    random_plan: Callable[..., PruningPlan],
+    seed: int,
+    cardinality: bool,
+    data: st.DataObject,
+) -> None:
+    torch.manual_seed(0)
+    model, images = randomise(Mixed()), torch.randn(2, 3, 6, 6)
+    graph = prunelab.analyze(model, images, exact=True, cardinality=cardinality)
+    plan = random_plan(graph, seed, keep=(0.3, 0.7), drop=0.0)
+    assert prunelab.check(model, prunelab.apply(copy.deepcopy(model), plan), plan, images) < TOLERANCE
+    choices = [
+        (name, index)
+        for name, (before, after) in plan.widths.items()
+        if after < before
+        for index in range(after)
+    ]
+    wrong = graph.plan(one_index_moved(plan, *data.draw(st.sampled_from(choices))))
+    pruned = prunelab.apply(copy.deepcopy(model), wrong)
+    assert prunelab.check(model, pruned, plan, images) > 1e-6
 
 
 def test_check_notices_a_wrong_block_a_wrong_weight_and_a_wrong_shape(
