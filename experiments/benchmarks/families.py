@@ -42,7 +42,20 @@ Member = tuple[int, str, tuple[int, ...]]
 
 
 def families() -> dict[str, list[Member]]:
-    """Family -> (parameters, name, input size) of its members, smallest first (built on the meta device)."""
+    """Family -> (parameters, name, input size) of its members, smallest first.
+
+    Each is built once on the meta device; the list is kept in outputs/benchmarks.
+    """
+    path = ROWS / f"members_timm_{timm.__version__}.json"
+    if not path.exists():
+        ROWS.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_members()))
+    return {
+        family: [tuple(member) for member in found] for family, found in json.loads(path.read_text()).items()
+    }
+
+
+def _members() -> dict[str, list[Member]]:
     found: dict[str, list[Member]] = defaultdict(list)
     for name in timm.list_models():
         config = timm.get_pretrained_cfg(name)
