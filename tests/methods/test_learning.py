@@ -153,6 +153,25 @@ def test_a_program_that_finds_the_plan_does_not_learn_again(tmp_path: Path) -> N
     assert again.net[0].weight.shape == module.net[0].weight.shape
 
 
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_network_is_not_compiled_while_a_method_looks_into_it(
+    eager: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Compiled(Unseen):
+        def configure_model(self) -> None:
+            self.net._compiled_call_impl = self.called
+
+        def called(self, images: Tensor) -> Tensor:
+            calls.append(len(images))
+            return self.net._call_impl(images)
+
+    calls: list[int] = []
+    monkeypatch.setattr(Diary, "eager", eager)
+    method = Diary()
+    trainer(method, max_epochs=1).fit(Compiled(), loader())
+    assert calls == ([] if eager else [8] * BATCHES)
+
+
 def test_a_level_beyond_the_method_is_refused() -> None:
     with pytest.raises(UserError, match=r"Diary is not defined for level block.*knows filter, stage"):
         Diary(levels=["filter", "block"])

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -58,6 +59,9 @@ class LearningMethod(PruningMethod):
 
     suited_normalisation: ClassVar[Normalisation] = "mean"
     """How ``global`` allocation makes layers comparable, unless the user chooses otherwise."""
+
+    eager: ClassVar[bool] = False
+    """Whether the method reaches into forward passes: then the network is not compiled while it learns."""
 
     learning: PruningContext | None
     step: int
@@ -148,6 +152,15 @@ class LearningMethod(PruningMethod):
         refuse_spawn(trainer)
         with kept_randomness():
             together(lambda: self._prepare(trainer, pl_module, network))
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.eager and self.learning is not None and self.learning.model._compiled_call_impl is not None:
+            self.learning.model._compiled_call_impl = (
+                None  # what Module.compile() set; torch has no public inverse
+            )
+            rank_zero_info(
+                f"{type(self).__name__} looks into the network as it runs: it learns without compiling."
+            )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.learning is None:

@@ -82,6 +82,7 @@ class AutoPruner(LearningMethod):
         ours="training on CIFAR",
     )
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
+    eager: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -72,6 +72,7 @@ class LFPC(LearningMethod):
         "He et al., Learning Filter Pruning Criteria, CVPR 2020", ours="training, temperatures"
     )
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
+    eager: ClassVar[bool] = True
 
     def __init__(
         self,
