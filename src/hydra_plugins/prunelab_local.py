@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -28,14 +28,7 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Wait until every run is over; one that failed is told of by its result, as in a sweep one by one."""
         from prunelab.cli.local import LocalSettings, do_runs
+        from prunelab.cli.planning import launch
 
-        load = self.context.config_loader.load_sweep_config
-        configs = [load(self.config, list(overrides)) for overrides in job_overrides]
-        jobs = do_runs(configs, LocalSettings.of(self.settings))
-        returns = []
-        for overrides, config, job in zip(job_overrides, configs, jobs, strict=True):
-            returned = JobReturn(overrides=overrides, cfg=config, status=JobStatus.COMPLETED)
-            returned.return_value = job
-            self.context.callbacks.on_job_end(config=config, job_return=returned)
-            returns.append(returned)
-        return returns
+        settings = LocalSettings.of(self.settings)
+        return launch(self.context, self.config, job_overrides, lambda runs: do_runs(runs, settings))

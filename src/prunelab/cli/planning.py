@@ -1,11 +1,14 @@
-"""What is left to do of a sweep: decided before anything is launched, so that finished runs cost a launcher nothing."""
+"""What every launcher of a sweep does: it decides what is left to do before it starts anything, so that finished runs
+cost nothing, and hands on how each run ended."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from prunelab.cli.config import resolve
@@ -21,22 +24,37 @@ class Run:
     label: str
 
 
-def plan(configs: Sequence[DictConfig]) -> tuple[dict[int, Job], dict[int, Run]]:
-    """The runs that have ended already or cannot be, and those left to do, by their number in the sweep."""
-    jobs: dict[int, Job] = {}
-    runs: dict[int, Run] = {}
-    for number, config in enumerate(configs):
-        label = " ".join(config.hydra.overrides.task)
-        known = attempt(lambda config=config, label=label: _settled_or_left(config, label), label)  # type: ignore[misc]
-        if isinstance(known, Run):
-            runs[number] = known
-        else:
-            jobs[number] = known
-    return jobs, runs
+def launch(
+    context: HydraContext,
+    config: DictConfig,
+    command_lines: Sequence[Sequence[str]],
+    do: Callable[[Mapping[int, Run]], Mapping[int, Job]],
+) -> list[JobReturn]:
+    """The results of the runs that the command lines describe, in their order, for Hydra's launchers.
+
+    ``do`` is given the runs that are left to do, if there are any, by their number, and says how each of them ended.
+    """
+    configs = [context.config_loader.load_sweep_config(config, list(words)) for words in command_lines]
+    known = [_settled_or_left(each) for each in configs]
+    runs = {number: run for number, run in enumerate(known) if isinstance(run, Run)}
+    jobs = {number: job for number, job in enumerate(known) if isinstance(job, Job)}
+    jobs |= do(runs) if runs else {}
+    returns = []
+    for number, (words, each) in enumerate(zip(command_lines, configs, strict=True)):
+        returned = JobReturn(overrides=words, cfg=each, status=JobStatus.COMPLETED)
+        returned.return_value = jobs[number]
+        context.callbacks.on_job_end(config=each, job_return=returned)
+        returns.append(returned)
+    return returns
 
 
-def _settled_or_left(config: DictConfig, label: str) -> Any:
-    """A Job if there is nothing to do, else a Run."""
-    own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-    values = resolve(own, config.hydra.runtime.choices)
-    return settled(values, label) or Run(values, label)
+def _settled_or_left(config: DictConfig) -> Job | Run:
+    """How the run ended earlier, or why it cannot be; or what is left to do."""
+    label = " ".join(config.hydra.overrides.task)
+
+    def found() -> Job | Run:
+        own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+        values = resolve(own, config.hydra.runtime.choices)
+        return settled(values, label) or Run(values, label)
+
+    return attempt(found, label)

@@ -11,10 +11,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 import loky
 from loky.process_executor import BrokenProcessPool
-from omegaconf import DictConfig
 
 from prunelab.cli.local.settings import LocalSettings, usable_cores, visible_gpus
-from prunelab.cli.planning import Run, plan
+from prunelab.cli.planning import Run
 from prunelab.cli.run import attempt, perform, speaking
 from prunelab.cli.summary import Job, short_names
 
@@ -27,19 +26,16 @@ IDLE_S = 30
 log = logging.getLogger(__name__)
 
 
-def do_runs(configs: Sequence[DictConfig], settings: LocalSettings) -> list[Job]:
-    """How each run ended. What is settled already costs no process.
+def do_runs(runs: Mapping[int, Run], settings: LocalSettings) -> dict[int, Job]:
+    """How each run ended, by its number.
 
     Raises:
         UserError: the machine has not what ``settings`` ask for.
         KeyboardInterrupt: the user pressed Ctrl-C; all processes are gone.
     """
-    jobs, runs = plan(configs)
-    if runs:
-        on_gpus = any(run.config["trainer"]["accelerator"] != "cpu" for run in runs.values())
-        shares = settings.shares(visible_gpus() if on_gpus else [], usable_cores())
-        jobs |= _done(runs, [_Worker(share) for share in shares[: len(runs)]])
-    return [jobs[number] for number in range(len(configs))]
+    on_gpus = any(run.config["trainer"]["accelerator"] != "cpu" for run in runs.values())
+    shares = settings.shares(visible_gpus() if on_gpus else [], usable_cores())
+    return _done(runs, [_Worker(share) for share in shares[: len(runs)]])
 
 
 class _Worker:

@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from prunelab.cli.config import resolve
-from prunelab.cli.run import attempt, settled
+from prunelab.cli import planning
 from prunelab.cli.slurm.queue import states
 from prunelab.cli.slurm.settings import SlurmSettings
 from prunelab.cli.slurm.wait import Submitted, endings
@@ -40,6 +37,12 @@ class Run:
     key: str
     folder: Path
 
+    @classmethod
+    def of(cls, run: planning.Run) -> Run:
+        folder = RunFolder.of(run.config)
+        # Absolute, for submitit hands the name of the folder to the job.
+        return cls(run.config, run.label, folder.key, folder.path.parent.absolute() / FOLDER)
+
     def processes(self, gpus: int) -> tuple[int, int]:
         """(nodes, processes on each), as trainer says: Slurm starts them."""
         trainer = self.config["trainer"]
@@ -49,41 +52,17 @@ class Run:
         return trainer["num_nodes"], len(devices) if isinstance(devices, list) else devices
 
 
-def do_runs(configs: Sequence[DictConfig], settings: SlurmSettings) -> list[Job]:
-    """How each run ended. What is settled already is not submitted; what is in the queue still is waited for.
+def do_runs(left: Mapping[int, planning.Run], settings: SlurmSettings) -> dict[int, Job]:
+    """How each run ended, by its number. What is in the queue still is waited for.
 
     Raises:
         UserError: there is no Slurm here, or it refuses the jobs.
     """
-    jobs: dict[int, Job] = {}
-    runs: dict[int, Run] = {}
-    for number, config in enumerate(configs):
-        found = _settled_or_left(config, " ".join(config.hydra.overrides.task))
-        if isinstance(found, Run):
-            runs[number] = found
-        else:
-            jobs[number] = found
-    if runs:
-        _require_slurm()
-        submitted = _in_queue(runs)
-        submitted |= _submit({n: run for n, run in runs.items() if n not in submitted}, settings)
-        jobs |= endings(submitted, settings.poll_s)
-    return [jobs[number] for number in range(len(configs))]
-
-
-def _settled_or_left(config: DictConfig, label: str) -> Job | Run:
-    """How the run ended earlier, or why it cannot be; or what is left to do."""
-
-    def found() -> Job | Run:
-        own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-        values = resolve(own, config.hydra.runtime.choices)
-        folder = RunFolder.of(values)
-        # Absolute, for submitit hands the name of the folder to the job.
-        return settled(values, label) or Run(
-            values, label, folder.key, folder.path.parent.absolute() / FOLDER
-        )
-
-    return attempt(found, label)
+    _require_slurm()
+    runs = {number: Run.of(run) for number, run in left.items()}
+    submitted = _in_queue(runs)
+    submitted |= _submit({n: run for n, run in runs.items() if n not in submitted}, settings)
+    return endings(submitted, settings.poll_s)
 
 
 def _require_slurm() -> None:
