@@ -11,10 +11,10 @@ from typing import Any
 
 import prunelab
 from prunelab.logging import RunLogger, writing_log
-from prunelab.methods.ranks import from_first_rank, together
+from prunelab.methods.ranks import from_first_rank
 from prunelab.records import Record, RunFolder, claimed
 from prunelab.records.reason import reason
-from prunelab.recovery import held_by_first_rank, is_first_rank, start_processes
+from prunelab.recovery import held_by_first_rank, is_first_rank, start_processes, united
 from prunelab.steps import Setup, failure_of, full_network, measure, prune_and_recover, record_of
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def run(config: Mapping[str, Any]) -> Outcome:
             return Outcome(record, folder, is_new=False)
         with _noted(setup, folder) if is_first_rank() else nullcontext():
             from_first_rank(lambda: folder.start(config))
-            record = together(lambda: _perform(setup, folder, config))
+            record = united(lambda: _perform(setup, folder, config))
             from_first_rank(lambda: folder.finish(record))
     return Outcome(record, folder, is_new=True)
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from prunelab.data.augment import BatchTransform, random_crop, random_flip
+from prunelab.data.order import Shard
 from prunelab.errors import UserError
 
 
@@ -83,3 +84,11 @@ def test_mean_and_std_must_fit_each_other():
         BatchTransform((0.5,) * 3, (0.5,))
     with pytest.raises(UserError, match=r"data.std must be positive in every channel, not \[0.5, 0.0\]"):
         BatchTransform((0.5, 0.5), (0.5, 0.0))
+
+
+def test_processes_augment_their_parts_as_one_would_the_whole() -> None:
+    images = torch.randint(0, 256, (12, 1, 6, 5), dtype=torch.uint8, generator=generator())
+    transform = BatchTransform((0.5,), (0.5,), crop_padding=2, flip=True)
+    whole = transform(images, generator(8))
+    parts = [transform(images[rank::3], generator(8), Shard(rank, 3)) for rank in range(3)]
+    assert all(torch.equal(part, whole[rank::3]) for rank, part in enumerate(parts))

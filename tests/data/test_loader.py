@@ -10,7 +10,7 @@ import torch
 from prunelab.data import Digits
 from prunelab.data.augment import BatchTransform
 from prunelab.data.loader import Batch, BatchLoader
-from prunelab.data.order import BatchOrder
+from prunelab.data.order import BatchOrder, Shard
 from prunelab.data.sources import MemoryImages
 from prunelab.errors import UserError
 
@@ -23,7 +23,7 @@ class Numbers:
         self.num_workers = num_workers
         self.broken = broken
 
-    def batch(self, indices: np.ndarray, augment: torch.Generator | None) -> Batch:
+    def batch(self, indices: np.ndarray, augment: torch.Generator | None, shard: Shard) -> Batch:
         if self.broken in indices:
             raise UserError(f"Cannot read the image {self.broken}.png")
         images = torch.from_numpy(indices).float()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
+from torch import nn
 
+import prunelab
 from prunelab.errors import UserError
 from prunelab.recovery import Machine
 
@@ -22,3 +27,24 @@ def test_the_cpu_is_always_there() -> None:
 def test_what_does_not_exist_is_the_users_mistake(settings: dict[str, str]) -> None:
     with pytest.raises(UserError, match="settings under trainer cannot be used"):
         Machine(**settings).trainer(logger=False)  # type: ignore[arg-type]
+
+
+def test_joined_batch_normalisation_needs_gpus() -> None:
+    with pytest.raises(UserError, match=r"trainer\.sync_batchnorm=true works on GPUs only"):
+        Machine(accelerator="cpu", sync_batchnorm=True)
+
+
+def test_a_network_can_be_pruned_after_training_with_joined_batch_normalisation() -> None:
+    """Lightning puts other layers in the place of batch normalisation, and others again afterwards."""
+    layers = (nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 3))
+    network, images = nn.Sequential(*layers), torch.randn(2, 1, 8, 8)
+    joined = TorchSyncBatchNorm()
+    joined.revert(joined.apply(network))
+    assert type(network[1]) is not nn.BatchNorm2d
+    before = copy.deepcopy(network)
+    structure = prunelab.analyze(network, images[:1])
+    (group,) = structure.groups
+    plan = structure.plan(kept={group.name: [0, 2, 5]})
+    prunelab.apply(network, plan)
+    assert prunelab.check(before, network, plan, images) < 1e-6
+    assert network[1].num_features == 3

@@ -8,22 +8,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from prunelab.data.order import Shard
 from prunelab.errors import UserError
 
+ALONE = Shard()
 
-def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Images (N, C, H, W) with ``padding`` zeros put around them, each cut to a random (H, W) window."""
+
+def random_crop(images: Tensor, padding: int, generator: torch.Generator, shard: Shard = ALONE) -> Tensor:
+    """Images (N, C, H, W) with ``padding`` zeros put around them, each cut to a random (H, W) window.
+
+    They are this process's ``shard`` of a batch: each image gets the window that it has if one process does it all.
+    """
     count, _, height, width = images.shape
     padded = functional.pad(images, (padding,) * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view (N, C, 2p+1, 2p+1, H, W)
-    top = torch.randint(0, 2 * padding + 1, (count,), generator=generator)
-    left = torch.randint(0, 2 * padding + 1, (count,), generator=generator)
-    return windows[torch.arange(count), :, top, left]
+    everywhere = (count * shard.ranks,)
+    top = torch.randint(0, 2 * padding + 1, everywhere, generator=generator)
+    left = torch.randint(0, 2 * padding + 1, everywhere, generator=generator)
+    own = slice(shard.rank, None, shard.ranks)
+    return windows[torch.arange(count), :, top[own], left[own]]
 
 
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirrors each of the images (N, C, H, W) left to right with probability 1/2."""
-    flipped = torch.rand(len(images), generator=generator) < 0.5
+def random_flip(images: Tensor, generator: torch.Generator, shard: Shard = ALONE) -> Tensor:
+    """Mirrors each of the images (N, C, H, W) left to right with probability 1/2; ``shard`` as in ``random_crop``."""
+    flipped = torch.rand(len(images) * shard.ranks, generator=generator)[shard.rank :: shard.ranks] < 0.5
     return torch.where(flipped[:, None, None, None], images.flip(-1), images)
 
 
@@ -47,12 +55,12 @@ class BatchTransform:
         if min(self.std) <= 0:
             raise UserError(f"data.std must be positive in every channel, not {list(self.std)}.")
 
-    def __call__(self, images: Tensor, augment: torch.Generator | None) -> Tensor:
+    def __call__(self, images: Tensor, augment: torch.Generator | None, shard: Shard = ALONE) -> Tensor:
         """uint8 (N, C, H, W) -> normalised float32; ``augment=None`` is the test-time transform."""
         if augment is not None and self.crop_padding:
-            images = random_crop(images, self.crop_padding, augment)
+            images = random_crop(images, self.crop_padding, augment, shard)
         if augment is not None and self.flip:
-            images = random_flip(images, augment)
+            images = random_flip(images, augment, shard)
         return self.normalize(images)
 
     def normalize(self, images: Tensor) -> Tensor:

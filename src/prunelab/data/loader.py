@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from prunelab.data.order import BatchOrder
+from prunelab.data.order import BatchOrder, Shard
 from prunelab.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
@@ -27,10 +27,11 @@ class ImageSource(Protocol):
     def num_workers(self) -> int:
         """How many processes should read ahead; 0 if reading is as quick as handing over."""
 
-    def batch(self, indices: np.ndarray, augment: torch.Generator | None) -> Batch:
+    def batch(self, indices: np.ndarray, augment: torch.Generator | None, shard: Shard) -> Batch:
         """Normalised float images (n, C, H, W) and their classes, int64 (n,).
 
-        ``augment`` feeds the random training transform; None asks for the test-time transform.
+        ``augment`` feeds the random training transform; None asks for the test-time transform. ``shard`` says which
+        part of the batch of all processes these are: an image is augmented as if one process had the whole batch.
         Raises UserError if an image cannot be read.
         """
 
@@ -39,8 +40,8 @@ class BatchLoader:
     """An iterable over batches of images for a Lightning Trainer or a plain loop.
 
     Lightning announces each epoch through ``sampler.set_epoch``; a plain loop need not, because the loader
-    counts its passes by itself. Order and augmentation follow from (seed, epoch, rank, number of the batch)
-    alone: neither the number of workers nor other random draws of the process change what comes out.
+    counts its passes by itself. Order and augmentation follow from (seed, epoch, number of the batch, place in
+    it) alone: neither the number of processes or workers nor other random draws change what an image looks like.
 
     It is no ``DataLoader``, so that Lightning leaves the order, which is sharded already, as it is.
     """
@@ -68,7 +69,7 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         # Runs when the first batch is asked for: Lightning makes the iterator before it sets the epoch.
         epoch, self.epoch = self.epoch, self.epoch + 1
-        one_pass = _Pass(self.source, self.order.batches(epoch), self._random_key(epoch))
+        one_pass = _Pass(self.source, self.order.batches(epoch), self._random_key(epoch), self.order.shard)
         workers = self.source.num_workers
         for batch in _read_ahead(one_pass, workers) if workers else one_pass:
             if isinstance(batch, UserError):
@@ -79,18 +80,23 @@ class BatchLoader:
     def _random_key(self, epoch: int) -> tuple[int, ...] | None:
         if self.augment_seed is None:
             return None
-        return (self.augment_seed, epoch, self.order.shard.rank)
+        return (self.augment_seed, epoch, 0)  # 0: once the rank; runs that are recorded keep their images
 
 
 class _Pass(Dataset):
     """One epoch; item ``k`` is its ``k``-th batch, so that a worker process makes whole batches."""
 
     def __init__(
-        self, source: ImageSource, batches: Sequence[np.ndarray], random_key: tuple[int, ...] | None
+        self,
+        source: ImageSource,
+        batches: Sequence[np.ndarray],
+        random_key: tuple[int, ...] | None,
+        shard: Shard,
     ) -> None:
         self.source = source
         self.batches = batches
         self.random_key = random_key
+        self.shard = shard
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -100,7 +106,7 @@ class _Pass(Dataset):
 
     def __getitem__(self, number: int) -> Batch | UserError:
         try:
-            return self.source.batch(self.batches[number], self._generator(number))
+            return self.source.batch(self.batches[number], self._generator(number), self.shard)
         except UserError as error:
             return error  # not raised: a DataLoader would bury the message in the traceback of its worker
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from prunelab.data.augment import BatchTransform
+from prunelab.data.augment import ALONE, BatchTransform
 from prunelab.data.decode import open_image
 from prunelab.data.loader import Batch
+from prunelab.data.order import Shard
 from prunelab.data.tree import ImageTree
 
 ImageView = Callable[[Image.Image], Tensor]
@@ -28,10 +29,10 @@ class MemoryImages:
         self.targets = targets
         self.transform = transform
 
-    def batch(self, indices: np.ndarray, augment: torch.Generator | None) -> Batch:
+    def batch(self, indices: np.ndarray, augment: torch.Generator | None, shard: Shard = ALONE) -> Batch:
         """The images and classes at ``indices``, transformed; see ImageSource."""
         images = self.images[torch.from_numpy(indices)]
-        return self.transform(images, augment), torch.from_numpy(self.targets[indices])
+        return self.transform(images, augment, shard), torch.from_numpy(self.targets[indices])
 
 
 class FileImages:
@@ -53,17 +54,24 @@ class FileImages:
         self.num_workers = num_workers
         self.channels = len(transform.mean)
 
-    def batch(self, indices: np.ndarray, augment: torch.Generator | None) -> Batch:
+    def batch(self, indices: np.ndarray, augment: torch.Generator | None, shard: Shard = ALONE) -> Batch:
         """The images and classes at ``indices``, read and transformed; see ImageSource."""
+        opened = (open_image(self.tree.path(int(index)), self.channels) for index in indices)
         if augment is None:
-            images = self._read(indices, self.test_view)
+            images = [self.test_view(image) for image in opened]
         else:
-            # torchvision's transforms know the global generator only: it is lent to them, seeded. Nothing is
-            # drawn from ``augment`` for it, so that crops and flips are those of images in memory.
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(augment.initial_seed() ^ 1)
-                images = self._read(indices, self.train_view)
-        return self.transform(images, augment), torch.from_numpy(self.targets[indices])
+            images = self._augmented(opened, augment.initial_seed(), shard)
+        return self.transform(torch.stack(images), augment, shard), torch.from_numpy(self.targets[indices])
 
-    def _read(self, indices: np.ndarray, view: ImageView) -> Tensor:
-        return torch.stack([view(open_image(self.tree.path(int(index)), self.channels)) for index in indices])
+    def _augmented(self, opened: Iterable[Image.Image], seed: int, shard: Shard) -> list[Tensor]:
+        """torchvision's transforms know the global generator only: it is lent to them, seeded for each image.
+
+        Nothing is drawn from the batch's own generator, so that flips are those of images in memory.
+        """
+        images = []
+        with torch.random.fork_rng(devices=[]):
+            for number, image in enumerate(opened):
+                place = shard.rank + number * shard.ranks  # in the batch of all processes
+                torch.default_generator.manual_seed((seed ^ 1) + place)
+                images.append(self.train_view(image))
+        return images

@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 class RankFailure(UserError):
-    """Another rank could not go on, and said so to all."""
+    """A rank could not go on, and all know."""
 
 
 def world() -> tuple[int, int]:
@@ -50,7 +50,7 @@ def together(work: Callable[[], Result]) -> Result:
         raise
     except Exception as caught:
         error = caught
-    failures = gather(None if error is None else _described(error))
+    failures = gather(None if error is None else described(error))
     if any(failures):
         raise RankFailure(_summary(failures)) from error
     return result
@@ -74,7 +74,8 @@ def require_same(value: Any, message: str) -> None:
         raise UserError(f"{message} (Different from rank 0: rank {', '.join(map(str, different))}.)")
 
 
-def _described(error: Exception) -> str:
+def described(error: Exception) -> str:
+    """What to tell the other ranks about an error."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 

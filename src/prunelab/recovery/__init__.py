@@ -4,6 +4,7 @@ from prunelab.recovery.fit import fit
 from prunelab.recovery.machine import Machine
 from prunelab.recovery.processes import held_by_first_rank, is_first_rank, start_processes, takes_part
 from prunelab.recovery.recipe import FrontToBack, Iterative, OneShot, Recipe, Round
+from prunelab.recovery.union import united
 
 __all__ = [
     "FrontToBack",
@@ -17,4 +18,5 @@ __all__ = [
     "is_first_rank",
     "start_processes",
     "takes_part",
+    "united",
 ]

@@ -14,6 +14,7 @@ from torch import nn
 
 from prunelab.data import ImageData
 from prunelab.models import Classifier, Training
+from prunelab.recovery.buffers import SameBuffers
 from prunelab.recovery.checkpoints import NEWEST, AtomicCheckpoints, keep_newest
 from prunelab.recovery.machine import SRUN_ADVICE, Machine
 from prunelab.recovery.progress import TrainingBar
@@ -56,7 +57,14 @@ def fit(
     with _without_advice(), _interruptible():
         trainer = machine.trainer(
             max_epochs=training.epochs,
-            callbacks=[SeedEachEpoch(seed), clock, TrainingBar(title), *callbacks, keep_newest(folder)],
+            callbacks=[
+                SeedEachEpoch(seed),
+                SameBuffers(),
+                clock,
+                TrainingBar(title),
+                *callbacks,
+                keep_newest(folder),
+            ],
             logger=False,
             plugins=[AtomicCheckpoints()],
             num_sanity_val_steps=0,

@@ -27,6 +27,7 @@ class Machine:
         devices: how many of them (or which, as a list).
         num_nodes: machines that train together.
         strategy: "auto" or "ddp".
+        sync_batchnorm: with several GPUs, normalise in training by the statistics of the batches of all of them.
         threads: of each process on the CPU; None leaves it to torch.
         precision: "32-true", "16-mixed" or "bf16-mixed"; evaluation is always in float32.
         deterministic: True, False, or "warn" to use deterministic operators where there are some.
@@ -39,6 +40,7 @@ class Machine:
     devices: int | str | list[int] = 1
     num_nodes: int = 1
     strategy: str = "auto"
+    sync_batchnorm: bool = False
     threads: int | None = None
     precision: str = "32-true"
     deterministic: bool | Literal["warn"] = "warn"
@@ -61,6 +63,7 @@ class Machine:
                     devices=self.devices,
                     num_nodes=self.num_nodes,
                     strategy=self.strategy,
+                    sync_batchnorm=self.sync_batchnorm,
                     precision=self.precision,  # type: ignore[arg-type]  # checked by Lightning
                     deterministic=self.deterministic,
                     limit_train_batches=self.batches,
@@ -72,6 +75,10 @@ class Machine:
             raise UserError(f"The settings under trainer cannot be used here: {error}") from error
 
     def __post_init__(self) -> None:
+        if self.sync_batchnorm and self.accelerator == "cpu":
+            raise UserError(
+                "trainer.sync_batchnorm=true works on GPUs only: torch has no such normalisation for CPUs."
+            )
         if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
             raise UserError(
                 f"trainer.threads must be null or a whole number, at least 1, not {self.threads!r}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,6 +15,12 @@ from prunelab.recovery.machine import Machine
 STARTED_FOR = "PRUNELAB_STARTED_FOR"
 """Environment variable: the key of the run for which the first process started the others."""
 
+LIGHTNINGS = ("LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
+"""Environment variables by which Lightning knows that the other processes are there, and where they meet."""
+
+STARTED_WITH = "PRUNELAB_STARTED_WITH"
+"""Environment variable: those of LIGHTNINGS that Lightning has set itself."""
+
 
 def start_processes(machine: Machine, key: str) -> None:
     """Start the other processes of the run ``key``, if ``machine`` wants several, and connect them.
@@ -25,9 +32,21 @@ def start_processes(machine: Machine, key: str) -> None:
     if trainer.world_size == 1 or dist.is_initialized():
         return
     os.environ[STARTED_FOR] = key
+    os.environ.setdefault(STARTED_WITH, " ".join(name for name in LIGHTNINGS if name not in os.environ))
     launcher = trainer.strategy.launcher
-    if launcher is not None:
+    if launcher is not None:  # it starts nobody where Slurm or torchrun has started them
         launcher.launch(trainer.strategy.setup_environment)
+    atexit.register(leave)  # while the interpreter lives: the threads of a group can abort what they outlive
+
+
+def leave() -> None:
+    """Leave the process group, if there is one; the first process may then start others for another run."""
+    if not dist.is_initialized():
+        return
+    dist.destroy_process_group()
+    if os.environ.get("LOCAL_RANK") == "0" and os.environ.get(STARTED_FOR):
+        for name in (STARTED_FOR, *os.environ.pop(STARTED_WITH, "").split()):
+            os.environ.pop(name, None)
 
 
 def takes_part(key: str) -> bool:

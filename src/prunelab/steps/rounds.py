@@ -98,7 +98,7 @@ def _learn(setup: Setup, context: PruningContext, place: RoundFolder, phase: str
         return 0.0
     if method.training is None:
         raise UserError(f"{setup.names['method']} learns while the network trains: give method.training.")
-    folder = place.learning(fingerprint(context.model))
+    folder = place.learning(_common_fingerprint(context.model))
     pl.seed_everything(setup.task.seed, workers=True, verbose=False)
     method.begin(context)
     return fit(
@@ -113,9 +113,16 @@ def _learn(setup: Setup, context: PruningContext, place: RoundFolder, phase: str
     )
 
 
+def _common_fingerprint(network: nn.Module) -> str:
+    """Which weights these are; the same ones in all processes, or the run ends."""
+    weights = fingerprint(network)
+    require_same(weights, "The processes hold different weights, so they cannot prune together.")
+    return weights
+
+
 def _decide(setup: Setup, context: PruningContext, place: RoundFolder) -> Decision:
     """What to keep of the network in this round."""
-    weights = fingerprint(context.model)
+    weights = _common_fingerprint(context.model)
     if (decision := from_first_rank(lambda: place.decision(weights))) is not None:
         return decision
     pl.seed_everything(setup.task.seed, workers=True, verbose=False)

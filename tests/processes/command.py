@@ -1,0 +1,67 @@
+"""``prunelab`` with a network of its own, and a training that can be told to fail: ``python command.py -m ...``.
+
+Not a test by itself: test_runs.py starts it, and Lightning starts it again for each further process.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from timm.models import register_model
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunelab.cli.run import main
+from prunelab.models import Classifier
+
+FAILS = "PRUNELAB_TEST_FAILS"
+"""Environment variable: "1" lets rank 1 fail in the second step of the first training."""
+
+
+class Norm(nn.BatchNorm2d):
+    """Scales and shifts alone: batch statistics would depend on which images a process has."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        statistics = (self.running_mean, self.running_var)
+        return functional.batch_norm(maps, *statistics, self.weight, self.bias, False, 0.0, self.eps)
+
+
+class Network(nn.Module):
+    """Three convolutions with a shortcut."""
+
+    def __init__(self, num_classes: int = 10, in_chans: int = 1, **_: Any) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(in_chans, 8, 3, padding=1), Norm(8)
+        self.conv2, self.norm2 = nn.Conv2d(8, 12, 3, stride=2, padding=1), Norm(12)
+        self.conv3, self.norm3 = nn.Conv2d(12, 12, 3, padding=1), Norm(12)
+        self.fc = nn.Linear(12, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = torch.relu(self.norm1(self.conv1(images)))
+        maps = torch.relu(self.norm2(self.conv2(maps)))
+        maps = torch.relu(self.norm3(self.conv3(maps)) + maps)
+        return self.fc(maps.mean((2, 3)))
+
+
+@register_model
+def network_of_three(pretrained: bool = False, **settings: Any) -> Network:
+    return Network(**{name: settings[name] for name in ("num_classes", "in_chans") if name in settings})
+
+
+def fail_on_rank_1() -> None:
+    step = Classifier.training_step
+
+    def failing(self: Classifier, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        if index == 1 and self.trainer.global_rank == 1:
+            raise RuntimeError("no room on this card")
+        return step(self, batch, index)
+
+    Classifier.training_step = failing  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    if os.environ.get(FAILS) == "1":
+        fail_on_rank_1()
+    main()
