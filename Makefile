@@ -21,8 +21,7 @@ demo: setup  ## Prune a network trained on scikit-learn's digits with six method
 	@$(BIN)/prunelab experiment=demo
 
 test: setup  ## Run all tests
-# What fails beside another test (two-process runs, W&B's writer) is run once more, alone; it fails if it fails again.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal || OMP_NUM_THREADS=1 $(BIN)/pytest --last-failed --last-failed-no-failures none
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 test-page: setup  ## Test the report's page in headless Chromium, which must be there (Debian: apt-get install chromium)
 	$(BIN)/pytest -m browser tests/report/page

@@ -47,6 +47,7 @@ if __name__ == "__main__":
     module.seen["calibration"] = [sums(images) for images, _ in data.calibration_dataloader(50)]
     with open(f"{sys.argv[1]}/rank{trainer.global_rank}.json", "w") as file:
         json.dump(module.seen, file)
+    torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
 """
 
 Seen = dict[str, list[list[float]]]

@@ -5,10 +5,10 @@ Not a test by itself: test_runs.py starts it, and Lightning starts it again for 
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,8 +16,8 @@ from torch.nn import functional
 from prunelab.cli.run import main
 from prunelab.models import Classifier
 
-FAILS = "PRUNELAB_TEST_FAILS"
-"""Environment variable: "1" lets rank 1 fail in the second step of the first training."""
+FAILS = "l2"
+"""With this method rank 1 fails, in the second step of a training, if there is a rank 1."""
 
 
 class Norm(nn.BatchNorm2d):
@@ -54,7 +54,8 @@ def fail_on_rank_1() -> None:
     step = Classifier.training_step
 
     def failing(self: Classifier, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        if index == 1 and self.trainer.global_rank == 1:
+        method = HydraConfig.get().runtime.choices["method"]
+        if (method, index, self.trainer.global_rank) == (FAILS, 1, 1):
             raise RuntimeError("no room on this card")
         return step(self, batch, index)
 
@@ -62,6 +63,5 @@ def fail_on_rank_1() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get(FAILS) == "1":
-        fail_on_rank_1()
+    fail_on_rank_1()
     main()
