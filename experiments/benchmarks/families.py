@@ -58,6 +58,8 @@ def families() -> dict[str, list[Member]]:
 def _members() -> dict[str, list[Member]]:
     found: dict[str, list[Member]] = defaultdict(list)
     for name in timm.list_models():
+        if not registry._model_entrypoints[name].__module__.startswith("timm."):
+            continue  # prunelab's own
         config = timm.get_pretrained_cfg(name)
         size = tuple(config.input_size) if config else (3, 224, 224)
         if size[0] != 3 or max(size[1:]) > LARGEST_INPUT:

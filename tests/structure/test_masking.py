@@ -277,3 +277,22 @@ def test_check_is_in_float64_whatever_the_network_is_in(dtype: torch.dtype) -> N
     pruned = prunelab.apply(copy.deepcopy(model), plan)
     assert pruned[0].weight.dtype == dtype
     assert prunelab.check(model, pruned, plan, images) < TOLERANCE
+
+
+class PositionBias(nn.Module):
+    """What a small network makes of fixed coordinates is added to the features (as in Swin V2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.linspace(-1, 1, 24).reshape(12, 2))
+        self.first, self.second = nn.Linear(2, 8), nn.Linear(8, 6)
+        self.stem, self.out = nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out((self.stem(x) + self.second(self.first(self.places).relu())).tanh())
+
+
+def test_what_is_computed_from_constants_is_masked_too(exact: Callable[..., Any]) -> None:
+    pruning = exact(PositionBias(), torch.randn(2, 12, 5))
+    assert pruning.groups["first"] == ("filter", 8)
+    assert {size for _, size in pruning.groups.values()} == {8, 6}

@@ -109,7 +109,7 @@ class _Masking(Tracer):
         marked = self.marked(source)
         dim = int(args[1]) % source.dim() if dim is None else dim
         ids = marked.dims[dim]
-        if ids is None or not marked.activation:
+        if ids is None:
             return args, kwargs
         keep = self._kept(ids)
         if bool(keep.all()):
