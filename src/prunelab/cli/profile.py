@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import timm
@@ -17,7 +18,9 @@ from rich.text import Text
 
 from prunelab.cli.config import configure_parts
 from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, take_traceback_flag
+from prunelab.cli.profile_scores import BUDGET, scored_network
 from prunelab.cli.profile_tree import tree
+from prunelab.cli.run import speaking
 from prunelab.errors import UserError
 from prunelab.models import build
 from prunelab.structure import ChannelGraph, analyze
@@ -73,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     words = take_traceback_flag(list(sys.argv[1:] if arguments is None else arguments))
     options = _parser().parse_intermixed_args(words)
+    if options.scores is not None:
+        return exit_code(PROGRAM, lambda: _draw(options.words, options.scores))
     return exit_code(PROGRAM, lambda: _print(profile(options.words), options.json))
 
 
@@ -145,15 +150,40 @@ def _image_size(word: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        usage=f"{PROGRAM} model=NAME [image_size=N] [model.KEY=VALUE ...] [exact=true] [--json]",
+        usage=f"{PROGRAM} model=NAME [image_size=N] [model.KEY=VALUE ...] [exact=true] [--json]\n"
+        f"       {PROGRAM} model=NAME data=NAME method=NAME ... --scores FOLDER",
         description="Show what can be removed from a network: channel groups, residual blocks, what is "
-        "frozen and why, and what it all costs. No images are needed.",
-        epilog=f"Example: {PROGRAM} model=timm model.name=mobilenetv2_100 image_size=160",
+        "frozen and why, and what it all costs. No images are needed. With --scores: score the channels as prunelab "
+        "would with the same words, and draw for each group the sorted scores and where the budget cuts "
+        f"({BUDGET} unless given).",
+        epilog=f"Examples: {PROGRAM} model=timm model.name=mobilenetv2_100 image_size=160; "
+        f"{PROGRAM} model=resnet20 data=digits method=hrank --scores pictures",
     )
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="as for prunelab")
+    parser.add_argument(
+        "--scores", type=Path, metavar="FOLDER", help="save the picture of scores there, as PNG and HTML"
+    )
     parser.add_argument("--json", action="store_true", help="print the profile as JSON")
     parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show where in the program an error arose")
     return parser
+
+
+def _draw(words: Sequence[str], folder: Path) -> int:
+    from prunelab.cli.profile_page import save_page  # these bring matplotlib and plotly
+    from prunelab.cli.profile_picture import save_picture
+
+    with speaking():
+        network = scored_network(words)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_picture(network, folder / "scores.png")
+    save_page(network, folder / "scores.html")
+    left = sum(group.left for group in network.groups)
+    print(
+        f"{network.title}: {network.weights}\n{network.budget} keeps {left} of "
+        f"{sum(len(group.scores) for group in network.groups)} channels of {len(network.groups)} groups\n"
+        f"{folder / 'scores.png'}\n{folder / 'scores.html'}"
+    )
+    return 0
 
 
 def _print(found: Profile, as_json: bool) -> int:

@@ -31,6 +31,7 @@ from prunelab.methods.host import (
 from prunelab.methods.ladders import Allocation, check_levels
 from prunelab.methods.plan_file import read_plan, require_fit, write_plan
 from prunelab.methods.ranks import from_first_rank, require_same, together, world
+from prunelab.methods.scores import Scores
 from prunelab.methods.untouched import kept_randomness
 from prunelab.structure import LEVELS, ChannelGraph, PruningPlan, analyze, apply
 
@@ -126,6 +127,16 @@ class PruningMethod(pl.Callback, ABC):
         Raises:
             UserError: the budget cannot be reached, or the network does not suit the method.
         """
+
+    def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
+        """The scores of all channels of ``context.model``, and what ``decide`` keeps by them.
+
+        Raises:
+            UserError: the method has none before it has learned; or as for ``decide``.
+        """
+        raise UserError(
+            f"{type(self).__name__} does not score a network as it is. Choose a method that does, such as l1 or hrank."
+        )
 
     def reconstruct(self, context: PruningContext, plan: PruningPlan) -> None:
         """Adjust, in place, weights of ``context.model`` so that it suffers less when ``plan`` is applied.

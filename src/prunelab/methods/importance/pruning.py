@@ -11,6 +11,7 @@ from prunelab.methods.budget import Budget
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.base import Criterion
 from prunelab.methods.reach import require_reachable
+from prunelab.methods.scores import Scores
 from prunelab.structure import PruningPlan
 
 
@@ -42,6 +43,10 @@ class ImportancePruning(PruningMethod):
         return self.criterion.reads.startswith("activations")
 
     def decide(self, context: PruningContext) -> PruningPlan:
+        return self.scored(context)[1]
+
+    def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
         task = (context.budget, context.levels, context.allocation, context.name, context.reference)
         require_reachable(context.graph, *task, whole=context.whole)
-        return allocate(context.graph, self.criterion.score(context), *task)
+        scores = self.criterion.score(context)
+        return scores, allocate(context.graph, scores, *task)

@@ -79,16 +79,19 @@ class ReconstructionPruning(PruningMethod):
         return True
 
     def decide(self, context: PruningContext) -> PruningPlan:
+        return self.scored(context)[1]
+
+    def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
         task = (context.budget, context.levels, context.allocation, context.name, context.reference)
         require_reachable(context.graph, *task, whole=context.whole)
         readings = self._readings(context)
-        scores = {name: self.rule.score(reading) for name, reading in readings.items()}
-        plan = allocate(context.graph, Scores(scores), *task)
+        scores = Scores({name: self.rule.score(reading) for name, reading in readings.items()})
+        plan = allocate(context.graph, scores, *task)
         kept = {
             name: self.rule.choose(reading, np.array(plan.kept[name])).tolist()
             for name, reading in readings.items()
         }
-        return context.graph.plan(kept)
+        return scores, context.graph.plan(kept)
 
     def reconstruct(self, context: PruningContext, plan: PruningPlan) -> None:
         """Adjust the weights of all layers that lose inputs, as the rule says."""

@@ -36,6 +36,7 @@ from prunelab.methods.importance.base import Reduction
 from prunelab.methods.importance.l1 import L1Norm
 from prunelab.methods.ranks import gather, together, world
 from prunelab.methods.reach import require_reachable
+from prunelab.methods.scores import Scores
 from prunelab.methods.search.batch_norm import adapt_batch_norm
 from prunelab.methods.search.strategies import StrategySampler
 from prunelab.methods.search.widths import Widths, WidthSpace
@@ -118,6 +119,9 @@ class EagleEye(PruningMethod):
         return True
 
     def decide(self, context: PruningContext) -> PruningPlan:
+        return self.scored(context)[1]
+
+    def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
         task = (context.budget, context.levels, context.allocation, context.name, context.reference)
         require_reachable(context.graph, *task, whole=context.whole)
         scores = self.criterion.score(context)
@@ -131,7 +135,7 @@ class EagleEye(PruningMethod):
             f"EagleEye: of {len(strategies)} sub-networks the best is right about {correct[best] / images:.1%} of "
             f"{images} held-out images; half of them about {np.median(correct) / images:.1%} or less."
         )
-        return space.plan(strategies[best], scores)
+        return scores, space.plan(strategies[best], scores)
 
     def reconstruct(self, context: PruningContext, plan: PruningPlan) -> None:
         """Give the channels that stay the running statistics with which the winner was judged."""
