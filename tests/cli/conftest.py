@@ -103,7 +103,7 @@ class Sweeps:
         return pipe
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweeps]:
     """A server with a folder of random images in two classes."""
     images = tmp_path_factory.mktemp("images")
