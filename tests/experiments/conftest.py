@@ -17,13 +17,27 @@ def imagenet_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ILSVRC-2012 as to its folders: 1000 classes, of each two training images and one test image (8 JPEGs in all)."""
     root = tmp_path_factory.mktemp("imagenet")
     pictures = [root / f"{number}.JPEG" for number in range(PICTURES)]
+    _fill(root, pictures, classes=1000, size=(48, 56), images=2)
+    return root
+
+
+@pytest.fixture(scope="session")
+def cifar_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of 32x32 in ten classes."""
+    root = tmp_path_factory.mktemp("cifar10")
+    _fill(root, [root / f"{number}.png" for number in range(PICTURES)], classes=10, size=(32, 32), images=8)
+    return root
+
+
+def _fill(root: Path, pictures: list[Path], classes: int, size: tuple[int, int], images: int) -> None:
+    """Training images and one test image of each class, all of them links to a few random pictures."""
     random = np.random.default_rng(0)
     for picture in pictures:
-        Image.fromarray(random.integers(0, 256, (48, 56, 3), dtype=np.uint8)).save(picture, "JPEG")
-    for label in range(1000):
-        for part, count in (("train", 2), ("val", 1)):
+        Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(picture)
+    for label in range(classes):
+        for part, count in (("train", images), ("val", 1)):
             folder = root / part / f"n{label:08d}"
             folder.mkdir(parents=True)
             for number in range(count):
-                os.link(pictures[(3 * label + number) % PICTURES], folder / f"{number}.JPEG")
-    return root
+                picture = pictures[(3 * label + number) % PICTURES]
+                os.link(picture, folder / f"{number}{picture.suffix}")

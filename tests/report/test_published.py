@@ -22,6 +22,7 @@ from prunelab.report import (
     to_latex,
     to_markdown,
 )
+from prunelab.report.published import beside
 
 if TYPE_CHECKING:
     from conftest import StudyFolder
@@ -83,6 +84,16 @@ def test_every_output_shows_what_was_printed_and_what_follows(study: StudyFolder
     print_report(report, Console(file=screen, width=300))
     assert "1 published points have no run here yet" in screen.getvalue()
     assert "-0.50 (-0.40 printed)" in screen.getvalue()
+
+
+def test_a_point_is_known_by_the_name_of_its_choice_too(tmp_path: Path) -> None:
+    file = tmp_path / "published.csv"
+    file.write_text(
+        "method,choice,top1,baseline_top1,computed_flops_g,baseline_flops_g\nFPGM,fpgm_soft,75,76,4,8\n"
+    )
+    points = read_published(file).points
+    assert beside("fpgm_soft", 0.5, points) == beside("fpgm", 0.5, points) == points[0]
+    assert beside("sfp", 0.5, points) is None
 
 
 def test_points_of_another_network_are_said_to_be(study: StudyFolder, tmp_path: Path) -> None:

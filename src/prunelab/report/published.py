@@ -27,7 +27,7 @@ class PublishedPoint:
 
     ``flops`` follows this project's convention (2 x MAC) whatever was printed. ``printed_change`` and
     ``printed_pruned`` (the share of FLOPs) are what was printed, None if nothing was. ``flag`` names what does
-    not follow from the other figures, and ``note`` explains.
+    not follow from the other figures, and ``note`` explains. ``choice`` is the word for the method after ``method=``.
     """
 
     method: str
@@ -42,6 +42,7 @@ class PublishedPoint:
     printed_pruned: float | None
     flag: str
     note: str
+    choice: str = ""
 
     @property
     def change(self) -> float:
@@ -96,7 +97,7 @@ def beside(method: str, flops_fraction: float, points: Iterable[PublishedPoint])
     near = [
         point
         for point in points
-        if _plain(point.method) == _plain(method)
+        if _plain(method) in (_plain(point.method), _plain(point.choice))
         and abs(point.flops_fraction - flops_fraction) <= SAME_BUDGET
     ]
     return min(near, key=lambda point: abs(point.flops_fraction - flops_fraction), default=None)
@@ -124,6 +125,7 @@ def _point(line: Mapping[str, str]) -> PublishedPoint:
         printed_pruned=None if printed_pruned is None else printed_pruned / 100,
         flag=line.get("flag") or "",
         note=line.get("note") or "",
+        choice=line.get("choice") or "",
     )
 
 
