@@ -1,0 +1,178 @@
+"""How many GPU hours the rows of a study take: counted operations over an assumed speed.
+
+    python experiments/hours.py table2
+    python experiments/hours.py cifar10_resnet56 --tflops 312 --utilisation 0.03
+
+Operations are counted from each row's configuration: a training image costs three forward passes, a pruned network
+the share of them that its budget keeps, round by round. Scoring costs what records/step_costs.json says in training
+steps (measured on a CPU), but for curl (one pass over half of the network for each channel and image) and eagleeye
+(one pass over each of its images for each candidate). Reading images, latency and checkpoints cost nothing here, and
+a pruned network is as busy as the full one: real hours are more, above all for strongly pruned networks.
+
+Speed = --tflops x --utilisation. 312 TFLOPS is the peak of an A100 in bfloat16. 0.2 of it are 2,550 images a second
+of a ResNet-50 in training, which such a GPU reaches if the images come fast enough; small images and networks keep
+it far less busy.
+
+Writes experiments/<study>/records/hours.json and experiments/<study>/hours.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from prunelab.cli.config import configure
+from prunelab.models import Training
+from prunelab.recovery import Round
+from prunelab.steps import Setup
+from prunelab.steps.baseline import TrainedBaseline
+from prunelab.steps.parts import portion
+from prunelab.structure import ChannelGraph, analyze
+
+HERE = Path(__file__).parent
+CONF = HERE.parent / "conf" / "experiment"
+IMAGES = {"imagenet": (1_281_167, 50_000), "cifar10": (50_000, 10_000)}
+"""Training and test images."""
+
+BACKWARD = 2
+"""Forward passes that the backward pass costs."""
+
+TESTS = 2
+"""Passes over the test images: right after pruning, and in the end."""
+
+MEASURED_AS = {
+    "apoz": "entropy",
+    "channel_pruning": "thinet",
+    "hrank": "hrank",
+    "entropy": "entropy",
+    "thinet": "thinet",
+}
+"""Whose measured cost of scoring stands for a method's."""
+
+
+@dataclass(frozen=True)
+class Hours:
+    """GPU hours of the parts of a row. ``baseline`` is that of the full network, which rows share."""
+
+    row: str
+    baseline: float
+    learning: float
+    scoring: float
+    recovery: float
+    epochs: int
+
+    @property
+    def total(self) -> float:
+        return self.learning + self.scoring + self.recovery
+
+
+def hours(study: str, row: str, speed: float, step_costs: dict[str, float]) -> Hours:
+    """The hours of one row at ``speed`` operations a second; ``step_costs``: of an image scored, in training steps."""
+    setup = Setup.of(configure([f"experiment={study}/{row}", "trainer=cpu"]))
+    task, method = setup.task, setup.method
+    graph = analyze(task.network(), task.example_input())
+    full = float(graph.cost.flops())
+    images, tests = IMAGES[setup.names["data"]]
+    held_out = round(images * task.data.val_fraction)
+    trained_on = images - held_out
+
+    def training(settings: Training | None, keep: float) -> float:
+        if settings is None:
+            return 0.0
+        return settings.epochs * keep * full * ((1 + BACKWARD) * trained_on + held_out)
+
+    rounds = setup.recipe.rounds(setup.budget.keep)
+    keeps = [_keep(graph, setup, each) for each in rounds]
+    recovery = sum(training(each.training, keep) for each, keep in zip(rounds, keeps, strict=True))
+    recovery += TESTS * tests * setup.budget.keep * full
+    learned = getattr(method, "training", None)
+    learning = training(learned, 1.0) * (
+        2 if setup.names["method"] == "lfpc" else 1
+    )  # a second batch for each step
+    baseline = setup.baseline.training if isinstance(setup.baseline, TrainedBaseline) else None
+    scale = 1 / speed / 3600
+    return Hours(
+        row=row,
+        baseline=scale * training(baseline, 1.0),
+        learning=scale * learning,
+        scoring=scale * _scoring(setup, graph, full, len(rounds), step_costs),
+        recovery=scale * recovery,
+        epochs=sum(each.training.epochs for each in rounds if each.training)
+        + (learned.epochs if learned else 0),
+    )
+
+
+def _keep(graph: ChannelGraph, setup: Setup, step: Round) -> float:
+    """The share of the full network that is left after a round."""
+    if step.part[1] == 1:
+        return step.keep
+    return portion(graph, setup.method, setup.budget, step.part).budget.keep
+
+
+def _scoring(
+    setup: Setup, graph: ChannelGraph, full: float, rounds: int, step_costs: dict[str, float]
+) -> float:
+    """Operations of scoring, in all rounds; nothing for methods that look at weights alone."""
+    method, name = setup.method, setup.names["method"]
+    if name == "curl":
+        channels = sum(group.size for group in graph.at(method.levels) if group.name not in method.whole)
+        return channels * method.criterion.proxy_images * full / 2  # type: ignore[attr-defined]
+    if name == "eagleeye":
+        passes = method.sampler.count * (method.images + method.validation_images)  # type: ignore[attr-defined]
+        return passes * setup.budget.keep * full
+    if name not in MEASURED_AS:
+        return 0.0
+    return rounds * method.images * step_costs[MEASURED_AS[name]] * (1 + BACKWARD) * full
+
+
+def table(rows: list[Hours]) -> str:
+    """As Markdown."""
+    lines = [
+        "| Row | Epochs | Learning, h | Scoring, h | Recovery, h | Together, h |",
+        "| :-- | --: | --: | --: | --: | --: |",
+    ]
+    for each in rows:
+        figures = (each.learning, each.scoring, each.recovery, each.total)
+        lines.append(
+            f"| {each.row} | {each.epochs} | " + " | ".join(_written(figure) for figure in figures) + " |"
+        )
+    total = sum(each.total for each in rows)
+    lines.append(f"| all {len(rows)} | | | | | {_written(total)} |")
+    if baseline := max(each.baseline for each in rows):
+        lines.append(f"| their baseline, once | | | | | {_written(baseline)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _written(figure: float) -> str:
+    return "" if figure == 0 else f"{figure:.2g}" if figure < 10 else f"{figure:.0f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("study", choices=("table2", "cifar10_resnet56"))
+    parser.add_argument("--tflops", type=float, default=312.0, help="peak of the GPU (A100 in bfloat16: 312)")
+    parser.add_argument("--utilisation", type=float, default=0.2, help="part of it that training reaches")
+    arguments = parser.parse_args()
+    folder = HERE / arguments.study
+    costs = json.loads((folder / "records" / "step_costs.json").read_text())["in_training_steps"]
+    names = sorted(file.stem for file in (CONF / arguments.study).glob("*.yaml"))
+    speed = arguments.tflops * 1e12 * arguments.utilisation
+    rows = [hours(arguments.study, name, speed, costs) for name in names]
+    record = {
+        "assumed": {
+            "tflops": arguments.tflops,
+            "utilisation": arguments.utilisation,
+            "forward_passes_of_a_step": 1 + BACKWARD,
+        },
+        "step_costs": costs,
+        "hours": [{**asdict(each), "total": each.total} for each in rows],
+    }
+    (folder / "records" / "hours.json").write_text(json.dumps(record, indent=2) + "\n")
+    (folder / "hours.md").write_text(table(rows))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
