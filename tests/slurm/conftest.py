@@ -27,8 +27,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment in which prunelab and Slurm's commands find a cluster of one node."""
     from one_node import one_node_cluster
+    from sweep import UNDER_WAY
 
     folder = tmp_path_factory.mktemp("slurm")
     with one_node_cluster(folder) as environment:
         paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        yield {**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+        try:
+            yield {**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+        finally:
+            for process in UNDER_WAY:
+                process.kill()  # nothing happens to one that has ended
+                process.wait()

@@ -11,7 +11,10 @@ from pathlib import Path
 
 PRUNELAB = [sys.executable, "-c", "from prunelab.cli.run import main; main()"]
 LAUNCHER = {"gpus": 0, "cpus": 1, "minutes": 1, "warning_s": 1, "poll_s": 1}
-SECONDS = 240
+SECONDS = 600
+
+UNDER_WAY: list[subprocess.Popen[bytes]] = []
+"""The commands that were started, so that none is left behind by a test that fails."""
 
 
 class Sweep:
@@ -27,6 +30,7 @@ class Sweep:
         command = [*PRUNELAB, "-m", f"study={study}", "hydra/launcher=slurm", *launcher, *words]
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(command, cwd=folder, env=self.environment, stdout=out, stderr=err)
+        UNDER_WAY.append(self.process)
 
     @property
     def out(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from sweep import PRUNELAB, Sweep
+from sweep import PRUNELAB, SECONDS, Sweep
 
 from prunelab.records import Record
 
@@ -20,7 +20,7 @@ def records(study: Path) -> list[Record]:
 
 
 def test_a_job_with_two_processes(cluster: dict[str, str], tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, "ddp", cluster, [*RUN, "method=taylor"])
+    sweep = Sweep(tmp_path, "ddp", cluster, [*RUN, "method=taylor", "hydra.launcher.minutes=10"])
     assert sweep.end() == 0, sweep.err
     (record,) = records(sweep.study)
     assert [path.name for path in sweep.study.glob("[!.]*/")] == [record.key]
@@ -36,7 +36,7 @@ def test_a_sweep_inside_a_job(cluster: dict[str, str], tmp_path: Path) -> None:
     srun = ["srun", "--ntasks=2", "--ntasks-per-node=2", "--kill-on-bad-exit=1", "--job-name=sweep"]
     command = [*srun, *PRUNELAB, "-m", *RUN, "method=l1", "seed=0,1", "study=inside"]
     done = subprocess.run(
-        command, cwd=tmp_path, env=cluster, capture_output=True, text=True, timeout=200, check=False
+        command, cwd=tmp_path, env=cluster, capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 finished, 0 already there, 0 failed.") == 1

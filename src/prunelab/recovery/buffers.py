@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -22,8 +23,11 @@ class SameBuffers(Callback):
         _share(pl_module)
 
 
+@torch.no_grad()
 def _share(module: LightningModule) -> None:
     if world()[1] == 1:
         return
     for buffer in module.buffers():
-        dist.broadcast(buffer, src=0)
+        shared = buffer.contiguous()  # one in channels-last order cannot be sent as it is
+        dist.broadcast(shared, src=0)
+        buffer.copy_(shared)
