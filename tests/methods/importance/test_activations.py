@@ -68,6 +68,11 @@ def test_apoz_equals_a_plain_count(
     )
 
 
+def test_apoz_is_not_defined_for_a_branch_before_its_relu() -> None:
+    with pytest.raises(UserError, match="APoZ is not defined for level block"):
+        ImportancePruning(APoZ(), Budget(flops=0.5), levels=["filter", "block"])
+
+
 def test_apoz_of_a_dead_channel_is_zero(plain: nn.Module, make_context: MakeContext) -> None:
     plain.norm1.bias.data[2], plain.norm1.weight.data[2] = -1.0, 0.0
     plain.norm1.bias.data[0], plain.norm1.weight.data[0] = 1.0, 0.0
@@ -189,7 +194,7 @@ def test_one_pass_serves_all_layers_and_leaves_no_trace(
     for parameter in residual.parameters():
         parameter.grad = torch.ones_like(parameter)
     before = {name: tensor.clone() for name, tensor in residual.state_dict().items()}
-    context = make_context(criterion, residual, levels=["filter", "stage", "block"])
+    context = make_context(criterion, residual, levels=criterion.covers)
     passes: list[int] = []
     handle = residual.register_forward_hook(lambda module, inputs, outputs: passes.append(len(outputs)))
     torch.manual_seed(0)
