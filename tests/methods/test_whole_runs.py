@@ -14,6 +14,11 @@ METHODS = {
     "thinet": (),
     "channel_pruning": ("levels=[filter]",),
     "subspace": (),
+    "hrank": (),
+    "pfa": (),
+    "nisp": (),
+    "curl": (),
+    "scsp": (),
 }
 
 
