@@ -22,7 +22,7 @@ RUN = [
     f"recipe.training.epochs={EPOCHS}", "trainer=cpu", "trainer.threads=1",
 ]  # fmt: skip
 PACED = [*RUN, "logger._target_=paced.Paced"]
-WORDS = [*PACED, f"method={','.join(METHODS)}", "hydra.launcher.restarts=5"]
+WORDS = [*PACED, f"method={','.join(METHODS)}", "hydra.launcher.restarts=20"]
 
 
 def folders(study: Path) -> dict[str, Path]:
