@@ -1,19 +1,27 @@
 """prunelab and torch-pruning, side by side: how long does each take, and how close does each come to its target?
 
-(a) analysis: finding the structure of the network (``prunelab.analyze``; torch-pruning's ``DependencyGraph``).
-(b) pruning: network to pruned network at 50 % of the FLOPs (torch-pruning: MACs), L2 norm, one global ranking,
-    everything included: analysis, scores, counting, surgery. torch-pruning takes a fraction of channels, not of
-    operations, so it prunes in steps and counts after each, as its own ``reproduce/main.py`` does, until half is gone;
-    ``--steps`` says into how many steps the way to nothing is divided. Few steps are faster, many land closer; the
-    ratios are against the fastest.
+(a) analysis: finding what may be pruned (``prunelab.analyze``; torch-pruning's ``DependencyGraph`` and its list of
+    all groups). prunelab's also runs a pruned network to prove the groups right and makes the cost model.
+(b) pruning: trained network to pruned network at 50 % of the FLOPs, L2 norm, one global ranking, everything included:
+    analysis, scores, counting, surgery. torch-pruning takes a fraction of channels, not of operations, so it prunes
+    in steps and counts after each until half is gone. Three ways of it are measured:
 
-Copies are made before the clock starts. The two libraries take turns in one process, on as many threads.
+    - 100 steps to nothing: what its own script for ImageNet does (``reproduce/main_imagenet.py``), hence the way
+      that it recommends. Measured once, as it takes long.
+    - 20 steps to nothing: quicker, and further from the target.
+    - one step, for somebody who knows beforehand which fraction of channels leads to half of the operations (it is
+      looked for before the clock starts, by halving the interval on copies, to 0.5 points). Not a way to prune an
+      unknown network: the least that torch-pruning could take.
+
+The two libraries take turns in one process, on as many threads. Networks and copies are made before the clock starts.
+How much is kept is counted on the pruned networks by a third party: PyTorch's own counter of operations.
 
     pip install "prunelab[benchmarks]"
     OMP_NUM_THREADS=1 python experiments/benchmarks/versus_torch_pruning.py
-    OMP_NUM_THREADS=1 python experiments/benchmarks/versus_torch_pruning.py --only mobilenetv2_100 --repetitions 1
+    OMP_NUM_THREADS=1 python experiments/benchmarks/versus_torch_pruning.py --networks vgg16_bn --repetitions 1
 
-Writes experiments/benchmarks/records/versus_torch_pruning.json (not with --only).
+Writes experiments/benchmarks/records/versus_torch_pruning.json after each network, whose other entries stay;
+``--resume`` skips the networks that it holds.
 """
 
 from __future__ import annotations
@@ -22,6 +30,7 @@ import argparse
 import copy
 import gc
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +42,19 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunelab.methods import Budget, L2Norm, PruningContext, allocate
+from prunelab.records.atomic import write_atomically
 from prunelab.structure import analyze, apply
 
 NETWORKS = ("resnet50", "resnet152", "densenet121", "vgg16_bn", "mobilenetv2_100", "efficientnet_b0")
 RECORD = Path(__file__).parent / "records" / "versus_torch_pruning.json"
 KEEP = 0.5
+RECOMMENDED, COARSE = 100, 20
 
 
 def with_prunelab(model: nn.Module, images: Tensor, watch: Stopwatch) -> None:
     """Prune ``model`` in place with prunelab; its stages are timed one by one too."""
     budget = Budget(flops=KEEP)
-    with watch.measure("prunelab pruning"):
+    with watch.measure("prunelab"):
         with watch.measure("prunelab: analyze"):
             graph = analyze(model, images)
         with watch.measure("prunelab: score"):
@@ -54,24 +65,49 @@ def with_prunelab(model: nn.Module, images: Tensor, watch: Stopwatch) -> None:
             apply(model, plan)
 
 
-def with_torch_pruning(model: nn.Module, images: Tensor, watch: Stopwatch, steps: int) -> None:
-    """Prune ``model`` in place with torch-pruning, as its documentation shows."""
-    with watch.measure(f"torch-pruning pruning, {steps} steps"):
-        classifier = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
-        full, _ = torch_pruning.utils.count_ops_and_params(model, images)
-        pruner = torch_pruning.pruner.BasePruner(
-            model,
-            images,
-            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-            global_pruning=True,
-            pruning_ratio=1.0,
-            iterative_steps=steps,
-            ignored_layers=classifier,
-        )
-        left = full
-        while left > KEEP * full and pruner.current_step < pruner.iterative_steps:
-            pruner.step()
-            left, _ = torch_pruning.utils.count_ops_and_params(model, images)
+def peer(model: nn.Module, images: Tensor, ratio: float, steps: int) -> Any:
+    """torch-pruning's pruner as its README makes it; the classifier is left alone."""
+    classifier = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
+    return torch_pruning.pruner.BasePruner(
+        model,
+        images,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        global_pruning=True,
+        pruning_ratio=ratio,
+        iterative_steps=steps,
+        ignored_layers=classifier,
+    )
+
+
+def in_steps(model: nn.Module, images: Tensor, steps: int) -> None:
+    """Prune ``model`` in place with torch-pruning until half of the operations are gone."""
+    full, _ = torch_pruning.utils.count_ops_and_params(model, images)
+    pruner = peer(model, images, 1.0, steps)
+    left = full
+    while left > KEEP * full and pruner.current_step < pruner.iterative_steps:
+        pruner.step()
+        left, _ = torch_pruning.utils.count_ops_and_params(model, images)
+
+
+def in_one_step(model: nn.Module, images: Tensor, ratio: float) -> None:
+    """Prune ``model`` in place with torch-pruning by a fraction of channels; counted before and after."""
+    torch_pruning.utils.count_ops_and_params(model, images)
+    peer(model, images, ratio, 1).step()
+    torch_pruning.utils.count_ops_and_params(model, images)
+
+
+def known_ratio(model: nn.Module, images: Tensor, full: int) -> float:
+    """The fraction of channels for ``in_one_step``, found on copies."""
+    low, high = 0.0, 1.0
+    for _ in range(10):
+        ratio = (low + high) / 2
+        copied = copy.deepcopy(model)
+        peer(copied, images, ratio, 1).step()
+        kept = operations(copied, images) / full
+        if abs(kept - KEEP) < 0.005:
+            break
+        low, high = (ratio, high) if kept > KEEP else (low, ratio)
+    return ratio
 
 
 def operations(model: nn.Module, images: Tensor) -> int:
@@ -81,84 +117,91 @@ def operations(model: nn.Module, images: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def compare(name: str, repetitions: int, steps: list[int]) -> dict[str, Any]:
+def compare(name: str, repetitions: int) -> dict[str, Any]:
     """Both libraries on one network."""
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
     images = torch.zeros(1, 3, 224, 224)
     full = operations(model, images)
-    watch, landed = Stopwatch(), {}
+    watch, kept = Stopwatch(), {}
     forward = floor(lambda: timm.create_model(name), images)
-    runs = {"prunelab": lambda copied: with_prunelab(copied, images, watch)}
-    for count in steps:
-        runs[f"torch-pruning, {count} steps"] = lambda copied, count=count: with_torch_pruning(
-            copied, images, watch, count
-        )
-    for _ in range(repetitions):
+    ratio = known_ratio(model, images, full)
+    ways = {
+        "prunelab": lambda copied: with_prunelab(copied, images, watch),
+        f"torch-pruning, {RECOMMENDED} steps": lambda copied: in_steps(copied, images, RECOMMENDED),
+        f"torch-pruning, {COARSE} steps": lambda copied: in_steps(copied, images, COARSE),
+        "torch-pruning, told the ratio": lambda copied: in_one_step(copied, images, ratio),
+    }
+    for repetition in range(repetitions):
         with watch.measure("floor: a pass on the meta device"):
             forward()
         with watch.measure("prunelab analysis"):
             analyze(model, images)
         with watch.measure("torch-pruning analysis"):
-            torch_pruning.DependencyGraph().build_dependency(model, example_inputs=images)
-        for who, prune in runs.items():
+            list(torch_pruning.DependencyGraph().build_dependency(model, images).get_all_groups())
+        for who, prune in ways.items():
+            if who.endswith(f"{RECOMMENDED} steps") and repetition > 0:
+                continue
             copied = copy.deepcopy(model)
             gc.collect()
-            prune(copied)
-            landed[who] = operations(copied, images) / full
+            if who == "prunelab":  # it times itself
+                prune(copied)
+            else:
+                with watch.measure(who):
+                    prune(copied)
+            kept[who] = round(operations(copied, images) / full, 5)
     medians = watch.medians()
-    return {"network": name, "medians": medians, "kept": landed, "ratios": ratios(medians)}
-
-
-def ratios(medians: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """How many times longer torch-pruning took (its fastest way)."""
-    theirs = [part for part in medians if part.startswith("torch-pruning pruning")]
     return {
-        clock: {
-            "analysis": round(
-                medians["torch-pruning analysis"][clock] / medians["prunelab analysis"][clock], 2
-            ),
-            "pruning": round(
-                min(medians[part][clock] for part in theirs) / medians["prunelab pruning"][clock], 2
-            ),
-        }
-        for clock in ("wall_ms", "processor_ms")
+        "medians": medians,
+        "kept": kept,
+        "times_faster": {clock: faster(medians, clock) for clock in ("wall_ms", "processor_ms")},
     }
 
 
-def show(row: dict[str, Any]) -> None:
-    """The figures of one network."""
-    print(row["network"])
-    for part, found in row["medians"].items():
-        print(f"    {part:38s} {found['wall_ms']:10.1f} ms wall {found['processor_ms']:10.1f} ms processor")
-    for who, kept in row["kept"].items():
-        print(f"    {who:38s} keeps {100 * kept:.2f} % of the operations")
-    for clock, found in row["ratios"].items():
-        print(
-            f"    times faster ({clock[:-3]}): analysis {found['analysis']}, pruning {found['pruning']}",
-            flush=True,
+def faster(medians: dict[str, dict[str, float]], clock: str) -> dict[str, float]:
+    """How many times longer torch-pruning took than prunelab, for the analysis and each of its ways to prune."""
+    ours = {"analysis": "prunelab analysis"}
+    return {
+        part.removeprefix("torch-pruning").strip(", "): round(
+            found[clock] / medians[ours.get(part.partition(" ")[2], "prunelab")][clock], 2
         )
+        for part, found in medians.items()
+        if part.startswith("torch-pruning")
+    }
+
+
+def show(name: str, row: dict[str, Any]) -> None:
+    """The figures of one network."""
+    print(name)
+    for part, found in row["medians"].items():
+        print(f"    {part:34s} {found['wall_ms']:10.1f} ms wall {found['processor_ms']:10.1f} ms processor")
+    for who, kept in row["kept"].items():
+        print(f"    {who:34s} keeps {100 * kept:.2f} % of the operations")
+    for clock, found in row["times_faster"].items():
+        ratios = ", ".join(f"{ratio} ({part})" for part, ratio in found.items())
+        print(f"    times faster, {clock[:-3]}: {ratios}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="*", help="some networks only (nothing is written)")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--steps", type=int, nargs="*", default=[20, 200], help="of torch-pruning")
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, help="names of timm")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--resume", action="store_true", help="skip the networks that the record holds")
     arguments = parser.parse_args()
-    found = machine("torch", "timm", "torch-pruning", "prunelab")
-    rows = []
-    for name in arguments.only or NETWORKS:
-        rows.append(compare(name, arguments.repetitions, arguments.steps))
-        show(rows[-1])
-    if not arguments.only:
-        settings = {"repetitions": arguments.repetitions, "steps of torch-pruning": arguments.steps}
-        RECORD.write_text(
-            json.dumps({"machine": found, "settings": settings, "networks": rows}, indent=1) + "\n"
-        )
-        print(f"wrote {RECORD}")
+    rows: dict[str, Any] = json.loads(RECORD.read_text())["networks"] if RECORD.exists() else {}
+    for name in arguments.networks:
+        if arguments.resume and name in rows:
+            continue
+        started = time.perf_counter()
+        found = machine("torch", "timm", "torch-pruning", "prunelab")
+        rows[name] = compare(name, arguments.repetitions)
+        rows[name] |= {"repetitions": arguments.repetitions, "machine": found}
+        show(name, rows[name])
+        print(f"    measured in {time.perf_counter() - started:.0f} s", flush=True)
+        write_atomically(RECORD, json.dumps({"keep": KEEP, "networks": rows}, indent=1) + "\n")
+    print(f"wrote {RECORD}")
 
 
 if __name__ == "__main__":
