@@ -1,9 +1,9 @@
 """Results of common operators on the meta device, made from their shapes alone.
 
-PyTorch works out the shape of a batch normalisation or of ``relu6`` on the meta device by running a decomposition in
-Python, operator by operator: close to a millisecond each, more than everything else in a trace together. These
-results have the shape of the first argument. Whatever is unusual (training mode, sizes that do not fit, mixed types)
-is left to PyTorch.
+PyTorch works out the shape of a batch normalisation, of ``relu6`` or of ``addmm`` on the meta device by running a
+decomposition in Python, operator by operator: close to a millisecond each, more than everything else in a trace
+together. Here shape and memory layout are known beforehand. Whatever is unusual (training mode, sizes that do not
+fit, mixed types, other layouts) is left to PyTorch.
 """
 
 from __future__ import annotations
@@ -20,11 +20,16 @@ _aten = torch.ops.aten
 def compute(func: Any, args: Any, kwargs: Any) -> Any:
     """``func(*args, **kwargs)``; on the meta device without PyTorch's detour where the result's shape is known."""
     known = _KNOWN.get(func)
-    if known is not None and args[0].is_meta:
+    if known is not None and _on_meta(args[0]):
         result = known(*args, **kwargs)
         if result is not None:
             return result
     return func(*args, **kwargs)
+
+
+def _on_meta(first: Any) -> bool:
+    """The first argument is a tensor or a list of tensors."""
+    return first.is_meta if isinstance(first, Tensor) else bool(first) and first[0].is_meta
 
 
 def _function(x: Tensor, *others: Any, **named: Any) -> Tensor | None:
@@ -37,9 +42,84 @@ def _function_in_place(x: Tensor, *others: Any, **named: Any) -> Tensor:
 
 
 def _of_two(x: Tensor, y: Any, **named: Any) -> Tensor | None:
-    """A function of two tensors that are laid out alike."""
-    alike = isinstance(y, Tensor) and y.is_meta and x.shape == y.shape and x.stride() == y.stride()
-    return torch.empty_like(x) if alike and x.dtype == y.dtype else None
+    """A function of two tensors that are laid out alike, or of contiguous ones of which one is repeated, or of a
+    tensor and a number."""
+    if not isinstance(y, Tensor):
+        return torch.empty_like(x) if type(y) in (int, float) and x.is_floating_point() else None
+    if x.dtype != y.dtype or not y.is_meta:
+        return None
+    if x.shape == y.shape and x.stride() == y.stride():
+        return torch.empty_like(x)
+    if not (_plain(x) and y.is_contiguous()):
+        return None
+    larger, smaller = (x, y) if x.dim() >= y.dim() and x.numel() >= y.numel() else (y, x)
+    pairs = zip(reversed(larger.shape), reversed(smaller.shape), strict=False)
+    repeated = larger.dim() >= smaller.dim() and all(few in (1, many) for many, few in pairs)
+    return torch.empty_like(larger) if repeated and _plain(larger) else None
+
+
+def _addmm(bias: Tensor, x: Tensor, y: Tensor, **named: Any) -> Tensor | None:
+    fits = tuple(bias.shape) in ((y.shape[-1],), (1, y.shape[-1]), (x.shape[0], y.shape[-1]))
+    return _product(x, y) if fits and bias.dtype == x.dtype else None
+
+
+def _product(x: Tensor, y: Tensor) -> Tensor | None:
+    """Of two matrices, or of two batches of matrices."""
+    if x.dtype != y.dtype or x.shape[-1] != y.shape[-2] or x.shape[:-2] != y.shape[:-2]:
+        return None
+    return x.new_empty((*x.shape[:-1], y.shape[-1]))
+
+
+def _softmax(x: Tensor, *others: Any, **named: Any) -> Tensor | None:
+    return torch.empty_like(x) if x.is_floating_point() and _plain(x) else None
+
+
+def _resized(x: Tensor, size: Sequence[int], *others: Any) -> Tensor | None:
+    return x.new_empty((*x.shape[:2], *size)) if _plain(x) and x.shape[1] > 1 else None
+
+
+def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor | None:
+    """Of tensors that differ along ``dim`` alone."""
+    first = parts[0]
+    dim = dim % max(first.dim(), 1)
+    rest = [(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts]
+    if not all(
+        _plain(part) and part.dtype == first.dtype and other == rest[0]
+        for part, other in zip(parts, rest, strict=True)
+    ):
+        return None
+    return first.new_empty(
+        (*first.shape[:dim], sum(part.shape[dim] for part in parts), *first.shape[dim + 1 :])
+    )
+
+
+def _convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int],
+    dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
+) -> Tensor | None:  # fmt: skip
+    usual = x.dim() == weight.dim() == 4 and not transposed and x.dtype == weight.dtype
+    if not (usual and _plain(x) and weight.is_contiguous()):
+        return None
+    if (
+        x.shape[1] != weight.shape[1] * groups
+        or weight.shape[0] % groups
+        or not _fit((bias,), weight.shape[:1])
+    ):
+        return None
+    kernel = weight.shape[2:]
+    places = [
+        (size + 2 * pad - step * (width - 1) - 1) // pace + 1
+        for size, pad, step, width, pace in zip(
+            x.shape[2:], padding * (2 // len(padding)), dilation * (2 // len(dilation)), kernel,
+            stride * (2 // len(stride)), strict=True,
+        )
+    ]  # fmt: skip
+    return x.new_empty((x.shape[0], weight.shape[0], *places)) if min(places) > 0 else None
+
+
+def _plain(x: Tensor) -> bool:
+    """Contiguous, and not at the same time in the order "channels last", which PyTorch would go on with."""
+    return x.is_contiguous() and not (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 
 def _batch_norm(
@@ -59,7 +139,8 @@ def _layer_norm(
 
 def _normalised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The normalised x, and statistics that only a backward pass reads."""
-    return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+    statistic = x.new_empty(0)
+    return torch.empty_like(x), statistic, statistic
 
 
 def _fit(parts: Sequence[Tensor | None], shape: Sequence[int]) -> bool:
@@ -69,7 +150,8 @@ def _fit(parts: Sequence[Tensor | None], shape: Sequence[int]) -> bool:
 _KNOWN: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(
         (_aten.relu.default, _aten.hardtanh.default, _aten.hardswish.default, _aten.hardsigmoid.default,
-         _aten.gelu.default, _aten.silu.default, _aten.sigmoid.default),
+         _aten.gelu.default, _aten.silu.default, _aten.sigmoid.default, _aten.tanh.default,
+         _aten.clamp.default, _aten.clamp_min.default),
         _function,
     ),
     **dict.fromkeys(
@@ -77,7 +159,15 @@ _KNOWN: dict[Any, Callable[..., Any]] = {
          _aten.gelu_.default, _aten.silu_.default, _aten.sigmoid_.default),
         _function_in_place,
     ),
-    **dict.fromkeys((_aten.add.Tensor, _aten.mul.Tensor), _of_two),
+    **dict.fromkeys(
+        (_aten.add.Tensor, _aten.mul.Tensor, _aten.sub.Tensor, _aten.div.Tensor, _aten.mul.Scalar), _of_two
+    ),
+    **dict.fromkeys((_aten.mm.default, _aten.bmm.default), _product),
+    _aten.addmm.default: _addmm,
+    **dict.fromkeys((_aten._softmax.default, _aten._safe_softmax.default), _softmax),
+    **dict.fromkeys((_aten.upsample_bilinear2d.default, _aten.upsample_bicubic2d.default), _resized),
+    _aten.cat.default: _joined,
+    _aten.convolution.default: _convolution,
     _aten.native_batch_norm.default: _batch_norm,
     _aten.native_layer_norm.default: _layer_norm,
 }  # fmt: skip
