@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from prunelab.structure.plan import Cut, PruningPlan
 from prunelab.structure.surgery import attribute_changes, checked_cuts, cut_tensor, drop_blocks, named_tensors
 
+_SIMPLE = (bool, int, float, str, type(None))
+
 Memo = dict[int, Any]
 """What stands in the copy for each object of the original, by its ``id``."""
 
@@ -33,9 +35,10 @@ def candidate(model: nn.Module, plan: PruningPlan) -> nn.Module:
             memo[id(tensor)] = _pruned(tensor, cuts.get(name, []))
     pruned = _copied(model, memo)
     drop_blocks(pruned, plan)
-    own = named_tensors(pruned)
-    for name, values in plan.values.items():
-        own[name].data = own[name].new_tensor(values)
+    if plan.values:
+        own = named_tensors(pruned)
+        for name, values in plan.values.items():
+            own[name].data = own[name].new_tensor(values)
     for module, name, value in attribute_changes(pruned, plan):
         setattr(module, name, value)
     return pruned
@@ -61,7 +64,14 @@ def _copied(module: nn.Module, memo: Memo) -> nn.Module:
             value = {key: tensor if tensor is None else memo[id(tensor)] for key, tensor in value.items()}
         elif isinstance(value, dict | set) and not value:
             value = type(value)()
-        else:
+        elif not _immutable(value):
             value = copy.deepcopy(value, memo)
         twin.__dict__[name] = value
     return twin
+
+
+def _immutable(value: Any) -> bool:
+    """A number, a word, or a tuple of such: may be shared, and ``deepcopy`` would look at each entry."""
+    if type(value) is tuple:
+        return all(type(entry) in _SIMPLE for entry in value)
+    return type(value) in _SIMPLE
