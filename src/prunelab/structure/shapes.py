@@ -106,14 +106,11 @@ def _convolution(
         or not _fit((bias,), weight.shape[:1])
     ):
         return None
-    kernel = weight.shape[2:]
+    pads, widths, paces = (list(given) * (2 // len(given)) for given in (padding, dilation, stride))
     places = [
-        (size + 2 * pad - step * (width - 1) - 1) // pace + 1
-        for size, pad, step, width, pace in zip(
-            x.shape[2:], padding * (2 // len(padding)), dilation * (2 // len(dilation)), kernel,
-            stride * (2 // len(stride)), strict=True,
-        )
-    ]  # fmt: skip
+        (x.shape[2 + d] + 2 * pads[d] - widths[d] * (weight.shape[2 + d] - 1) - 1) // paces[d] + 1
+        for d in (0, 1)
+    ]
     return x.new_empty((x.shape[0], weight.shape[0], *places)) if min(places) > 0 else None
 
 
