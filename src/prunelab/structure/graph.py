@@ -12,6 +12,7 @@ from torch import nn
 
 from prunelab.errors import UserError, nearest
 from prunelab.structure.blocks import ResidualBlock, describe, find_blocks
+from prunelab.structure.collector import without_collector
 from prunelab.structure.cost import CostModel, cost_model
 from prunelab.structure.gathers import find_gathers
 from prunelab.structure.groups import ChannelGroup, Partition, partition
@@ -152,6 +153,7 @@ class _Resolver:
         return attributes
 
 
+@without_collector()
 def analyze(
     model: nn.Module, example_input: Any, *, exact: bool = False, cardinality: bool = False
 ) -> ChannelGraph:

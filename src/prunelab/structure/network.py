@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_map
 
 from prunelab.errors import UserError
 from prunelab.structure.decisions import Decisions
-from prunelab.structure.marks import Trace
+from prunelab.structure.foretelling import Enough
+from prunelab.structure.marks import Step, Trace
 from prunelab.structure.outputs import tensors_in
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery import call_with, named_tensors, trial
@@ -87,14 +88,21 @@ class Network:
             self.whole -= joined
             trace = self._run(self.carry)
 
-    def trace_pruned(self, plan: PruningPlan) -> tuple[Trace, str | None]:
-        """Trace the network as ``plan`` would leave it; the second value names the call that failed, if one did."""
+    def run_pruned(self, plan: PruningPlan, seen: Callable[[Step], None]) -> str | None:
+        """Run the network as ``plan`` would leave it, showing ``seen`` every operator -> the call that failed, if any.
+
+        ``seen`` may end the run by ``Enough``.
+        """
         with trial(self.model, plan, self.stand_ins) as tensors:
             tracer = self._tracer(tensors, self.carry, Decisions(self.decided))
+            tracer.seen = seen
             try:
-                return self._under(tracer, tensors), None
+                self._under(tracer, tensors)
+            except Enough:
+                return None
             except Exception:  # whatever a program raises when a width is not what it expects
-                return tracer.trace, tracer.calls.function
+                return tracer.calls.function
+        return None
 
     def _run(self, carry: Mapping[int, int]) -> Trace:
         tracer = self._tracer(self.stand_ins, carry, Decisions())

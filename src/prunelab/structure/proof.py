@@ -8,16 +8,18 @@ alone, unless the constant is an attribute of the module that can be set to the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prunelab.structure.calls import Call
+from prunelab.structure.foretelling import Failure, Foretelling, significant
 from prunelab.structure.groups import Partition
 from prunelab.structure.ids import Components, Ids
-from prunelab.structure.marks import Marked, Step, Trace
+from prunelab.structure.marks import Step, Trace
 from prunelab.structure.plan import PruningPlan
 
 if TYPE_CHECKING:
@@ -33,14 +35,8 @@ class Link:
     ids: Ids = field(repr=False)
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """The first traced operator that did not do what was foretold."""
-
-    step: int
-    reason: str
-
-
+# Groups that lose channels, attributes that follow, the last step that is looked at.
+_Question = tuple[frozenset[int], tuple[tuple[str, str, bytes], ...], int | None]
 Resolver = Callable[[tuple[Link, ...]], Callable[[dict[str, tuple[int, ...]], tuple[str, ...]], PruningPlan]]
 
 
@@ -67,21 +63,35 @@ class _Proof:
         self.broken: dict[int, str] = {}
         self.chosen: set[int] = set()
         self._refused: set[tuple[str, str, int]] = set()
+        self._expected = significant(trace)
+        self._known: dict[_Question, Failure | None] = {}
         self._by_module: dict[str, list[Step]] = {}
+        self._by_call: dict[Call, list[Step]] = {}
+        self._numbers = {id(step): number for number, step in enumerate(trace.steps)}
         for step in trace.steps:
             self._by_module.setdefault(step.module, []).append(step)
+            self._by_call.setdefault(step.call, []).append(step)
         for number, group in enumerate(parts.groups):
             if group.frozen is None and group.size > 1:
                 self.chosen.add(number)
             elif group.frozen is None:
                 self.broken[number] = "a single channel"
 
-    def trial(self, chosen: Iterable[int], links: tuple[Link, ...] | None = None) -> _Failure | None:
-        """Remove a part of the chosen groups; None if the network does what was foretold.
+    def trial(
+        self, chosen: Iterable[int], links: tuple[Link, ...] | None = None, last: int | None = None
+    ) -> Failure | None:
+        """Remove a part of the chosen groups; None if the network does what was foretold (up to step ``last``).
 
         Every group loses another fraction, so that no two widths agree by chance.
         """
-        wanted = set(chosen)
+        wanted = frozenset(chosen)
+        links = self.links if links is None else links
+        asked = (wanted, tuple((link.module, link.attribute, link.ids.tobytes()) for link in links), last)
+        if asked not in self._known:
+            self._known[asked] = self._tried(wanted, links, last)
+        return self._known[asked]
+
+    def _tried(self, wanted: Collection[int], links: tuple[Link, ...], last: int | None) -> Failure | None:
         kept: dict[str, tuple[int, ...]] = {}
         gone = np.zeros(self.components.count, dtype=np.bool_)
         for number, group in enumerate(self.parts.groups):
@@ -92,11 +102,11 @@ class _Proof:
                 removed[_spread(group.size, number)] = True
             kept[group.name] = tuple(np.flatnonzero(~removed).tolist())
             gone[self.parts.members[number][removed]] = True
-        plan = self.resolver(self.links if links is None else links)(kept, ())
-        pruned, failed = self.network.trace_pruned(plan)
-        return _compare(self.trace, pruned, gone[self.components.label], failed)
+        foretelling = Foretelling(self._expected, gone[self.components.label], last)
+        failed = self.network.run_pruned(self.resolver(links)(kept, ()), foretelling)
+        return foretelling.ended(failed)
 
-    def repair(self, failure: _Failure) -> bool:
+    def repair(self, failure: Failure) -> bool:
         """Set an integer attribute of the module at the failing operator to the new width, if that helps.
 
         The same attribute of all modules of the same class is tried with it: networks repeat themselves.
@@ -117,29 +127,37 @@ class _Proof:
                 if again is None or again.step > failure.step:
                     self.links = tried
                     return True
+                if again.step == failure.step:  # the others do no harm before it, and this one does not help
+                    break
             self._refused.add((step.module, attribute, place))
         return False
 
-    def freeze(self, failure: _Failure) -> None:
-        """Freeze the groups to blame: those at the failing operator that fail alone, else whichever half fails."""
+    def freeze(self, failure: Failure) -> None:
+        """Freeze the groups to blame: those at the failing operator that fail alone, else whichever half fails, of
+        those that the module around it handles or else of all. Nothing after the failing operator is looked at.
+
+        Groups at the same places of other modules of the same class are tried with them.
+        """
         step = self._step(failure)
         near = self._touched(step) & self.chosen
-        guilty = {number for number in near if self.trial({number}) is not None}
-        if not guilty and near and self.trial(self.chosen - near) is None:
+        guilty = {number for number in near if self.trial({number}, last=failure.step) is not None}
+        if not guilty and near and self.trial(self.chosen - near, last=failure.step) is None:
             guilty = near
         if not guilty:
-            guilty = self._halved()
+            around = self._handled(step.module) & self.chosen
+            inside = bool(around) and self.trial(around, last=failure.step) is not None
+            guilty = self._halved(around if inside else self.chosen, failure.step)
         similar = {
             number
             for other in self._alike(step)
-            for number in (self._touched(other) & self.chosen) - guilty
-            if self._same_place(number, other, guilty, step) and self.trial({number}) is not None
+            for number in self._at_same_places(other, guilty, step) - guilty
+            if self.trial({number}, last=self._numbers[id(other)]) is not None
         }
         for number in guilty | similar:
             self.chosen.discard(number)
             self.broken[number] = failure.reason
 
-    def _step(self, failure: _Failure) -> Step:
+    def _step(self, failure: Failure) -> Step:
         return self.trace.steps[min(failure.step, len(self.trace.steps) - 1)]
 
     def _alike(self, step: Step) -> Iterator[Step]:
@@ -154,8 +172,7 @@ class _Proof:
 
     def _widths(self, step: Step) -> list[Ids]:
         """The channel dimensions that the Python-level call around ``step`` handles, results first."""
-        together = [other for other in self.trace.steps if other.call == step.call]
-        marked = [m for other in together for m in (*other.outputs, *other.inputs)]
+        marked = [m for other in self._by_call[step.call] for m in (*other.outputs, *other.inputs)]
         return [
             ids
             for found in marked
@@ -191,27 +208,33 @@ class _Proof:
         arrays = [ids for marked in (*step.inputs, *step.outputs) for ids in marked.dims if ids is not None]
         return set().union(*(self._groups(ids) for ids in arrays))
 
-    def _same_place(self, number: int, step: Step, guilty: set[int], first: Step) -> bool:
-        """Whether group ``number`` stands at ``step`` where a guilty one stands at ``first``."""
+    def _handled(self, module: str) -> set[int]:
+        """The groups whose channels the operators of a module handle."""
+        return set().union(*(self._touched(step) for step in self._by_module[module]))
 
-        def places(group: Iterable[int], at: Step) -> set[tuple[int, int]]:
-            wanted = set(group)
-            return {
-                (which, dim)
-                for which, marked in enumerate(at.inputs)
-                for dim, ids in enumerate(marked.dims)
-                if ids is not None and self._groups(ids) & wanted
-            }
+    def _places(self, module: str) -> dict[tuple[int, int, int], set[int]]:
+        """(operator of the module, which of its inputs, dimension) -> the groups that stand there."""
+        return {
+            (ordinal, which, dim): self._groups(ids)
+            for ordinal, step in enumerate(self._by_module[module])
+            for which, marked in enumerate(step.inputs)
+            for dim, ids in enumerate(marked.dims)
+            if ids is not None
+        }
 
-        return bool(places({number}, step) & places(guilty, first))
+    def _at_same_places(self, step: Step, guilty: set[int], first: Step) -> set[int]:
+        """The trusted groups that stand in the module of ``step`` where guilty ones stand in that of ``first``."""
+        blamed = {place for place, groups in self._places(first.module).items() if groups & guilty}
+        found = (groups for place, groups in self._places(step.module).items() if place in blamed)
+        return set().union(*found) & self.chosen
 
-    def _halved(self) -> set[int]:
-        suspects = sorted(self.chosen)
+    def _halved(self, among: Iterable[int], last: int) -> set[int]:
+        suspects = sorted(among)
         while len(suspects) > 1:
             half = len(suspects) // 2
-            if self.trial(suspects[:half]) is not None:
+            if self.trial(suspects[:half], last=last) is not None:
                 suspects = suspects[:half]
-            elif self.trial(suspects[half:]) is not None:
+            elif self.trial(suspects[half:], last=last) is not None:
                 suspects = suspects[half:]
             else:  # only both halves together fail
                 return set(suspects[half:])
@@ -228,51 +251,3 @@ def _spread(size: int, number: int) -> NDArray[np.int64]:
     count = max(1, min(round(size * fraction), size - 2))
     back = count // 3
     return np.concatenate([np.arange(count - back), np.arange(size - back, size)]).astype(np.int64)
-
-
-def _compare(full: Trace, pruned: Trace, removed: NDArray[np.bool_], failed: str | None) -> _Failure | None:
-    """The first difference between the pruned run and what the full run's ids foretell of it."""
-    expected_steps, found_steps = _significant(full), _significant(pruned)
-    for (number, before), (_, after) in zip(expected_steps, found_steps, strict=False):
-        if _VIEWS.get(before.op, before.op) != _VIEWS.get(after.op, after.op):
-            return _Failure(number, f"{before.op} turns into {after.op}")
-        if len(before.outputs) != len(after.outputs):
-            return _Failure(number, f"{before.op} into another number of parts")
-        for expected, found in zip(before.outputs, after.outputs, strict=True):
-            if not _foretold(expected, found, removed):
-                return _Failure(number, f"{before.op} to a constant size")
-        foretold = [int(claim.counted.size - removed[claim.counted].sum()) for claim in before.claims]
-        if before.numbers != after.numbers:
-            return _Failure(number, f"{before.op} with a number made from the width")
-        actual = [claim.value for claim in after.claims]
-        if actual and foretold != actual:
-            return _Failure(number, f"{before.op} at a constant position")
-    if failed is None and len(expected_steps) == len(found_steps):
-        return None
-    number = expected_steps[min(len(found_steps), len(expected_steps) - 1)][0]
-    return _Failure(number, f"{failed} with a constant size" if failed else "another number of operators")
-
-
-def _foretold(expected: Marked, found: Marked, removed: NDArray[np.bool_]) -> bool:
-    """Whether a tensor of the pruned run has the foretold shape; what holds one value everywhere may have any."""
-    if expected.uniform:
-        return True
-    if len(expected.shape) != len(found.shape):
-        return False
-    return all(
-        size == (before if ids is None else int(ids.size - removed[ids].sum()))
-        for dim, (before, ids, size) in enumerate(
-            zip(expected.shape, expected.dims, found.shape, strict=True)
-        )
-        if dim not in expected.spread
-    )
-
-
-# A copy is made or not as the memory layout asks for it; the views that follow differ in name only.
-_COPIES = {"clone", "contiguous"}
-_VIEWS = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
-
-
-def _significant(trace: Trace) -> list[tuple[int, Step]]:
-    """The steps that a pruned run must repeat, numbered as in the trace."""
-    return [(number, step) for number, step in enumerate(trace.steps) if step.op not in _COPIES]

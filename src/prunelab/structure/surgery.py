@@ -102,6 +102,11 @@ def call_with(
 def cut_tensor(tensor: Tensor, cuts: list[Cut]) -> Tensor:
     """The kept part of ``tensor`` as a new tensor of the same memory format, each kept element copied once."""
     channels_last = tensor.dim() == 4 and not tensor.is_contiguous()
+    if tensor.is_meta:
+        left = {cut.dim: len(cut.indices) for cut in cuts}
+        shape = [left.get(dim, size) for dim, size in enumerate(tensor.shape)]
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=layout)
     indices = {cut.dim: torch.tensor(cut.indices, device=tensor.device) for cut in cuts}
     with torch.no_grad():
         if not channels_last:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,11 @@ class Tracer(TorchDispatchMode):
         self.whole = frozenset(whole)
         self.decisions = decisions or Decisions()
         self.claims: list[Claim] = []
-        self.calls = Calls(self._returned)
+        returned = WeakMethod(
+            self._returned
+        )  # a strong one would be a ring that only the collector takes apart
+        self.calls = Calls(lambda call, out: _called(returned, call, out))
+        self.seen: Callable[[Step], None] = lambda step: None
         self.kind = ""
         self._marked: WeakIdKeyDictionary = WeakIdKeyDictionary()
         for name, tensor in tensors:
@@ -146,6 +151,7 @@ class Tracer(TorchDispatchMode):
         numbers = tuple(value for value in args if type(value) in (int, float)) if name in _ARITHMETIC else ()
         step = Step(name, self.calls.current, inputs, tuple(made), tuple(self.claims), numbers)
         self.trace.steps.append(step)
+        self.seen(step)
         return out
 
     def before(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -156,6 +162,12 @@ class Tracer(TorchDispatchMode):
         marked = self._marked.get(out) if isinstance(out, Tensor) else None
         if marked is not None and marked.call is None:
             marked.call = call
+
+
+def _called(returned: WeakMethod[Any], call: Call, out: Any) -> None:
+    tell = returned()
+    if tell is not None:
+        tell(call, out)
 
 
 def _operands(*values: Any) -> list[Tensor]:

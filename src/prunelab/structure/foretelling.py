@@ -1,0 +1,117 @@
+"""What the channel ids foretell of a pruned run, compared with the run while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunelab.structure.ids import Ids
+from prunelab.structure.marks import Marked, Step, Trace
+
+# A copy is made or not as the memory layout asks for it; the views that follow differ in name only.
+_COPIES = {"clone", "contiguous"}
+_VIEWS = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The first traced operator that did not do what was foretold."""
+
+    step: int
+    reason: str
+
+
+class Enough(BaseException):
+    """Ends a run of which nothing more needs to be known. No ``Exception``: no network may catch it."""
+
+
+def significant(trace: Trace) -> list[tuple[int, Step]]:
+    """The steps that a pruned run must repeat, numbered as in the trace."""
+    return [(number, step) for number, step in enumerate(trace.steps) if step.op not in _COPIES]
+
+
+class Foretelling:
+    """Sees each operator of a pruned run and ends the run at the first that does not do what was foretold.
+
+    ``expected`` are the significant steps of the full run, ``removed`` says which ids are gone. With ``last`` the run
+    also ends once that step has done what was foretold.
+    """
+
+    def __init__(
+        self, expected: Sequence[tuple[int, Step]], removed: NDArray[np.bool_], last: int | None = None
+    ) -> None:
+        self.failure: Failure | None = None
+        self._expected, self._removed, self._last = expected, removed, last
+        self._place = 0
+        self._over = False
+        self._left: dict[int, int] = {}
+
+    def __call__(self, step: Step) -> None:
+        """Compare the next operator of the pruned run."""
+        if step.op in _COPIES and not self._over:
+            return
+        if not self._over:
+            self._compare(step)
+        if self._over:
+            raise Enough
+
+    def ended(self, failed: str | None) -> Failure | None:
+        """The first difference, once the run is over; ``failed`` names the call that raised an error."""
+        if self._over or (failed is None and self._place == len(self._expected)):
+            return self.failure
+        return self._at_end(f"{failed} with a constant size" if failed else "another number of operators")
+
+    def _compare(self, after: Step) -> None:
+        if self._place == len(self._expected):
+            self.failure, self._over = self._at_end("another number of operators"), True
+            return
+        number, before = self._expected[self._place]
+        difference = self._difference(before, after)
+        if difference is not None:
+            self.failure = Failure(number, difference)
+        self._place += 1
+        self._over = difference is not None or (self._last is not None and number >= self._last)
+
+    def _at_end(self, reason: str) -> Failure:
+        number, _ = self._expected[min(self._place, len(self._expected) - 1)]
+        return Failure(number, reason)
+
+    def _difference(self, before: Step, after: Step) -> str | None:
+        if _VIEWS.get(before.op, before.op) != _VIEWS.get(after.op, after.op):
+            return f"{before.op} turns into {after.op}"
+        if len(before.outputs) != len(after.outputs):
+            return f"{before.op} into another number of parts"
+        for expected, found in zip(before.outputs, after.outputs, strict=True):
+            if not self._foretold(expected, found):
+                return f"{before.op} to a constant size"
+        if before.numbers != after.numbers:
+            return f"{before.op} with a number made from the width"
+        if after.claims and [self._kept(claim.counted) for claim in before.claims] != [
+            claim.value for claim in after.claims
+        ]:
+            return f"{before.op} at a constant position"
+        return None
+
+    def _foretold(self, expected: Marked, found: Marked) -> bool:
+        """Whether a tensor of the pruned run has the foretold shape; what holds one value everywhere may have any."""
+        if expected.uniform:
+            return True
+        if len(expected.shape) != len(found.shape):
+            return False
+        return all(
+            size == (before if ids is None else self._kept(ids))
+            for dim, (before, ids, size) in enumerate(
+                zip(expected.shape, expected.dims, found.shape, strict=True)
+            )
+            if dim not in expected.spread
+        )
+
+    def _kept(self, ids: Ids) -> int:
+        """How many of ``ids`` (an array of the full run: it lives as long as this) are not removed."""
+        left = self._left.get(id(ids))
+        if left is None:
+            left = self._left[id(ids)] = int(ids.size - self._removed[ids].sum())
+        return left
