@@ -77,7 +77,7 @@ def scored_network(words: Sequence[str]) -> ScoredNetwork:
     setup.task.machine.prepare_process()
     setup.task.prepare_data()
     network, weights = _weighted(setup)
-    context = _context(setup, network)
+    context = setup.context(network)
     scores, plan = setup.method.scored(context)
     groups = [
         _group(context, group, scores.channels[group.name], plan.kept[group.name])
@@ -119,20 +119,6 @@ def _weighted(setup: Setup) -> tuple[nn.Module, str]:
     network, _ = setup.baseline.train(setup.task, store.root)  # these take weights that are there
     given = getattr(setup.baseline, "path", "")
     return network, f"weights of {given}" if given else "published weights"
-
-
-def _context(setup: Setup, network: nn.Module) -> PruningContext:
-    task, method = setup.task, setup.method
-    data = task.data
-    return method.context(
-        network,
-        task.example_input(),
-        data.calibration_dataloader(method.images) if method.reads_images else None,
-        device=task.machine.device,
-        name=setup.names["model"],
-        progress=True,
-        validation=data.validation_dataloader(method.validation_images) if method.reads_validation else None,
-    )
 
 
 def _group(

@@ -17,7 +17,7 @@ from prunelab.methods import Budget, LearningMethod, PruningContext
 from prunelab.methods.ranks import from_first_rank, require_same
 from prunelab.records import Accuracy
 from prunelab.records.decision import Decision, RoundFolder, fingerprint
-from prunelab.recovery import Round, fit, is_first_rank
+from prunelab.recovery import Round, fit
 from prunelab.steps.full import FullNetwork
 from prunelab.steps.parts import portion
 from prunelab.steps.setup import Setup
@@ -74,21 +74,9 @@ def _context(
     setup: Setup, network: nn.Module, step: Round, full: ChannelGraph, is_first: bool
 ) -> PruningContext:
     """All that a method may look at in this round; ``full`` is the structure before the first one."""
-    task, method = setup.task, setup.method
-    data = task.data
-    work = portion(full, method, _budget(setup.budget, step.keep), step.part)
-    return method.context(
-        network,
-        task.example_input(),
-        data.calibration_dataloader(method.images) if method.reads_images else None,
-        device=task.machine.device,
-        name=setup.names["model"],
-        budget=work.budget,
-        whole=work.whole,
-        reference=None if is_first else full,
-        progress=is_first_rank(),
-        validation=data.validation_dataloader(method.validation_images) if method.reads_validation else None,
-    )
+    work = portion(full, setup.method, _budget(setup.budget, step.keep), step.part)
+    reference = None if is_first else full
+    return setup.context(network, budget=work.budget, whole=work.whole, reference=reference)
 
 
 def _learn(setup: Setup, context: PruningContext, place: RoundFolder, phase: str) -> float:

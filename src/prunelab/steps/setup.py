@@ -10,13 +10,14 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch import nn
 
 from prunelab.errors import UserError, nearest
 from prunelab.logging import RunLogger
-from prunelab.methods import Budget, PruningMethod
+from prunelab.methods import Budget, PruningContext, PruningMethod
 from prunelab.records import BASELINES, baseline_key
 from prunelab.records.baselines import BaselineStore
-from prunelab.recovery import Machine, Recipe
+from prunelab.recovery import Machine, Recipe, is_first_rank
 from prunelab.steps.baseline import BaselineSource
 from prunelab.steps.task import NetworkSettings, Task
 from prunelab.steps.trial import shortened
@@ -74,6 +75,23 @@ class Setup:
     def budget(self) -> Budget:
         """What the method has to meet in the end."""
         return self.method.budget
+
+    def context(self, network: nn.Module, **more: Any) -> PruningContext:
+        """All that the method may look at when it decides about ``network``; ``more`` as for its ``context``."""
+        task, method = self.task, self.method
+        data = task.data
+        return method.context(
+            network,
+            task.example_input(),
+            data.calibration_dataloader(method.images) if method.reads_images else None,
+            device=task.machine.device,
+            name=self.names["model"],
+            progress=is_first_rank(),
+            validation=data.validation_dataloader(method.validation_images)
+            if method.reads_validation
+            else None,
+            **more,
+        )
 
     def __str__(self) -> str:
         names = self.names
