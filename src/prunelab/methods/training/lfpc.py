@@ -69,7 +69,10 @@ class LFPC(LearningMethod):
     """
 
     origin: ClassVar[Origin] = Origin(
-        "He et al., Learning Filter Pruning Criteria, CVPR 2020", ours="training, temperatures"
+        "He et al., Learning Filter Pruning Criteria, CVPR 2020",
+        "https://openaccess.thecvf.com/content_CVPR_2020/html/He_Learning_Filter_Pruning_Criteria_for_Deep_"
+        "Convolutional_Neural_Networks_Acceleration_CVPR_2020_paper.html",
+        ours="training, temperatures",
     )
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
     eager: ClassVar[bool] = True

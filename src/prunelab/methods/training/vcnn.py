@@ -61,7 +61,10 @@ class VCNN(LearningMethod):
     """
 
     origin: ClassVar[Origin] = Origin(
-        "Zhao et al., Variational pruning, CVPR 2019", ours="strength, training"
+        "Zhao et al., Variational pruning, CVPR 2019",
+        "https://openaccess.thecvf.com/content_CVPR_2019/html/"
+        "Zhao_Variational_Convolutional_Neural_Network_Pruning_CVPR_2019_paper.html",
+        ours="strength, training",
     )
 
     suited_normalisation: ClassVar[Normalisation] = "none"
