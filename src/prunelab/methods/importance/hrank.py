@@ -25,7 +25,7 @@ from prunelab.methods.scores import Scores
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
 
-_VALUES_AT_ONCE = 1 << 18  # of maps that are decomposed together: as many as a processor keeps close by
+_VALUES_AT_ONCE = 1 << 17  # of maps that are decomposed together: as many as a processor keeps close by
 
 
 @dataclass(frozen=True)
@@ -74,51 +74,51 @@ class MeanRank(Metric):
 def matrix_ranks(maps: Tensor) -> Tensor:
     """The ranks (M,) of M maps (M, H, W), as ``torch.linalg.matrix_rank`` gives them in float32: int64.
 
-    Few maps need their singular values. With A the rows (or columns, whichever are fewer) of a map that are not zero
-    and G = A A^T in float64, one Cholesky factorisation proves of most that all of them are independent, and the
-    eigenvalues of G, the squares of the singular values, settle nearly all others. Rounding in G is some 1e-16 of
-    its trace, and the squared tolerance is above 1e-14. A network of float64 or bfloat16 is judged by its maps in
-    float32.
+    Few maps need their singular values. With A the rows of a map that are not zero and G = A A^T in float64, one
+    Cholesky factorisation proves of most that all of them are independent; of others its columns that are not zero;
+    and the eigenvalues of G, the squares of the singular values, settle nearly all that is left. Rounding in G is some
+    1e-16 of its trace, and the squared tolerance is above 1e-14. A network of float64 or bfloat16 is judged by its
+    maps in float32.
     """
     maps = maps.float()
-    magnitudes = maps.abs()
-    rows, columns = (magnitudes.amax(dim=dim).count_nonzero(dim=1) for dim in (2, 1))
-    ranks = torch.minimum(rows, columns)
-    tolerance = max(maps.shape[1:]) * torch.finfo(torch.float32).eps
-    for wide, chosen in ((True, rows <= columns), (False, rows > columns)):
-        index = (chosen & (ranks > 0)).nonzero().squeeze(1)
-        if len(index):
-            doubles = (maps if len(index) == len(maps) else maps[index]).double()
-            _settle(ranks, index, doubles @ doubles.mT if wide else doubles.mT @ doubles, tolerance)
-    undecided = (ranks < 0).nonzero().squeeze(1)
-    if len(undecided):
-        values = torch.linalg.svdvals(maps[undecided])
-        ranks[undecided] = (values > tolerance * values[:, :1]).sum(dim=1)
+    if maps.shape[1] > maps.shape[2]:
+        maps = maps.mT
+    tolerance = maps.shape[2] * torch.finfo(torch.float32).eps
+    gram, ranks = _if_independent(maps, tolerance)
+    open_ = (ranks < 0).nonzero().squeeze(1)
+    if len(open_):
+        ranks[open_] = _if_independent(maps[open_].mT, tolerance)[1]
+        open_ = open_[ranks[open_] < 0]
+    if len(open_):
+        ranks[open_] = _from_eigenvalues(gram[open_], tolerance)
+        open_ = open_[ranks[open_] < 0]
+    if len(open_):
+        values = torch.linalg.svdvals(maps[open_])
+        ranks[open_] = (values > tolerance * values[:, :1]).sum(dim=1)
     return ranks
 
 
-def _settle(ranks: Tensor, index: Tensor, gram: Tensor, tolerance: float) -> None:
-    """Put right those of ``ranks`` at ``index`` that are below the number of rows that are not zero, from the Gram
-    matrices (I, n, n) of the rows; -1 where a singular value is too close to the tolerance to tell."""
-    open_ = (~_independent(gram, tolerance)).nonzero().squeeze(1)
-    if not len(open_):
-        return
-    values = torch.linalg.eigvalsh(gram[open_])
-    relative = values / values[:, -1:]
-    close = ((relative > tolerance**2 / 4) & (relative < tolerance**2 * 4)).any(dim=1)
-    ranks[index[open_]] = torch.where(close, -1, (relative > tolerance**2).sum(dim=1))
-
-
-def _independent(gram: Tensor, tolerance: float) -> Tensor:
-    """Whether (M,) the rows with Gram matrices (M, n, n) are proven to be independent, but for those that are zero.
+def _if_independent(maps: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    """The Gram matrices (M, n, n) of the rows of maps (M, n, m) in float64, and for each map the number of rows that
+    are not zero if these are proven to be independent, -1 if not.
 
     With t the tolerance: if G - t^2 trace(G) I is positive definite on the rows that are not zero, then every
     singular value of these rows is above t sqrt(trace(G)) >= t sigma_1.
     """
+    doubles = maps.double()
+    gram = doubles @ doubles.mT
     diagonal = gram.diagonal(dim1=1, dim2=2)  # a view: changes reach the matrix
     before = diagonal.clone()
     trace = before.sum(dim=1, keepdim=True)
-    diagonal += torch.where(before == 0, trace, -(tolerance**2) * trace)
-    failed = torch.linalg.cholesky_ex(gram).info
+    diagonal += torch.where(before == 0, 1, -(tolerance**2) * trace)
+    failed = torch.linalg.cholesky_ex(gram, upper=True).info
     diagonal.copy_(before)
-    return failed == 0
+    return gram, torch.where(failed == 0, before.count_nonzero(dim=1), -1)
+
+
+def _from_eigenvalues(gram: Tensor, tolerance: float) -> Tensor:
+    """Ranks (M,) from Gram matrices (M, n, n); -1 where a singular value is too close to the tolerance to tell."""
+    values = torch.linalg.eigvalsh(gram)
+    relative = values / values[:, -1:]
+    close = ((relative > tolerance**2 / 4) & (relative < tolerance**2 * 4)).any(dim=1)
+    return torch.where(close, -1, (relative > tolerance**2).sum(dim=1))
