@@ -1,7 +1,9 @@
-"""Methods with machinery of their own go through a whole run on digits, from one baseline."""
+"""Every method of conf/method goes through a whole run on digits, from one baseline."""
 
 from __future__ import annotations
 
+import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -9,17 +11,14 @@ import pytest
 from prunelab.cli.config import configure
 from prunelab.experiment import run
 
-METHODS = {
+METHODS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml"))
+WORDS = {
     "eagleeye": ("method.candidates=3",),
-    "thinet": (),
     "channel_pruning": ("levels=[filter]",),
-    "subspace": (),
-    "hrank": (),
-    "pfa": (),
-    "nisp": (),
-    "curl": (),
-    "scsp": (),
+    "slimming": ("levels=[filter,stage,block]",),
+    "ssl": ("levels=[filter,stage,block]", "method.step=subgradient"),
 }
+LEARNING = {"slimming", "ssl", "group_brain_damage", "sfp", "fpgm_soft", "vcnn", "autopruner", "lfpc"}
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +27,30 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_whole_run(outputs: Path, name: str) -> None:
+def test_a_whole_run(outputs: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("prunelab.steps.task.LATENCY_SECONDS", 0.0)  # half of the time, and no matter here
     words = (
         f"method={name}",
-        *METHODS[name],
+        *WORDS.get(name, ()),
         "budget.flops=0.5",
         "baseline.training.epochs=1",
         "recipe.training.epochs=1",
         "recipe.calibration_images=64",
+        "+learning_epochs=2",
         "trainer=cpu",
         "study=tests",
         f"outputs={outputs}",
     )
-    record = run(configure(list(words))).record
+    outcome = run(configure(list(words)))
+    record = outcome.record
     assert record.method == name
     assert 0.47 < record.budget.reached <= 0.5
+    assert record.budget.allocation == ("uniform" if name in {"sfp", "fpgm_soft", "lfpc"} else "global")
     assert record.plan.masked_vs_pruned < 1e-6
+
+    with (outcome.folder.path / "curves.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["phase"] for row in rows] == ["learning"] * 2 * (name in LEARNING) + ["recovery"]
+    for row in rows[:-1]:
+        watched = [float(row[column]) for column in row if column.startswith("learning/")]
+        assert watched and all(map(math.isfinite, watched))

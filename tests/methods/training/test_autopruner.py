@@ -1,9 +1,8 @@
-"""AutoPruner: codes and their gradients by a plain implementation, what they switch off, and whole runs."""
+"""AutoPruner: codes and their gradients by a plain implementation, and what they switch off."""
 
 from __future__ import annotations
 
 import copy
-import csv
 from dataclasses import replace
 from typing import Any
 
@@ -106,6 +105,8 @@ def test_learning_leaves_an_ordinary_network_that_computes_what_its_binary_codes
         for name, code in method._codes.items()
     }
     assert any(off.values())
+    kept = 1 - sum(map(len, off.values())) / 18
+    assert method.watch(found)["kept"] == pytest.approx(kept)
     before = small.eval()(images)
     method.finish(found)
     assert set(small.state_dict()) == names
@@ -180,6 +181,8 @@ def test_the_scale_rises_and_faster_if_codes_are_not_settled_in_the_end(small: A
     method._steps, scales = 10, []
     for code in method._codes.values():
         code.last = torch.tensor([0.0, 0.02, 0.5, 1.0, 0.97, 0.2])
+    assert method.watch(found)["settled"] == pytest.approx(4 / 6)
+    assert method.watch(found)["code_p50"] == pytest.approx(0.35)
     for method.step in range(10):
         scales.append(method.scale)
         method.after_step(found, {})
@@ -216,12 +219,3 @@ def test_it_must_learn_before_it_decides(small: Any, context: Any) -> None:
     method = autopruner()
     with pytest.raises(UserError, match="has not learned"):
         method.decide(context(method, small))
-
-
-def test_a_whole_run(run: Any) -> None:
-    outcome = run("method=autopruner")
-    assert outcome.record.budget.reached <= 0.5
-    with (outcome.folder.path / "curves.csv").open() as lines:
-        learning = next(csv.DictReader(lines))
-    assert 0 < float(learning["learning/kept"]) < 1
-    assert float(learning["learning/scale"]) > 50

@@ -1,4 +1,4 @@
-"""Group-wise brain damage: the groups, which channels go, and whole runs."""
+"""Group-wise brain damage: the groups, what becomes zero, and which channels go."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ def test_a_channel_goes_only_when_all_its_offsets_are_gone(small: Any, context: 
         assert not {1, 2} & set(plan.kept[name])
 
 
+def test_nothing_reads_noise_in_the_end_and_what_carries_the_class_stays(signals: Any) -> None:
+    network, kept = signals(GroupBrainDamage(Budget(params=0.3), strength=0.1))
+    read = network[5].weight.norm(dim=0)
+    others = [channel for channel in range(10) if channel not in (2, 7)]
+    assert kept == (2, 7)
+    assert (read[others] == 0).all() and read[[2, 7]].min() > 0.5
+
+
 def test_learning_makes_sparse_shapes(learn: Any, small: Any) -> None:
     logged = learn(brain_damage(strength=3.0), small, training=Training(epochs=2, lr=0.05))
     assert logged["learning/shape_sparsity"] > 0
@@ -55,7 +63,3 @@ def test_learning_makes_sparse_shapes(learn: Any, small: Any) -> None:
 def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         brain_damage(**settings)
-
-
-def test_a_whole_run(run: Any) -> None:
-    assert run("method=group_brain_damage").record.budget.reached <= 0.5

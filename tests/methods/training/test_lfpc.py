@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -197,6 +196,7 @@ def test_each_layer_finds_its_criterion_by_held_out_images_alone() -> None:
     assert trainer.callback_metrics["learning/certainty"] > 0.7
     assert trainer.callback_metrics["learning/chosen_first"] == 0.5
     assert trainer.callback_metrics["learning/overlap"] == 0.0
+    assert 0 < trainer.callback_metrics["learning/held_out_loss"] < np.log(2)  # of a guess
     plan = method.decide(method.context(module.net, torch.zeros(1, 2, 2, 2)))
     assert (plan.kept["0"], plan.kept["2"]) == ((0, 1), (2, 3))
 
@@ -260,14 +260,3 @@ def test_it_must_learn_before_it_decides(small: Any) -> None:
     method = lfpc()
     with pytest.raises(UserError, match="has not learned"):
         method.decide(method.context(small, EXAMPLE))
-
-
-def test_a_whole_run(run: Any) -> None:
-    outcome = run("method=lfpc")
-    assert outcome.record.budget.reached <= 0.5
-    with (outcome.folder.path / "curves.csv").open() as lines:
-        first = next(csv.DictReader(lines))
-    assert float(first["learning/held_out_loss"]) > 0
-    assert sum(
-        float(value) for name, value in first.items() if name.startswith("learning/chosen_")
-    ) == pytest.approx(1)

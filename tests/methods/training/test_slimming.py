@@ -1,8 +1,7 @@
-"""Network slimming: the penalty by hand, channels that it switches off, and whole runs."""
+"""Network slimming: the penalty by hand, channels that it switches off, and every round of a run."""
 
 from __future__ import annotations
 
-import csv
 from typing import Any
 
 import numpy as np
@@ -104,15 +103,6 @@ def test_a_network_without_factors_is_refused_before_it_trains() -> None:
 def test_a_negative_strength_is_refused() -> None:
     with pytest.raises(UserError, match="strength=-1"):
         slimming(strength=-1)
-
-
-def test_a_whole_run_learns_before_it_prunes(run: Any) -> None:
-    outcome = run("method=slimming", "levels=[filter,stage,block]")
-    with (outcome.folder.path / "curves.csv").open() as lines:
-        rows = list(csv.DictReader(lines))
-    assert [row["phase"] for row in rows] == ["learning", "recovery"]
-    assert float(rows[0]["learning/gamma_p50"]) > 0
-    assert outcome.record.budget.reached <= 0.5
 
 
 def test_every_round_of_an_iterative_run_learns(run: Any) -> None:

@@ -1,4 +1,4 @@
-"""Soft pruning: what is zeroed and when, that it may come back, that it is removed in the end, and whole runs."""
+"""Soft pruning: what is zeroed and when, that it may come back, and that it is removed in the end."""
 
 from __future__ import annotations
 
@@ -152,10 +152,3 @@ def test_a_duplicated_filter_goes_with_the_geometric_median(small: Any, context:
 def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         soft(**settings)
-
-
-@pytest.mark.parametrize("method", ["sfp", "fpgm_soft"])
-def test_a_whole_run(run: Any, method: str) -> None:
-    outcome = run(f"method={method}", "method.epochs=2")
-    assert outcome.record.budget.reached <= 0.5
-    assert outcome.record.budget.allocation == "uniform"

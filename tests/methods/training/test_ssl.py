@@ -1,4 +1,4 @@
-"""Structured sparsity learning: which weights form groups, what becomes zero, and whole runs."""
+"""Structured sparsity learning: which weights form groups, what becomes zero, and what goes."""
 
 from __future__ import annotations
 
@@ -56,6 +56,14 @@ def test_depth_is_a_group_of_each_whole_convolution(small: Any, context: Any) ->
     assert torch.allclose(weight, expected)
 
 
+def test_nothing_reads_noise_in_the_end_and_what_carries_the_class_stays(signals: Any) -> None:
+    network, kept = signals(SSL(Budget(params=0.3), filters=0.0, channels=0.1))
+    read = network[5].weight.norm(dim=0)
+    others = [channel for channel in range(10) if channel not in (2, 7)]
+    assert kept == (2, 7)
+    assert (read[others] == 0).all() and read[[2, 7]].min() > 0.5
+
+
 def test_learning_makes_exact_zeros(learn: Any, small: Any) -> None:
     logged = learn(ssl(filters=3.0, channels=3.0), small, training=Training(epochs=2, lr=0.05))
     zero = (small.blocks[0].conv1.weight.flatten(1).norm(dim=1) == 0).sum()
@@ -67,8 +75,3 @@ def test_learning_makes_exact_zeros(learn: Any, small: Any) -> None:
 def test_strengths_that_are_none_are_refused(strengths: dict[str, float]) -> None:
     with pytest.raises(UserError, match="strengths of a penalty"):
         ssl(**strengths)
-
-
-def test_a_whole_run(run: Any) -> None:
-    outcome = run("method=ssl", "levels=[filter,stage,block]", "method.step=subgradient")
-    assert outcome.record.budget.reached <= 0.5

@@ -1,4 +1,4 @@
-"""Variational pruning: the random scale, the gradient of the divergence, folding, and whole runs."""
+"""Variational pruning: the random scale, the gradient of the divergence, folding, and what is learned."""
 
 from __future__ import annotations
 
@@ -123,7 +123,3 @@ def test_redundant_channels_are_counted_by_both_thresholds(small: Any, context: 
 def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         vcnn(**settings)
-
-
-def test_a_whole_run(run: Any) -> None:
-    assert run("method=vcnn").record.budget.reached <= 0.5
