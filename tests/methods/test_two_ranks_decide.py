@@ -1,4 +1,5 @@
-"""Two processes decide and adjust what one process does, for methods with machinery of their own."""
+"""Two processes decide and adjust what one process does: methods with machinery of their own, and the criteria that
+``test_ddp`` has no Trainer for."""
 
 from __future__ import annotations
 
@@ -33,3 +34,14 @@ def test_two_ranks_do_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert process.returncode == 0, errors
     for rank in (0, 1):
         assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == alone
+
+
+def test_no_method_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, in ``test_ddp`` and in ``training/test_two_ranks_learn``."""
+    for folder in (SCRIPT.parent, SCRIPT.parent / "training"):
+        monkeypatch.syspath_prepend(str(folder))
+    decide, ddp, learn = map(importlib.import_module, ("two_ranks_decide", "two_ranks", "two_ranks_learn"))
+    conf = Path(__file__).parents[2] / "conf" / "method"
+    assert {*decide.methods(), *ddp.CRITERIA, *learn.methods(ranks=1)} == {
+        file.stem for file in conf.glob("*.yaml")
+    }

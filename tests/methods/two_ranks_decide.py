@@ -15,10 +15,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from prunelab.methods import (
+    FPGM,
+    SCSP,
+    BNGamma,
     Budget,
     ChannelPruning,
     EagleEye,
+    ImportancePruning,
+    L2Norm,
     PruningMethod,
+    Random,
     ReconstructionPruning,
     Subspace,
     ThiNet,
@@ -33,12 +39,20 @@ def methods() -> dict[str, PruningMethod]:
         "thinet": ReconstructionPruning(ThiNet(), BUDGET, images=40),
         "channel_pruning": ReconstructionPruning(ChannelPruning(), BUDGET, images=40),
         "subspace": ReconstructionPruning(Subspace(), BUDGET, images=40),
+        "l2": ImportancePruning(L2Norm(), BUDGET),
+        "fpgm": ImportancePruning(FPGM(), BUDGET),
+        "bn_gamma": ImportancePruning(BNGamma(), BUDGET),
+        "scsp": ImportancePruning(SCSP(), BUDGET),
+        "random": ImportancePruning(Random(), BUDGET),
     }
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    layers = (nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU())
+    norms = nn.BatchNorm2d(8), nn.BatchNorm2d(6)
+    for norm in norms:
+        norm.weight.data.uniform_(0.5, 1.5)
+    layers = (nn.Conv2d(2, 8, 3), norms[0], nn.ReLU(), nn.Conv2d(8, 6, 3), norms[1], nn.ReLU())
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(6, 3)).eval()
 
 
