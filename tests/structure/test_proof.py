@@ -45,6 +45,60 @@ def test_the_same_attribute_of_many_modules(exact: Callable[..., Any]) -> None:
         assert pruning.model[number].channels == pruning.plan.widths[f"{number}.layer"][1]
 
 
+class Divides(nn.Module):
+    """Divides its channels by sizes that it remembers, as a tuple or one by one."""
+
+    def __init__(self, sizes: tuple[int, ...], together: bool) -> None:
+        super().__init__()
+        self.layer = conv(sum(sizes), sum(sizes))
+        self.part = conv(sizes[0], sizes[0])
+        self.together = together
+        if together:
+            self.sizes = sizes
+        else:
+            self.first, self.second = sizes
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = self.sizes if self.together else [self.first, self.second]
+        first, second = torch.split(torch.relu(self.layer(x)), sizes, dim=1)
+        return torch.cat([torch.relu(self.part(first)), second], dim=1)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_sizes_of_parts_follow_together(exact: Callable[..., Any], together: bool) -> None:
+    model = nn.Sequential(conv(3, 10), Divides((4, 6), together), Divides((4, 6), together), conv(10, 2))
+    pruning = exact(model, IMAGES)
+    assert pruning.frozen == {}
+    for number in (1, 2):
+        layer = pruning.model[number]
+        sizes = layer.sizes if together else (layer.first, layer.second)
+        assert sizes[0] == layer.part.in_channels and sum(sizes) == layer.layer.out_channels < 10
+    original = pruning.original[1]
+    assert (original.sizes if together else (original.first, original.second)) == (4, 6)
+
+
+def test_an_attribute_of_a_child_whose_method_is_called(exact: Callable[..., Any]) -> None:
+    class Bias(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.shape = nn.Parameter(torch.randn(64, 6)), (8, 8, 6)
+
+        def bias(self) -> Tensor:
+            return self.table[torch.arange(64)].view(self.shape).permute(2, 0, 1)
+
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.shift = conv(3, 6), Bias()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.layer(x) + self.shift.bias())
+
+    pruning = exact(nn.Sequential(Shifted(), conv(6, 2)), IMAGES)
+    assert list(pruning.groups.values()) == [("filter", 6)]
+    assert pruning.model[0].shift.shape == (8, 8, pruning.model[0].layer.out_channels)
+
+
 def test_an_attribute_that_equals_a_width_by_chance_is_left_alone(exact: Callable[..., Any]) -> None:
     class Chance(Reads):
         def __init__(self) -> None:

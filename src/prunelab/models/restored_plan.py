@@ -48,6 +48,7 @@ def remainder(plan: PruningPlan, done: PruningPlan) -> PruningPlan:
         values=plan.values,
         attributes=plan.attributes,
         replaced={name: leaves for name, leaves in plan.replaced.items() if name not in done.replaced},
+        rewritten=plan.rewritten,
     )
 
 

@@ -12,8 +12,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunelab.structure.attributes import set_integer
 from prunelab.structure.plan import Cut, PruningPlan
-from prunelab.structure.surgery import attribute_changes, checked_cuts, cut_tensor, drop_blocks, named_tensors
+from prunelab.structure.surgery import (
+    attribute_changes,
+    checked_cuts,
+    cut_tensor,
+    drop_blocks,
+    named_tensors,
+    rewrite_forwards,
+)
 
 _SIMPLE = (bool, int, float, str, type(None))
 
@@ -40,7 +48,8 @@ def candidate(model: nn.Module, plan: PruningPlan) -> nn.Module:
         for name, values in plan.values.items():
             own[name].data = own[name].new_tensor(values)
     for module, name, value in attribute_changes(pruned, plan):
-        setattr(module, name, value)
+        set_integer(module, name, value)
+    rewrite_forwards(pruned, plan)
     return pruned
 
 

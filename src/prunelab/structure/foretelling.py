@@ -33,6 +33,11 @@ def significant(trace: Trace) -> list[tuple[int, Step]]:
     return [(number, step) for number, step in enumerate(trace.steps) if step.op not in _COPIES]
 
 
+def is_view(step: Step) -> bool:
+    """Whether a step is a ``view`` or what ``reshape`` makes of it."""
+    return _VIEWS.get(step.op, step.op) == "view"
+
+
 class Foretelling:
     """Sees each operator of a pruned run and ends the run at the first that does not do what was foretold.
 

@@ -20,7 +20,9 @@ from prunelab.structure.ids import Components
 from prunelab.structure.marks import Trace
 from prunelab.structure.network import Network
 from prunelab.structure.plan import Cut, PruningPlan
-from prunelab.structure.proof import Link, prove
+from prunelab.structure.proof import prove
+from prunelab.structure.remedies import Link, Remedy, Unwritten
+from prunelab.structure.rewriting import Width
 from prunelab.structure.taps import find_taps
 
 
@@ -94,7 +96,7 @@ class _Resolver:
     groups: tuple[ChannelGroup, ...]
     members: tuple[NDArray[np.int64], ...]
     blocks: tuple[ResidualBlock, ...]
-    links: tuple[Link, ...]
+    remedies: tuple[Remedy, ...]
     aliases: Mapping[str, tuple[str, ...]]
     grouped: frozenset[str]
 
@@ -125,6 +127,7 @@ class _Resolver:
             values=self._values(removed_ids, inside),
             attributes=self._attributes(removed_ids, inside),
             replaced={n: leaves for n, leaves in replaced.items() if not n.startswith(inside)},
+            rewritten=self._rewritten(removed_ids, inside),
         )
 
     def _values(self, removed: NDArray[np.bool_], inside: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -146,11 +149,19 @@ class _Resolver:
             left = int((~removed[ids]).sum())
             if left != ids.size and not f"{module}.".startswith(inside) and module in self.grouped:
                 attributes[module] = {name: left}
-        for link in self.links:
+        for link in self.remedies:
             left = int((~removed[link.ids]).sum())
-            if left != link.ids.size and not f"{link.module}.".startswith(inside):
+            if isinstance(link, Link) and left != link.ids.size and not f"{link.module}.".startswith(inside):
                 attributes.setdefault(link.module, {})[link.attribute] = left
         return attributes
+
+    def _rewritten(self, removed: NDArray[np.bool_], inside: tuple[str, ...]) -> dict[str, tuple[Width, ...]]:
+        rewritten: dict[str, tuple[Width, ...]] = {}
+        for remedy in self.remedies:
+            outside = not f"{remedy.module}.".startswith(inside)
+            if isinstance(remedy, Unwritten) and outside and removed[remedy.ids].any():
+                rewritten[remedy.module] = tuple(sorted({*rewritten.get(remedy.module, ()), remedy.width}))
+        return rewritten
 
 
 @without_collector()
@@ -178,7 +189,7 @@ def analyze(
             raise UserError(f"{name}={value} is neither true nor false.")
     network = Network(model, example_input, exact, cardinality)
     trace = network.trace()
-    components, parts, links = _proved(network, trace, exact)
+    components, parts, remedies = _proved(network, trace, exact)
     prunable = [number for number, group in enumerate(parts.groups) if group.frozen is None]
     members = [parts.members[number] for number in prunable]
     taps = find_taps(trace, components, members)
@@ -203,7 +214,7 @@ def analyze(
     )
     frozen = tuple(group for group in parts.groups if group.frozen is not None)
     resolve = _Resolver(
-        trace, components, groups, tuple(members), blocks, links, network.aliases(), network.grouped
+        trace, components, groups, tuple(members), blocks, remedies, network.aliases(), network.grouped
     )
     return ChannelGraph(groups, frozen, blocks, cost, resolve)
 
@@ -214,14 +225,14 @@ def _left_alone_if_inexact(group: ChannelGroup) -> ChannelGroup:
     return replace(group, frozen=f"not exact because of {group.inexact}")
 
 
-def _proved(network: Network, trace: Trace, exact: bool) -> tuple[Components, Partition, tuple[Link, ...]]:
+def _proved(network: Network, trace: Trace, exact: bool) -> tuple[Components, Partition, tuple[Remedy, ...]]:
     """Freeze what a trial shows to break the network, and learn which attributes follow a width."""
     components = trace.ids.components()
     parts = partition(trace, components)
     if exact:
         parts = replace(parts, groups=tuple(_left_alone_if_inexact(group) for group in parts.groups))
 
-    def resolver(links: tuple[Link, ...]) -> _Resolver:
+    def resolver(remedies: tuple[Remedy, ...]) -> _Resolver:
         chosen = [number for number, group in enumerate(parts.groups) if group.frozen is None]
         return _Resolver(
             trace,
@@ -229,16 +240,16 @@ def _proved(network: Network, trace: Trace, exact: bool) -> tuple[Components, Pa
             tuple(parts.groups[n] for n in chosen),
             tuple(parts.members[n] for n in chosen),
             (),
-            links,
+            remedies,
             network.aliases(),
             network.grouped,
         )
 
-    broken, links = prove(network, trace, components, parts, resolver)
+    broken, remedies = prove(network, trace, components, parts, resolver)
     if broken:
         groups = tuple(
             replace(group, frozen=broken.get(number, group.frozen))
             for number, group in enumerate(parts.groups)
         )
         parts = replace(parts, groups=groups)
-    return components, parts, links
+    return components, parts, remedies

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from prunelab.errors import UserError
+from prunelab.structure.rewriting import Width
 
 VERSION = 1
 Indices = tuple[int, ...]
@@ -34,8 +35,9 @@ class PruningPlan:
     ``kept`` and ``widths`` (before, after) name every prunable group; ``makers`` are the weights that produce each.
     The rest is the same decision resolved to tensors, so that a plan can be applied, or a checkpoint loaded, without
     analysing the network again: ``cuts`` of parameters and buffers, new ``values`` of index buffers, ``attributes``
-    (module -> name -> number) that the forward pass reads, and ``replaced`` modules of dropped blocks (module ->
-    "identity", "relu" or "relu6").
+    (module -> name -> number; entries of tuples and lists as "name[1]") that the forward pass reads, ``replaced``
+    modules of dropped blocks (module -> "identity", "relu" or "relu6"), and ``rewritten`` widths that the source of a
+    module writes out (see ``rewriting``).
     """
 
     kept: Mapping[str, Indices]
@@ -46,6 +48,7 @@ class PruningPlan:
     values: Mapping[str, Indices] = field(default_factory=dict)
     attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     replaced: Mapping[str, str] = field(default_factory=dict)
+    rewritten: Mapping[str, tuple[Width, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ordered = sorted(self.cuts, key=lambda cut: (cut.tensor, cut.dim))
@@ -61,7 +64,7 @@ class PruningPlan:
         def number(indices: Indices) -> int:
             return lists.setdefault(indices, len(lists))
 
-        plan = {
+        plan: dict[str, Any] = {
             "version": VERSION,
             "kept": {name: number(self.kept[name]) for name in sorted(self.kept)},
             "widths": {name: list(pair) for name, pair in self.widths.items()},
@@ -72,6 +75,8 @@ class PruningPlan:
             "attributes": {name: dict(found) for name, found in self.attributes.items()},
             "replaced": dict(self.replaced),
         }
+        if self.rewritten:
+            plan["rewritten"] = {n: [list(width) for width in widths] for n, widths in self.rewritten.items()}
         plan["lists"] = [list(indices) for indices in lists]
         return plan
 
@@ -135,6 +140,11 @@ class PruningPlan:
             values={**values, **later.values},
             attributes={n: a for n, a in attributes.items() if not f"{n}.".startswith(inside)},
             replaced=replaced,
+            rewritten={
+                n: tuple(sorted({*self.rewritten.get(n, ()), *later.rewritten.get(n, ())}))
+                for n in sorted({*self.rewritten, *later.rewritten})
+                if not f"{n}.".startswith(inside)
+            },
         )
 
     def _came_apart(self, later: PruningPlan, followed: Collection[str]) -> dict[str, tuple[str, int]]:
@@ -192,6 +202,7 @@ def _plan(raw: dict[str, Any]) -> PruningPlan:
         "values",
         "attributes",
         "replaced",
+        "rewritten",
         "lists",
     }
     if unknown:
@@ -233,6 +244,13 @@ def _plan(raw: dict[str, Any]) -> PruningPlan:
             str(m): {str(n): _count(v, n) for n, v in found.items()} for m, found in raw["attributes"].items()
         },
         replaced={str(module): str(leaves) for module, leaves in raw["replaced"].items()},
+        rewritten={
+            str(module): tuple(
+                Width(_count(c, module), _count(a, module), _count(of, module), _name(text))
+                for c, a, of, text in widths
+            )
+            for module, widths in raw.get("rewritten", {}).items()
+        },
     )
 
 

@@ -2,53 +2,48 @@
 
 Constants hide in programs: a view to a written-out shape, ``x[:, :32]``, ``reshape(..., self.num_heads, ...)``. A
 trial that removes a part of every group shows them: the traced operators must be the same, every output must have the
-predicted shape and every constant that stands for channels the predicted value. A group that breaks this is frozen,
-alone, unless the constant is an attribute of the module that can be set to the new width.
+predicted shape and every constant that stands for channels the predicted value. (A second trial, with other widths,
+where they might agree by chance.) A group that breaks this is frozen, alone, unless a width that is written out can
+follow (``remedies``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from prunelab.structure.calls import Call
-from prunelab.structure.foretelling import Failure, Foretelling, significant
+from prunelab.structure.foretelling import Failure, Foretelling, is_view, significant
 from prunelab.structure.groups import Partition
 from prunelab.structure.ids import Components, Ids
 from prunelab.structure.marks import Step, Trace
 from prunelab.structure.plan import PruningPlan
+from prunelab.structure.remedies import Link, Option, Remedy, key, options, remedies
 
 if TYPE_CHECKING:
     from prunelab.structure.network import Network
 
 
-@dataclass(frozen=True)
-class Link:
-    """An integer attribute of a module that must equal the number of kept ``ids``."""
-
-    module: str
-    attribute: str
-    ids: Ids = field(repr=False)
-
-
-# Groups that lose channels, attributes that follow, the last step that is looked at.
-_Question = tuple[frozenset[int], tuple[tuple[str, str, bytes], ...], int | None]
-Resolver = Callable[[tuple[Link, ...]], Callable[[dict[str, tuple[int, ...]], tuple[str, ...]], PruningPlan]]
+# Which look, groups that lose channels, remedies, the last step that is looked at.
+_Question = tuple[int, frozenset[int], tuple[tuple[str, object, bytes], ...], int | None]
+Resolver = Callable[
+    [tuple[Remedy, ...]], Callable[[dict[str, tuple[int, ...]], tuple[str, ...]], PruningPlan]
+]
 
 
 def prove(
     network: Network, trace: Trace, components: Components, parts: Partition, resolver: Resolver
-) -> tuple[dict[int, str], tuple[Link, ...]]:
-    """The groups that break the network (number -> reason), and the attributes that follow a width."""
+) -> tuple[dict[int, str], tuple[Remedy, ...]]:
+    """The groups that break the network (number -> reason), and what must follow a width for others not to."""
     proof = _Proof(network, trace, components, parts, resolver)
-    while proof.chosen and (failure := proof.trial(proof.chosen)) is not None:
-        if not proof.repair(failure):
-            proof.freeze(failure)
-    return proof.broken, proof.links
+    looks = (0, 1) if _may_agree_by_chance(trace) else (0,)
+    while not all(proof.look_again(look) for look in looks):  # what mends one may break the other
+        pass
+    return proof.broken, proof.remedies
 
 
 class _Proof:
@@ -59,10 +54,10 @@ class _Proof:
     ) -> None:
         self.network, self.trace, self.components, self.parts = network, trace, components, parts
         self.resolver = resolver
-        self.links: tuple[Link, ...] = ()
+        self.remedies: tuple[Remedy, ...] = ()
         self.broken: dict[int, str] = {}
+        self.look = 0
         self.chosen: set[int] = set()
-        self._refused: set[tuple[str, str, int]] = set()
         self._expected = significant(trace)
         self._known: dict[_Question, Failure | None] = {}
         self._by_module: dict[str, list[Step]] = {}
@@ -77,21 +72,33 @@ class _Proof:
             elif group.frozen is None:
                 self.broken[number] = "a single channel"
 
+    def look_again(self, look: int) -> bool:
+        """Repair or freeze until nothing fails with the channels that ``look`` removes; True if nothing had to be."""
+        self.look = look
+        untouched = True
+        while self.chosen and (failure := self.trial(self.chosen)) is not None:
+            untouched = False
+            if not self.repair(failure):
+                self.freeze(failure)
+        return untouched
+
     def trial(
-        self, chosen: Iterable[int], links: tuple[Link, ...] | None = None, last: int | None = None
+        self, chosen: Iterable[int], remedies: tuple[Remedy, ...] | None = None, last: int | None = None
     ) -> Failure | None:
         """Remove a part of the chosen groups; None if the network does what was foretold (up to step ``last``).
 
         Every group loses another fraction, so that no two widths agree by chance.
         """
         wanted = frozenset(chosen)
-        links = self.links if links is None else links
-        asked = (wanted, tuple((link.module, link.attribute, link.ids.tobytes()) for link in links), last)
+        remedies = self.remedies if remedies is None else remedies
+        asked = (self.look, wanted, tuple(key(remedy) for remedy in remedies), last)
         if asked not in self._known:
-            self._known[asked] = self._tried(wanted, links, last)
+            self._known[asked] = self._tried(wanted, remedies, last)
         return self._known[asked]
 
-    def _tried(self, wanted: Collection[int], links: tuple[Link, ...], last: int | None) -> Failure | None:
+    def _tried(
+        self, wanted: Collection[int], remedies: tuple[Remedy, ...], last: int | None
+    ) -> Failure | None:
         kept: dict[str, tuple[int, ...]] = {}
         gone = np.zeros(self.components.count, dtype=np.bool_)
         for number, group in enumerate(self.parts.groups):
@@ -99,37 +106,33 @@ class _Proof:
                 continue
             removed = np.zeros(group.size, dtype=np.bool_)
             if number in wanted:
-                removed[_spread(group.size, number)] = True
+                removed[_spread(group.size, number, self.look)] = True
             kept[group.name] = tuple(np.flatnonzero(~removed).tolist())
             gone[self.parts.members[number][removed]] = True
         foretelling = Foretelling(self._expected, gone[self.components.label], last)
-        failed = self.network.run_pruned(self.resolver(links)(kept, ()), foretelling)
+        failed = self.network.run_pruned(self.resolver(remedies)(kept, ()), foretelling)
         return foretelling.ended(failed)
 
     def repair(self, failure: Failure) -> bool:
-        """Set an integer attribute of the module at the failing operator to the new width, if that helps.
+        """Let the width that the failing operator expects follow, if that helps: an integer attribute of its module, a
+        width in the source of the module, or one of each.
 
-        The same attribute of all modules of the same class is tried with it: networks repeat themselves.
+        The same is tried for all modules of the same class: networks repeat themselves.
         """
         step = self._step(failure)
-        for attribute, place in self._candidates(step):
-            alike = [
-                link
-                for other in self._alike(step)
-                if (link := self._link(other, attribute, place)) is not None
-            ]
-            own = self._link(step, attribute, place)
-            if own is None:
-                continue
-            for new in ([own, *alike], [own]):
-                tried = (*self.links, *new)
+        alike = list(self._alike(step))
+        known = {(link.module, link.attribute) for link in self.remedies if isinstance(link, Link)}
+        for option in options(self._module(step), step, self._widths(step), known):
+            own = self._remedies(step, option)
+            others = [remedy for other in alike for remedy in self._remedies(other, option)]
+            for new in ([*own, *others], own):
+                tried = (*self.remedies, *new)
                 again = self.trial(self.chosen, tried)
                 if again is None or again.step > failure.step:
-                    self.links = tried
+                    self.remedies = tried
                     return True
                 if again.step == failure.step:  # the others do no harm before it, and this one does not help
                     break
-            self._refused.add((step.module, attribute, place))
         return False
 
     def freeze(self, failure: Failure) -> None:
@@ -163,7 +166,7 @@ class _Proof:
     def _alike(self, step: Step) -> Iterator[Step]:
         """The same operator at the same place of other modules of the same class."""
         ordinal = self._by_module[step.module].index(step)
-        kind = type(self.network.model.get_submodule(step.module))
+        kind = type(self._module(step))
         for module, steps in self._by_module.items():
             if module == step.module or type(self.network.model.get_submodule(module)) is not kind:
                 continue
@@ -180,25 +183,11 @@ class _Proof:
             if ids is not None and self._groups(ids) & self.chosen
         ]
 
-    def _candidates(self, step: Step) -> list[tuple[str, int]]:
-        """(attribute, index into ``_widths``) of attributes equal to one of the widths at ``step``."""
-        known = {(link.module, link.attribute) for link in self.links}
-        found: dict[tuple[str, int], tuple[str, int]] = {}
-        widths = self._widths(step)
-        for name, value in vars(self.network.model.get_submodule(step.module)).items():
-            if type(value) is not int or (step.module, name) in known:
-                continue
-            for place, ids in enumerate(widths):
-                if ids.size == value and (step.module, name, place) not in self._refused:
-                    found.setdefault((name, hash(ids.tobytes())), (name, place))
-        return list(found.values())
+    def _remedies(self, step: Step, option: Option) -> list[Remedy]:
+        return remedies(self._module(step), step, self._widths(step), option)
 
-    def _link(self, step: Step, attribute: str, place: int) -> Link | None:
-        widths = self._widths(step)
-        value = vars(self.network.model.get_submodule(step.module)).get(attribute)
-        if place < len(widths) and type(value) is int and widths[place].size == value:
-            return Link(step.module, attribute, widths[place])
-        return None
+    def _module(self, step: Step) -> nn.Module:
+        return self.network.model.get_submodule(step.module)
 
     def _groups(self, ids: Ids) -> set[int]:
         return set(np.unique(self.parts.group_of[self.components.label[ids]]).tolist())
@@ -241,13 +230,23 @@ class _Proof:
         return set(suspects)
 
 
-def _spread(size: int, number: int) -> NDArray[np.int64]:
-    """Channels to remove from a group of ``size`` > 1: 15 to 65 % of them, at least one stays.
+def _may_agree_by_chance(trace: Trace) -> bool:
+    """Whether a width may be computed from other widths and agree in one trial by chance (``C // heads``): where views
+    to more than (N, C) or divisions carry channels."""
+    return any(
+        step.claims or "split" in step.op or (is_view(step) and len(step.outputs[0].shape) > 2)
+        for step in trace.steps
+        if any(marked.carries and marked.activation for marked in step.outputs)
+    )
+
+
+def _spread(size: int, number: int, look: int) -> NDArray[np.int64]:
+    """Channels to remove from a group of ``size`` > 1: 15 to 65 % of them, others in every look; at least one stays.
 
     More from the front than from the back: a position written out, counted from the end or taken as half of the width
     then differs from where the ids say it is.
     """
-    fraction = 0.15 + 0.5 * ((number + 1) * 0.6180339887 % 1.0)
+    fraction = 0.15 + 0.5 * ((number + 1) * (0.6180339887, 0.4142135624)[look] % 1.0)
     count = max(1, min(round(size * fraction), size - 2))
     back = count // 3
     return np.concatenate([np.arange(count - back), np.arange(size - back, size)]).astype(np.int64)

@@ -12,7 +12,9 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from prunelab.errors import UserError
+from prunelab.structure.attributes import integers, set_integer
 from prunelab.structure.plan import Cut, PruningPlan
+from prunelab.structure.rewriting import check_written, rewrite
 from prunelab.structure.traceless import forget_caches
 
 _LEAVES = {"identity": lambda x: x, "relu": torch.relu, "relu6": nn.functional.relu6}
@@ -67,7 +69,8 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
         buffer = tensors[name]
         buffer.data = torch.tensor(values, dtype=buffer.dtype, device=buffer.device)
     for module, name, value in attribute_changes(model, plan):
-        setattr(module, name, value)
+        set_integer(module, name, value)
+    rewrite_forwards(model, plan)
     previous = getattr(model, "prunelab_plan", None)
     model.prunelab_plan = plan if previous is None else previous.compose(plan)  # type: ignore[assignment]
     return model
@@ -137,7 +140,7 @@ def _selected(tensor: Tensor, indices: dict[int, Tensor]) -> Tensor:
 def checked_cuts(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> dict[str, list[Cut]]:
     """The cuts of each tensor, after making sure that all of them fit."""
     modules = dict(model.named_modules())
-    for module in (*plan.replaced, *plan.attributes):
+    for module in (*plan.replaced, *plan.attributes, *plan.rewritten):
         if module not in modules:
             raise UserError(
                 f"this plan was made for another network: it names {module!r}, which the network lacks"
@@ -156,12 +159,15 @@ def checked_cuts(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]
             )
         by_tensor.setdefault(cut.tensor, []).append(cut)
     for module, attributes in plan.attributes.items():
+        own_integers = integers(modules[module])
         for name, value in attributes.items():
-            own = vars(modules[module]).get(name)
-            if type(own) is not int or not 0 < value <= own:
+            own = own_integers.get(name)
+            if own is None or not 0 < value <= own:
                 raise UserError(
                     f"this plan was made for another network: it sets {name!r} of {module!r} from {own!r} to {value}"
                 )
+    for module, widths in plan.rewritten.items():
+        check_written(modules[module], widths)
     for name, values in plan.values.items():
         _check_values(name, tensors.get(name), values, by_tensor.get(name, []))
     return by_tensor
@@ -192,6 +198,12 @@ def drop_blocks(model: nn.Module, plan: PruningPlan) -> None:
     ):  # innermost first
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, Dropped(leaves))
+
+
+def rewrite_forwards(model: nn.Module, plan: PruningPlan) -> None:
+    """Let modules compute the widths that their source writes out."""
+    for path, widths in plan.rewritten.items():
+        rewrite(model.get_submodule(path), widths)
 
 
 def attribute_changes(model: nn.Module, plan: PruningPlan) -> list[tuple[nn.Module, str, Any]]:
@@ -266,16 +278,21 @@ def trial(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> It
         pruned[name] = torch.tensor(values, dtype=tensors[name].dtype, device=tensors[name].device)
     own = {name: tensor for name, tensor in named_tensors(model).items() if pruned[name] is not tensors[name]}
     saved: list[tuple[nn.Module, str, Any]] = []
+    classes = [(module, type(module)) for module in map(model.get_submodule, plan.rewritten)]
     try:
+        rewrite_forwards(model, plan)
         with _shapes(model, own, pruned):
             changes = attribute_changes(model, plan)
         for module, name, value in changes:
-            saved.append((module, name, getattr(module, name)))
-            setattr(module, name, value)
+            attribute = name.partition("[")[0]
+            saved.append((module, attribute, getattr(module, attribute)))
+            set_integer(module, name, value)
         yield pruned
     finally:
         for module, name, value in reversed(saved):
             setattr(module, name, value)
+        for module, kind in classes:
+            module.__class__ = kind
 
 
 @contextmanager

@@ -1,0 +1,161 @@
+"""Widths that a forward pass writes out: ``reshape(B, N, C)`` becomes ``reshape(B, N, -1)``.
+
+Most attention modules take C from their input and give it to the output of their heads: true only as long as no head is
+removed. No attribute says otherwise, so the call itself is changed: one argument of a ``reshape`` or ``view`` in the
+source of the module's own ``forward`` becomes -1, which means the same in the full network. A plan says which call and
+which argument; it holds no code, and what it does not find in the installed source it refuses.
+"""
+
+from __future__ import annotations
+import __future__ as future
+
+import ast
+import inspect
+import linecache
+import textwrap
+from collections.abc import Collection
+from functools import cache
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from prunelab.errors import UserError
+
+_RESHAPES = ("reshape", "view")
+
+
+class Width(NamedTuple):
+    """An argument of a call of ``reshape`` or ``view`` in the source of a ``forward``."""
+
+    call: int  # which of these calls, in the order of the text
+    argument: int
+    of: int  # so many arguments
+    text: str  # the call, so that another version of the library is noticed
+
+
+def written_widths(module: nn.Module) -> tuple[Width, ...]:
+    """The widths that the ``forward`` of ``module`` writes out, the last of each call first; () without source."""
+    known = _rewritten(type(module))
+    taken = {width.call for width in known}
+    return tuple(width for width in _written(_original(type(module))) if width.call not in taken)
+
+
+def rewrite(module: nn.Module, widths: Collection[Width]) -> None:
+    """Let ``module`` compute these widths: it becomes an instance of a subclass with another ``forward``.
+
+    Raises UserError if its source has no such width.
+    """
+    check_written(module, widths)
+    original = _original(type(module))
+    module.__class__ = _subclass(original, tuple(sorted({*_rewritten(type(module)), *widths})))
+
+
+def check_written(module: nn.Module, widths: Collection[Width]) -> None:
+    """Raises UserError if the ``forward`` of ``module`` does not write out one of ``widths``."""
+    original = _original(type(module))
+    missing = sorted(set(widths) - set(_written(original)))
+    if missing:
+        raise UserError(
+            f"this plan was made for another network, or for another version of its library: it expects the width in "
+            f"argument {missing[0].argument} of {missing[0].text!r} in {original.__name__}.forward"
+        )
+
+
+def _original(kind: type[nn.Module]) -> Any:
+    return vars(kind).get("prunelab_original", kind)
+
+
+def _rewritten(kind: type[nn.Module]) -> tuple[Width, ...]:
+    return vars(kind).get("prunelab_rewritten", ())
+
+
+@cache
+def _written(kind: Any) -> tuple[Width, ...]:
+    """All widths that ``kind.forward`` writes out. A call that has a -1 already can take no other."""
+    definition = _definition(kind)
+    if definition is None:
+        return ()
+    fixed = ast.Constant | ast.Starred | ast.Tuple | ast.List
+    return tuple(
+        Width(number, argument, len(call.args), ast.unparse(call))
+        for number, call in enumerate(_calls(definition))
+        if not any(isinstance(value, ast.UnaryOp | ast.Starred) for value in call.args)
+        for argument in reversed(range(len(call.args)))
+        if not isinstance(call.args[argument], fixed)
+    )
+
+
+def _definition(kind: type[nn.Module]) -> ast.FunctionDef | None:
+    """The source of ``kind.forward``; None if there is none, or it would mean another thing outside its class."""
+    forward: Any = kind.forward
+    if not inspect.isfunction(forward) or forward.__closure__:
+        return None
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(forward))).body
+    except (OSError, SyntaxError):
+        return None
+    if len(body) != 1 or not isinstance(body[0], ast.FunctionDef) or body[0].decorator_list:
+        return None
+    names = [
+        node.attr if isinstance(node, ast.Attribute) else node.id
+        for node in ast.walk(body[0])
+        if isinstance(node, ast.Attribute | ast.Name)
+    ]
+    private = any(name.startswith("__") and not name.endswith("__") for name in names)
+    return None if private else body[0]
+
+
+def _calls(definition: ast.FunctionDef) -> list[ast.Call]:
+    """Method calls of ``reshape`` and ``view`` in the order of the text."""
+    found = [
+        node
+        for node in ast.walk(definition)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _RESHAPES
+    ]
+    return sorted(found, key=lambda call: (call.end_lineno or 0, call.end_col_offset or 0))
+
+
+@cache
+def _subclass(original: Any, widths: tuple[Width, ...]) -> type[nn.Module]:
+    """``original`` with a forward that computes ``widths``; it prints, copies and pickles like it."""
+    names = {
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+        "__doc__": original.__doc__,
+        "__reduce_ex__": lambda self, protocol: (_revived, (original, widths), self.__dict__),
+        "prunelab_original": original,
+        "prunelab_rewritten": widths,
+        "forward": _forward(original, widths),
+    }
+    return type(original.__name__, (original,), names)
+
+
+def _revived(original: Any, widths: tuple[Width, ...]) -> nn.Module:
+    kind = _subclass(original, widths)
+    return kind.__new__(kind)
+
+
+def _forward(original: type[nn.Module], widths: tuple[Width, ...]) -> Any:
+    definition = _definition(original)
+    assert definition is not None
+    calls = _calls(definition)
+    for width in widths:
+        calls[width.call].args[width.argument] = ast.parse("-1", mode="eval").body
+    arguments = (
+        definition.args
+    )  # defaults are taken from the function: the words for them may be the class's own
+    arguments.defaults = [ast.Constant(None) for _ in arguments.defaults]
+    arguments.kw_defaults = [None if value is None else ast.Constant(None) for value in arguments.kw_defaults]
+    text = ast.unparse(definition) + "\n"
+    # The text can be looked up under a name of its own: tracebacks show it, and TorchScript compiles it.
+    calls_changed = ", ".join(str(width.call) for width in widths)
+    name = f"<prunelab: {original.__module__}.{original.__qualname__}.forward, calls {calls_changed}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    old: Any = original.forward
+    made: dict[str, Any] = {}
+    flags = future.annotations.compiler_flag  # annotations stay words
+    exec(compile(text, name, "exec", flags, dont_inherit=True), old.__globals__, made)
+    forward = made[definition.name]
+    forward.__module__, forward.__qualname__ = old.__module__, old.__qualname__
+    forward.__defaults__, forward.__kwdefaults__ = old.__defaults__, old.__kwdefaults__
+    return forward

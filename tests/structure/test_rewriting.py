@@ -1,0 +1,200 @@
+"""Widths that a forward pass writes out in a reshape: attention heads are units all the same."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import prunelab
+from prunelab.errors import UserError
+from prunelab.structure import candidate
+
+TOKENS = torch.linspace(-1, 1, 2 * 5 * 7).reshape(2, 5, 7).sin()
+
+
+class Attention(nn.Module):
+    """As most attention modules are written: C is the width of the input and that of all heads together."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.scale = num_heads, (width // num_heads) ** -0.5
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.drop = 0.0
+
+    def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
+        B, N, C = x.shape
+        qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        attn = (q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1)
+        if self.training:
+            attn = F.dropout(attn, self.drop)
+        x = (attn @ v).transpose(1, 2).reshape(B, N, C)
+        return self.proj(x) + shift
+
+
+class Transformer(nn.Module):
+    """Two attentions in a stream."""
+
+    def __init__(self, attention: Callable[[int, int], nn.Module] = Attention) -> None:
+        super().__init__()
+        self.embed = nn.Linear(7, 12)
+        self.first, self.second = attention(12, 4), attention(12, 4)
+        self.last = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x + self.first(x)
+        x = x + self.second(x)
+        return self.last(x.mean(1))
+
+
+def pruned(keep: dict[str, list[int]] | None = None) -> tuple[nn.Module, Any, nn.Module]:
+    """A network, a plan, and the pruned network."""
+    model = Transformer().eval()
+    graph = prunelab.analyze(model, TOKENS)
+    plan = graph.plan(keep or {"first.qkv": [1, 3], "second.qkv": [0, 1, 3], "embed": list(range(2, 11))})
+    return model, plan, prunelab.apply(copy.deepcopy(model), plan)
+
+
+def test_heads_and_stream_are_pruned(exact: Callable[..., Any]) -> None:
+    pruning = exact(Transformer(), TOKENS)
+    assert pruning.groups == {
+        "embed": ("stage", 12),
+        "first.qkv": ("filter", 4),
+        "second.qkv": ("filter", 4),
+    }
+    assert pruning.frozen == {}
+    assert pruning.model.first.num_heads == pruning.plan.widths["first.qkv"][1] < 4
+
+
+def test_the_plan_names_the_widths_and_holds_no_code() -> None:
+    model, plan, _ = pruned({"first.qkv": [1, 3]})
+    assert {path: [width.text for width in widths] for path, widths in plan.rewritten.items()} == {
+        "first": [
+            "self.qkv(x).reshape(B, N, 3, self.num_heads, C // self.num_heads)",
+            "(attn @ v).transpose(1, 2).reshape(B, N, C)",
+        ]
+    }
+    assert [width.argument for width in plan.rewritten["first"]] == [4, 2]
+    assert prunelab.PruningPlan.from_json(plan.to_json()) == plan
+    assert not prunelab.analyze(model, TOKENS).plan({}).rewritten
+
+
+def test_the_full_network_is_left_as_it_was() -> None:
+    model, _, small = pruned()
+    assert type(model.first) is Attention
+    assert type(small.first) is not Attention and isinstance(small.first, Attention)
+    assert repr(small.first).startswith("Attention(")
+
+
+def test_the_new_source_can_be_read() -> None:
+    _, _, small = pruned()
+    source = inspect.getsource(type(small.first).forward)
+    assert "reshape(B, N, -1)" in source and "self.num_heads, -1)" in source
+    assert inspect.signature(type(small.first).forward).parameters["shift"].default == 0.0
+
+
+def test_copies_pickles_and_candidates_compute_the_same() -> None:
+    model, plan, small = pruned()
+    expected = small(TOKENS)
+    for twin in (copy.deepcopy(small), pickle.loads(pickle.dumps(small)), candidate(model, plan)):
+        assert twin is not small
+        assert type(twin.first) is type(small.first)
+        torch.testing.assert_close(twin(TOKENS), expected, rtol=0, atol=0)
+
+
+def test_a_saved_network_comes_back(tmp_path: Path) -> None:
+    _, _, small = pruned()
+    prunelab.save(small, tmp_path / "small")
+    loaded = prunelab.load(tmp_path / "small", model=Transformer())
+    torch.testing.assert_close(loaded(TOKENS), small(TOKENS), rtol=0, atol=0)
+
+
+def test_torchscript_and_export_see_the_new_source() -> None:
+    _, _, small = pruned()
+    scripted = torch.jit.script(small)
+    torch.testing.assert_close(scripted(TOKENS), small(TOKENS))
+    exported = torch.export.export(small, (TOKENS,)).module()
+    torch.testing.assert_close(exported(TOKENS), small(TOKENS))
+
+
+def test_two_rounds_are_their_composition() -> None:
+    model, first, small = pruned({"first.qkv": [0, 1, 3]})
+    second = prunelab.analyze(small, TOKENS).plan(
+        {"first.qkv": [0, 2], "second.qkv": [1, 2], "embed": [0, 4, 5]}
+    )
+    twice = prunelab.apply(small, second)
+    at_once = prunelab.apply(copy.deepcopy(model), first.compose(second))
+    assert first.compose(second).kept["first.qkv"] == (0, 3)
+    torch.testing.assert_close(twice(TOKENS), at_once(TOKENS), rtol=0, atol=0)
+    assert type(twice.first) is type(at_once.first)
+
+
+def test_another_version_of_the_source_is_refused_before_anything_changes() -> None:
+    class Newer(Attention):
+        def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
+            B, N, C = x.shape
+            q, k, v = self.qkv(x).view(B, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
+            x = (q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1) @ v
+            return self.proj(x.transpose(1, 2).reshape(B, N, C)) + shift
+
+    _, plan, _ = pruned()
+    other = Transformer(Newer)
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(
+        UserError, match=r"another version of its library.*self.qkv\(x\).reshape.*Newer.forward"
+    ):
+        prunelab.apply(other, plan)
+    assert type(other.first) is Newer
+    for name, value in other.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_a_source_that_needs_its_class_is_left_alone(exact: Callable[..., Any]) -> None:
+    """Outside its class ``super()`` means nothing: the heads are frozen, and say why."""
+
+    class Shifted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    class Derived(Shifted):
+        def __init__(self, width: int, num_heads: int) -> None:
+            super().__init__()
+            self.num_heads = num_heads
+            self.value, self.proj = nn.Linear(width, width), nn.Linear(width, width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            B, N, C = x.shape
+            v = self.value(super().forward(x)).reshape(B, N, self.num_heads, -1).transpose(1, 2)
+            v = v.softmax(dim=2)
+            return self.proj(v.transpose(1, 2).reshape(B, N, C))
+
+    pruning = exact(Transformer(Derived), TOKENS)
+    assert not pruning.plan.rewritten
+    assert set(pruning.frozen.values()) == {"reshape with a constant size"}
+
+
+@pytest.mark.parametrize(
+    "damage", [["first", [[0, 4, 5, 7]]], ["first", [[0, 4, 5]]], ["first", [[-1, 4, 5, "x"]]]]
+)
+def test_a_damaged_entry_is_refused(damage: list[Any]) -> None:
+    _, plan, _ = pruned()
+    text = plan.to_json()
+    start = text.index('"rewritten":')
+    name, widths = damage
+    broken = (
+        text[:start]
+        + f'"rewritten":{{"{name}":{widths}}}'.replace("'", '"')
+        + text[text.index("},", start) + 1 :]
+    )
+    with pytest.raises(UserError, match="not a sound pruning plan"):
+        prunelab.PruningPlan.from_json(broken)
