@@ -246,8 +246,8 @@ def _plan(raw: dict[str, Any]) -> PruningPlan:
         replaced={str(module): str(leaves) for module, leaves in raw["replaced"].items()},
         rewritten={
             str(module): tuple(
-                Width(_count(c, module), _count(a, module), _count(of, module), _name(text))
-                for c, a, of, text in widths
+                Width(_name(method), _count(c, module), _count(a, module), _count(of, module), _name(text))
+                for method, c, a, of, text in widths
             )
             for module, widths in raw.get("rewritten", {}).items()
         },

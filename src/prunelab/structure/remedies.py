@@ -58,7 +58,7 @@ def options(
     module: nn.Module, step: Step, widths: list[Ids], known: Collection[tuple[str, str]]
 ) -> list[Option]:
     """What can be tried at ``step`` of ``module``, whose operator handles ``widths``; attributes (module, name) in
-    ``known`` follow already."""
+    ``known`` follow already. Attributes come first: what a module says of itself then stays true."""
     own = {name: value for name, value in _integers(module).items() if _at(step, name) not in known}
     single = {
         (name, ids.tobytes()): ((name, place),)
@@ -70,8 +70,8 @@ def options(
     channels, others = _written(module, step)
     return [
         *(Option(follow, None) for follow in follows),
-        *(Option((), width) for width in (*channels, *others)),
         *(Option(follow, width) for follow in follows for width in others),
+        *(Option((), width) for width in (*channels, *others)),
     ]
 
 

@@ -2,7 +2,7 @@
 
 Most attention modules take C from their input and give it to the output of their heads: true only as long as no head is
 removed. No attribute says otherwise, so the call itself is changed: one argument of a ``reshape`` or ``view`` in the
-source of the module's own ``forward`` becomes -1, which means the same in the full network. A plan says which call and
+source of the module's own methods becomes -1, which means the same in the full network. A plan says which call and
 which argument; it holds no code, and what it does not find in the installed source it refuses.
 """
 
@@ -25,8 +25,9 @@ _RESHAPES = ("reshape", "view")
 
 
 class Width(NamedTuple):
-    """An argument of a call of ``reshape`` or ``view`` in the source of a ``forward``."""
+    """An argument of a call of ``reshape`` or ``view`` in the source of a method."""
 
+    method: str
     call: int  # which of these calls, in the order of the text
     argument: int
     of: int  # so many arguments
@@ -34,14 +35,14 @@ class Width(NamedTuple):
 
 
 def written_widths(module: nn.Module) -> tuple[Width, ...]:
-    """The widths that the ``forward`` of ``module`` writes out, the last of each call first; () without source."""
-    known = _rewritten(type(module))
-    taken = {width.call for width in known}
-    return tuple(width for width in _written(_original(type(module))) if width.call not in taken)
+    """The widths that the methods of ``module`` write out, the last of each call first; () without source."""
+    taken = {(width.method, width.call) for width in _rewritten(type(module))}
+    written = _written(_original(type(module)))
+    return tuple(width for width in written if (width.method, width.call) not in taken)
 
 
 def rewrite(module: nn.Module, widths: Collection[Width]) -> None:
-    """Let ``module`` compute these widths: it becomes an instance of a subclass with another ``forward``.
+    """Let ``module`` compute these widths: it becomes an instance of a subclass with other methods.
 
     Raises UserError if its source has no such width.
     """
@@ -51,13 +52,13 @@ def rewrite(module: nn.Module, widths: Collection[Width]) -> None:
 
 
 def check_written(module: nn.Module, widths: Collection[Width]) -> None:
-    """Raises UserError if the ``forward`` of ``module`` does not write out one of ``widths``."""
+    """Raises UserError if the methods of ``module`` do not write out one of ``widths``."""
     original = _original(type(module))
     missing = sorted(set(widths) - set(_written(original)))
     if missing:
         raise UserError(
             f"this plan was made for another network, or for another version of its library: it expects the width in "
-            f"argument {missing[0].argument} of {missing[0].text!r} in {original.__name__}.forward"
+            f"argument {missing[0].argument} of {missing[0].text!r} in {original.__name__}.{missing[0].method}"
         )
 
 
@@ -71,13 +72,16 @@ def _rewritten(kind: type[nn.Module]) -> tuple[Width, ...]:
 
 @cache
 def _written(kind: Any) -> tuple[Width, ...]:
-    """All widths that ``kind.forward`` writes out. A call that has a -1 already can take no other."""
-    definition = _definition(kind)
-    if definition is None:
-        return ()
+    """All widths that the methods of ``kind`` write out. A call that has a -1 already can take no other."""
     fixed = ast.Constant | ast.Starred | ast.Tuple | ast.List
+    own = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    methods = sorted(
+        {name for part in own for name, value in vars(part).items() if inspect.isfunction(value)}
+    )
     return tuple(
-        Width(number, argument, len(call.args), ast.unparse(call))
+        Width(method, number, argument, len(call.args), ast.unparse(call))
+        for method in methods
+        if (definition := _definition(kind, method)) is not None
         for number, call in enumerate(_calls(definition))
         if not any(isinstance(value, ast.UnaryOp | ast.Starred) for value in call.args)
         for argument in reversed(range(len(call.args)))
@@ -85,13 +89,13 @@ def _written(kind: Any) -> tuple[Width, ...]:
     )
 
 
-def _definition(kind: type[nn.Module]) -> ast.FunctionDef | None:
-    """The source of ``kind.forward``; None if there is none, or it would mean another thing outside its class."""
-    forward: Any = kind.forward
-    if not inspect.isfunction(forward) or forward.__closure__:
+def _definition(kind: type[nn.Module], method: str) -> ast.FunctionDef | None:
+    """The source of a method; None if there is none, or it would mean another thing outside its class."""
+    function: Any = getattr(kind, method)
+    if not inspect.isfunction(function) or function.__closure__:
         return None
     try:
-        body = ast.parse(textwrap.dedent(inspect.getsource(forward))).body
+        body = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     except (OSError, SyntaxError):
         return None
     if len(body) != 1 or not isinstance(body[0], ast.FunctionDef) or body[0].decorator_list:
@@ -117,7 +121,8 @@ def _calls(definition: ast.FunctionDef) -> list[ast.Call]:
 
 @cache
 def _subclass(original: Any, widths: tuple[Width, ...]) -> type[nn.Module]:
-    """``original`` with a forward that computes ``widths``; it prints, copies and pickles like it."""
+    """``original`` with methods that compute ``widths``; it prints, copies and pickles like it."""
+    methods = sorted({width.method for width in widths})
     names = {
         "__module__": original.__module__,
         "__qualname__": original.__qualname__,
@@ -125,7 +130,7 @@ def _subclass(original: Any, widths: tuple[Width, ...]) -> type[nn.Module]:
         "__reduce_ex__": lambda self, protocol: (_revived, (original, widths), self.__dict__),
         "prunelab_original": original,
         "prunelab_rewritten": widths,
-        "forward": _forward(original, widths),
+        **{name: _method(original, name, [w for w in widths if w.method == name]) for name in methods},
     }
     return type(original.__name__, (original,), names)
 
@@ -135,8 +140,8 @@ def _revived(original: Any, widths: tuple[Width, ...]) -> nn.Module:
     return kind.__new__(kind)
 
 
-def _forward(original: type[nn.Module], widths: tuple[Width, ...]) -> Any:
-    definition = _definition(original)
+def _method(original: type[nn.Module], name: str, widths: list[Width]) -> Any:
+    definition = _definition(original, name)
     assert definition is not None
     calls = _calls(definition)
     for width in widths:
@@ -148,14 +153,14 @@ def _forward(original: type[nn.Module], widths: tuple[Width, ...]) -> Any:
     arguments.kw_defaults = [None if value is None else ast.Constant(None) for value in arguments.kw_defaults]
     text = ast.unparse(definition) + "\n"
     # The text can be looked up under a name of its own: tracebacks show it, and TorchScript compiles it.
-    calls_changed = ", ".join(str(width.call) for width in widths)
-    name = f"<prunelab: {original.__module__}.{original.__qualname__}.forward, calls {calls_changed}>"
-    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-    old: Any = original.forward
+    changed = ", ".join(f"{width.call}[{width.argument}]" for width in widths)
+    file = f"<prunelab: {original.__module__}.{original.__qualname__}.{name}, calls {changed}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    old: Any = getattr(original, name)
     made: dict[str, Any] = {}
     flags = future.annotations.compiler_flag  # annotations stay words
-    exec(compile(text, name, "exec", flags, dont_inherit=True), old.__globals__, made)
-    forward = made[definition.name]
-    forward.__module__, forward.__qualname__ = old.__module__, old.__qualname__
-    forward.__defaults__, forward.__kwdefaults__ = old.__defaults__, old.__kwdefaults__
-    return forward
+    exec(compile(text, file, "exec", flags, dont_inherit=True), old.__globals__, made)
+    method = made[name]
+    method.__module__, method.__qualname__ = old.__module__, old.__qualname__
+    method.__defaults__, method.__kwdefaults__ = old.__defaults__, old.__kwdefaults__
+    return method
