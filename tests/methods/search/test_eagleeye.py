@@ -81,6 +81,24 @@ def test_smallest_filters_go_first(plain: nn.Module) -> None:
     assert removed and norms[kept].min() > norms[removed].max()
 
 
+def test_what_no_class_needs_goes_and_what_every_class_needs_stays() -> None:
+    """The class is the brightest of four input channels; of the first layer's eight channels four are idle."""
+    network = nn.Sequential(
+        nn.Conv2d(4, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4, 4)
+    )
+    for layer in (network[0], network[2], network[5]):
+        layer.weight.data.zero_()
+        layer.bias.data.zero_()
+    for channel in range(4):
+        network[0].weight.data[channel, channel] = network[2].weight.data[channel, channel] = 1.0
+        network[5].weight.data[channel, channel] = 1.0
+    images = torch.rand(80, 4, 1, 1, generator=torch.Generator().manual_seed(0))
+    batches = [(images, images.flatten(1).argmax(dim=1))]
+    method = EagleEye(Budget(params=0.65), candidates=6, tolerance=0.3)
+    plan = method.decide(method.context(network, images[:1], batches, validation=batches))
+    assert (plan.kept["0"], plan.kept["2"]) == ((0, 1, 2, 3), (0, 1, 2, 3))
+
+
 def test_the_winner_is_pruned_with_the_statistics_it_was_judged_with(residual: nn.Module) -> None:
     method = eagleeye()
     context = method.context(residual, CALIBRATION[0][0][:1], CALIBRATION, validation=HELD_OUT)
