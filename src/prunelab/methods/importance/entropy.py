@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entropy(Criterion):
-    """s_j = -sum_i p_i log p_i, p_i the fraction of images whose spatial mean of channel j falls into bin i.
+    """s_j = -sum_i p_i log p_i, p_i the fraction of images whose spatial mean of channel j (H, W) falls into bin i.
 
     bins: equal bins between the channel's smallest and largest mean over the images. The entropy is at most
         log min(images, bins): give many more images than bins.

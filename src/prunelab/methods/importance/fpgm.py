@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FPGM(Criterion):
-    """s_j = sum over filters k of ||W_j - W_k||_2.
+    """s_j = sum over the layer's filters k of ||W_j - W_k||_2, W_j (inputs, h, w).
 
     norm_rate: FPGM-mix keeps this fraction of the filters by l2 norm first and sums distances over these
         alone; the filters of smallest norm are then removed before all others. 1 (default) is FPGM-only, 0.9

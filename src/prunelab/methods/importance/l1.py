@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class L1Norm(Criterion):
-    """s_j = sum |W_j| over the weights of filter j."""
+    """s_j = sum |W_j| over the weights W_j (inputs, k, k) of filter j."""
 
     reads: ClassVar[Reads] = "weights"
     origin: ClassVar[Origin] = Origin(

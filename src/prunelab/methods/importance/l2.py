@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class L2Norm(Criterion):
-    """s_j = sqrt(sum W_j^2) over the weights of filter j."""
+    """s_j = sqrt(sum W_j^2) over the weights W_j (inputs, k, k) of filter j."""
 
     reads: ClassVar[Reads] = "weights"
     origin: ClassVar[Origin] = Origin(

@@ -32,7 +32,7 @@ Absolute = Literal["image", "elementwise", "batch"]
 @dataclass(frozen=True)
 class Taylor(Criterion):
     """s_j = mean over images of |mean over positions of (dC/da_j) a_j|, divided by the l2 norm over the
-    layer's channels.
+    layer's channels; C the loss, a_j the map (H, W) of channel j.
 
     absolute: where the absolute value is taken. ``image`` (the paper): of each image's mean over positions.
         ``elementwise``: at each position (the label "ICLR 2017" in NVlabs/Taylor_pruning). ``batch``: of the

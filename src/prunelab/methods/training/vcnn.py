@@ -39,7 +39,7 @@ class VCNN(LearningMethod):
     The score is |m| over all layers (``normalisation="none"``). Channels with |m| < tau and s < theta are redundant
     by the paper, which removes them at the end of each epoch, for good, and does not train again; here they are
     counted, and the budget says how many go, smallest |m| first. The layers that scale a stage share one decision
-    (``criterion.reduction``); the paper does not say how it treats them. A block is judged as ``BNGamma`` judges it.
+    (``criterion.reduction``); how the paper treats them was not found. A block is judged as ``BNGamma`` judges it.
 
     Args:
         budget: how much to keep.
