@@ -42,6 +42,15 @@ def test_json_holds_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(0 < group["flops_share"] < 1 for group in found["groups"])
 
 
+def test_a_method_without_a_folder_for_its_picture_is_not_passed_over(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["model=resnet20", "method=hrank"]) == 0
+    shown = capsys.readouterr()
+    assert "add --scores FOLDER to draw the scores that method=hrank gives" in shown.err
+    assert "81,102,090" in shown.out
+
+
 def test_what_is_not_exact_can_be_left_alone() -> None:
     words = ["model=timm", "model.name=test_convnext"]
     usual, exact = profile(words), profile([*words, "exact=true"])

@@ -78,7 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(words)
     if options.scores is not None:
         return exit_code(PROGRAM, lambda: _draw(options.words, options.scores))
-    return exit_code(PROGRAM, lambda: _print(profile(options.words), options.json))
+    code = exit_code(PROGRAM, lambda: _print(profile(options.words), options.json))
+    for word in options.words:
+        if word.startswith("method="):
+            print(f"{PROGRAM}: add --scores FOLDER to draw the scores that {word} gives", file=sys.stderr)
+    return code
 
 
 def profile(words: Sequence[str]) -> Profile:
