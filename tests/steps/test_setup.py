@@ -68,3 +68,12 @@ def test_processes_share_a_batch() -> None:
 def test_what_cannot_be_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Setup.of(configure(words))
+
+
+@pytest.mark.parametrize(
+    "name", ["in_chans=1", "num_classes=10", "pretrained=true", "image_size=32", "name=vgg11"]
+)
+def test_what_the_data_says_is_no_argument_of_the_network(name: str) -> None:
+    words = ["data=digits", "budget.flops=0.5", f"+model.arguments.{name}"]
+    with pytest.raises(UserError, match=rf"model\.arguments\.{name.split('=')[0]}: .* leave it out"):
+        Setup.of(configure(words))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prunelab.data import ImageData
 from prunelab.data.loader import BatchLoader
+from prunelab.errors import UserError
 from prunelab.evaluation import accuracy, forward_milliseconds
 from prunelab.models import build
 from prunelab.records import Accuracy
@@ -23,13 +24,30 @@ LATENCY_BATCHES = (1, 64)
 LATENCY_SECONDS = 2.0
 
 
+_SAID_ELSEWHERE = {
+    "name": "that is model.name",
+    "pretrained": "that is model.pretrained",
+    "image_size": "the images of the data say it (networks that need it call it img_size)",
+    "in_chans": "the images of the data say it",
+    "num_classes": "the classes of the data say it",
+}
+
+
 @dataclass(frozen=True)
 class NetworkSettings:
-    """What conf/model says: a name of timm's registry, published weights or not, other arguments."""
+    """What conf/model says: a name of timm's registry, published weights or not, other arguments.
+
+    Raises UserError if the other arguments say what the data or other settings say.
+    """
 
     name: str
     pretrained: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, said_by in _SAID_ELSEWHERE.items():
+            if name in self.arguments:
+                raise UserError(f"model.arguments.{name}: {said_by}; leave it out.")
 
 
 @dataclass(frozen=True)
