@@ -143,6 +143,30 @@ def test_two_rounds_are_their_composition() -> None:
     assert type(twice.first) is type(at_once.first)
 
 
+def test_a_dropped_block_takes_its_widths_along(prune: Callable[..., Any]) -> None:
+    class Block(nn.Module):
+        def __init__(self, width: int, num_heads: int) -> None:
+            super().__init__()
+            self.attention = Attention(width, num_heads)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.attention(x)
+
+    class Blocks(Transformer):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.second(self.first(self.embed(x))).mean(1))
+
+    kept = {"first.attention.qkv": [0, 1], "second.attention.qkv": [1, 2, 3]}
+    pruning = prune(Blocks(Block), TOKENS, kept=kept, dropped=["first"])
+    assert list(pruning.plan.rewritten) == ["second.attention"]
+    assert pruning.error < 1e-9
+    first = prunelab.analyze(pruning.original, TOKENS).plan(kept)
+    small = prunelab.apply(copy.deepcopy(pruning.original), first)
+    both = first.compose(prunelab.analyze(small, TOKENS).plan({}, ["first"]))
+    assert list(first.rewritten) == ["first.attention", "second.attention"]
+    assert list(both.rewritten) == list(both.attributes) == ["second.attention"]
+
+
 def test_another_version_of_the_source_is_refused_before_anything_changes() -> None:
     class Newer(Attention):
         def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
