@@ -63,7 +63,7 @@ class Residual(nn.Module):
 
 
 def _randomized(model: nn.Module) -> nn.Module:
-    """Weights, norms and running statistics all different, the same in every test; evaluation mode."""
+    """Weights, biases, norms and running statistics all different, the same in every test; evaluation mode."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -73,6 +73,8 @@ def _randomized(model: nn.Module) -> nn.Module:
                 tensor.uniform_(-0.5, 0.5, generator=generator)
         elif isinstance(module, nn.Conv2d | nn.Linear):
             module.weight.data.normal_(0, 0.5, generator=generator)
+            if module.bias is not None:
+                module.bias.data.uniform_(-0.1, 0.1, generator=generator)
     return model.eval()
 
 
