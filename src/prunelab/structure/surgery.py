@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from prunelab.errors import UserError
 from prunelab.structure.attributes import integers, set_integer
+from prunelab.structure.cutting import Cutter
 from prunelab.structure.plan import Cut, PruningPlan
 from prunelab.structure.rewriting import check_written, rewrite
 from prunelab.structure.traceless import forget_caches
@@ -48,11 +49,13 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
 
     Raises UserError, before anything is changed, if the plan was made for another network.
     """
-    tensors = named_tensors(model)
-    by_tensor = checked_cuts(model, plan, tensors)
+    modules = named_modules(model)
+    tensors = tensors_of(modules)
+    by_tensor = checked_cuts(modules, tensors, plan)
     forget_caches(model)
     drop_blocks(model, plan)
     states = _states(optimizer)
+    cutter = Cutter()
     done: set[int] = set()
     for name, cuts in by_tensor.items():
         tensor = tensors[name]
@@ -62,13 +65,13 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
         state = states.get(tensor, {})
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == tensor.shape:
-                state[key] = cut_tensor(value, cuts)
+                state[key] = cutter.kept(value, cuts)
         tensor.grad = None
-        tensor.data = cut_tensor(tensor.data, cuts)
+        tensor.data = cutter.kept(tensor.data, cuts)
     for name, values in plan.values.items():
         buffer = tensors[name]
         buffer.data = torch.tensor(values, dtype=buffer.dtype, device=buffer.device)
-    for module, name, value in attribute_changes(model, plan):
+    for module, name, value in attribute_changes(modules, tensors, plan):
         set_integer(module, name, value)
     rewrite_forwards(model, plan)
     previous = getattr(model, "prunelab_plan", None)
@@ -76,12 +79,34 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
     return model
 
 
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """All modules by every path they have."""
+    found: dict[str, nn.Module] = {}
+
+    def walk(module: nn.Module, path: str) -> None:  # Module.named_modules hands each up through all levels
+        found[path] = module
+        for name, child in module._modules.items():
+            if child is not None:
+                walk(child, f"{path}.{name}" if path else name)
+
+    walk(model, "")
+    return found
+
+
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers by every name they have."""
-    return {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    return tensors_of(named_modules(model))
+
+
+def tensors_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """All parameters, then all buffers, of these modules (by path) by every name they have."""
+    parameters: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    for path, module in modules.items():
+        prefix = f"{path}." if path else ""
+        parameters.update({prefix + name: own for name, own in module._parameters.items() if own is not None})
+        buffers.update({prefix + name: own for name, own in module._buffers.items() if own is not None})
+    return {**parameters, **buffers}
 
 
 def call_with(
@@ -102,44 +127,10 @@ def call_with(
     return functional_call(model, chosen, args, kwargs, tie_weights=False)
 
 
-def cut_tensor(tensor: Tensor, cuts: list[Cut]) -> Tensor:
-    """The kept part of ``tensor`` as a new tensor of the same memory format, each kept element copied once."""
-    channels_last = tensor.dim() == 4 and not tensor.is_contiguous()
-    if tensor.is_meta:
-        left = {cut.dim: len(cut.indices) for cut in cuts}
-        shape = [left.get(dim, size) for dim, size in enumerate(tensor.shape)]
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=layout)
-    indices = {cut.dim: torch.tensor(cut.indices, device=tensor.device) for cut in cuts}
-    with torch.no_grad():
-        if not channels_last:
-            return _selected(tensor, indices)
-        places = {0: 0, 1: 3, 2: 1, 3: 2}  # in memory (O, H, W, I)
-        selected = _selected(
-            tensor.permute(0, 2, 3, 1), {places[dim]: index for dim, index in indices.items()}
-        )
-        return selected.permute(0, 3, 1, 2)
-
-
-def _selected(tensor: Tensor, indices: dict[int, Tensor]) -> Tensor:
-    """``indices`` per dimension of a contiguous tensor; two dimensions at once by one gather."""
-    if len(indices) != 2:
-        for dim, index in indices.items():
-            tensor = tensor.index_select(dim, index)
-        return tensor
-    (low, first), (high, second) = sorted(indices.items())
-    shape = tensor.shape
-    rows = tensor.reshape(*shape[:low], shape[low], -1, shape[high], *shape[high + 1 :])
-    between = torch.arange(rows.shape[low + 1], device=tensor.device)
-    taken = rows[(slice(None),) * low + (first[:, None, None], between[:, None], second)]
-    return taken.reshape(
-        *shape[:low], first.numel(), *shape[low + 1 : high], second.numel(), *shape[high + 1 :]
-    )
-
-
-def checked_cuts(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> dict[str, list[Cut]]:
+def checked_cuts(
+    modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], plan: PruningPlan
+) -> dict[str, list[Cut]]:
     """The cuts of each tensor, after making sure that all of them fit."""
-    modules = dict(model.named_modules())
     for module in (*plan.replaced, *plan.attributes, *plan.rewritten):
         if module not in modules:
             raise UserError(
@@ -206,13 +197,13 @@ def rewrite_forwards(model: nn.Module, plan: PruningPlan) -> None:
         rewrite(model.get_submodule(path), widths)
 
 
-def attribute_changes(model: nn.Module, plan: PruningPlan) -> list[tuple[nn.Module, str, Any]]:
+def attribute_changes(
+    modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], plan: PruningPlan
+) -> list[tuple[nn.Module, str, Any]]:
     """(module, attribute, new value) for every width that a module remembers.
 
-    Call it after the tensors are cut, or with their new shapes set (see ``trial``).
+    ``modules`` hold their tensors of the new shapes; ``tensors`` (before or after) say which names are one tensor.
     """
-    modules = dict(model.named_modules())
-    tensors = named_tensors(model)
     cut = {id(tensors[each.tensor]) for each in plan.cuts}
     homes = dict.fromkeys(name.rpartition(".")[0] for name, tensor in tensors.items() if id(tensor) in cut)
     changes: list[tuple[nn.Module, str, Any]] = []
@@ -267,22 +258,24 @@ def trial(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> It
     by_tensor: dict[str, list[Cut]] = {}
     for cut in plan.cuts:
         by_tensor.setdefault(cut.tensor, []).append(cut)
+    cutter = Cutter()
     made: dict[int, Tensor] = {}
     pruned: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if name in by_tensor:
-            made.setdefault(id(tensor), cut_tensor(tensor, by_tensor[name]))
+        if name in by_tensor and id(tensor) not in made:
+            made[id(tensor)] = cutter.kept(tensor, by_tensor[name])
     for name, tensor in tensors.items():
         pruned[name] = made.get(id(tensor), tensor)
     for name, values in plan.values.items():
         pruned[name] = torch.tensor(values, dtype=tensors[name].dtype, device=tensors[name].device)
-    own = {name: tensor for name, tensor in named_tensors(model).items() if pruned[name] is not tensors[name]}
+    modules = named_modules(model)
+    own = {name: tensor for name, tensor in tensors_of(modules).items() if pruned[name] is not tensors[name]}
     saved: list[tuple[nn.Module, str, Any]] = []
     classes = [(module, type(module)) for module in map(model.get_submodule, plan.rewritten)]
     try:
         rewrite_forwards(model, plan)
         with _shapes(model, own, pruned):
-            changes = attribute_changes(model, plan)
+            changes = attribute_changes(modules, tensors, plan)
         for module, name, value in changes:
             attribute = name.partition("[")[0]
             saved.append((module, attribute, getattr(module, attribute)))

@@ -140,7 +140,7 @@ class EagleEye(PruningMethod):
     def reconstruct(self, context: PruningContext, plan: PruningPlan) -> None:
         """Give the channels that stay the running statistics with which the winner was judged."""
         with untouched(context.model, context.device, context.seed):
-            network = candidate(context.model, plan)
+            network = candidate(context.model, plan, share=True)
             adapt_batch_norm(network, [images for images, _ in _all(context.images(), context)])
         kept = {cut.tensor: list(cut.indices) for cut in plan.cuts if cut.dim == 0}
         found = dict(network.named_buffers())
@@ -188,7 +188,7 @@ class _Jury:
     @torch.no_grad()
     def correct(self, plan: PruningPlan) -> int:
         """How many held-out images the pruned network gets right."""
-        network = candidate(self.model, plan)
+        network = candidate(self.model, plan, share=True)
         adapt_batch_norm(network, self.calibration)
         hits = [(network(images).argmax(dim=1) == targets).sum() for images, targets in self.held_out]
         return int(torch.stack(hits).sum())
