@@ -65,6 +65,16 @@ class Crash(pl.Callback):
             raise Crashed
 
 
+class Epochs(pl.Callback):
+    """The numbers of the epochs that a fit went through."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.numbers.append(trainer.current_epoch)
+
+
 @pytest.fixture
 def small() -> nn.Module:
     torch.manual_seed(0)
@@ -174,16 +184,22 @@ def signals() -> Callable[..., tuple[nn.Module, tuple[int, ...]]]:
 
 
 @pytest.fixture
-def assert_resumes(learn: Any, small: nn.Module) -> Callable[[Make], None]:
-    """Asserts that learning which crashed and was resumed by new objects ends like an unbroken one."""
+def assert_resumes(learn: Any, small: nn.Module) -> Callable[..., None]:
+    """Asserts that learning which crashed before its last epoch, and was resumed by new objects, ends like an
+    unbroken one."""
 
-    def check(make: Make) -> None:
+    def check(make: Make, epochs: int = 3) -> None:
+        for name, parameter in small.named_parameters():
+            if "norm" in name and name.endswith("bias"):
+                parameter.data.fill_(0.5)  # at 0 the ReLU passes no gradient to a filter that is zero
         unbroken, broken, resumed = (copy.deepcopy(small) for _ in range(3))
-        first, last = make(), make()
-        learn(first, unbroken, folder="unbroken")
+        first, last, training = make(), make(), Training(epochs=epochs, lr=0.05)
+        learn(first, unbroken, folder="unbroken", training=training)
         with pytest.raises(Crashed):
-            learn(make(), broken, Crash(2), folder="broken")
-        learn(last, resumed, folder="broken")
+            learn(make(), broken, Crash(epochs - 1), folder="broken", training=training)
+        seen = Epochs()
+        learn(last, resumed, seen, folder="broken", training=training)
+        assert seen.numbers == [epochs - 1]
         for name, tensor in unbroken.state_dict().items():
             assert torch.equal(tensor, resumed.state_dict()[name]), name
         assert first.decide(first.context(unbroken, EXAMPLE)) == last.decide(last.context(resumed, EXAMPLE))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 
@@ -15,14 +16,29 @@ from prunelab.methods import (
     VCNN,
     AutoPruner,
     Budget,
+    Criterion,
     GroupBrainDamage,
     L1Norm,
     LearningMethod,
+    PruningContext,
+    Scores,
     Slimming,
     SoftPruning,
 )
 
 HALF = Budget(flops=0.5)
+
+
+@dataclass(frozen=True)
+class Smallest(Criterion):
+    """The opposite of the l1 norm: where criteria agree LFPC has nothing to learn, and nothing to lose."""
+
+    reads: ClassVar = "weights"
+
+    def score(self, context: PruningContext) -> Scores:
+        return Scores({name: -norms for name, norms in L1Norm().score(context).channels.items()})
+
+
 METHODS: dict[str, Callable[[], LearningMethod]] = {
     "slimming": lambda: Slimming(HALF, strength=0.01),
     "ssl": lambda: SSL(HALF, levels=["filter", "stage", "block"]),
@@ -31,8 +47,8 @@ METHODS: dict[str, Callable[[], LearningMethod]] = {
     "sfp": lambda: SoftPruning(HALF),
     "fpgm_soft": lambda: SoftPruning(HALF, FPGM(), mask_gradients=True),
     "vcnn": lambda: VCNN(HALF),
-    "autopruner": lambda: AutoPruner(HALF),
-    "lfpc": lambda: LFPC(HALF, [L1Norm(), FPGM()], sampler_lr=0.05, validation_images=100),
+    "autopruner": lambda: AutoPruner(HALF, last_scale=1.0),  # whose codes do not settle
+    "lfpc": lambda: LFPC(HALF, [L1Norm(), Smallest()], sampler_lr=0.05, validation_images=100),
 }
 
 
@@ -44,4 +60,4 @@ def test_no_method_that_learns_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_learning_that_crashed_goes_on_as_if_it_had_not(assert_resumes: Any, name: str) -> None:
-    assert_resumes(METHODS[name])
+    assert_resumes(METHODS[name], epochs=6 if name == "autopruner" else 3)  # whose last fifth has a state
