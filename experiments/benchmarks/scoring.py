@@ -265,7 +265,7 @@ def judging(
         forward(network, batches)
 
     pruned_s, masked_s = alternating(
-        lambda: accuracy(candidate(context.model, plan)),
+        lambda: accuracy(candidate(context.model, plan, share=True)),
         lambda: accuracy(masked_copy(context, plan)),
         repetitions=2,
     )
