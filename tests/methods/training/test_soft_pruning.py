@@ -141,6 +141,16 @@ def test_a_duplicated_filter_goes_with_the_geometric_median(small: Any, context:
     assert zero_filters(small, "blocks.0.conv1") == [0, 1]  # the two are nearest to all others
 
 
+def test_what_is_zero_goes_before_what_the_criterion_would_take(small: Any, context: Any) -> None:
+    for block in small.blocks:
+        block.conv1.weight.data.fill_(1.0)  # the zero filter is the farthest from the geometric median
+        block.conv1.weight.data[3] = 0.0
+    method = SoftPruning(Budget(flops=0.9), FPGM(), levels=["filter"])
+    plan = method.decide(context(method, small))
+    for name in ("blocks.0.conv1", "blocks.1.conv1"):
+        assert 3 not in plan.kept[name] and plan.kept[name]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
