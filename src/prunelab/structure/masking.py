@@ -23,9 +23,10 @@ from prunelab.structure.marks import Marked, Trace
 from prunelab.structure.network import Network, arguments, one_image
 from prunelab.structure.outputs import tensors_in
 from prunelab.structure.plan import PruningPlan
-from prunelab.structure.surgery import call_with, named_tensors
+from prunelab.structure.surgery import named_tensors
 from prunelab.structure.trace import Tracer, run
 from prunelab.structure.traceless import evaluating
+from prunelab.structure.trial import call_with
 
 # Which argument of a contraction is read, and along which dimension.
 _READS = {

@@ -15,8 +15,9 @@ from prunelab.structure.foretelling import Enough
 from prunelab.structure.marks import Step, Trace
 from prunelab.structure.outputs import tensors_in
 from prunelab.structure.plan import PruningPlan
-from prunelab.structure.surgery import call_with, named_tensors, trial
+from prunelab.structure.surgery import named_tensors
 from prunelab.structure.trace import Tracer, run
+from prunelab.structure.trial import call_with, trial
 
 MANY_GROUPS = 8
 """A group normalisation of at least so many groups loses whole ones: that is exact, and not too coarse."""

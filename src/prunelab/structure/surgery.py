@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim import Optimizer
 
 from prunelab.errors import UserError
@@ -107,24 +105,6 @@ def tensors_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         parameters.update({prefix + name: own for name, own in module._parameters.items() if own is not None})
         buffers.update({prefix + name: own for name, own in module._buffers.items() if own is not None})
     return {**parameters, **buffers}
-
-
-def call_with(
-    model: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """One forward call of ``model`` with these tensors in place of its own (by any of their names).
-
-    Every slot of every module is set once. (``functional_call``'s own tying of shared weights does not restore a
-    module that is reachable under two names.)
-    """
-    slots = [
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules()
-        for name, tensor in (*module._parameters.items(), *module._buffers.items())
-        if tensor is not None
-    ]
-    chosen = {name: tensors[name] for name in slots}
-    return functional_call(model, chosen, args, kwargs, tie_weights=False)
 
 
 def checked_cuts(
@@ -247,59 +227,3 @@ def _widths(module: nn.Module, groups: int | None) -> list[tuple[str, Any]]:
     if isinstance(module, nn.Embedding) and shape:
         return [("embedding_dim", shape[1])]
     return []
-
-
-@contextmanager
-def trial(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The pruned network for the time of one functional call: yields its tensors, restores the attributes after.
-
-    ``tensors`` are the (meta or real) tensors of the full network by name; shared ones are the same object.
-    """
-    by_tensor: dict[str, list[Cut]] = {}
-    for cut in plan.cuts:
-        by_tensor.setdefault(cut.tensor, []).append(cut)
-    cutter = Cutter()
-    made: dict[int, Tensor] = {}
-    pruned: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name in by_tensor and id(tensor) not in made:
-            made[id(tensor)] = cutter.kept(tensor, by_tensor[name])
-    for name, tensor in tensors.items():
-        pruned[name] = made.get(id(tensor), tensor)
-    for name, values in plan.values.items():
-        pruned[name] = torch.tensor(values, dtype=tensors[name].dtype, device=tensors[name].device)
-    modules = named_modules(model)
-    own = {name: tensor for name, tensor in tensors_of(modules).items() if pruned[name] is not tensors[name]}
-    saved: list[tuple[nn.Module, str, Any]] = []
-    classes = [(module, type(module)) for module in map(model.get_submodule, plan.rewritten)]
-    try:
-        rewrite_forwards(model, plan)
-        with _shapes(model, own, pruned):
-            changes = attribute_changes(modules, tensors, plan)
-        for module, name, value in changes:
-            attribute = name.partition("[")[0]
-            saved.append((module, attribute, getattr(module, attribute)))
-            set_integer(module, name, value)
-        yield pruned
-    finally:
-        for module, name, value in reversed(saved):
-            setattr(module, name, value)
-        for module, kind in classes:
-            module.__class__ = kind
-
-
-@contextmanager
-def _shapes(model: nn.Module, own: dict[str, Tensor], pruned: dict[str, Tensor]) -> Iterator[None]:
-    """Let the modules see the pruned tensors while their attributes are computed."""
-    owners: list[tuple[dict[str, Any], str, Any]] = []
-    try:
-        for path in own:
-            parent, _, name = path.rpartition(".")
-            module = model.get_submodule(parent)
-            table: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
-            owners.append((table, name, table[name]))
-            table[name] = pruned[path]
-        yield
-    finally:
-        for table, name, value in reversed(owners):  # a module may be reachable under two names
-            table[name] = value
