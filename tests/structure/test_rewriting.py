@@ -48,14 +48,21 @@ class Attention(nn.Module):
 class Transformer(nn.Module):
     """Two attentions in a stream."""
 
-    def __init__(self, attention: Callable[[int, int], nn.Module] = Attention) -> None:
+    def __init__(
+        self,
+        attention: Callable[[int, int], nn.Module] = Attention,
+        width: int = 12,
+        num_heads: int = 4,
+        times: int = 1,
+    ) -> None:
         super().__init__()
-        self.embed = nn.Linear(7, 12)
-        self.first, self.second = attention(12, 4), attention(12, 4)
-        self.last = nn.Linear(12, 3)
+        self.times = times
+        self.embed = nn.Linear(7, width // times)
+        self.first, self.second = attention(width, num_heads), attention(width, num_heads)
+        self.last = nn.Linear(width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.embed(x)
+        x = self.embed(x).repeat(1, 1, self.times)
         x = x + self.first(x)
         x = x + self.second(x)
         return self.last(x.mean(1))
@@ -80,13 +87,21 @@ def test_heads_and_stream_are_pruned(exact: Callable[..., Any]) -> None:
     assert pruning.model.first.num_heads == pruning.plan.widths["first.qkv"][1] < 4
 
 
+@pytest.mark.parametrize("kept", [{"first.qkv": [1]}, {"embed": [0]}, {"embed": [1], "second.qkv": [0]}])
+def test_widths_that_agree_by_chance(prune: Callable[..., Any], kept: dict[str, list[int]]) -> None:
+    """Stream and heads can lose one of two only: C is then right whenever both do, and wrong where one does."""
+    assert prune(Transformer(width=6, num_heads=2, times=3), TOKENS, kept=kept).error < 1e-9
+
+
 def test_the_plan_names_the_widths_and_holds_no_code() -> None:
     model, plan, _ = pruned({"first.qkv": [1, 3]})
-    assert {path: [width.text for width in widths] for path, widths in plan.rewritten.items()} == {
-        "first": [
-            "self.qkv(x).reshape(B, N, 3, self.num_heads, C // self.num_heads)",
-            "heads.transpose(1, 2).reshape(B, N, C)",
-        ]
+    widths = [
+        "self.qkv(x).reshape(B, N, 3, self.num_heads, C // self.num_heads)",
+        "heads.transpose(1, 2).reshape(B, N, C)",
+    ]
+    assert {path: [width.text for width in found] for path, found in plan.rewritten.items()} == {
+        "first": widths,
+        "second": widths,
     }
     assert [width.argument for width in plan.rewritten["first"]] == [4, 2]
     assert prunelab.PruningPlan.from_json(plan.to_json()) == plan

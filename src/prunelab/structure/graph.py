@@ -150,16 +150,17 @@ class _Resolver:
             if left != ids.size and not f"{module}.".startswith(inside) and module in self.grouped:
                 attributes[module] = {name: left}
         for link in self.remedies:
+            if not isinstance(link, Link):
+                continue
             left = int((~removed[link.ids]).sum())
-            if isinstance(link, Link) and left != link.ids.size and not f"{link.module}.".startswith(inside):
+            if left != link.ids.size and not f"{link.module}.".startswith(inside):
                 attributes.setdefault(link.module, {})[link.attribute] = left
         return attributes
 
     def _rewritten(self, removed: NDArray[np.bool_], inside: tuple[str, ...]) -> dict[str, tuple[Width, ...]]:
         rewritten: dict[str, tuple[Width, ...]] = {}
-        for remedy in self.remedies:
-            outside = not f"{remedy.module}.".startswith(inside)
-            if isinstance(remedy, Unwritten) and outside and removed[remedy.ids].any():
+        for remedy in self.remedies if removed.any() else ():
+            if isinstance(remedy, Unwritten) and not f"{remedy.module}.".startswith(inside):
                 rewritten[remedy.module] = tuple(sorted({*rewritten.get(remedy.module, ()), remedy.width}))
         return rewritten
 

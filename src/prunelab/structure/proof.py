@@ -2,7 +2,7 @@
 
 Constants hide in programs: a view to a written-out shape, ``x[:, :32]``, ``reshape(..., self.num_heads, ...)``. A
 trial that removes a part of every group shows them: the traced operators must be the same, every output must have the
-predicted shape and every constant that stands for channels the predicted value. (A second trial, with other widths,
+predicted shape and every constant that stands for channels the predicted value. (Some more trials, with other widths,
 where they might agree by chance.) A group that breaks this is frozen, alone, unless a width that is written out can
 follow (``remedies``).
 """
@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from prunelab.structure.network import Network
 
 
+FEW = 16
+"""Groups of at most so many channels (heads) may well lose equally many as others in one trial."""
+
 # Which look, groups that lose channels, remedies, the last step that is looked at.
-_Question = tuple[int, frozenset[int], tuple[tuple[str, object, bytes], ...], int | None]
+_Question = tuple[int, frozenset[int], tuple[tuple[object, ...], ...], int | None]
 Resolver = Callable[
     [tuple[Remedy, ...]], Callable[[dict[str, tuple[int, ...]], tuple[str, ...]], PruningPlan]
 ]
@@ -40,8 +43,8 @@ def prove(
 ) -> tuple[dict[int, str], tuple[Remedy, ...]]:
     """The groups that break the network (number -> reason), and what must follow a width for others not to."""
     proof = _Proof(network, trace, components, parts, resolver)
-    looks = (0, 1) if _may_agree_by_chance(trace) else (0,)
-    while not all(proof.look_again(look) for look in looks):  # what mends one may break the other
+    looks = 1 + (proof.looks_at_few() if _may_agree_by_chance(trace) else 0)
+    while not all(proof.look_again(look) for look in range(looks)):  # what mends one may break the other
         pass
     return proof.broken, proof.remedies
 
@@ -57,6 +60,7 @@ class _Proof:
         self.remedies: tuple[Remedy, ...] = ()
         self.broken: dict[int, str] = {}
         self.look = 0
+        self._few: dict[int, int] = {}  # groups of few channels, numbered
         self.chosen: set[int] = set()
         self._expected = significant(trace)
         self._known: dict[_Question, Failure | None] = {}
@@ -69,8 +73,14 @@ class _Proof:
         for number, group in enumerate(parts.groups):
             if group.frozen is None and group.size > 1:
                 self.chosen.add(number)
+                if group.size <= FEW:
+                    self._few[number] = len(self._few)
             elif group.frozen is None:
                 self.broken[number] = "a single channel"
+
+    def looks_at_few(self) -> int:
+        """How many further looks tell any two groups of few channels apart, which lose equally many in the first."""
+        return max(1, (len(self._few) - 1).bit_length())
 
     def look_again(self, look: int) -> bool:
         """Repair or freeze until nothing fails with the channels that ``look`` removes; True if nothing had to be."""
@@ -106,12 +116,22 @@ class _Proof:
                 continue
             removed = np.zeros(group.size, dtype=np.bool_)
             if number in wanted:
-                removed[_spread(group.size, number, self.look)] = True
+                removed[self._removed(group.size, number)] = True
             kept[group.name] = tuple(np.flatnonzero(~removed).tolist())
             gone[self.parts.members[number][removed]] = True
         foretelling = Foretelling(self._expected, gone[self.components.label], last)
         failed = self.network.run_pruned(self.resolver(remedies)(kept, ()), foretelling)
         return foretelling.ended(failed)
+
+    def _removed(self, size: int, number: int) -> NDArray[np.int64]:
+        """The channels that a group of ``size`` > 1 loses in this look: 15 to 65 %, or, if they are few, as many or as
+        few as can be, by one bit of the group's place for each look after the first. Two stay (PyTorch has other
+        operators for one), of two one."""
+        if self.look > 0 and number in self._few:
+            many = self._few[number] >> (self.look - 1) & 1
+            return _spread(size, max(1, size - 2) if many else int(size > 3))
+        fraction = 0.15 + 0.5 * ((number + 1) * 0.6180339887 * (self.look + 1) % 1.0)
+        return _spread(size, max(1, min(round(size * fraction), size - 2)))
 
     def repair(self, failure: Failure) -> bool:
         """Let the width that the failing operator expects follow, if that helps: an integer attribute of its module, a
@@ -240,13 +260,8 @@ def _may_agree_by_chance(trace: Trace) -> bool:
     )
 
 
-def _spread(size: int, number: int, look: int) -> NDArray[np.int64]:
-    """Channels to remove from a group of ``size`` > 1: 15 to 65 % of them, others in every look; at least one stays.
-
-    More from the front than from the back: a position written out, counted from the end or taken as half of the width
-    then differs from where the ids say it is.
-    """
-    fraction = 0.15 + 0.5 * ((number + 1) * (0.6180339887, 0.4142135624)[look] % 1.0)
-    count = max(1, min(round(size * fraction), size - 2))
+def _spread(size: int, count: int) -> NDArray[np.int64]:
+    """``count`` of ``size`` channels, more from the front than from the back: a position written out, counted from the
+    end or taken as half of the width then differs from where the ids say it is."""
     back = count // 3
     return np.concatenate([np.arange(count - back), np.arange(size - back, size)]).astype(np.int64)

@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 from torch import nn
 
 from prunelab.structure.attributes import integers
@@ -31,11 +30,11 @@ class Link:
 
 @dataclass(frozen=True)
 class Unwritten:
-    """A width in the source of a module that PyTorch must compute once some of ``ids`` are removed."""
+    """A width in the source of a module that PyTorch must compute once anything is removed: where it comes from (the
+    module's input, its heads) is not known."""
 
     module: str
     width: Width
-    ids: Ids = field(repr=False)
 
 
 Remedy = Link | Unwritten
@@ -48,10 +47,11 @@ class Option(NamedTuple):
     width: Width | None  # of the source of the module
 
 
-def key(remedy: Remedy) -> tuple[str, object, bytes]:
+def key(remedy: Remedy) -> tuple[object, ...]:
     """Equal for equal remedies."""
-    what = remedy.attribute if isinstance(remedy, Link) else remedy.width
-    return remedy.module, what, remedy.ids.tobytes()
+    if isinstance(remedy, Unwritten):
+        return remedy.module, remedy.width
+    return remedy.module, remedy.attribute, remedy.ids.tobytes()
 
 
 def options(
@@ -84,10 +84,9 @@ def remedies(module: nn.Module, step: Step, widths: list[Ids], option: Option) -
             return []
         found.append(Link(*_at(step, name), widths[place]))
     if option.width is not None:
-        entering = [ids for marked in step.inputs for ids in marked.dims if ids is not None]
-        if not entering or option.width not in written_widths(module):
+        if option.width not in written_widths(module):
             return []
-        found.append(Unwritten(step.module, option.width, np.concatenate(entering)))
+        found.append(Unwritten(step.module, option.width))
     return found
 
 
