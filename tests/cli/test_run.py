@@ -174,7 +174,7 @@ def test_ctrl_c_ends_with_130_in_one_line(tmp_path: Path) -> None:
     while not list(tmp_path.glob("outputs/baselines/*/curves.csv")) and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    error = process.communicate()[1]
+    error = process.communicate(timeout=120)[1]
     assert process.returncode == 130, error
     assert error.endswith("\nprunelab: stopped. The same command goes on from here.\n")
     assert "Traceback" not in error
