@@ -21,7 +21,7 @@ from prunelab.structure.surgery import (
     checked_cuts,
     drop_blocks,
     named_modules,
-    rewrite_forwards,
+    rewrite_methods,
     tensors_of,
 )
 
@@ -55,7 +55,7 @@ def candidate(model: nn.Module, plan: PruningPlan, share: bool = False) -> nn.Mo
         buffer.data = buffer.new_tensor(values)
     for module, name, value in attribute_changes(named_modules(pruned), tensors, plan):
         set_integer(module, name, value)
-    rewrite_forwards(pruned, plan)
+    rewrite_methods(pruned, plan)
     return pruned
 
 

@@ -158,11 +158,11 @@ class _Resolver:
         return attributes
 
     def _rewritten(self, removed: NDArray[np.bool_], inside: tuple[str, ...]) -> dict[str, tuple[Width, ...]]:
-        rewritten: dict[str, tuple[Width, ...]] = {}
+        rewritten: dict[str, set[Width]] = {}
         for remedy in self.remedies if removed.any() else ():
             if isinstance(remedy, Unwritten) and not f"{remedy.module}.".startswith(inside):
-                rewritten[remedy.module] = tuple(sorted({*rewritten.get(remedy.module, ()), remedy.width}))
-        return rewritten
+                rewritten.setdefault(remedy.module, set()).add(remedy.width)
+        return {module: tuple(sorted(widths)) for module, widths in rewritten.items()}
 
 
 @without_collector()

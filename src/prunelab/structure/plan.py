@@ -54,6 +54,13 @@ class PruningPlan:
         ordered = sorted(self.cuts, key=lambda cut: (cut.tensor, cut.dim))
         object.__setattr__(self, "cuts", tuple(ordered))
 
+    def cuts_by_tensor(self) -> dict[str, list[Cut]]:
+        """The cuts of each tensor."""
+        found: dict[str, list[Cut]] = {}
+        for cut in self.cuts:
+            found.setdefault(cut.tensor, []).append(cut)
+        return found
+
     def to_json(self) -> str:
         """Canonical JSON; equal index lists are written once."""
         return json.dumps(self._to_dict(), sort_keys=True, separators=(",", ":"))

@@ -71,7 +71,7 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
         buffer.data = torch.tensor(values, dtype=buffer.dtype, device=buffer.device)
     for module, name, value in attribute_changes(modules, tensors, plan):
         set_integer(module, name, value)
-    rewrite_forwards(model, plan)
+    rewrite_methods(model, plan)
     previous = getattr(model, "prunelab_plan", None)
     model.prunelab_plan = plan if previous is None else previous.compose(plan)  # type: ignore[assignment]
     return model
@@ -116,7 +116,6 @@ def checked_cuts(
             raise UserError(
                 f"this plan was made for another network: it names {module!r}, which the network lacks"
             )
-    by_tensor: dict[str, list[Cut]] = {}
     for cut in plan.cuts:
         tensor = tensors.get(cut.tensor)
         if tensor is None:
@@ -128,7 +127,7 @@ def checked_cuts(
                 f"this plan was made for another network: it expects {cut.size} entries in dimension {cut.dim} of "
                 f"{cut.tensor}, whose shape is {tuple(tensor.shape)}"
             )
-        by_tensor.setdefault(cut.tensor, []).append(cut)
+    by_tensor = plan.cuts_by_tensor()
     for module, attributes in plan.attributes.items():
         own_integers = integers(modules[module])
         for name, value in attributes.items():
@@ -171,7 +170,7 @@ def drop_blocks(model: nn.Module, plan: PruningPlan) -> None:
         setattr(model.get_submodule(parent), name, Dropped(leaves))
 
 
-def rewrite_forwards(model: nn.Module, plan: PruningPlan) -> None:
+def rewrite_methods(model: nn.Module, plan: PruningPlan) -> None:
     """Let modules compute the widths that their source writes out."""
     for path, widths in plan.rewritten.items():
         rewrite(model.get_submodule(path), widths)

@@ -12,8 +12,8 @@ from torch.func import functional_call
 
 from prunelab.structure.attributes import set_integer
 from prunelab.structure.cutting import Cutter
-from prunelab.structure.plan import Cut, PruningPlan
-from prunelab.structure.surgery import attribute_changes, named_modules, rewrite_forwards, tensors_of
+from prunelab.structure.plan import PruningPlan
+from prunelab.structure.surgery import attribute_changes, named_modules, rewrite_methods, tensors_of
 
 
 @contextmanager
@@ -22,9 +22,7 @@ def trial(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> It
 
     ``tensors`` are the (meta or real) tensors of the full network by name; shared ones are the same object.
     """
-    by_tensor: dict[str, list[Cut]] = {}
-    for cut in plan.cuts:
-        by_tensor.setdefault(cut.tensor, []).append(cut)
+    by_tensor = plan.cuts_by_tensor()
     cutter = Cutter()
     made: dict[int, Tensor] = {}
     pruned: dict[str, Tensor] = {}
@@ -38,10 +36,10 @@ def trial(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> It
     modules = named_modules(model)
     own = {name: tensor for name, tensor in tensors_of(modules).items() if pruned[name] is not tensors[name]}
     saved: list[tuple[nn.Module, str, Any]] = []
-    classes = [(module, type(module)) for module in map(model.get_submodule, plan.rewritten)]
+    classes = [(modules[path], type(modules[path])) for path in plan.rewritten]
     try:
-        rewrite_forwards(model, plan)
-        with _shapes(model, own, pruned):
+        rewrite_methods(model, plan)
+        with _shapes(modules, own, pruned):
             changes = attribute_changes(modules, tensors, plan)
         for module, name, value in changes:
             attribute = name.partition("[")[0]
@@ -56,13 +54,15 @@ def trial(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> It
 
 
 @contextmanager
-def _shapes(model: nn.Module, own: dict[str, Tensor], pruned: dict[str, Tensor]) -> Iterator[None]:
+def _shapes(
+    modules: Mapping[str, nn.Module], own: dict[str, Tensor], pruned: dict[str, Tensor]
+) -> Iterator[None]:
     """Let the modules see the pruned tensors while their attributes are computed."""
     owners: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for path in own:
             parent, _, name = path.rpartition(".")
-            module = model.get_submodule(parent)
+            module = modules[parent]
             table: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
             owners.append((table, name, table[name]))
             table[name] = pruned[path]
@@ -80,11 +80,5 @@ def call_with(
     Every slot of every module is set once. (``functional_call``'s own tying of shared weights does not restore a
     module that is reachable under two names.)
     """
-    slots = [
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules()
-        for name, tensor in (*module._parameters.items(), *module._buffers.items())
-        if tensor is not None
-    ]
-    chosen = {name: tensors[name] for name in slots}
+    chosen = {name: tensors[name] for name in tensors_of(dict(model.named_modules()))}
     return functional_call(model, chosen, args, kwargs, tie_weights=False)
