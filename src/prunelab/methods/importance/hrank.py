@@ -61,10 +61,9 @@ class MeanRank(Metric):
 
     def update(self, activations: Tensor) -> None:
         images, width, height, breadth = activations.shape
-        maps = activations.reshape(-1, height, breadth)
-        chunks = maps.split(max(1, _VALUES_AT_ONCE // (height * breadth)))
         if images:
-            self.ranks += torch.cat([matrix_ranks(chunk) for chunk in chunks]).view(images, width).sum(dim=0)
+            maps = activations.reshape(-1, height, breadth)
+            self.ranks += matrix_ranks(maps).view(images, width).sum(dim=0)
         self.images += images
 
     def compute(self) -> Tensor:
@@ -84,41 +83,51 @@ def matrix_ranks(maps: Tensor) -> Tensor:
     if maps.shape[1] > maps.shape[2]:
         maps = maps.mT
     tolerance = maps.shape[2] * torch.finfo(torch.float32).eps
-    gram, ranks = _if_independent(maps, tolerance)
-    open_ = (ranks < 0).nonzero().squeeze(1)
-    if len(open_):
-        ranks[open_] = _if_independent(maps[open_].mT, tolerance)[1]
-        open_ = open_[ranks[open_] < 0]
-    if len(open_):
-        ranks[open_] = _from_eigenvalues(gram[open_], tolerance)
-        open_ = open_[ranks[open_] < 0]
-    if len(open_):
-        values = torch.linalg.svdvals(maps[open_])
-        ranks[open_] = (values > tolerance * values[:, :1]).sum(dim=1)
+    at_once = max(1, _VALUES_AT_ONCE // maps[0].numel())
+    ranks = torch.full((len(maps),), -1, device=maps.device)
+    for judge in (_independent_rows, _independent_columns, _from_eigenvalues, _from_singular_values):
+        left = (ranks < 0).nonzero().squeeze(1)
+        if len(left) == 0:
+            break
+        parts = (maps if len(left) == len(maps) else maps[left]).split(at_once)
+        ranks[left] = torch.cat([judge(part, tolerance) for part in parts])
     return ranks
 
 
-def _if_independent(maps: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-    """The Gram matrices (M, n, n) of the rows of maps (M, n, m) in float64, and for each map the number of rows that
-    are not zero if these are proven to be independent, -1 if not.
+def _independent_rows(maps: Tensor, tolerance: float) -> Tensor:
+    """For each map (M, n, m) the number of rows that are not zero if these are proven to be independent, -1 if not.
 
     With t the tolerance: if G - t^2 trace(G) I is positive definite on the rows that are not zero, then every
     singular value of these rows is above t sqrt(trace(G)) >= t sigma_1.
     """
-    doubles = maps.double()
-    gram = doubles @ doubles.mT
+    gram = _gram(maps)
     diagonal = gram.diagonal(dim1=1, dim2=2)  # a view: changes reach the matrix
-    before = diagonal.clone()
-    trace = before.sum(dim=1, keepdim=True)
-    diagonal += torch.where(before == 0, 1, -(tolerance**2) * trace)
+    zero = diagonal == 0
+    shift = diagonal.sum(dim=1, keepdim=True) * tolerance**2
+    diagonal.sub_(shift).masked_fill_(zero, 1)
     failed = torch.linalg.cholesky_ex(gram, upper=True).info
-    diagonal.copy_(before)
-    return gram, torch.where(failed == 0, before.count_nonzero(dim=1), -1)
+    return torch.where(failed == 0, maps.shape[1] - zero.sum(dim=1), -1)
 
 
-def _from_eigenvalues(gram: Tensor, tolerance: float) -> Tensor:
-    """Ranks (M,) from Gram matrices (M, n, n); -1 where a singular value is too close to the tolerance to tell."""
-    values = torch.linalg.eigvalsh(gram)
+def _independent_columns(maps: Tensor, tolerance: float) -> Tensor:
+    return _independent_rows(maps.mT, tolerance)
+
+
+def _from_eigenvalues(maps: Tensor, tolerance: float) -> Tensor:
+    """Ranks (M,) of maps (M, n, m); -1 where a singular value is too close to the tolerance to tell."""
+    values = torch.linalg.eigvalsh(_gram(maps))
     relative = values / values[:, -1:]
     close = ((relative > tolerance**2 / 4) & (relative < tolerance**2 * 4)).any(dim=1)
     return torch.where(close, -1, (relative > tolerance**2).sum(dim=1))
+
+
+def _from_singular_values(maps: Tensor, tolerance: float) -> Tensor:
+    """Ranks (M,) of maps (M, n, m), by the definition."""
+    values = torch.linalg.svdvals(maps)
+    return (values > tolerance * values[:, :1]).sum(dim=1)
+
+
+def _gram(maps: Tensor) -> Tensor:
+    """A A^T (M, n, n) of maps (M, n, m), in float64."""
+    doubles = maps.double()
+    return doubles @ doubles.mT
