@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from prunelab.errors import UserError
 from prunelab.methods import PFA, Budget, ImportancePruning, PruningContext
-from prunelab.methods.importance.pfa import PooledCovariance, dropping_order, kl_width
+from prunelab.methods.importance.pfa import PooledCovariance, dropping_order, eigenvalues, kl_width
 
 MakeContext = Callable[..., PruningContext]
 
@@ -65,6 +65,18 @@ def test_units_that_do_not_vary_go_first() -> None:
     covariance[[1, 3]] = covariance[:, [1, 3]] = 0
     for order in ("l1max", "absmax"):
         assert dropping_order(covariance, order)[:2].tolist() == [3, 1]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("images", [1, 5, 12, 40])
+def test_eigenvalues_of_few_and_of_many_images(images: int) -> None:
+    responses = np.random.default_rng(images).normal(size=(images, 16)) * np.linspace(0.1, 3, 16)
+    covariance = np.cov(responses, rowvar=False, bias=True)
+    expected = np.linalg.eigvalsh(covariance)[::-1]
+    np.testing.assert_allclose(eigenvalues(covariance), expected, atol=1e-13 * np.trace(covariance))
+
+
+def test_units_that_all_rest_have_no_energy() -> None:
+    assert (eigenvalues(np.zeros((4, 4))) == 0).all()
 
 
 def test_kl_width_by_hand() -> None:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
+import scipy.linalg
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
@@ -102,7 +103,7 @@ class PFA(Criterion):
         """The scores (n,) of n units from the covariance (n, n) of their responses."""
         n = len(covariance)
         places = np.arange(1, n + 1)
-        spectrum = np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0)
+        spectrum = eigenvalues(covariance)
         if self.widths == "kl":
             by_place = kl_width(spectrum) / places
         else:
@@ -131,12 +132,27 @@ class PooledCovariance(Metric):
     def update(self, activations: Tensor) -> None:
         responses = activations.amax(dim=2).double()
         self.total += responses.sum(dim=0)
-        self.products += responses.T @ responses
+        self.products.addmm_(responses.T, responses)
         self.images += len(activations)
 
     def compute(self) -> Tensor:
         mean = self.total / self.images
         return self.products / self.images - mean.outer(mean)
+
+
+def eigenvalues(covariance: np.ndarray) -> np.ndarray:
+    """Those of a covariance (n, n), largest first.
+
+    From r < n images its rank is below r, and with the pivoted Cholesky factor L (n, rank) its eigenvalues that are
+    not zero are those of L^T L: for few images a hundred times quicker.
+    """
+    n = len(covariance)
+    factor, _, rank, _ = scipy.linalg.lapack.dpstrf(covariance, lower=1)
+    if 2 * rank > n:
+        return np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0)
+    lower = np.tril(factor)[:, :rank]
+    found = np.linalg.eigvalsh(lower.T @ lower)[::-1]
+    return np.concatenate([np.maximum(found, 0), np.zeros(n - rank)])
 
 
 def kl_width(spectrum: np.ndarray) -> int:
@@ -200,9 +216,8 @@ def _last_of_largest(values: np.ndarray) -> int:
 
 def _of_channels(covariance: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """The covariance (n, n) of the means over the positions (n, m) at which each channel sits in a tap."""
-    average = np.zeros((len(positions), len(covariance)))
-    average[np.arange(len(positions))[:, None], positions] = 1 / positions.shape[1]
-    return average @ covariance @ average.T
+    rows = sum(covariance[at] for at in positions.T) / positions.shape[1]
+    return sum(rows[:, at] for at in positions.T) / positions.shape[1]
 
 
 def _warn_of_few_images(context: PruningContext) -> None:
