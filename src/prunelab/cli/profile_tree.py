@@ -24,6 +24,11 @@ class _Node:
     frozen: list[Frozen] = field(default_factory=list)
     children: dict[str, _Node] = field(default_factory=dict)
 
+    @property
+    def has_something(self) -> bool:
+        """Whether anything stands at this very module."""
+        return bool(self.groups or self.block or self.frozen)
+
     def at(self, path: str) -> _Node:
         """The node of a module below this one; nodes on the way are made."""
         node = self
@@ -56,9 +61,7 @@ def tree(found: Profile) -> Table:
 
 def _add(table: Table, children: Sequence[tuple[str, _Node]], before: str) -> None:
     for number, (name, node) in enumerate(children):
-        while len(node.children) == 1 and not (
-            node.groups or node.block or node.frozen
-        ):  # nothing of its own
+        while len(node.children) == 1 and not node.has_something:
             (below, node), *_ = node.children.items()
             name = f"{name}.{below}"
         last = number == len(children) - 1

@@ -67,9 +67,8 @@ class StepSearch:
             nothing + [np.full(len(ladder.priorities), ladder.column) for ladder in ladders]
         )
         widths = np.concatenate(nothing + [ladder.widths[1:] for ladder in ladders])
-        order = np.argsort(
-            priorities, kind="stable"
-        )  # ties: the order of the groups, then the order within one
+        # Stable: ties are taken in the order of the groups, then in the order within one.
+        order = np.argsort(priorities, kind="stable")
         self._steps = _Steps(columns[order], widths[order])
 
     def smallest_cost(self) -> float:

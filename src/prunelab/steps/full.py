@@ -42,9 +42,8 @@ def full_network(setup: Setup) -> FullNetwork:
     graph = method.structure(network, task.example_input())
     reach = (setup.budget, method.levels, method.allocation, setup.names["model"])
     require_reachable(graph, *reach, whole=method.whole)
-    portion(
-        graph, method, setup.budget, setup.recipe.rounds(setup.budget.keep)[-1].part
-    )  # can it be done so?
+    last_part = setup.recipe.rounds(setup.budget.keep)[-1].part
+    portion(graph, method, setup.budget, last_part)  # can it be done so?
     task.data.calibration_dataloader(setup.recipe.calibration_images)  # are there so many?
     baseline, is_new = _stored_or_trained(setup)
     network.load_state_dict(baseline.weights)

@@ -112,9 +112,8 @@ class _Resolver:
         for origin in self.trace.ids.origins:
             mask = removed_ids[origin.start : origin.start + origin.size]
             names = self.aliases.get(origin.tensor, (origin.tensor,))
-            name = next(
-                (name for name in names if not name.startswith(inside)), None
-            )  # None: gone with its blocks
+            # Without a name outside of dropped blocks the tensor goes with them.
+            name = next((name for name in names if not name.startswith(inside)), None)
             if mask.any() and name is not None:
                 cuts.append(Cut(name, origin.dim, origin.size, tuple(np.flatnonzero(~mask).tolist())))
         replaced = {block.name: block.leaves for block in self.blocks if block.name in dropped}

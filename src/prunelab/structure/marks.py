@@ -103,7 +103,10 @@ class Visit:
 
 @dataclass
 class Trace:
-    """Everything one run showed."""
+    """Everything one run showed.
+
+    ``numbers``: (module, attribute that counts its groups) -> one id of each group; groups that lose all channels go.
+    """
 
     ids: ChannelIds = field(default_factory=ChannelIds)
     steps: list[Step] = field(default_factory=list)
@@ -115,9 +118,7 @@ class Trace:
     sums: list[tuple[Ids, Ids]] = field(default_factory=list)
     gates: list[Ids] = field(default_factory=list)
     splits: dict[int, tuple[Ids, int]] = field(default_factory=dict)
-    numbers: dict[tuple[str, str], Ids] = field(
-        default_factory=dict
-    )  # (module, attribute that counts its groups) -> one id of each group; those that lose all channels go
+    numbers: dict[tuple[str, str], Ids] = field(default_factory=dict)
 
     def role(self, marked: Marked, dim: int, role: str) -> None:
         """Remember what dimension ``dim`` of a weight is for, through whatever was computed from the parameter.

@@ -146,9 +146,8 @@ def _method(original: type[nn.Module], name: str, widths: list[Width]) -> Any:
     calls = _calls(definition)
     for width in widths:
         calls[width.call].args[width.argument] = ast.parse("-1", mode="eval").body
-    arguments = (
-        definition.args
-    )  # defaults are taken from the function: the words for them may be the class's own
+    # Defaults are taken from the function: the words for them may be the class's own.
+    arguments = definition.args
     arguments.defaults = [ast.Constant(None) for _ in arguments.defaults]
     arguments.kw_defaults = [None if value is None else ast.Constant(None) for value in arguments.kw_defaults]
     text = ast.unparse(definition) + "\n"

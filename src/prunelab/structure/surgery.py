@@ -163,9 +163,8 @@ def _states(optimizer: Optimizer | None) -> Mapping[Any, dict[str, Any]]:
 
 def drop_blocks(model: nn.Module, plan: PruningPlan) -> None:
     """Put in each dropped block's place what is left of it."""
-    for path, leaves in sorted(
-        plan.replaced.items(), key=lambda item: -item[0].count(".")
-    ):  # innermost first
+    innermost_first = sorted(plan.replaced.items(), key=lambda item: -item[0].count("."))
+    for path, leaves in innermost_first:
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, Dropped(leaves))
 

@@ -58,9 +58,8 @@ class Tracer(TorchDispatchMode):
         self.whole = frozenset(whole)
         self.decisions = decisions or Decisions()
         self.claims: list[Claim] = []
-        returned = WeakMethod(
-            self._returned
-        )  # a strong one would be a ring that only the collector takes apart
+        # A strong reference would be a ring that only the collector takes apart.
+        returned = WeakMethod(self._returned)
         self.calls = Calls(lambda call, out: _called(returned, call, out))
         self.seen: Callable[[Step], None] = lambda step: None
         self.kind = ""

@@ -96,9 +96,8 @@ def calibration_batches(context: PruningContext) -> Iterator[Batch]:
         for images, targets in calibration.batches(context.device):
             yield images, targets
             bar.advance(task, len(images))
-        bar.update(
-            task, total=bar.tasks[task].completed
-        )  # the loader may hold fewer images than were asked for
+        # The loader may hold fewer images than were asked for.
+        bar.update(task, total=bar.tasks[task].completed)
 
 
 def _taps(context: PruningContext) -> list[Tap]:

@@ -61,9 +61,8 @@ class FPGM(Criterion):
         scores = np.empty(len(filters))
         scores[large] = distance_sums(filters[large])
         if small.size and norms[large].min() > 0:
-            scores[small] = (
-                scores[large].min() * norms[small] / norms[large].min()
-            )  # below all others, by norm
+            # Below all others, by norm.
+            scores[small] = scores[large].min() * norms[small] / norms[large].min()
         else:
             scores[small] = 0.0
         return scores

@@ -58,9 +58,8 @@ def relative(own: Sequence[float], peers: Sequence[float]) -> float:
 
 def _tensor(model: nn.Module, name: str) -> Tensor:
     tensor = model.get_parameter(name).detach().cpu()
-    return (
-        tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.double()
-    )  # numpy has no bfloat16
+    # numpy has no bfloat16
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.double()
 
 
 def _block_scores(context: PruningContext, score_rows: ScoreRows) -> dict[str, float]:

@@ -53,9 +53,8 @@ def index(
     kept: Dims = [ids for dim, ids in enumerate(source.dims) if dim not in indexed]
     places = out.dim() - len(kept)
     first = indexed[0] if indexed else 0
-    if indexed and indexed[-1] - first + 1 != len(
-        indexed
-    ):  # indices apart from one another: theirs come first
+    apart = bool(indexed) and indexed[-1] - first + 1 != len(indexed)
+    if apart:  # then the indexed places come first
         first = 0
     return [Marked(tuple(out.shape), [*kept[:first], *[None] * places, *kept[first:]])]
 

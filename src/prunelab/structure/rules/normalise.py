@@ -25,9 +25,7 @@ def batch_norm(
         if isinstance(tensor, Tensor):
             channels = _affine(tracer, op, channels, tracer.marked(tensor), role)
     training = next((bool(value) for value in args[3:6] if isinstance(value, bool)), False)
-    if (
-        training
-    ):  # weight standardisation calls batch_norm on a weight: the other dimensions are averaged over
+    if training:  # weight standardisation calls it so on a weight: the other dimensions are averaged over
         for ids in (source.dims[0], *source.dims[2:]):
             tracer.ids.mark_inexact(ids, op)
     tracer.kind = "pointwise"

@@ -76,9 +76,8 @@ def cat(
     """``cat(tensors, dim)``: ids follow one another; what carries no channels stays whole."""
     statistics_end_here(tracer, op, inputs)
     out = outputs[0]
-    parts = [
-        marked for marked in inputs if len(marked.shape) == out.dim()
-    ]  # legacy: empty 1-D tensors are skipped
+    # PyTorch passes over empty tensors of one dimension, whatever the others have.
+    parts = [marked for marked in inputs if len(marked.shape) == out.dim()]
     along = int(argument(args, kwargs, 1, "dim", 0)) % out.dim()
     dims: Dims = []
     for dim in range(out.dim()):
