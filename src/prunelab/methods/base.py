@@ -19,6 +19,7 @@ from prunelab.methods.about import About, Origin
 from prunelab.methods.budget import Budget
 from prunelab.methods.calibration import Calibration, Unpack, unpack_batch
 from prunelab.methods.context import CPU, Loss, PruningContext
+from prunelab.methods.finite import require_finite_weights
 from prunelab.methods.host import (
     calibration_loader,
     find_network,
@@ -152,6 +153,11 @@ class PruningMethod(pl.Callback, ABC):
         return About(self.origin, reads, self.covers, "one forward pass" if self.reads_images else "no data")
 
     @property
+    def title(self) -> str:
+        """What messages call the method."""
+        return type(self).__name__
+
+    @property
     def reads_images(self) -> bool:
         """Whether ``decide`` looks at calibration images."""
         return True
@@ -188,7 +194,12 @@ class PruningMethod(pl.Callback, ABC):
         ``calibration`` and ``validation`` are any iterables of batches, the same on every rank; ``budget``
         takes the place of the method's own (one round of several), and ``whole`` is added to it. The rest is
         described in ``PruningContext``.
+
+        Raises:
+            UserError: a weight is NaN or infinite.
         """
+        network = name or network_name(model)
+        require_finite_weights(model, self.title, network)
         return PruningContext(
             model=model,
             graph=self.structure(model, example_input),
@@ -200,7 +211,8 @@ class PruningMethod(pl.Callback, ABC):
             loss=self.loss,
             device=device,
             seed=self.seed,
-            name=name or network_name(model),
+            name=network,
+            method=self.title,
             reference=reference,
             progress=progress,
             whole=self.whole | frozenset(whole),

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from prunelab.errors import UserError
+from prunelab.methods.finite import is_finite
 
 Batch = tuple[Tensor, Any]
 Unpack = Callable[[Any], Batch]
@@ -70,7 +71,11 @@ class Calibration:
             raise UserError(f"images={self.images}: scoring needs at least one calibration image.")
 
     def batches(self, device: torch.device) -> Iterator[Batch]:
-        """The (images, targets) of this rank, on ``device``."""
+        """The (images, targets) of this rank, on ``device``.
+
+        Raises:
+            UserError: images hold NaN or infinity.
+        """
         sampler = getattr(self.loader, "sampler", None)
         dealt = isinstance(sampler, DistributedSampler)
         remaining = -(-self.images // self.ranks) if dealt else self.images
@@ -78,7 +83,13 @@ class Calibration:
             for index, batch in enumerate(self.loader):
                 images, targets = self.unpack(batch)
                 if dealt or index % self.ranks == self.rank:
-                    yield _on(device, images[:remaining]), _on(device, _first(targets, remaining))
+                    chosen = _on(device, images[:remaining])
+                    if not is_finite(chosen):
+                        raise UserError(
+                            f"Images of batch {index} hold NaN or infinity: nothing can be judged by them. Check the "
+                            "files and how they are normalised."
+                        )
+                    yield chosen, _on(device, _first(targets, remaining))
                 remaining -= len(images)
                 if remaining <= 0:
                     return

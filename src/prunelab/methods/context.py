@@ -40,6 +40,7 @@ class PruningContext:
     device: where images are looked at.
     seed: of everything random.
     name: of the network, for messages.
+    method: what decides, for messages.
     reference: structure of the full network, if this one was pruned in an earlier round; budget and floor
         refer to it.
     progress: show a progress bar while images are looked at.
@@ -58,6 +59,7 @@ class PruningContext:
     device: torch.device = CPU
     seed: int = 0
     name: str = "the network"
+    method: str = "The method"
     reference: ChannelGraph | None = None
     progress: bool = False
     whole: frozenset[str] = frozenset()

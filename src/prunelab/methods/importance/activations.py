@@ -21,6 +21,7 @@ from torchmetrics import Metric
 from prunelab.errors import UserError
 from prunelab.methods.calibration import Batch
 from prunelab.methods.context import PruningContext
+from prunelab.methods.finite import finite_outputs
 from prunelab.methods.importance.base import Reduction, joined, warn_left_whole
 from prunelab.methods.ranks import gather, together
 from prunelab.methods.scores import Scores
@@ -120,7 +121,7 @@ def _one_pass(context: PruningContext, metrics: Mapping[Tap, Metric], shaped: Sh
     ):
         for images, targets in calibration_batches(context):
             # Parameters need no gradient here: activations get theirs because the images ask for one.
-            outputs = context.model(images.detach().requires_grad_(gradients))
+            outputs = finite_outputs(context, images.detach().requires_grad_(gradients))
             if gradients:
                 (_loss(context, outputs, targets) * len(images)).backward()
             seen += len(images)

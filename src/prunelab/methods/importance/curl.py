@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from prunelab.errors import UserError
 from prunelab.methods.about import About, Origin
+from prunelab.methods.finite import finite_outputs
 from prunelab.methods.importance.activations import calibration_batches
 from prunelab.methods.importance.base import Criterion, Reads, warn_left_whole
 from prunelab.methods.importance.prefix import record_outputs, record_schedule
@@ -119,7 +120,7 @@ def _summed_divergences(
     masking = None
     with untouched(context.model, context.device, context.seed), torch.no_grad():
         for images, _ in calibration_batches(context):
-            masking = masking or _Masking(context.model, units, images, copies)
+            masking = masking or _Masking(context, units, images, copies)
             for part in images.split(masking.images_at_once):
                 masking.add_divergences(part, sums)
             seen += len(images)
@@ -129,10 +130,10 @@ def _summed_divergences(
 class _Masking:
     """Runs masked copies of images through one network."""
 
-    def __init__(self, model: nn.Module, units: Sequence[Unit], images: Tensor, copies: int) -> None:
-        self._model, self._units, self._copies = model, units, copies
+    def __init__(self, context: PruningContext, units: Sequence[Unit], images: Tensor, copies: int) -> None:
+        self._context, self._model, self._units, self._copies = context, context.model, units, copies
         self._taps = {tap for unit in units for tap in unit}
-        schedule = record_schedule(model, images, self._taps)
+        schedule = record_schedule(self._model, images, self._taps)
         self._prefixes = [schedule.before(unit) for unit in units]
         self._read = {path for prefix in self._prefixes for path in prefix.read}
         values = sum(schedule.outputs[path].numel() for path in self._read)
@@ -143,7 +144,7 @@ class _Masking:
         nonzero: dict[Tap, Tensor] = {}
         observers = {tap: _nonzero_channels(nonzero, tap) for tap in self._taps}
         with record_outputs(self._model, self._read) as outputs, observe(self._model, observers):
-            original = _log_probabilities(self._model(images))
+            original = _log_probabilities(finite_outputs(self._context, images))
         for unit, prefix, total in zip(self._units, self._prefixes, sums, strict=True):
             alive = torch.stack([nonzero[tap][:, positions].any(dim=2) for tap, positions in unit.items()])
             pairs = alive.any(dim=0).nonzero()  # (image, channel): any other copy would equal its image

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from prunelab.errors import UserError
 from prunelab.methods.about import Origin
+from prunelab.methods.finite import require_finite
 from prunelab.methods.importance.activations import calibration_batches, score_taps
 from prunelab.methods.importance.base import Criterion, Reads
 from prunelab.methods.importance.propagation import final_response, propagate
@@ -77,11 +78,13 @@ def _features(context: PruningContext) -> tuple[Tensor, tuple[int, ...]]:
 
 
 def _own_features(context: PruningContext) -> list[tuple[Tensor, tuple[int, ...]]]:
+    found = []
     with untouched(context.model, context.device, context.seed), torch.no_grad():
-        return [
-            (final_response(context.model, images).double().cpu(), tuple(images.shape[1:]))
-            for images, _ in calibration_batches(context)
-        ]
+        for images, _ in calibration_batches(context):
+            features = final_response(context.model, images)
+            require_finite(context, images, features)
+            found.append((features.double().cpu(), tuple(images.shape[1:])))
+    return found
 
 
 def inf_fs(features: np.ndarray, alpha: float) -> np.ndarray:

@@ -39,6 +39,10 @@ class ImportancePruning(PruningMethod):
         return self.criterion.about
 
     @property
+    def title(self) -> str:
+        return type(self.criterion).__name__
+
+    @property
     def reads_images(self) -> bool:
         return self.criterion.reads.startswith("activations")
 

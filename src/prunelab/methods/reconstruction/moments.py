@@ -18,6 +18,7 @@ from torchmetrics import Metric
 
 from prunelab.errors import UserError
 from prunelab.methods.context import PruningContext
+from prunelab.methods.finite import finite_outputs
 from prunelab.methods.importance.activations import calibration_batches
 from prunelab.methods.ranks import gather, together
 from prunelab.methods.reconstruction.readers import Reader, sampled_windows
@@ -72,7 +73,7 @@ def _one_pass(context: PruningContext, metrics: Mapping[Reader, SecondMoments], 
                 module.register_forward_pre_hook(_observer(metric, positions, context.seed)).remove
             )
         for images, _ in calibration_batches(context):
-            context.model(images)
+            finite_outputs(context, images)
             seen += len(images)
     return seen
 

@@ -75,6 +75,10 @@ class ReconstructionPruning(PruningMethod):
         return About(self.rule.origin, "activations", self.covers, "one forward pass, least squares")
 
     @property
+    def title(self) -> str:
+        return type(self.rule).__name__
+
+    @property
     def reconstructs(self) -> bool:
         return True
 
@@ -110,7 +114,7 @@ class ReconstructionPruning(PruningMethod):
             after.append(relative_error(weights, adjusted, moments[name], kept))
         if before:
             rank_zero_info(
-                f"{type(self.rule).__name__} adjusted {len(before)} layers: their outputs were off by "
+                f"{self.title} adjusted {len(before)} layers: their outputs were off by "
                 f"{np.mean(before):.1%} of their energy, now by {np.mean(after):.1%} (on average)."
             )
 

@@ -1,0 +1,106 @@
+"""NaN and infinity in weights, images and feature maps: every method refuses them in words, and says where they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from prunelab.errors import UserError
+from prunelab.methods import (
+    CURL,
+    FPGM,
+    NISP,
+    PFA,
+    SCSP,
+    APoZ,
+    BNGamma,
+    Budget,
+    ChannelPruning,
+    EagleEye,
+    Entropy,
+    HRank,
+    ImportancePruning,
+    L1Norm,
+    L2Norm,
+    PruningMethod,
+    ReconstructionPruning,
+    Slimming,
+    SoftPruning,
+    Subspace,
+    Taylor,
+    ThiNet,
+)
+from prunelab.methods.finite import is_finite
+
+BUDGET = Budget(flops=0.6)
+READ_MAPS = [
+    *(
+        ImportancePruning(criterion(), BUDGET)
+        for criterion in (APoZ, Entropy, Taylor, HRank, PFA, NISP, CURL)
+    ),
+    *(ReconstructionPruning(rule(), BUDGET) for rule in (ThiNet, ChannelPruning, Subspace)),
+]
+READ_WEIGHTS = [
+    *(ImportancePruning(criterion(), BUDGET) for criterion in (L1Norm, L2Norm, FPGM, BNGamma, SCSP)),
+    Slimming(BUDGET),
+    SoftPruning(BUDGET),
+]
+READ_IMAGES = [*READ_MAPS, EagleEye(BUDGET, candidates=2)]
+
+
+def title(method: PruningMethod) -> str:
+    return method.title
+
+
+def decide(method: PruningMethod, model: nn.Module, batches: Any) -> None:
+    example = torch.zeros(1, *batches[0][0].shape[1:])
+    method.decide(method.context(model, example, batches, validation=batches, name="net"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("method", [*READ_WEIGHTS, *READ_IMAGES], ids=title)
+def test_weights(plain: nn.Module, batches: Any, method: PruningMethod, value: float) -> None:
+    plain.conv2.weight.data[1, 0, 0, 0] = value
+    with pytest.raises(
+        UserError, match=rf"{method.title} cannot judge net: conv2\.weight holds NaN or infinity"
+    ):
+        decide(method, plain, batches)
+
+
+def test_running_statistics_count_and_masks_do_not(plain: nn.Module, batches: Any) -> None:
+    plain.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    decide(ImportancePruning(L1Norm(), BUDGET), plain, batches)
+    plain.norm1.running_var[1] = torch.nan
+    with pytest.raises(UserError, match=r"norm1\.running_var"):
+        decide(ImportancePruning(L1Norm(), BUDGET), plain, batches)
+
+
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
+@pytest.mark.parametrize("method", READ_IMAGES, ids=title)
+def test_images(plain: nn.Module, batches: Any, method: PruningMethod, value: float) -> None:
+    broken = [(images.clone(), targets) for images, targets in batches]
+    broken[1][0][2, 0, 3, 3] = value
+    with pytest.raises(UserError, match="Images of batch 1 hold NaN or infinity"):
+        decide(method, plain, broken)
+
+
+@pytest.mark.parametrize("method", READ_MAPS, ids=title)
+def test_feature_maps_that_overflow(plain: nn.Module, batches: Any, method: PruningMethod) -> None:
+    """Weights and images are numbers, but the products are not: 3e38 is near the largest of float32."""
+    plain.conv2.weight.data[1] = 3e38
+    with pytest.raises(
+        UserError, match=f"{method.title} cannot judge net: the feature maps of conv2 hold NaN"
+    ):
+        decide(method, plain, batches)
+
+
+def test_large_numbers_are_finite() -> None:
+    assert is_finite(torch.full((4,), 3e38))  # their sum is not
+    assert is_finite(torch.full((4,), 6e4, dtype=torch.float16))
+    assert is_finite(torch.zeros(0))
+    assert is_finite(torch.ones(2, dtype=torch.int64))
+    assert not is_finite(torch.tensor([1.0, torch.nan]))
+    assert not is_finite(torch.tensor([torch.inf, -torch.inf]))
