@@ -29,14 +29,15 @@ def plain_inf_fs(features: np.ndarray, alpha: float) -> np.ndarray:
     """Paths of 1, 2, 3, ... steps, one power of the matrix after the other."""
     n = features.shape[1]
     graph = np.zeros((n, n))
+    least, most = features.std(axis=0).min(), features.std(axis=0).max()
     for i in range(n):
         for j in range(n):
             rho = scipy.stats.spearmanr(features[:, i], features[:, j]).statistic
-            spread = max(features[:, i].std(), features[:, j].std())
+            spread = (max(features[:, i].std(), features[:, j].std()) - least) / (most - least)
             graph[i, j] = alpha * spread + (1 - alpha) * (1 - abs(rho))
-    step = 0.9 / np.abs(np.linalg.eigvals(graph)).max() * graph
+    step = 0.99 / np.abs(np.linalg.eigvals(graph)).max() * graph
     total, power = np.zeros((n, n)), np.eye(n)
-    for _ in range(400):
+    for _ in range(4000):
         power = power @ step
         total += power
     return total.sum(axis=1)
@@ -46,6 +47,20 @@ def test_inf_fs_sums_over_all_paths() -> None:
     features = np.random.default_rng(0).normal(size=(30, 6)) * np.arange(1, 7)
     features[:, 1] = features[:, 0] + 0.1 * features[:, 1]
     np.testing.assert_allclose(inf_fs(features, 0.5), plain_inf_fs(features, 0.5), rtol=1e-9)
+
+
+def test_inf_fs_by_hand() -> None:
+    """Ranks fall as they rise (Spearman -1), twice the spread, and a constant: as the authors' code has them."""
+    features = np.array([[1, 8, 3], [2, 6, 3], [3, 4, 3], [4, 2, 3]], dtype=float)
+    graph = np.array([[0.5, 1, 0.5], [1, 1, 1], [0.5, 1, 0]]) / 2  # of spread: 0.5, 1 and 0 of the largest
+    graph += (
+        np.array([[0, 0, 1], [0, 0, 1], [1, 1, 1]]) / 2
+    )  # of independence: the constant's is 1 throughout
+    ones = np.ones(3)
+    inverse = np.linalg.inv(np.eye(3) - 0.99 / np.linalg.eigvalsh(graph).max() * graph)
+    found = inf_fs(features, 0.5)
+    np.testing.assert_allclose(found, inverse @ ones - ones, rtol=1e-9)
+    assert found[0] < found[1] < found[2]  # so the constant is not unimportant
 
 
 def test_inf_fs_of_constant_features() -> None:

@@ -2,8 +2,12 @@
 
 Yu, Li, Chen, Lai, Morariu, Han, Gao, Lin, Davis: NISP: Pruning Networks using Neuron Importance Score
 Propagation, CVPR 2018, arXiv:1711.05908, equations 14 to 16. The authors published no code. Features of the
-final response layer, the input of the classifier, are ranked by Inf-FS (Roffo, Melzi, Cristani, ICCV 2015);
+final response layer, the input of the classifier, are ranked by Inf-FS (Roffo, Melzi, Cristani, ICCV 2015), here as
+in the code of its authors (giorgioroffo/Infinite-Feature-Selection; release 4.0 of 2016, which NISP could use);
 their scores go backwards through the absolute values of the weights (``propagation.py``).
+
+To Inf-FS a constant feature is independent of all others, and that speaks for it. So a channel of the classifier's
+input that is always zero is no candidate for removal here, unless its weights are zero, too, in what reads it.
 
 What reads a tensor adds to its scores, so that a stage collects those of every block behind it. Products of
 absolute weights grow with every layer: the scores of each layer are divided by their mean.
@@ -33,6 +37,9 @@ from prunelab.methods.untouched import untouched
 
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
+
+SHORTENING = 0.99
+"""Of paths with every step, relative to the largest that lets their sum converge."""
 
 
 @dataclass(frozen=True)
@@ -90,20 +97,29 @@ def _own_features(context: PruningContext) -> list[tuple[Tensor, tuple[int, ...]
 def inf_fs(features: np.ndarray, alpha: float) -> np.ndarray:
     """Importance (F,) of features (images, F) by infinite feature selection.
 
-    A_ij = alpha max(std_i, std_j) + (1 - alpha) (1 - |Spearman_ij|) is the weight of going from feature i to
-    feature j; the importance of i sums the weights of all paths of any length that start there, shortened by
-    r = 0.9 / rho(A) with every step: ((I - r A)^-1 - I) 1. Constant features correlate with none.
+    A_ij = alpha S_ij + (1 - alpha) (1 - |Spearman_ij|) is the weight of going from feature i to feature j, with S_ij
+    = max(std_i, std_j) moved and scaled to [0, 1] over all pairs; the importance of i sums the weights of all paths of
+    any length that start there, shortened by r = 0.99 / rho(A) with every step: ((I - r A)^-1 - I) 1. Constant
+    features correlate with none, not even with themselves.
     """
-    spread = features.std(axis=0)
     ranks = scipy.stats.rankdata(features, axis=0)
     ranks -= ranks.mean(axis=0)
     lengths = np.linalg.norm(ranks, axis=0)
     ranks /= np.where(lengths > 0, lengths, 1.0)
     spearman = np.abs(ranks.T @ ranks)
-    graph = alpha * np.maximum.outer(spread, spread) + (1 - alpha) * (1 - spearman)
+    graph = alpha * _spreads(features) + (1 - alpha) * (1 - spearman)
     last = len(graph) - 1
     radius = float(scipy.linalg.eigvalsh(graph, subset_by_index=(last, last))[0])
     if radius <= 0:
         return np.ones(len(graph))  # features that cannot be told apart
     ones = np.ones(len(graph))
-    return np.linalg.solve(np.eye(len(graph)) - 0.9 / radius * graph, ones) - ones
+    return np.linalg.solve(np.eye(len(graph)) - SHORTENING / radius * graph, ones) - ones
+
+
+def _spreads(features: np.ndarray) -> np.ndarray:
+    """S (F, F), in [0, 1]; zeros if all features spread alike."""
+    spread = features.std(axis=0)
+    larger = np.maximum.outer(spread, spread)
+    larger -= larger.min()
+    largest = float(larger.max())
+    return larger / largest if largest > 0 else larger
