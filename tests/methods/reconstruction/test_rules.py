@@ -67,11 +67,13 @@ def test_a_score_is_the_error_that_is_left_without_the_channel_and_all_below_it(
     assert np.allclose(scores, [1 / 14, 1, 5 / 14, 0])
 
 
-def test_the_lasso_takes_weights_of_norm_one() -> None:
-    # Orthogonal contributions of equal energy; channel 1 reads a loud map with small weights. With |W_i| = 1 its
-    # regressor is the larger, so that it enters first.
-    maps, weights = np.diag([1.0, 4.0, 2.0]), np.array([2.0, 0.5, 1.0])
+def test_the_lasso_takes_weights_as_they_are_or_of_norm_one() -> None:
+    # Orthogonal contributions of energy 4.41, 4, 3.24. Channel 1 reads a loud map with small weights: with |W_i| = 1
+    # its regressor is the largest, so that it enters first; with the weights as they are the largest energy does.
+    maps, weights = np.diag([1.0, 4.0, 2.0]), np.array([2.1, 0.5, 0.9])
     found = reading(maps, weights)
+    assert np.argsort(-ChannelPruning().score(found)).tolist() == [0, 1, 2]
+    assert np.argsort(-ChannelPruning(unit_weights=True).score(found)).tolist() == [1, 2, 0]
     assert lasso_order(found.contributions, found.norms).tolist() == [1, 2, 0]
 
 

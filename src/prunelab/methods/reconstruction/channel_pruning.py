@@ -7,6 +7,8 @@ to 3. Where this departs from github.com/yihui-he/channel-pruning:
   over all penalties (least-angle regression) takes the place of the search for one.
 - Layers are judged and fitted together, both with the inputs of the full network; the paper goes from front to back,
   with the inputs of the network pruned so far. The outputs are those before normalisation, without the bias.
+- No constants are fitted: the code gives the lasso one, and least squares a new bias for each output. Here biases stay,
+  and recovery (or the running statistics of the next normalisation) makes up for a shift.
 - No channel sampler for the first convolution of a residual block and no compensation of the shortcut's error: what
   the block reads is a stage (or stays whole with ``levels: [filter]``), whose readers' errors are summed.
 """
@@ -27,12 +29,14 @@ from prunelab.methods.reconstruction.least_squares import Indices, Matrix, refit
 
 @dataclass(frozen=True)
 class ChannelPruning(Rule):
-    """min over beta of |Y - sum_i beta_i X_i W_i^T|^2 / 2 + lambda |beta|_1, |W_i|_F = 1; then over W on the channels
-    that stay.
+    """min over beta of |Y - sum_i beta_i X_i W_i^T|^2 / 2 + lambda |beta|_1; then over W on the channels that stay.
 
     A channel is the more important the larger the lambda at which its beta_i becomes zero. Its score is the relative
     error |Y - sum beta_i X_i W_i^T|^2 / |Y|^2 (least squares over beta) once it and all less important ones are
     removed.
+
+    unit_weights: divide each W_i by its Frobenius norm first, as the paper says (|W_i|_F = 1); the authors' code takes
+        them as they are, so that channels which are read by large weights pay less.
     """
 
     origin: ClassVar[Origin] = Origin(
@@ -41,8 +45,11 @@ class ChannelPruning(Rule):
         code="yihui-he/channel-pruning",
     )
 
+    unit_weights: bool = False
+
     def score(self, reading: Reading) -> Matrix:
-        return scores_of_order(reading.contributions, lasso_order(reading.contributions, reading.norms))
+        norms = reading.norms if self.unit_weights else np.ones(reading.size)
+        return scores_of_order(reading.contributions, lasso_order(reading.contributions, norms))
 
     def adjusted(self, weights: Matrix, moments: Matrix, kept: Indices, ridge: float) -> Matrix:
         return refitted(weights, moments, kept, ridge)
@@ -51,8 +58,8 @@ class ChannelPruning(Rule):
 def lasso_order(gram: Matrix, norms: Matrix) -> Indices:
     """The channels as they enter the lasso path from the largest lambda down.
 
-    ``gram`` (n, n) of the contributions, ``norms`` (n,) of the weights that made them. Channels that never enter
-    (nothing is left to explain) come last, by their correlation with the output.
+    ``gram`` (n, n) of the contributions, ``norms`` (n,) what these are divided by. Channels that never enter (nothing
+    is left to explain) come last, by their correlation with the output.
     """
     from sklearn.linear_model import lars_path_gram  # a second to import
 
