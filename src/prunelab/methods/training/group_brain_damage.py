@@ -6,9 +6,12 @@ authors published the sparse convolution only; strengths and thresholds below ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from prunelab.errors import UserError
 from prunelab.methods.about import Origin
@@ -16,12 +19,13 @@ from prunelab.methods.allocation import keep_best
 from prunelab.methods.budget import Budget
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.base import Reduction, joined, warn_left_whole
+from prunelab.methods.learning import LearningMethod
 from prunelab.methods.scores import Scores
-from prunelab.methods.training.group_lasso import LassoLearning, Step, Term, WeightGroups
+from prunelab.methods.training.group_lasso import GroupLasso, Step, Term, WeightGroups
 from prunelab.structure import ChannelGroup, PruningPlan, Slice
 
 
-class GroupBrainDamage(LassoLearning):
+class GroupBrainDamage(LearningMethod):
     """Loss + strength x sum over (i, u, v) of sqrt(sum_j W[j, i, u, v]^2), for every weight that reads channels.
 
     A group is one spatial offset (u, v) of one input channel i over all filters j: a row of the matrix that a
@@ -62,15 +66,26 @@ class GroupBrainDamage(LassoLearning):
         reduction: Reduction = "max",
         **settings: Any,
     ) -> None:
-        super().__init__(budget, step, snap, **settings)
+        super().__init__(budget, **settings)
         if strength <= 0:
             raise UserError(
                 f"strength={strength}: without a penalty no group vanishes; use a number above 0."
             )
         self.strength = strength
         self.reduction = reduction
+        self.lasso = GroupLasso((), step, snap)
 
-    def terms(self, context: PruningContext) -> list[Term]:
+    def prepare(self, context: PruningContext) -> None:
+        self.lasso = replace(self.lasso, terms=self._terms(context))
+
+    def before_step(self, context: PruningContext) -> None:
+        self.lasso.before_step(context.model)
+
+    def after_step(self, context: PruningContext, rates: Mapping[Tensor, float]) -> None:
+        self.lasso.after_step(context.model, rates)
+
+    def _terms(self, context: PruningContext) -> list[Term]:
+        """The groups of the network's weights, and how strongly they are drawn to 0."""
         readers = {part.parameter for group in context.groups for part in _readers(group)}
         return [
             Term(WeightGroups.of_cells(name, weight), self.strength)

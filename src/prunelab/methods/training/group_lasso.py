@@ -1,20 +1,15 @@
-"""Group lasso: strength x sum of the l2 norms of groups of weights, as a subgradient or as a proximal step; and what
-methods share that learn with it."""
+"""Group lasso: strength x sum of the l2 norms of groups of weights, as a subgradient or as a proximal step."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from prunelab.errors import UserError, nearest
-from prunelab.methods.budget import Budget
-from prunelab.methods.context import PruningContext
-from prunelab.methods.learning import LearningMethod
 from prunelab.structure import Slice
 
 Step = Literal["proximal", "subgradient"]
@@ -82,7 +77,8 @@ class GroupLasso:
 
     step: ``proximal`` = after each optimizer step w_g <- w_g max(0, 1 - rate strength / ||w_g||), which reaches exact
         zeros; ``subgradient`` = strength w_g / ||w_g|| (0 for a zero group) is added to the gradient.
-    snap: with subgradients, which never reach 0, groups without a weight above this are set to 0 after each epoch.
+    snap: with subgradients, which never reach 0, every weight nearer to 0 than this is set to 0 after each step, as in
+        the official code of SSL; for parameters with groups.
     """
 
     terms: Sequence[Term]
@@ -94,7 +90,7 @@ class GroupLasso:
             raise UserError(f"step: {self.step!r} does not exist. {nearest(str(self.step), get_args(Step))}")
         if self.snap < 0:
             raise UserError(
-                f"snap={self.snap} is below 0: it is the largest weight of a group that counts as zero."
+                f"snap={self.snap} is below 0: it is how far from 0 a weight may be and still count as zero."
             )
 
     def before_step(self, network: nn.Module) -> None:
@@ -109,8 +105,11 @@ class GroupLasso:
                 weight.grad.add_(weight.detach() * term.groups.spread(factors, 0.0, weight))
 
     def after_step(self, network: nn.Module, rates: Mapping[Tensor, float]) -> None:
-        """Take the proximal step with the rate of each parameter."""
-        if self.step != "proximal":
+        """Take the proximal step with the rate of each parameter; or set to 0 what subgradients made almost so."""
+        if self.step == "subgradient":
+            for name in {term.groups.parameter for term in self.terms}:
+                weight = network.get_parameter(name).data
+                weight.masked_fill_(weight.abs() < self.snap, 0.0)
             return
         for term in self.terms:
             weight = network.get_parameter(term.groups.parameter)
@@ -119,47 +118,7 @@ class GroupLasso:
             factors = torch.where(norms > shrinkage, 1 - shrinkage / norms, 0.0)
             weight.data.mul_(term.groups.spread(factors, 1.0, weight))
 
-    def after_epoch(self, network: nn.Module) -> None:
-        """Set to zero what subgradients have made almost so."""
-        if self.step != "subgradient":
-            return
-        for term in self.terms:
-            weight = network.get_parameter(term.groups.parameter)
-            large = (weight.detach().abs() > self.snap).to(weight.dtype)
-            alive = (term.groups.norms(large) > 0).to(weight.dtype)
-            weight.data.mul_(term.groups.spread(alive, 1.0, weight))
-
     def zero_fraction(self, network: nn.Module) -> float:
         """The fraction of all groups that are exactly zero."""
         norms = [term.groups.norms(network.get_parameter(term.groups.parameter)) for term in self.terms]
         return float((torch.cat(norms) == 0).float().mean()) if norms else 0.0
-
-
-class LassoLearning(LearningMethod):
-    """Learns with a group lasso. A subclass says in ``terms`` what its groups are, and decides by what is left of them.
-
-    Args:
-        budget: how much to keep.
-        step, snap: see ``GroupLasso``.
-        settings: those of ``LearningMethod``.
-    """
-
-    def __init__(self, budget: Budget, step: Step, snap: float, **settings: Any) -> None:
-        super().__init__(budget, **settings)
-        self.lasso = GroupLasso((), step, snap)
-
-    @abstractmethod
-    def terms(self, context: PruningContext) -> list[Term]:
-        """The groups of the network's weights, and how strongly they are drawn to 0."""
-
-    def prepare(self, context: PruningContext) -> None:
-        self.lasso = replace(self.lasso, terms=self.terms(context))
-
-    def before_step(self, context: PruningContext) -> None:
-        self.lasso.before_step(context.model)
-
-    def after_step(self, context: PruningContext, rates: Mapping[Tensor, float]) -> None:
-        self.lasso.after_step(context.model, rates)
-
-    def after_epoch(self, context: PruningContext) -> None:
-        self.lasso.after_epoch(context.model)

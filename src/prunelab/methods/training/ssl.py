@@ -6,9 +6,12 @@ equations 2 to 5.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from prunelab.errors import UserError
 from prunelab.methods.about import Origin
@@ -16,12 +19,13 @@ from prunelab.methods.allocation import keep_best
 from prunelab.methods.budget import Budget
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.base import Reduction, joined
+from prunelab.methods.learning import LearningMethod
 from prunelab.methods.scores import Scores
-from prunelab.methods.training.group_lasso import LassoLearning, Step, Term, WeightGroups
+from prunelab.methods.training.group_lasso import GroupLasso, Step, Term, WeightGroups
 from prunelab.structure import PruningPlan, ResidualBlock, Slice
 
 
-class SSL(LassoLearning):
+class SSL(LearningMethod):
     """Loss + filters x sum_j ||W_j|| + channels x sum_i ||W_:,i|| + depth x sum_l ||W_l||, plain l2 norms.
 
     The first sum is over the filters that make a channel which may be removed, the second over the weights of the
@@ -32,10 +36,11 @@ class SSL(LassoLearning):
     norms. Of several producers or several readers all must be zero, so norms are joined by ``reduction`` first. A
     block's score is the smallest norm of its convolutions.
 
-    Departures: the proximal step of the penalty replaces the official subgradient with a threshold (which is
-    ``step="subgradient"``). The paper regularises channels inside of blocks only; here each weight that makes or
-    reads a stage has groups of its own, and the stage shares one decision. A zero filter still emits the shift of the
-    normalisation after it, which goes with the channel; recovery makes up for it.
+    Departures: the proximal step of the penalty replaces the official subgradient, after which every weight below 1e-4
+    is set to 0 (``step="subgradient"`` does the same). The paper regularises channels inside of blocks only; here each
+    weight that makes or reads a stage has groups of its own, and the stage shares one decision. Its solver for AlexNet
+    weights layers differently; here all count alike. A zero filter still emits the shift of the normalisation after
+    it, which goes with the channel; recovery makes up for it.
 
     Args:
         budget: how much to keep.
@@ -65,7 +70,7 @@ class SSL(LassoLearning):
         reduction: Reduction = "max",
         **settings: Any,
     ) -> None:
-        super().__init__(budget, step, snap, **settings)
+        super().__init__(budget, **settings)
         if min(filters, channels, depth) < 0 or filters + channels + depth == 0:
             raise UserError(
                 f"filters={filters}, channels={channels}, depth={depth}: strengths of a penalty are 0 or more, and not "
@@ -75,6 +80,16 @@ class SSL(LassoLearning):
         self.channels = channels
         self.depth = depth
         self.reduction = reduction
+        self.lasso = GroupLasso((), step, snap)
+
+    def prepare(self, context: PruningContext) -> None:
+        self.lasso = replace(self.lasso, terms=self._terms(context))
+
+    def before_step(self, context: PruningContext) -> None:
+        self.lasso.before_step(context.model)
+
+    def after_step(self, context: PruningContext, rates: Mapping[Tensor, float]) -> None:
+        self.lasso.after_step(context.model, rates)
 
     def watch(self, context: PruningContext) -> dict[str, float]:
         return {"zero_groups": self.lasso.zero_fraction(context.model)}
@@ -95,7 +110,8 @@ class SSL(LassoLearning):
         }
         return keep_best(context, Scores(channels, blocks))
 
-    def terms(self, context: PruningContext) -> list[Term]:
+    def _terms(self, context: PruningContext) -> list[Term]:
+        """The groups of the network's weights, and how strongly they are drawn to 0."""
         sides = [(self.filters, "producer"), (self.channels, "consumer")]
         terms = [
             Term(WeightGroups.of_channels(part, context.model.get_parameter(part.parameter)), strength)
