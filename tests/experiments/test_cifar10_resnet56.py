@@ -38,7 +38,7 @@ def test_computed_columns_follow(line: dict[str, str]) -> None:
     assert Decimal(line["computed_pruned_percent"]) == (100 * (1 - kept)).quantize(Decimal("0.1"))
     if line["pruned_percent"]:
         assert Decimal(line["pruned_percent"]) == 100 * (1 - kept)
-    assert line["source"] in ("code", "third party", "cited", "memory")
+    assert line["source"] in ("paper", "code", "third party", "cited", "memory")
 
 
 @pytest.mark.parametrize("row", ROWS)
