@@ -1,9 +1,10 @@
 """Rank of the feature maps.
 
 Lin, Ji, Wang, Zhang, Zhang, Tian, Shao: HRank: Filter Pruning using High-Rank Feature Map, CVPR 2020,
-arXiv:2002.10179, equation 5. Maps are read after the ReLU, as in the authors' code; that code draws other
-augmented images for every layer, here one pass over the calibration images serves all of them. The paper goes
-layer by layer with fine-tuning in between; here all layers are scored at once.
+arXiv:2002.10179, equation 5. Maps are read after the ReLU, as in the authors' code (but for the stem of a ResNet-50,
+whose maps it takes behind the pooling); that code draws other augmented images for every layer, here one pass over
+the calibration images serves all of them. It gives each layer that writes a stage the rank of its own sum, here these
+are joined. The paper goes layer by layer with fine-tuning in between; here all layers are scored at once.
 
 Most maps of a layer may have the same rank: of channels that tie, the first ones stay.
 """

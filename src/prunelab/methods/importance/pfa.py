@@ -61,7 +61,8 @@ class PFA(Criterion):
         all layers (PFA-En). ``kl``: PFA-KL's number, all of them scaled by one factor.
     order: which unit is dropped next. ``l1max``: the one whose absolute correlations with the remaining units
         have the largest sum. ``absmax``: of the two remaining units with the largest absolute correlation the
-        one whose sum is larger. Units that do not vary (1e-8 of the layer's largest variance) go first.
+        one whose sum is larger (in the authors' code the one whose next largest correlation is). Units that do not
+        vary (1e-8 of the layer's largest variance) go first.
     """
 
     reads: ClassVar[Reads] = "activations"

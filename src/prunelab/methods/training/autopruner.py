@@ -49,15 +49,17 @@ class AutoPruner(LearningMethod):
     long as less than 90 % of the codes of some layer are within 0.1 of 0 or 1. In evaluation a channel counts fully
     if the mean of z over the last ``window`` batches is above 0 (v > 0.5), else not at all. This mean is its score.
 
-    Departures from the official code: the budget takes the place of the hand-set fraction (``keep``). Codes scale the
-    weights that read a channel, which is the same as scaling the channel, but works for a stage, too: its code comes
-    from the first place where the stage is read, and holds for all readers (the official code leaves stages whole).
-    With several processes a code is that of all images of a step; the official one has a code on each device. Maps
-    are pooled further where a code layer would have more than ``largest_layer`` weights. The mean of z decides, where
-    the code of 2018 takes a majority of signs over 20 batches and the newer one the last batch. What the code switched
-    off at the end of learning is set to zero in the weights that read it. Codes settle within about a channel of their
-    aim; what the budget asks for beyond that is taken by smallest z, and until recovery costs accuracy that the codes
-    did not.
+    Departures from the official code: its version of 2018 (ResNet-50, VGG-16) goes through groups of layers in turn,
+    and adapts lambda and alpha layer by layer; here both are those of the newer one. Before a depthwise convolution
+    that one scales, too, so that a channel there is scaled twice; here once. The budget takes the place of the hand-set
+    fraction (``keep``). Codes scale the weights that read a channel, which is the same as scaling the channel, but
+    works for a stage, too: its code comes from the first place where the stage is read, and holds for all readers (the
+    official code leaves stages whole). With several processes a code is that of all images of a step; the official one
+    has a code on each device. Maps are pooled further where a code layer would have more than ``largest_layer``
+    weights. The mean of z decides, where the code of 2018 takes a majority of signs over 20 batches and the newer one
+    the last batch. What the code switched off at the end of learning is set to zero in the weights that read it. Codes
+    settle within about a channel of their aim; what the budget asks for beyond that is taken by smallest z, and until
+    recovery costs accuracy that the codes did not.
 
     Args:
         budget: how much to keep.

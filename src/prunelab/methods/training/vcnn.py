@@ -46,7 +46,7 @@ class VCNN(LearningMethod):
         criterion: how the means |m| of a group make a score.
         strength: of the KL term. 1 / training images makes the objective the evidence lower bound: 2e-5 for CIFAR.
         deviation: s in the beginning.
-        tau, theta: what counts as redundant: 0.02 and 0.01 in the paper.
+        tau, theta: what counts as redundant: 0.02 and 0.01 in the one implementation by others that was found.
         settings: those of ``LearningMethod``.
 
     Where the loss does not hold it, s grows while m falls, at most by the factor exp(m^2 / 2) that a small step would
