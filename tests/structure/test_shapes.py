@@ -42,7 +42,7 @@ IMAGES = [
 
 @pytest.mark.parametrize("x", IMAGES, ids=lambda x: f"{tuple(x.shape)}-{x.stride()}")
 def test_functions_of_an_image(x: Tensor) -> None:
-    for func in (aten.relu, aten.gelu, aten.silu, aten.tanh, aten.hardswish, aten.sigmoid):
+    for func in (aten.relu, aten.gelu, aten.silu, aten.tanh, aten.hardswish, aten.sigmoid, aten.tanh_):
         _same(func.default, x)
     _same(aten.clamp.default, x, 0.0, 1.0)
     _same(aten.clamp_min.default, x, 0.0)
@@ -69,6 +69,27 @@ def test_functions_of_two_images(x: Tensor, y: Tensor) -> None:
         return
     for func in (aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor, aten.div.Tensor):
         _same(func, x, y)
+    for func in (aten.add_.Tensor, aten.mul_.Tensor):
+        if torch.broadcast_shapes(x.shape, y.shape) == x.shape:
+            _same(func, x, y)
+
+
+ROWS = [
+    _meta(4, 6),
+    _meta(4, 24)[:, 6:12],
+    _meta(6, 4).t(),
+    _meta(6, 8).t()[1::2],
+    _meta(1, 6),
+    _meta(1, 24)[:, :6],
+    _meta(6).expand(4, 6),
+]
+
+
+@pytest.mark.parametrize(("x", "y"), list(itertools.product(ROWS, ROWS)))
+def test_functions_of_parts_of_rows(x: Tensor, y: Tensor) -> None:
+    """The gates of a recurrent layer are parts of one product."""
+    _same(aten.mul.Tensor, x, y)
+    _same(aten.mul.Tensor, x, y.double())
 
 
 @pytest.mark.parametrize("last", [(5,), (1, 5), (4, 5), (3, 4, 5), (3, 1, 5), (4, 1), (1, 1, 1, 5), ()])

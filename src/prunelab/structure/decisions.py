@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -56,7 +57,12 @@ def depends_on_data(func: Any, name: str, args: Any) -> bool:
     """Whether the outcome's size or the value that Python sees depends on the content of the inputs."""
     if name == "index":
         return any(_is_mask(chooser) for chooser in args[1])
-    return name in _UNTAGGED or any(tag in func.tags for tag in _TAGS)
+    return name in _UNTAGGED or _is_tagged(func)
+
+
+@cache
+def _is_tagged(func: Any) -> bool:
+    return any(tag in func.tags for tag in _TAGS)
 
 
 def _is_mask(chooser: Any) -> bool:

@@ -67,6 +67,7 @@ class _Proof:
         self._by_module: dict[str, list[Step]] = {}
         self._by_call: dict[Call, list[Step]] = {}
         self._numbers = {id(step): number for number, step in enumerate(trace.steps)}
+        self._groups_by_ids: dict[int, frozenset[int]] = {}
         for step in trace.steps:
             self._by_module.setdefault(step.module, []).append(step)
             self._by_call.setdefault(step.call, []).append(step)
@@ -209,8 +210,13 @@ class _Proof:
     def _module(self, step: Step) -> nn.Module:
         return self.network.model.get_submodule(step.module)
 
-    def _groups(self, ids: Ids) -> set[int]:
-        return set(np.unique(self.parts.group_of[self.components.label[ids]]).tolist())
+    def _groups(self, ids: Ids) -> frozenset[int]:
+        """The groups of ``ids``, an array of the trace: it lives as long as this."""
+        found = self._groups_by_ids.get(id(ids))
+        if found is None:
+            found = frozenset(self.parts.group_of[self.components.label[ids]].tolist())
+            self._groups_by_ids[id(ids)] = found
+        return found
 
     def _touched(self, step: Step) -> set[int]:
         """The groups whose channels the operator handles."""
@@ -221,7 +227,7 @@ class _Proof:
         """The groups whose channels the operators of a module handle."""
         return set().union(*(self._touched(step) for step in self._by_module[module]))
 
-    def _places(self, module: str) -> dict[tuple[int, int, int], set[int]]:
+    def _places(self, module: str) -> dict[tuple[int, int, int], frozenset[int]]:
         """(operator of the module, which of its inputs, dimension) -> the groups that stand there."""
         return {
             (ordinal, which, dim): self._groups(ids)

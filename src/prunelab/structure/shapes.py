@@ -9,6 +9,7 @@ fit, mixed types, other layouts) is left to PyTorch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -34,28 +35,37 @@ def _on_meta(first: Any) -> bool:
 
 def _function(x: Tensor, *others: Any, **named: Any) -> Tensor | None:
     """A function of one tensor."""
-    return torch.empty_like(x) if x.is_floating_point() else None
+    return _like(x) if x.is_floating_point() else None
 
 
 def _function_in_place(x: Tensor, *others: Any, **named: Any) -> Tensor:
     return x
 
 
+def _of_two_in_place(x: Tensor, y: Any, **named: Any) -> Tensor | None:
+    if not isinstance(y, Tensor):
+        return x if type(y) in (int, float) and x.is_floating_point() else None
+    return x if x.shape == y.shape and x.dtype == y.dtype and y.is_meta else None
+
+
 def _of_two(x: Tensor, y: Any, **named: Any) -> Tensor | None:
     """A function of two tensors that are laid out alike, or of contiguous ones of which one is repeated, or of a
     tensor and a number."""
     if not isinstance(y, Tensor):
-        return torch.empty_like(x) if type(y) in (int, float) and x.is_floating_point() else None
+        return _like(x) if type(y) in (int, float) and x.is_floating_point() else None
     if x.dtype != y.dtype or not y.is_meta:
         return None
-    if x.shape == y.shape and x.stride() == y.stride():
-        return torch.empty_like(x)
+    if x.shape == y.shape:
+        if x.stride() == y.stride():
+            return _like(x)
+        if _in_order(x) and _in_order(y):
+            return _empty(x, x.shape)
     if not (_plain(x) and y.is_contiguous()):
         return None
     larger, smaller = (x, y) if x.dim() >= y.dim() and x.numel() >= y.numel() else (y, x)
     pairs = zip(reversed(larger.shape), reversed(smaller.shape), strict=False)
     repeated = larger.dim() >= smaller.dim() and all(few in (1, many) for many, few in pairs)
-    return torch.empty_like(larger) if repeated and _plain(larger) else None
+    return _like(larger) if repeated and _plain(larger) else None
 
 
 def _addmm(bias: Tensor, x: Tensor, y: Tensor, **named: Any) -> Tensor | None:
@@ -67,15 +77,15 @@ def _product(x: Tensor, y: Tensor) -> Tensor | None:
     """Of two matrices, or of two batches of matrices."""
     if x.dtype != y.dtype or x.shape[-1] != y.shape[-2] or x.shape[:-2] != y.shape[:-2]:
         return None
-    return x.new_empty((*x.shape[:-1], y.shape[-1]))
+    return _empty(x, (*x.shape[:-1], y.shape[-1]))
 
 
 def _softmax(x: Tensor, *others: Any, **named: Any) -> Tensor | None:
-    return torch.empty_like(x) if x.is_floating_point() and _plain(x) else None
+    return _like(x) if x.is_floating_point() and _plain(x) else None
 
 
 def _resized(x: Tensor, size: Sequence[int], *others: Any) -> Tensor | None:
-    return x.new_empty((*x.shape[:2], *size)) if _plain(x) and x.shape[1] > 1 else None
+    return _empty(x, (*x.shape[:2], *size)) if _plain(x) and x.shape[1] > 1 else None
 
 
 def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor | None:
@@ -88,9 +98,8 @@ def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor | None:
         for part, other in zip(parts, rest, strict=True)
     ):
         return None
-    return first.new_empty(
-        (*first.shape[:dim], sum(part.shape[dim] for part in parts), *first.shape[dim + 1 :])
-    )
+    joined = sum(part.shape[dim] for part in parts)
+    return _empty(first, (*first.shape[:dim], joined, *first.shape[dim + 1 :]))
 
 
 def _convolution(
@@ -111,12 +120,29 @@ def _convolution(
         (x.shape[2 + d] + 2 * pads[d] - widths[d] * (weight.shape[2 + d] - 1) - 1) // paces[d] + 1
         for d in (0, 1)
     ]
-    return x.new_empty((x.shape[0], weight.shape[0], *places)) if min(places) > 0 else None
+    return _empty(x, (x.shape[0], weight.shape[0], *places)) if min(places) > 0 else None
 
 
 def _plain(x: Tensor) -> bool:
     """Contiguous, and not at the same time in the order "channels last", which PyTorch would go on with."""
     return x.is_contiguous() and not (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def _in_order(x: Tensor) -> bool:
+    """Each dimension is farther apart in memory than the next, and none is of size 1: the order is beyond doubt."""
+    strides = x.stride()
+    decreasing = all(outer > inner for outer, inner in pairwise(strides))
+    return decreasing and strides[-1] > 0 and min(x.shape) > 1 if strides else False
+
+
+def _empty(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """A contiguous tensor of the type of ``x`` (``x.new_empty``, in a third of the time)."""
+    return torch.empty(shape, dtype=x.dtype, device=x.device)
+
+
+def _like(x: Tensor) -> Tensor:
+    """``torch.empty_like(x)``: PyTorch runs a decomposition in Python for it."""
+    return _empty(x, x.shape) if _plain(x) else torch.empty_like(x)
 
 
 def _batch_norm(
@@ -136,8 +162,8 @@ def _layer_norm(
 
 def _normalised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The normalised x, and statistics that only a backward pass reads."""
-    statistic = x.new_empty(0)
-    return torch.empty_like(x), statistic, statistic
+    statistic = _empty(x, (0,))
+    return _like(x), statistic, statistic
 
 
 def _fit(parts: Sequence[Tensor | None], shape: Sequence[int]) -> bool:
@@ -153,9 +179,10 @@ _KNOWN: dict[Any, Callable[..., Any]] = {
     ),
     **dict.fromkeys(
         (_aten.relu_.default, _aten.hardtanh_.default, _aten.hardswish_.default, _aten.hardsigmoid_.default,
-         _aten.gelu_.default, _aten.silu_.default, _aten.sigmoid_.default),
+         _aten.gelu_.default, _aten.silu_.default, _aten.sigmoid_.default, _aten.tanh_.default),
         _function_in_place,
     ),
+    **dict.fromkeys((_aten.add_.Tensor, _aten.mul_.Tensor), _of_two_in_place),
     **dict.fromkeys(
         (_aten.add.Tensor, _aten.mul.Tensor, _aten.sub.Tensor, _aten.div.Tensor, _aten.mul.Scalar), _of_two
     ),

@@ -8,14 +8,14 @@ tensor of the run can be found again in a later run (see ``prunelab.structure.ca
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
 from typing import Any
-from weakref import WeakMethod
+from weakref import WeakMethod, ref
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
-from torch.utils.weak import WeakIdKeyDictionary
 
 from prunelab.errors import UserError
 from prunelab.structure.calls import Call, Calls, following
@@ -23,7 +23,7 @@ from prunelab.structure.decisions import Decisions, depends_on_data
 from prunelab.structure.ids import ChannelIds, Ids
 from prunelab.structure.marks import Claim, Dims, Marked, Step, Term, Trace, Visit
 from prunelab.structure.outputs import tensors_in
-from prunelab.structure.rules import rule_for
+from prunelab.structure.rules import Rule, rule_for
 from prunelab.structure.shapes import compute
 from prunelab.structure.traceless import evaluating
 
@@ -31,6 +31,25 @@ from prunelab.structure.traceless import evaluating
 _ARITHMETIC = {
     f"{name}{ending}" for name in ("add", "sub", "rsub", "mul", "div", "pow") for ending in ("", "_")
 }
+
+
+class _Marks:
+    """What is known of tensors, which it does not keep alive.
+
+    (``torch.utils.weak.WeakIdKeyDictionary`` does the same, in ten times the time.)
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[ref[Tensor], Marked]] = {}
+
+    def get(self, tensor: Tensor) -> Marked | None:
+        known = self._known.get(id(tensor))
+        if known is None or known[0]() is not tensor:  # another tensor may have had this id
+            return None
+        return known[1]
+
+    def __setitem__(self, tensor: Tensor, marked: Marked) -> None:
+        self._known[id(tensor)] = ref(tensor), marked
 
 
 class Tracer(TorchDispatchMode):
@@ -63,9 +82,9 @@ class Tracer(TorchDispatchMode):
         self.calls = Calls(lambda call, out: _called(returned, call, out))
         self.seen: Callable[[Step], None] = lambda step: None
         self.kind = ""
-        self._marked: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._marked = _Marks()
         for name, tensor in tensors:
-            if tensor not in self._marked:
+            if self._marked.get(tensor) is None:
                 dims: Dims = [
                     self.trace.ids.born(name, dim, size)
                     if size > 1 and (dim < 2 or name not in kernels)
@@ -132,7 +151,7 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         args, kwargs = self.before(func, args, kwargs)
         inputs = tuple(self.marked(value) for value in _operands(*args, *kwargs.values()))
-        name = func.overloadpacket.__name__
+        name, rule = _name_and_rule(func)
         written_out = name == "lift_fresh"  # torch.tensor(2.0)
         activation = not written_out and any(marked.activation for marked in inputs)
         if activation and depends_on_data(func, name, args):
@@ -141,7 +160,7 @@ class Tracer(TorchDispatchMode):
             out = compute(func, args, kwargs)
         outputs = _operands(out)
         self.claims, self.kind = [], "other"
-        made = rule_for(func)(self, name, args, kwargs, inputs, outputs)
+        made = rule(self, name, args, kwargs, inputs, outputs)
         for tensor, marked in zip(outputs, made, strict=True):
             marked.op, marked.kind, marked.parents = name, self.kind, inputs
             marked.made_in = self.calls.current
@@ -161,6 +180,11 @@ class Tracer(TorchDispatchMode):
         marked = self._marked.get(out) if isinstance(out, Tensor) else None
         if marked is not None and marked.call is None:
             marked.call = call
+
+
+@cache
+def _name_and_rule(func: Any) -> tuple[str, Rule]:
+    return func.overloadpacket.__name__, rule_for(func)
 
 
 def _called(returned: WeakMethod[Any], call: Call, out: Any) -> None:

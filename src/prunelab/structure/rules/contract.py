@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +35,9 @@ def convolution(
     else:
         channels = weight.dims[made]
         tracer.tie(source.dims[1], weight.dims[read], f"{op} of a tensor without channels")
-        _reads(tracer, source, 1, weight, read, made)
+        tracer.kind = "produce"
+        if source.activation and source.dims[1] is not None:
+            tracer.trace.reads.append(Read(source, 1))
     tracer.trace.role(weight, made, "producer")
     tracer.trace.role(weight, read, "consumer")
     if channels is not None:
@@ -100,21 +103,14 @@ def _frozen(tracer: Tracer, size: int, reason: str) -> Ids:
     return ids
 
 
-def _reads(tracer: Tracer, source: Marked, dim: int, weight: Marked, read: int, made: int) -> None:
-    """Note that the contraction reads ``source``; only with parameters is this a place to read activations."""
-    tracer.kind = "produce"
-    if source.activation and source.dims[dim] is not None:
-        tracer.trace.reads.append(Read(source, dim))
-
-
 def _flops(
     tracer: Tracer, out: Tensor, weight: Tensor, marked: Marked, places: int, transposed: bool, source: Marked
 ) -> None:
     """2 x (weights) x (places the kernel stops at); a transposed kernel stops at every input place."""
     if transposed:
-        places = int(np.prod(source.shape)) // source.shape[1]
+        places = prod(source.shape) // source.shape[1]
     factors = tuple(ids for ids in marked.dims[:2] if ids is not None)
-    rest = weight.numel() // int(np.prod([ids.size for ids in factors]))
+    rest = weight.numel() // prod(ids.size for ids in factors)
     tracer.count(2.0 * places * rest, factors)
 
 
@@ -183,7 +179,7 @@ def matmul(
         if ids is not None
     )
     total = 2.0 * out.numel() * left.shape[-1]
-    coefficient = total / float(np.prod([ids.size for ids in factors])) if factors else total
+    coefficient = total / prod(ids.size for ids in factors)
     tracer.count(coefficient, factors)
     return [Marked(tuple(out.shape), dims)]
 
@@ -218,7 +214,7 @@ def attention(
     for width, ids in ((query.shape[-1], query.dims[-1]), (value.shape[-1], value.dims[-1])):
         factors = tuple(found for found in (heads, ids) if found is not None)
         total = 2.0 * tokens * query.shape[1] * width
-        coefficient = total / float(np.prod([found.size for found in factors])) if factors else total
+        coefficient = total / prod(found.size for found in factors)
         tracer.count(coefficient, factors)
     return [made, *beside(outputs[1:])]
 

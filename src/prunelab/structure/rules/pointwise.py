@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,7 +137,7 @@ def _uniform(out: Tensor, zero: bool) -> Marked:
 
 
 def _size(marked: Marked) -> int:
-    return int(np.prod(marked.shape))
+    return prod(marked.shape)
 
 
 def create(
