@@ -51,11 +51,17 @@ def test_functions_of_an_image(x: Tensor) -> None:
         _same(func, x, 0.5)
     _same(aten._softmax.default, x, 1, False)
     _same(aten._safe_softmax.default, x, -1)
-    _same(aten.upsample_bilinear2d.default, x, [9, 4], False)
-    _same(aten.upsample_bicubic2d.default, x, [9, 4], False)
-    width = x.shape[1]
+    for size in ([9, 4], [1, 1], [9, 1]):
+        _same(aten.upsample_bilinear2d.default, x, size, False)
+        _same(aten.upsample_bicubic2d.default, x, size, False)
+    images, width, height, length = x.shape
     statistics = [_meta(width) for _ in range(4)]
     _same(aten.native_batch_norm.default, x, *statistics, False, 0.1, 1e-5)
+    for groups in (1, width):
+        _same(
+            aten.native_group_norm.default,
+            *(x, *statistics[:2], images, width, height * length, groups, 1e-5),
+        )
 
 
 @pytest.mark.parametrize(("x", "y"), list(itertools.product(IMAGES, IMAGES)))

@@ -85,7 +85,14 @@ def _softmax(x: Tensor, *others: Any, **named: Any) -> Tensor | None:
 
 
 def _resized(x: Tensor, size: Sequence[int], *others: Any) -> Tensor | None:
-    return _empty(x, (*x.shape[:2], *size)) if _plain(x) and x.shape[1] > 1 else None
+    if x.shape[1] < 2 or min(size) < 2:
+        return None
+    shape = (*x.shape[:2], *size)
+    if _plain(x):
+        return _empty(x, shape)
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return None
 
 
 def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor | None:
@@ -160,6 +167,13 @@ def _layer_norm(
     return _normalised(x) if fits else None
 
 
+def _group_norm(
+    x: Tensor, weight: Any, bias: Any, images: int, channels: int, places: int, groups: int, *others: float
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    fits = x.shape[1] == channels and channels % groups == 0 and _fit((weight, bias), (channels,))
+    return _normalised(x) if fits and _plain(x) else None
+
+
 def _normalised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The normalised x, and statistics that only a backward pass reads."""
     statistic = _empty(x, (0,))
@@ -194,4 +208,5 @@ _KNOWN: dict[Any, Callable[..., Any]] = {
     _aten.convolution.default: _convolution,
     _aten.native_batch_norm.default: _batch_norm,
     _aten.native_layer_norm.default: _layer_norm,
+    _aten.native_group_norm.default: _group_norm,
 }  # fmt: skip
