@@ -93,6 +93,30 @@ def test_widths_that_agree_by_chance(prune: Callable[..., Any], kept: dict[str, 
     assert prune(Transformer(width=6, num_heads=2, times=3), TOKENS, kept=kept).error < 1e-9
 
 
+class Repeated(Attention):
+    """The same size is written out in many calls, any of which may be the one that fails."""
+
+    def joined(self, heads: Tensor, C: int) -> Tensor:
+        B, _, N, _ = heads.shape
+        x = heads.transpose(1, 2).reshape(B, N, C)
+        x = x.reshape(B, N, C).reshape(B, N, C)
+        return x.reshape(B, N, C).reshape(B, N, C)
+
+
+def test_what_fails_in_a_module_alone_is_not_tried_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def analysed() -> tuple[str, int]:
+        model, runs = Transformer(Repeated), []
+        model.register_forward_pre_hook(lambda *_: runs.append(1))
+        plan = prunelab.analyze(model, TOKENS).plan({"first.qkv": [1, 3], "embed": list(range(2, 11))})
+        return plan.to_json(), len(runs)
+
+    plan, runs = analysed()
+    monkeypatch.setattr("prunelab.structure.pruned_run.PrunedRun.place", lambda run, module: None)
+    same_plan, more_runs = analysed()
+    assert plan == same_plan and "rewritten" in plan
+    assert runs <= more_runs - 10
+
+
 def test_the_plan_names_the_widths_and_holds_no_code() -> None:
     model, plan, _ = pruned({"first.qkv": [1, 3]})
     widths = [

@@ -54,8 +54,12 @@ def following(
     calls: Calls,
     entered: Callable[[str, Any], None] = lambda path, args: None,
     left: Callable[[str, Any], None] = lambda path, out: None,
+    path: str = "",
 ) -> Iterator[None]:
-    """Keep ``calls.modules`` the stack of running modules; tell what enters and leaves each."""
+    """Keep ``calls.modules`` the stack of running modules; tell what enters and leaves each.
+
+    ``path`` is that of ``model`` in the network whose modules are named.
+    """
 
     def enter(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -74,10 +78,10 @@ def following(
         return hook
 
     with ExitStack() as stack:
-        for path, module in model.named_modules():
+        for name, module in model.named_modules(prefix=path):
             for handle in (
-                module.register_forward_pre_hook(enter(path), with_kwargs=True),
-                module.register_forward_hook(leave(path), always_call=True),
+                module.register_forward_pre_hook(enter(name), with_kwargs=True),
+                module.register_forward_hook(leave(name), always_call=True),
             ):
                 stack.callback(handle.remove)
         yield

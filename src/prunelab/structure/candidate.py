@@ -53,9 +53,10 @@ def candidate(model: nn.Module, plan: PruningPlan, share: bool = False) -> nn.Mo
     for name, values in plan.values.items():
         buffer = memo[id(tensors[name])]
         buffer.data = buffer.new_tensor(values)
-    for module, name, value in attribute_changes(named_modules(pruned), tensors, plan):
+    copies = named_modules(pruned)
+    for module, name, value in attribute_changes(copies, tensors, plan):
         set_integer(module, name, value)
-    rewrite_methods(pruned, plan)
+    rewrite_methods(copies, plan)
     return pruned
 
 

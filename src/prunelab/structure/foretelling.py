@@ -42,15 +42,19 @@ class Foretelling:
     """Sees each operator of a pruned run and ends the run at the first that does not do what was foretold.
 
     ``expected`` are the significant steps of the full run, ``removed`` says which ids are gone. With ``last`` the run
-    also ends once that step has done what was foretold.
+    also ends once that step has done what was foretold. ``place`` counts the significant steps so far.
     """
 
     def __init__(
-        self, expected: Sequence[tuple[int, Step]], removed: NDArray[np.bool_], last: int | None = None
+        self,
+        expected: Sequence[tuple[int, Step]],
+        removed: NDArray[np.bool_],
+        last: int | None = None,
+        place: int = 0,
     ) -> None:
         self.failure: Failure | None = None
+        self.place = place
         self._expected, self._removed, self._last = expected, removed, last
-        self._place = 0
         self._over = False
         self._left: dict[int, int] = {}
 
@@ -65,23 +69,23 @@ class Foretelling:
 
     def ended(self, failed: str | None) -> Failure | None:
         """The first difference, once the run is over; ``failed`` names the call that raised an error."""
-        if self._over or (failed is None and self._place == len(self._expected)):
+        if self._over or (failed is None and self.place == len(self._expected)):
             return self.failure
         return self._at_end(f"{failed} with a constant size" if failed else "another number of operators")
 
     def _compare(self, after: Step) -> None:
-        if self._place == len(self._expected):
+        if self.place == len(self._expected):
             self.failure, self._over = self._at_end("another number of operators"), True
             return
-        number, before = self._expected[self._place]
+        number, before = self._expected[self.place]
         difference = self._difference(before, after)
         if difference is not None:
             self.failure = Failure(number, difference)
-        self._place += 1
+        self.place += 1
         self._over = difference is not None or (self._last is not None and number >= self._last)
 
     def _at_end(self, reason: str) -> Failure:
-        number, _ = self._expected[min(self._place, len(self._expected) - 1)]
+        number, _ = self._expected[min(self.place, len(self._expected) - 1)]
         return Failure(number, reason)
 
     def _difference(self, before: Step, after: Step) -> str | None:

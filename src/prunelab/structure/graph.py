@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -100,13 +100,8 @@ class _Resolver:
     aliases: Mapping[str, tuple[str, ...]]
     grouped: frozenset[str]
 
-    def __call__(self, kept: Mapping[str, tuple[int, ...]], dropped: tuple[str, ...]) -> PruningPlan:
-        gone = np.zeros(self.components.count, dtype=np.bool_)
-        for group, channels in zip(self.groups, self.members, strict=True):
-            removed = np.ones(group.size, dtype=np.bool_)
-            removed[list(kept[group.name])] = False
-            gone[channels[removed]] = True
-        removed_ids = gone[self.components.label]
+    def __call__(self, kept: Mapping[str, tuple[int, ...]], dropped: tuple[str, ...] = ()) -> PruningPlan:
+        removed_ids = self._removed_ids(kept)
         inside = tuple(f"{name}." for name in dropped)
         cuts = []
         for origin in self.trace.ids.origins:
@@ -128,6 +123,26 @@ class _Resolver:
             replaced={n: leaves for n, leaves in replaced.items() if not n.startswith(inside)},
             rewritten=self._rewritten(removed_ids, inside),
         )
+
+    def for_trials(self, kept: Mapping[str, tuple[int, ...]]) -> Callable[[tuple[Remedy, ...]], PruningPlan]:
+        """The plans that keep these channels, for any remedies: what they cut is worked out once."""
+        plan, removed = self(kept), self._removed_ids(kept)
+
+        def with_remedies(remedies: tuple[Remedy, ...]) -> PruningPlan:
+            resolver = replace(self, remedies=remedies)
+            return replace(
+                plan, attributes=resolver._attributes(removed, ()), rewritten=resolver._rewritten(removed, ())
+            )
+
+        return with_remedies
+
+    def _removed_ids(self, kept: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:
+        gone = np.zeros(self.components.count, dtype=np.bool_)
+        for group, channels in zip(self.groups, self.members, strict=True):
+            removed = np.ones(group.size, dtype=np.bool_)
+            removed[list(kept[group.name])] = False
+            gone[channels[removed]] = True
+        return gone[self.components.label]
 
     def _values(self, removed: NDArray[np.bool_], inside: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
         """New content of index buffers: kept sources are renumbered, removed ones become the zero channel."""
@@ -232,20 +247,18 @@ def _proved(network: Network, trace: Trace, exact: bool) -> tuple[Components, Pa
     if exact:
         parts = replace(parts, groups=tuple(_left_alone_if_inexact(group) for group in parts.groups))
 
-    def resolver(remedies: tuple[Remedy, ...]) -> _Resolver:
-        chosen = [number for number, group in enumerate(parts.groups) if group.frozen is None]
-        return _Resolver(
-            trace,
-            components,
-            tuple(parts.groups[n] for n in chosen),
-            tuple(parts.members[n] for n in chosen),
-            (),
-            remedies,
-            network.aliases(),
-            network.grouped,
-        )
-
-    broken, remedies = prove(network, trace, components, parts, resolver)
+    chosen = [number for number, group in enumerate(parts.groups) if group.frozen is None]
+    resolver = _Resolver(
+        trace,
+        components,
+        tuple(parts.groups[n] for n in chosen),
+        tuple(parts.members[n] for n in chosen),
+        (),
+        (),
+        network.aliases(),
+        network.grouped,
+    )
+    broken, remedies = prove(network, trace, components, parts, resolver.for_trials)
     if broken:
         groups = tuple(
             replace(group, frozen=broken.get(number, group.frozen))

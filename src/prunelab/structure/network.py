@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,13 +11,11 @@ from torch.utils._pytree import tree_map
 
 from prunelab.errors import UserError
 from prunelab.structure.decisions import Decisions
-from prunelab.structure.foretelling import Enough
-from prunelab.structure.marks import Step, Trace
+from prunelab.structure.marks import Trace
 from prunelab.structure.outputs import tensors_in
-from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery import named_tensors
 from prunelab.structure.trace import Tracer, run
-from prunelab.structure.trial import call_with, trial
+from prunelab.structure.trial import call_with
 
 MANY_GROUPS = 8
 """A group normalisation of at least so many groups loses whole ones: that is exact, and not too coarse."""
@@ -66,13 +64,13 @@ class Network:
         whole groups if nothing can be removed so.
         """
         try:
-            trace = self._run({})
+            trace = self._run()
         except UserError:
             raise
         except Exception as meta_error:
             self._use_own_device()
             try:
-                trace = self._run({})
+                trace = self._run()
             except UserError:
                 raise
             except Exception as error:
@@ -87,43 +85,32 @@ class Network:
                 return trace
             self.carry.update(stuck)
             self.whole -= joined
-            trace = self._run(self.carry)
+            trace = self._run()
 
-    def run_pruned(self, plan: PruningPlan, seen: Callable[[Step], None]) -> str | None:
-        """Run the network as ``plan`` would leave it, showing ``seen`` every operator -> the call that failed, if any.
-
-        ``seen`` may end the run by ``Enough``.
-        """
-        with trial(self.model, plan, self.stand_ins) as tensors:
-            tracer = self._tracer(tensors, self.carry, Decisions(self.decided))
-            tracer.seen = seen
-            try:
-                self._under(tracer, tensors)
-            except Enough:
-                return None
-            except Exception:  # whatever a program raises when a width is not what it expects
-                return tracer.calls.function
-        return None
-
-    def _run(self, carry: Mapping[int, int]) -> Trace:
-        tracer = self._tracer(self.stand_ins, carry, Decisions())
-        trace = self._under(tracer, self.stand_ins)
-        self.decided = tracer.decisions.made
-        return trace
-
-    def _tracer(self, tensors: dict[str, Tensor], carry: Mapping[int, int], decisions: Decisions) -> Tracer:
-        return Tracer(
-            tensors.items(), lambda name: self.tensors[name], carry, self.kernels, decisions, self.whole
+    def inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The example input, positional and by name, on the device of the runs."""
+        device = (
+            "meta" if self.meta else next((t.device for t in self.stand_ins.values()), torch.device("cpu"))
         )
-
-    def _under(self, tracer: Tracer, tensors: dict[str, Tensor]) -> Trace:
-        args, kwargs = self.args, self.kwargs
-        device = "meta" if self.meta else next((t.device for t in tensors.values()), torch.device("cpu"))
         args, kwargs = (
             tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, given)
-            for given in (args, kwargs)
+            for given in (self.args, self.kwargs)
         )
-        return run(self.model, tracer, lambda: call_with(self.model, tensors, args, kwargs))[0]
+        return args, kwargs
+
+    def tracer(self, tensors: Mapping[str, Tensor], again: bool = False) -> Tracer:
+        """A tracer of a run with these tensors; ``again``: one that decides as the full network did."""
+        decisions = Decisions(self.decided) if again else Decisions()
+        return Tracer(
+            tensors.items(), lambda name: self.tensors[name], self.carry, self.kernels, decisions, self.whole
+        )
+
+    def _run(self) -> Trace:
+        tracer = self.tracer(self.stand_ins)
+        args, kwargs = self.inputs()
+        trace, _ = run(self.model, tracer, lambda: call_with(self.model, self.stand_ins, args, kwargs))
+        self.decided = tracer.decisions.made
+        return trace
 
     def _joined(self, trace: Trace) -> frozenset[str]:
         """The modules that would lose whole groups, but had better not: at most one group of theirs could go.

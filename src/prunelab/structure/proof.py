@@ -9,7 +9,8 @@ follow (``remedies``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,25 +18,23 @@ from numpy.typing import NDArray
 from torch import nn
 
 from prunelab.structure.calls import Call
-from prunelab.structure.foretelling import Failure, Foretelling, is_view, significant
+from prunelab.structure.foretelling import Failure, Foretelling, significant
 from prunelab.structure.groups import Partition
 from prunelab.structure.ids import Components, Ids
+from prunelab.structure.looks import Looks
 from prunelab.structure.marks import Step, Trace
 from prunelab.structure.plan import PruningPlan
+from prunelab.structure.pruned_run import PrunedRun
 from prunelab.structure.remedies import Link, Option, Remedy, key, options, remedies
 
 if TYPE_CHECKING:
     from prunelab.structure.network import Network
 
 
-FEW = 16
-"""Groups of at most so many channels (heads) may well lose equally many as others in one trial."""
-
 # Which look, groups that lose channels, remedies, the last step that is looked at.
 _Question = tuple[int, frozenset[int], tuple[tuple[object, ...], ...], int | None]
-Resolver = Callable[
-    [tuple[Remedy, ...]], Callable[[dict[str, tuple[int, ...]], tuple[str, ...]], PruningPlan]
-]
+PlanFor = Callable[[tuple[Remedy, ...]], PruningPlan]
+Resolver = Callable[[Mapping[str, tuple[int, ...]]], PlanFor]
 
 
 def prove(
@@ -43,10 +42,18 @@ def prove(
 ) -> tuple[dict[int, str], tuple[Remedy, ...]]:
     """The groups that break the network (number -> reason), and what must follow a width for others not to."""
     proof = _Proof(network, trace, components, parts, resolver)
-    looks = 1 + (proof.looks_at_few() if _may_agree_by_chance(trace) else 0)
-    while not all(proof.look_again(look) for look in range(looks)):  # what mends one may break the other
+    looks = range(proof.looks.count)
+    while not all(proof.look_again(look) for look in looks):  # what mends one may break the other
         pass
     return proof.broken, proof.remedies
+
+
+@dataclass(frozen=True)
+class _Removal:
+    """What a trial removes: which ids are gone, and the plan of it for any remedies."""
+
+    ids: NDArray[np.bool_] = field(repr=False)
+    plan: PlanFor
 
 
 class _Proof:
@@ -58,12 +65,11 @@ class _Proof:
         self.network, self.trace, self.components, self.parts = network, trace, components, parts
         self.resolver = resolver
         self.remedies: tuple[Remedy, ...] = ()
-        self.broken: dict[int, str] = {}
         self.look = 0
-        self._few: dict[int, int] = {}  # groups of few channels, numbered
-        self.chosen: set[int] = set()
         self._expected = significant(trace)
         self._known: dict[_Question, Failure | None] = {}
+        self._newest: tuple[_Question, PrunedRun] | None = None
+        self._newest_removal: tuple[tuple[int, frozenset[int]], _Removal] | None = None
         self._by_module: dict[str, list[Step]] = {}
         self._by_call: dict[Call, list[Step]] = {}
         self._numbers = {id(step): number for number, step in enumerate(trace.steps)}
@@ -71,17 +77,11 @@ class _Proof:
         for step in trace.steps:
             self._by_module.setdefault(step.module, []).append(step)
             self._by_call.setdefault(step.call, []).append(step)
-        for number, group in enumerate(parts.groups):
-            if group.frozen is None and group.size > 1:
-                self.chosen.add(number)
-                if group.size <= FEW:
-                    self._few[number] = len(self._few)
-            elif group.frozen is None:
-                self.broken[number] = "a single channel"
-
-    def looks_at_few(self) -> int:
-        """How many further looks tell any two groups of few channels apart, which lose equally many in the first."""
-        return max(1, (len(self._few) - 1).bit_length())
+        trusted = {number: group for number, group in enumerate(parts.groups) if group.frozen is None}
+        single = [number for number, group in trusted.items() if group.size == 1]
+        self.broken: dict[int, str] = dict.fromkeys(single, "a single channel")
+        self.chosen = trusted.keys() - single
+        self.looks = Looks(trace, [(number, trusted[number]) for number in sorted(self.chosen)])
 
     def look_again(self, look: int) -> bool:
         """Repair or freeze until nothing fails with the channels that ``look`` removes; True if nothing had to be."""
@@ -102,14 +102,27 @@ class _Proof:
         """
         wanted = frozenset(chosen)
         remedies = self.remedies if remedies is None else remedies
-        asked = (self.look, wanted, tuple(key(remedy) for remedy in remedies), last)
+        asked = self._question(wanted, remedies, last)
         if asked not in self._known:
-            self._known[asked] = self._tried(wanted, remedies, last)
+            removal = self._removal(wanted)
+            foretelling = Foretelling(self._expected, removal.ids, last)
+            run = PrunedRun(self.network, removal.plan(remedies))
+            self._known[asked] = foretelling.ended(run.whole(foretelling))
+            self._newest = asked, run
         return self._known[asked]
 
-    def _tried(
-        self, wanted: Collection[int], remedies: tuple[Remedy, ...], last: int | None
-    ) -> Failure | None:
+    def _question(
+        self, wanted: Iterable[int], remedies: tuple[Remedy, ...], last: int | None = None
+    ) -> _Question:
+        return self.look, frozenset(wanted), tuple(key(remedy) for remedy in remedies), last
+
+    def _removal(self, wanted: frozenset[int]) -> _Removal:
+        asked = (self.look, wanted)
+        if self._newest_removal is None or self._newest_removal[0] != asked:
+            self._newest_removal = asked, self._removal_of(wanted)
+        return self._newest_removal[1]
+
+    def _removal_of(self, wanted: frozenset[int]) -> _Removal:
         kept: dict[str, tuple[int, ...]] = {}
         gone = np.zeros(self.components.count, dtype=np.bool_)
         for number, group in enumerate(self.parts.groups):
@@ -117,22 +130,10 @@ class _Proof:
                 continue
             removed = np.zeros(group.size, dtype=np.bool_)
             if number in wanted:
-                removed[self._removed(group.size, number)] = True
+                removed[self.looks.removed(self.look, number, group.size)] = True
             kept[group.name] = tuple(np.flatnonzero(~removed).tolist())
             gone[self.parts.members[number][removed]] = True
-        foretelling = Foretelling(self._expected, gone[self.components.label], last)
-        failed = self.network.run_pruned(self.resolver(remedies)(kept, ()), foretelling)
-        return foretelling.ended(failed)
-
-    def _removed(self, size: int, number: int) -> NDArray[np.int64]:
-        """The channels that a group of ``size`` > 1 loses in this look: 15 to 65 %, or, if they are few, as many or as
-        few as can be, by one bit of the group's place for each look after the first. Two stay (PyTorch has other
-        operators for one), of two one."""
-        if self.look > 0 and number in self._few:
-            many = self._few[number] >> (self.look - 1) & 1
-            return _spread(size, max(1, size - 2) if many else int(size > 3))
-        fraction = 0.15 + 0.5 * ((number + 1) * 0.6180339887 * (self.look + 1) % 1.0)
-        return _spread(size, max(1, min(round(size * fraction), size - 2)))
+        return _Removal(gone[self.components.label], self.resolver(kept))
 
     def repair(self, failure: Failure) -> bool:
         """Let the width that the failing operator expects follow, if that helps: an integer attribute of its module, a
@@ -141,11 +142,14 @@ class _Proof:
         The same is tried for all modules of the same class: networks repeat themselves.
         """
         step = self._step(failure)
+        may_help = self._rehearsal(failure)
         alike = list(self._alike(step))
         known = {(link.module, link.attribute) for link in self.remedies if isinstance(link, Link)}
         for option in options(self._module(step), step, self._widths(step), known):
             own = self._remedies(step, option)
             others = [remedy for other in alike for remedy in self._remedies(other, option)]
+            if not may_help([*own, *others]):
+                continue
             for new in ([*own, *others], own):
                 tried = (*self.remedies, *new)
                 again = self.trial(self.chosen, tried)
@@ -155,6 +159,25 @@ class _Proof:
                 if again.step == failure.step:  # the others do no harm before it, and this one does not help
                     break
         return False
+
+    def _rehearsal(self, failure: Failure) -> Callable[[Sequence[Remedy]], bool]:
+        """Which new remedies may help: those with which the module that the failing operator runs in, run again alone,
+        gets past it. Of any it may be so where the module alone does not fail as the network did."""
+        module, last = self._step(failure).module, failure.step
+        if self._newest is None or self._newest[0] != self._question(self.chosen, self.remedies):
+            return lambda new: True
+        run, removal = self._newest[1], self._removal(frozenset(self.chosen))
+        place = run.place(module)
+        if not module or place is None:
+            return lambda new: True
+
+        def failing(new: Sequence[Remedy]) -> Failure | None:
+            foretelling = Foretelling(self._expected, removal.ids, last, place)
+            return foretelling.ended(run.again(module, removal.plan((*self.remedies, *new)), foretelling))
+
+        if failing(()) != failure:
+            return lambda new: True
+        return lambda new: failing(new) is None
 
     def freeze(self, failure: Failure) -> None:
         """Freeze the groups to blame: those at the failing operator that fail alone, else whichever half fails, of
@@ -254,20 +277,3 @@ class _Proof:
             else:  # only both halves together fail
                 return set(suspects[half:])
         return set(suspects)
-
-
-def _may_agree_by_chance(trace: Trace) -> bool:
-    """Whether a width may be computed from other widths and agree in one trial by chance (``C // heads``): where views
-    to more than (N, C) or divisions carry channels."""
-    return any(
-        step.claims or "split" in step.op or (is_view(step) and len(step.outputs[0].shape) > 2)
-        for step in trace.steps
-        if any(marked.carries and marked.activation for marked in step.outputs)
-    )
-
-
-def _spread(size: int, count: int) -> NDArray[np.int64]:
-    """``count`` of ``size`` channels, more from the front than from the back: a position written out, counted from the
-    end or taken as half of the width then differs from where the ids say it is."""
-    back = count // 3
-    return np.concatenate([np.arange(count - back), np.arange(size - back, size)]).astype(np.int64)

@@ -71,7 +71,7 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
         buffer.data = torch.tensor(values, dtype=buffer.dtype, device=buffer.device)
     for module, name, value in attribute_changes(modules, tensors, plan):
         set_integer(module, name, value)
-    rewrite_methods(model, plan)
+    rewrite_methods(modules, plan)
     previous = getattr(model, "prunelab_plan", None)
     model.prunelab_plan = plan if previous is None else previous.compose(plan)  # type: ignore[assignment]
     return model
@@ -169,16 +169,17 @@ def drop_blocks(model: nn.Module, plan: PruningPlan) -> None:
         setattr(model.get_submodule(parent), name, Dropped(leaves))
 
 
-def rewrite_methods(model: nn.Module, plan: PruningPlan) -> None:
-    """Let modules compute the widths that their source writes out."""
+def rewrite_methods(modules: Mapping[str, nn.Module], plan: PruningPlan) -> None:
+    """Let those of ``modules`` (by path) that ``plan`` names compute the widths that their source writes out."""
     for path, widths in plan.rewritten.items():
-        rewrite(model.get_submodule(path), widths)
+        if path in modules:
+            rewrite(modules[path], widths)
 
 
 def attribute_changes(
     modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], plan: PruningPlan
 ) -> list[tuple[nn.Module, str, Any]]:
-    """(module, attribute, new value) for every width that a module remembers.
+    """(module, attribute, new value) for every width that one of ``modules`` (by path) remembers.
 
     ``modules`` hold their tensors of the new shapes; ``tensors`` (before or after) say which names are one tensor.
     """
@@ -190,7 +191,8 @@ def attribute_changes(
             groups = plan.attributes.get(path, {}).get("groups")
             changes.extend((modules[path], name, value) for name, value in _widths(modules[path], groups))
     for path, found in plan.attributes.items():
-        changes.extend((modules[path], name, value) for name, value in found.items())
+        if path in modules:
+            changes.extend((modules[path], name, value) for name, value in found.items())
     return changes
 
 

@@ -7,7 +7,8 @@ tensor of the run can be found again in a later run (see ``prunelab.structure.ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 from weakref import WeakMethod, ref
@@ -204,6 +205,25 @@ def _operands(*values: Any) -> list[Tensor]:
     return tensors
 
 
+@contextmanager
+def watched(
+    model: nn.Module,
+    tracer: Tracer,
+    entered: Callable[[str, Any], None] = lambda path, args: None,
+    left: Callable[[str, Any], None] = lambda path, out: None,
+    path: str = "",
+) -> Iterator[None]:
+    """Evaluation mode, and ``tracer`` sees all that ``model`` does; the rest as for ``following``."""
+    with (
+        evaluating(model),
+        torch.no_grad(),
+        following(model, tracer.calls, entered, left, path),
+        tracer,
+        tracer.calls,
+    ):
+        yield
+
+
 def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[Trace, Any]:
     """Run ``forward`` once in evaluation mode under ``tracer`` -> what it showed (the output is frozen), its output."""
     entered: list[Marked | None] = []
@@ -216,13 +236,7 @@ def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[T
         left = tracer.marked(out) if isinstance(out, Tensor) else None
         tracer.trace.visits.append(Visit(path, entered.pop(), left))
 
-    with (
-        evaluating(model),
-        torch.no_grad(),
-        following(model, tracer.calls, enter, leave),
-        tracer,
-        tracer.calls,
-    ):
+    with watched(model, tracer, enter, leave):
         out = forward()
     trace = tracer.trace
     given_out = tensors_in(out)

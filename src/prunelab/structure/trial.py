@@ -1,4 +1,4 @@
-"""The pruned network for the time of one call, without touching the full one's tensors."""
+"""The pruned network, or a part of it, for the time of one call, without touching the full one's tensors."""
 
 from __future__ import annotations
 
@@ -13,39 +13,47 @@ from torch.func import functional_call
 from prunelab.structure.attributes import set_integer
 from prunelab.structure.cutting import Cutter
 from prunelab.structure.plan import PruningPlan
-from prunelab.structure.surgery import attribute_changes, named_modules, rewrite_methods, tensors_of
+from prunelab.structure.surgery import attribute_changes, rewrite_methods, tensors_of
 
 
-@contextmanager
-def trial(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The pruned network for the time of one functional call: yields its tensors, restores the attributes after.
-
-    ``tensors`` are the (meta or real) tensors of the full network by name; shared ones are the same object.
-    """
+def pruned_tensors(plan: PruningPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What ``plan`` leaves of the (meta or real) tensors of the full network, by name; shared ones stay shared."""
     by_tensor = plan.cuts_by_tensor()
     cutter = Cutter()
     made: dict[int, Tensor] = {}
-    pruned: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name in by_tensor and id(tensor) not in made:
             made[id(tensor)] = cutter.kept(tensor, by_tensor[name])
-    for name, tensor in tensors.items():
-        pruned[name] = made.get(id(tensor), tensor)
+    pruned = {name: made.get(id(tensor), tensor) for name, tensor in tensors.items()}
     for name, values in plan.values.items():
         pruned[name] = torch.tensor(values, dtype=tensors[name].dtype, device=tensors[name].device)
-    modules = named_modules(model)
+    return pruned
+
+
+@contextmanager
+def as_pruned(
+    modules: Mapping[str, nn.Module],
+    plan: PruningPlan,
+    tensors: Mapping[str, Tensor],
+    pruned: Mapping[str, Tensor],
+) -> Iterator[None]:
+    """Inside, ``modules`` (by path: all of a network, or a part) have the methods and attributes that ``plan`` gives
+    them; their own tensors are not touched.
+
+    ``tensors`` are those of the full network by name, ``pruned`` what is left of them.
+    """
     own = {name: tensor for name, tensor in tensors_of(modules).items() if pruned[name] is not tensors[name]}
     saved: list[tuple[nn.Module, str, Any]] = []
-    classes = [(modules[path], type(modules[path])) for path in plan.rewritten]
+    classes = [(modules[path], type(modules[path])) for path in plan.rewritten if path in modules]
     try:
-        rewrite_methods(model, plan)
+        rewrite_methods(modules, plan)
         with _shapes(modules, own, pruned):
             changes = attribute_changes(modules, tensors, plan)
         for module, name, value in changes:
             attribute = name.partition("[")[0]
             saved.append((module, attribute, getattr(module, attribute)))
             set_integer(module, name, value)
-        yield pruned
+        yield
     finally:
         for module, name, value in reversed(saved):
             setattr(module, name, value)
@@ -55,7 +63,7 @@ def trial(model: nn.Module, plan: PruningPlan, tensors: dict[str, Tensor]) -> It
 
 @contextmanager
 def _shapes(
-    modules: Mapping[str, nn.Module], own: dict[str, Tensor], pruned: dict[str, Tensor]
+    modules: Mapping[str, nn.Module], own: Mapping[str, Tensor], pruned: Mapping[str, Tensor]
 ) -> Iterator[None]:
     """Let the modules see the pruned tensors while their attributes are computed."""
     owners: list[tuple[dict[str, Any], str, Any]] = []
