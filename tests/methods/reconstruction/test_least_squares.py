@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from prunelab.methods.reconstruction.least_squares import (
+    constants,
     contributions,
     errors_in_order,
     maps,
@@ -115,3 +116,18 @@ def test_no_adjustment_is_worse_than_plain_removal(
     for ridge in (1e-6, 1e-2, 10.0):
         adjusted = adjust(weights, few, KEPT, ridge)  # type: ignore[operator]
         assert relative_error(weights, adjusted, few, KEPT) <= relative_error(weights, weights, few, KEPT)
+
+
+def test_constants_make_up_for_a_shift() -> None:
+    # x_1 = 2 x_0 + 3: without it the weight grows by 2 x 5 and the output by 3 x 5. E[x_0] = 1, variance 4.
+    weights, kept = np.array([[[1.0], [5.0]]]), np.array([0])
+    mean = np.array([1.0, 5.0])
+    covariance = 4.0 * np.array([[1.0, 2.0], [2.0, 4.0]])
+    second = covariance + np.outer(mean, mean)
+    adjusted = refitted(weights, covariance, kept, RIDGE)
+    assert np.allclose(adjusted[0, 0, 0], 11)
+    assert np.allclose(constants(weights, adjusted, mean, kept), 15)
+    assert relative_error(weights, adjusted, second, kept, covariance) == pytest.approx(0, abs=1e-9)
+    without = refitted(weights, second, kept, RIDGE)
+    assert np.allclose(without[0, 0, 0], 14)  # 1 + 5 E[x_0 x_1] / E[x_0^2] = 1 + 5 x 13 / 5
+    assert relative_error(weights, without, second, kept) == pytest.approx((3**2 * 4 + 12**2) / 1160)

@@ -70,7 +70,8 @@ def test_moments_are_the_means_over_all_outputs() -> None:
             ("5.weight", model[5], model[:5](IMAGES)),
         ):
             windows = sampled_windows(layer, entered, 1000, 0).double()
-            assert torch.allclose(torch.from_numpy(found[name]), windows.T @ windows / len(windows))
+            assert torch.allclose(torch.from_numpy(found[name].second), windows.T @ windows / len(windows))
+            assert torch.allclose(torch.from_numpy(found[name].mean), windows.mean(dim=0))
     assert not model[2]._forward_pre_hooks and model.training
 
 

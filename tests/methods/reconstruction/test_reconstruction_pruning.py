@@ -141,6 +141,29 @@ def test_a_linearly_dependent_map_goes_without_any_loss(rule: Rule) -> None:
     without_loss(rule, model, kept=[0, 1, 2, 4, 5, 7])
 
 
+@pytest.mark.parametrize("behind", ["bias", "norm", "nothing"])
+def test_a_map_that_another_gives_but_for_a_constant_goes_without_any_loss(behind: str) -> None:
+    """Map 3 is twice map 0, plus 1: the constant goes into the bias of the reader or the normalisation behind it."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(5) if behind == "norm" else nn.Identity()
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3),
+        nn.Conv2d(4, 5, 1, bias=behind == "bias"),
+        norm,
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(80, 3),
+    ).eval()
+    with torch.no_grad():
+        model[0].weight[3], model[0].bias[3] = 2 * model[0].weight[0], 2 * model[0].bias[0] + 1
+    for rule, exact in ((ChannelPruning(), behind != "nothing"), (ThiNet(), False)):
+        full, adjusted, method = model, copy.deepcopy(model), pruning(rule, ridge=1e-10)
+        context = method.context(adjusted, IMAGES[:1], BATCHES)
+        plan = context.graph.plan({"0": [0, 1, 2]})
+        method.reconstruct(context, plan)
+        assert (output_error(full, apply(adjusted, plan)) < 1e-9) is exact
+
+
 def test_subspace_finds_the_dependent_maps_by_itself() -> None:
     model = chain(nn.Identity())
     combine(model, 3, 0, 1)

@@ -47,6 +47,9 @@ class Rule(ABC):
     origin: ClassVar[Origin] = Origin()
     """Where the rule comes from."""
 
+    fits_constants: ClassVar[bool] = False
+    """Whether a constant is added to each output, too; ``adjusted`` is then given moments about the mean."""
+
     @abstractmethod
     def score(self, reading: Reading) -> Matrix:
         """How much each channel matters, (channels,), higher = keep; comparable between groups."""
@@ -75,9 +78,9 @@ def reading_of(
     squares = np.zeros(group.size)
     for part in read_by(group, readers):
         name, own = part.parameter, weights[part.parameter]
-        found = of_channels(contributions(moments[name], own), part.index)
+        found = of_channels(contributions(moments[name].second, own), part.index)
         scale = found.sum() if found.sum() > 0 else 1.0
-        seen = _matched(maps(moments[name], own.shape[2]), part.index)
+        seen = _matched(maps(moments[name].second, own.shape[2]), part.index)
         gram += found / scale
         maps_gram += seen / (np.trace(seen) or 1.0)
         squares += (own**2).sum(axis=(0, 2))[part.index].sum(axis=1) / scale

@@ -7,8 +7,8 @@ to 3. Where this departs from github.com/yihui-he/channel-pruning:
   over all penalties (least-angle regression) takes the place of the search for one.
 - Layers are judged and fitted together, both with the inputs of the full network; the paper goes from front to back,
   with the inputs of the network pruned so far. The outputs are those before normalisation, without the bias.
-- No constants are fitted: the code gives the lasso one, and least squares a new bias for each output. Here biases stay,
-  and recovery (or the running statistics of the next normalisation) makes up for a shift.
+- Least squares fits a constant for each output, as in the code. It goes into the layer's bias, or into the running mean
+  of the batch normalisation behind it; a layer with neither gets none. The lasso has none, where the code's has one.
 - No channel sampler for the first convolution of a residual block and no compensation of the shortcut's error: what
   the block reads is a stage (or stays whole with ``levels: [filter]``), whose readers' errors are summed.
 """
@@ -44,6 +44,8 @@ class ChannelPruning(Rule):
         "https://arxiv.org/abs/1707.06168",
         code="yihui-he/channel-pruning",
     )
+
+    fits_constants: ClassVar[bool] = True
 
     unit_weights: bool = False
 

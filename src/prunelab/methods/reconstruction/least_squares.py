@@ -96,13 +96,30 @@ def merged(weights: Matrix, moments: Matrix, kept: Indices, ridge: float) -> Mat
     return adjusted
 
 
-def relative_error(weights: Matrix, adjusted: Matrix, moments: Matrix, kept: Indices) -> float:
-    """E|y - y'|^2 / E|y|^2 if ``adjusted`` weights read the kept inputs alone."""
+def relative_error(
+    weights: Matrix, adjusted: Matrix, moments: Matrix, kept: Indices, about_mean: Matrix | None = None
+) -> float:
+    """E|y - y'|^2 / E|y|^2 if ``adjusted`` weights read the kept inputs alone; with the moments ``about_mean`` if
+    constants make up for a shift."""
+    before = weights.reshape(len(weights), -1)
+    after = _missing(weights, adjusted, kept)
+    energy = float(np.sum(before @ moments * before))
+    lost = float(np.sum(after @ (moments if about_mean is None else about_mean) * after))
+    return lost / energy if energy > 0 else 0.0
+
+
+def constants(weights: Matrix, adjusted: Matrix, mean: Matrix, kept: Indices) -> Matrix:
+    """E[y - y'] (outputs,) if ``adjusted`` weights read the kept inputs alone; ``mean`` is E[x]."""
+    shift: Matrix = _missing(weights, adjusted, kept) @ mean
+    return shift
+
+
+def _missing(weights: Matrix, adjusted: Matrix, kept: Indices) -> Matrix:
+    """The weights (outputs, features) of y - y'."""
     change = weights.copy()
     change[:, kept] -= adjusted[:, kept]
-    before, after = (part.reshape(len(part), -1) for part in (weights, change))
-    energy = float(np.sum(before @ moments * before))
-    return float(np.sum(after @ moments * after)) / energy if energy > 0 else 0.0
+    flat: Matrix = change.reshape(len(change), -1)
+    return flat
 
 
 def _corrections(gram: Matrix, wanted: Matrix, ridge: float) -> Matrix:

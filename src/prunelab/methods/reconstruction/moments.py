@@ -1,13 +1,14 @@
-"""Second moments of what every reader reads: one pass over the calibration images, memory that does not grow.
+"""Moments of what every reader reads: one pass over the calibration images, memory that does not grow.
 
 Least squares over any number of sampled outputs needs no more than E[x x^T] of the inputs x that each output is
-computed from.
+computed from, and E[x] if a constant is fitted, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,44 +25,66 @@ from prunelab.methods.ranks import gather, together
 from prunelab.methods.reconstruction.readers import Reader, sampled_windows
 from prunelab.methods.untouched import untouched
 
-Moments = Mapping[str, NDArray[np.float64]]
-"""For each reader, by the name of its weight, E[x x^T] (features, features)."""
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one reader reads, over all sampled outputs: ``second`` E[x x^T] (features, features), ``mean`` E[x]
+    (features,)."""
+
+    second: NDArray[np.float64]
+    mean: NDArray[np.float64]
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """Second moments about the mean."""
+        return self.second - np.outer(self.mean, self.mean)
+
+
+Moments = Mapping[str, Inputs]
+"""For each reader, by the name of its weight."""
 
 
 def measure_moments(context: PruningContext, readers: Iterable[Reader], positions: int) -> Moments:
-    """The second moments of all readers in the full network, at ``positions`` random positions of each image.
+    """The moments of all readers in the full network, at ``positions`` random positions of each image.
 
     Raises:
         UserError: there are no calibration images.
     """
-    by_reader = {reader: SecondMoments(reader.features).to(context.device) for reader in readers}
+    by_reader = {reader: TwoMoments(reader.features).to(context.device) for reader in readers}
     images = together(lambda: _one_pass(context, by_reader, positions))
     if sum(gather(images)) == 0:
         raise UserError("The calibration loader holds no images to look at.")
-    return {reader.parameter: metric.compute().cpu().numpy() for reader, metric in by_reader.items()}
+    return {
+        reader.parameter: Inputs(*(part.cpu().numpy() for part in metric.compute()))
+        for reader, metric in by_reader.items()
+    }
 
 
-class SecondMoments(Metric):
-    """The mean (features, features) of x x^T over all rows x (rows, features), in float64."""
+class TwoMoments(Metric):
+    """The means (features, features) of x x^T and (features,) of x over all rows x (rows, features), in float64."""
 
+    products: Tensor
     total: Tensor
     rows: Tensor
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros(features, features, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("products", torch.zeros(features, features, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(features, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, rows: Tensor) -> None:
         doubles = rows.double()
-        self.total.addmm_(doubles.T, doubles)
+        self.products.addmm_(doubles.T, doubles)
+        self.total += doubles.sum(dim=0)
         self.rows += len(rows)
 
-    def compute(self) -> Tensor:
-        return self.total / self.rows.clamp(min=1)
+    def compute(self) -> tuple[Tensor, Tensor]:
+        rows = self.rows.clamp(min=1)
+        return self.products / rows, self.total / rows
 
 
-def _one_pass(context: PruningContext, metrics: Mapping[Reader, SecondMoments], positions: int) -> int:
+def _one_pass(context: PruningContext, metrics: Mapping[Reader, TwoMoments], positions: int) -> int:
     """Update the metrics with this rank's images; how many there were."""
     seen = 0
     for reader, metric in metrics.items():  # a rank without a batch must have states to reduce, too
@@ -78,7 +101,7 @@ def _one_pass(context: PruningContext, metrics: Mapping[Reader, SecondMoments], 
     return seen
 
 
-def _observer(metric: SecondMoments, positions: int, seed: int) -> Callable[[nn.Module, Any], None]:
+def _observer(metric: TwoMoments, positions: int, seed: int) -> Callable[[nn.Module, Any], None]:
     def observe(module: nn.Module, given: tuple[Tensor, ...]) -> None:
         metric.update(sampled_windows(module, given[0], positions, seed))
 

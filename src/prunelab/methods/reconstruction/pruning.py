@@ -19,9 +19,10 @@ from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.base import warn_left_whole
 from prunelab.methods.reach import require_reachable
 from prunelab.methods.reconstruction.base import Reading, Rule, reading_of
-from prunelab.methods.reconstruction.least_squares import Indices, Matrix, relative_error
+from prunelab.methods.reconstruction.least_squares import Indices, Matrix, constants, relative_error
 from prunelab.methods.reconstruction.moments import Moments, measure_moments
 from prunelab.methods.reconstruction.readers import Reader, find_readers, kept_indices, read_by
+from prunelab.methods.reconstruction.shifts import find_shifts
 from prunelab.methods.scores import Scores
 from prunelab.structure import PruningPlan
 
@@ -98,20 +99,25 @@ class ReconstructionPruning(PruningMethod):
         return scores, context.graph.plan(kept)
 
     def reconstruct(self, context: PruningContext, plan: PruningPlan) -> None:
-        """Adjust the weights of all layers that lose inputs, as the rule says."""
+        """Adjust the weights of all layers that lose inputs, as the rule says, and their constants if it has any."""
         readers = find_readers(context.model, context.graph)
         moments = self._moments(context, readers)
         self._measured = None
+        shifts = find_shifts(context, readers) if self.rule.fits_constants else {}
         before, after = [], []
         for name, reader in readers.items():
             kept, outputs = kept_indices(reader, plan, dim=1), kept_indices(reader, plan, dim=0)
             if kept is None:
                 continue
             weights = _weights(context.model, reader)[slice(None) if outputs is None else outputs]
-            adjusted = self.rule.adjusted(weights, moments[name], kept, self.ridge)
+            shift, inputs = shifts.get(name), moments[name]
+            about = inputs.second if shift is None else inputs.covariance
+            adjusted = self.rule.adjusted(weights, about, kept, self.ridge)
             _adjust(context.model.get_parameter(name), outputs, adjusted)
-            before.append(relative_error(weights, weights, moments[name], kept))
-            after.append(relative_error(weights, adjusted, moments[name], kept))
+            if shift is not None:
+                shift.add(outputs, constants(weights, adjusted, inputs.mean, kept))
+            before.append(relative_error(weights, weights, inputs.second, kept))
+            after.append(relative_error(weights, adjusted, inputs.second, kept, about))
         if before:
             rank_zero_info(
                 f"{self.title} adjusted {len(before)} layers: their outputs were off by "

@@ -1,0 +1,78 @@
+"""Where a constant can be added to each output of a layer: in its bias, or in the normalisation behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
+
+from prunelab.methods.context import PruningContext
+from prunelab.methods.reconstruction.least_squares import Indices, Matrix
+from prunelab.methods.reconstruction.readers import Reader
+from prunelab.methods.untouched import untouched
+from prunelab.structure.network import arguments
+
+
+@dataclass(frozen=True)
+class Shift:
+    """``tensor`` (outputs,) takes ``sign`` times what is added to the outputs of a layer."""
+
+    tensor: Tensor
+    sign: float
+
+    @torch.no_grad()
+    def add(self, outputs: Indices | None, values: Matrix) -> None:
+        """Add values, one for each of these outputs (None: of all)."""
+        rows = slice(None) if outputs is None else torch.from_numpy(outputs).to(self.tensor.device)
+        self.tensor[rows] += self.sign * torch.from_numpy(values).to(self.tensor)
+
+
+def find_shifts(context: PruningContext, readers: Mapping[str, Reader]) -> dict[str, Shift]:
+    """For each reader, by the name of its weight, where its outputs can be shifted; those without a place are left out.
+
+    That is its bias, or, with the opposite sign, the running mean of the batch normalisation that its outputs enter:
+    one pass of the example input shows which that is.
+    """
+    layers = {name: context.model.get_submodule(reader.name) for name, reader in readers.items()}
+    norms = _norms_behind(context, {name: layer for name, layer in layers.items() if layer.bias is None})
+    biases = {name: layer.bias for name, layer in layers.items() if isinstance(layer.bias, Tensor)}
+    means = {name: norm.running_mean for name, norm in norms.items() if isinstance(norm.running_mean, Tensor)}
+    return {name: Shift(bias, 1.0) for name, bias in biases.items()} | {
+        name: Shift(mean, -1.0) for name, mean in means.items()
+    }
+
+
+def _norms_behind(context: PruningContext, layers: Mapping[str, nn.Module]) -> dict[str, _BatchNorm]:
+    """For each layer the batch normalisation that is called with its outputs as they are."""
+    outputs: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that no other gets its number
+    found: dict[str, _BatchNorm] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: Any, out: Tensor) -> None:
+            outputs[id(out)] = name, out
+
+        return hook
+
+    def look(norm: nn.Module, given: tuple[Any, ...]) -> None:
+        if given and id(given[0]) in outputs and isinstance(norm, _BatchNorm):
+            found[outputs[id(given[0])][0]] = norm
+
+    device = next(context.model.parameters()).device
+    args, kwargs = tree_map(
+        lambda value: value.to(device) if isinstance(value, Tensor) else value,
+        arguments(context.example_input),
+    )
+    with untouched(context.model, device, context.seed), torch.no_grad(), ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.callback(layer.register_forward_hook(note(name)).remove)
+        for module in context.model.modules():
+            if isinstance(module, _BatchNorm):
+                hooks.callback(module.register_forward_pre_hook(look).remove)
+        context.model(*args, **kwargs)
+    return found
