@@ -55,3 +55,8 @@ def test_mistakes_are_said_in_one_line(words: list[str], message: str) -> None:
         configure(words)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_folders_may_have_a_number_for_a_name() -> None:
+    config = configure(["study=2024", "outputs=7"])
+    assert (config["study"], config["outputs"]) == ("2024", "7")

@@ -94,3 +94,8 @@ def test_the_length_of_learning_counts_for_methods_that_learn_alone() -> None:
     assert run_key(configure([BUDGET, short])) == run_key(configure([BUDGET]))
     learning = [BUDGET, "method=slimming"]
     assert run_key(configure([*learning, short])) != run_key(configure([*learning, shorter]))
+
+
+def test_a_baseline_file_that_is_a_number_is_looked_for() -> None:
+    with pytest.raises(UserError, match="baseline file 5 cannot be read"):
+        run_key(configure(["budget.flops=0.5", "baseline=file", "baseline.path=5"]))

@@ -63,7 +63,9 @@ def resolve(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
         UserError: a value is missing.
     """
     values = _plain(config)
-    return {"names": _names(values, choices), **values}
+    # A folder may be called 2024, which YAML takes for a number.
+    folders = {key: str(values[key]) for key in ("study", "outputs") if type(values.get(key)) is int}
+    return {"names": _names(values, choices), **values, **folders}
 
 
 def explain(error: HydraException | ValueError, overrides: Sequence[str]) -> str:

@@ -97,7 +97,7 @@ def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
     identity = _without(config, (*WITHOUT_EFFECT, *unsaid(config)))
     baseline, data = identity["baseline"], identity["data"]
     if "path" in baseline:
-        baseline["path"] = file_digest(Path(baseline["path"]).expanduser())
+        baseline["path"] = file_digest(Path(str(baseline["path"])).expanduser())
     if data["_target_"] in PUBLISHED_DATA:
         data.pop("root")
     elif "root" in data:

@@ -42,7 +42,7 @@ class Machine:
     strategy: str = "auto"
     sync_batchnorm: bool = False
     threads: int | None = None
-    precision: str = "32-true"
+    precision: str | int = "32-true"
     deterministic: bool | Literal["warn"] = "warn"
     channels_last: bool = False
     compile: bool = False

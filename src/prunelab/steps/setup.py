@@ -19,6 +19,7 @@ from prunelab.records import BASELINES, baseline_key
 from prunelab.records.baselines import BaselineStore
 from prunelab.recovery import Machine, Recipe, is_first_rank
 from prunelab.steps.baseline import BaselineSource
+from prunelab.steps.kinds import check_common, check_kinds
 from prunelab.steps.task import NetworkSettings, Task
 from prunelab.steps.trial import shortened
 
@@ -26,6 +27,8 @@ KEYS = (
     "names", "study", "seed", "levels", "whole", "exact", "cardinality", "outputs", "fast_dev_run", "sweep",
     "data", "model", "baseline", "method", "budget", "recipe", "trainer", "logger", "learning_epochs",
 )  # fmt: skip
+GROUPS = ("data", "baseline", "method", "recipe", "trainer", "logger")
+"""The groups whose choices say by their ``_target_`` what they make."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class Setup:
         """
         if unknown := [key for key in config if key not in KEYS]:
             raise UserError(f"There is no key {unknown[0]!r}. {nearest(unknown[0], KEYS)}")
+        check_common(config)
+        check_kinds(config["model"], "model", NetworkSettings)
+        for group in GROUPS:
+            check_kinds(config[group], group)
         config = shortened(config)
         machine: Machine = replace(_made(config["trainer"]), batches=config.get("fast_dev_run"))
         task = Task(
