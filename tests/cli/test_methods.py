@@ -71,3 +71,15 @@ def test_the_screen_has_every_method(
 def test_a_file_without_marks_is_left_alone(found: dict[str, About]) -> None:
     with pytest.raises(UserError, match="around the table"):
         written_into(f"{BEGIN} and no end", found)
+
+
+def test_a_narrow_terminal_breaks_no_word(
+    found: dict[str, About], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prunelab.cli.methods.methods", lambda: found)
+    for columns in (80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert main([]) == 0
+        shown = capsys.readouterr().out
+        assert "…" not in shown and max(map(len, shown.splitlines())) <= columns
+        assert " ".join(found["taylor"].cost.split()) in " ".join(shown.split())

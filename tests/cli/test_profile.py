@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from prunelab.cli.profile import main, profile
+from prunelab.cli.profile import main
+from prunelab.cli.profile_parts import profile
 
 
 def test_totals_are_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,6 +52,25 @@ def test_a_method_without_a_folder_for_its_picture_is_not_passed_over(
     shown = capsys.readouterr()
     assert "add --scores FOLDER to draw the scores that method=hrank gives" in shown.err
     assert "81,102,090" in shown.out
+    assert main(["model=resnet20", "method=hrnk"]) == 1
+    assert capsys.readouterr().err == (
+        "prunelab-profile: There is no method called 'hrnk'. Did you mean 'hrank'?\n"
+    )
+
+
+def test_the_data_says_which_images_and_how_many_classes() -> None:
+    """Grey images of 8x8: the FLOPs that the demo's records have."""
+    found = profile(["model=resnet20", "data=digits"])
+    assert (found.input_size, found.num_classes, found.flops) == ((1, 8, 8), 10, 5_033_226)
+    assert profile(["model=resnet20", "data.image_size=16"]).input_size == (1, 16, 16)
+    assert profile(["model=resnet20", "data=digits", "image_size=12"]).input_size == (1, 12, 12)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    heavy = (
+        "import sys, prunelab.cli.profile, prunelab.cli.methods; print({'torch', 'timm'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_what_is_not_exact_can_be_left_alone() -> None:
@@ -76,6 +98,8 @@ def test_cardinality_is_a_width() -> None:
         (["model=timm", "model.name=resnet51"], "No model is called 'resnet51'"),
         (["model=lenet5", "image_size=4"], "lenet5 cannot take images of 4x4"),
         (["model=lenet5", "exact=perhaps"], "exact=perhaps is neither true nor false"),
+        (["model=lenet5", "data=digits"], "lenet5 cannot take images of 8x8"),
+        (["model=lenet5", "data.image_size=big"], "data.image_size must be a whole number, not 'big'"),
         (["model=lenet5", "image_size=big"], "image_size=big: the image size is a number"),
     ],
 )

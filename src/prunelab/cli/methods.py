@@ -8,16 +8,23 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from prunelab.cli.config import conf_location, configure_part
 from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, take_traceback_flag
 from prunelab.errors import UserError
-from prunelab.methods.about import About, Origin
+
+if TYPE_CHECKING:
+    from prunelab.methods.about import About, Origin
 
 PROGRAM = "prunelab-methods"
+WIDE = 140
+"""Characters of a line from which on the whole table is readable."""
+
 COLUMNS = ("Method", "Paper", "Reads", "Levels", "Cost before pruning", "Faithful to")
 BEGIN, END = "<!-- methods: prunelab-methods --write README.md -->\n", "<!-- end of methods -->"
 
@@ -105,8 +112,21 @@ def _show(as_markdown: bool, file: Path | None) -> int:
     elif as_markdown:
         print(markdown(found), end="")
     else:
-        Console().print(_screen(found))
+        console = Console(highlight=False)
+        console.print(_screen(found) if console.width >= WIDE else _narrow_screen(found))
     return 0
+
+
+def _narrow_screen(found: dict[str, About]) -> Table:
+    """Two lines or three for each method, where six columns would leave none of them readable."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    for name, about in found.items():
+        said = f"reads {about.reads}; removes {', '.join(about.levels)}; before pruning: {about.cost}"
+        table.add_row(
+            name, Text("\n").join(filter(None, [Text(about.origin.paper), Text(said, style="dim")]))
+        )
+    return table
 
 
 def _screen(found: dict[str, About]) -> Table:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from prunelab.cli.config import configure
 from prunelab.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from prunelab.methods.context import PruningContext
     from prunelab.steps import Setup
     from prunelab.structure import ChannelGroup

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from prunelab.cli.profile import Frozen, Part, Profile
+    from prunelab.cli.profile_parts import Frozen, Part, Profile
 
 TRUNK, TEE, ELBOW, GAP = "│  ", "├─ ", "└─ ", "   "
 

@@ -120,6 +120,16 @@ def _for_each_process(data: Mapping[str, Any], machine: Machine) -> dict[str, An
     return {**data, "batch_size": batch // processes}
 
 
+def made(settings: Mapping[str, Any], group: str) -> Any:
+    """The object that the ``settings`` of a ``group`` of the configuration describe.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    check_kinds(settings, group)
+    return _made(settings)
+
+
 def _made(settings: Mapping[str, Any]) -> Any:
     """The object that ``settings`` with a ``_target_`` describe; its own complaints are passed on."""
     try:
