@@ -116,6 +116,24 @@ def test_maps_of_one_subspace_fall_into_one_cluster(planes: np.ndarray) -> None:
     assert len({labels[0], labels[3], labels[6]}) == 3
 
 
+def test_expressions_meet_the_conditions_of_the_optimum() -> None:
+    """Lasso: the gradient is -lambda sign(c) where c is not zero, and within lambda elsewhere."""
+    maps = np.concatenate([samples(), np.zeros((60, 1)), samples() + 0.1 * samples(7)[:, ::-1]], axis=1)
+    norms = np.linalg.norm(maps, axis=0)
+    correlations = (maps / np.where(norms > 0, norms, 1)).T @ (maps / np.where(norms > 0, norms, 1))
+    mixture = self_expression(correlations, 0.05)
+    assert not mixture[:, 7].any() and not mixture[7].any()
+    for column in np.delete(np.arange(15), 7):
+        others = np.delete(np.arange(15), column)
+        penalty = 0.05 * np.abs(correlations[others, column]).max()
+        gradient = (correlations @ mixture[:, column] - correlations[:, column])[others]
+        coefficients = mixture[others, column]
+        active = coefficients != 0
+        assert active.any()
+        np.testing.assert_allclose(gradient[active], -penalty * np.sign(coefficients[active]), atol=1e-4)
+        assert np.abs(gradient[~active]).max(initial=0) <= penalty + 1e-4
+
+
 def test_each_cluster_keeps_its_medoid(planes: np.ndarray) -> None:
     kept = Subspace().choose(reading(planes), np.array([0, 1, 2]))
     assert len(kept) == 3 and 2 in kept and 6 in kept  # map 2 lies between 0 and 1

@@ -21,6 +21,10 @@ from prunelab.methods.about import Origin
 from prunelab.methods.reconstruction.base import Reading, Rule
 from prunelab.methods.reconstruction.least_squares import Indices, Matrix, merged
 
+_RELAXATION = 1.6  # Boyd et al. 2011, section 3.4.3: 1.5 to 1.8
+_TOLERANCE = 1e-5
+_ITERATIONS = 1000
+
 
 @dataclass(frozen=True)
 class Subspace(Rule):
@@ -75,22 +79,29 @@ class Subspace(Rule):
 
 
 def self_expression(correlations: Matrix, sparsity: float) -> Matrix:
-    """C (n, n): column j expresses map j by the others; from X^T X (n, n) of maps of norm 1 (or 0)."""
-    from sklearn.linear_model import Lasso  # a second to import
+    """C (n, n): column j expresses map j by the others; from G = X^T X (n, n) of maps of norm 1 (or 0).
 
+    All columns together, by the alternating direction method of multipliers, as the code of sparse subspace clustering
+    has it (Elhamifar, Vidal, TPAMI 2013; Boyd et al. 2011, section 6.4), with rho = 1, the diagonal of G, and
+    over-relaxation. One product of matrices an iteration, some dozens of iterations.
+    """
     size = len(correlations)
-    mixture = np.zeros((size, size))
-    root = _root(correlations)  # root.T @ root = X^T X: the same problem in n dimensions
-    for column in range(size):
-        others = np.delete(np.arange(size), column)
-        largest = np.abs(correlations[others, column]).max(initial=0)
-        if largest > 0:
-            lasso = Lasso(
-                alpha=sparsity * largest / size, fit_intercept=False, precompute=True, max_iter=2000
-            )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # not quite converged is close enough to cluster by
-                mixture[others, column] = lasso.fit(root[:, others], root[:, column]).coef_
+    off_diagonal = np.abs(correlations)
+    np.fill_diagonal(off_diagonal, 0)
+    penalty = sparsity * off_diagonal.max(axis=0, initial=0)
+    inverse = np.linalg.inv(correlations + np.eye(size))
+    start = inverse @ correlations
+    mixture, dual = np.zeros((size, size)), np.zeros((size, size))
+    for _ in range(_ITERATIONS):
+        smooth = start + inverse @ (mixture - dual)
+        shifted = _RELAXATION * smooth + (1 - _RELAXATION) * mixture + dual
+        sparse = np.sign(shifted) * np.maximum(np.abs(shifted) - penalty, 0)
+        np.fill_diagonal(sparse, 0)
+        dual = shifted - sparse
+        change = max(np.abs(sparse - mixture).max(initial=0), np.abs(smooth - sparse).max(initial=0))
+        mixture = sparse
+        if change < _TOLERANCE:
+            break
     return mixture
 
 
@@ -101,7 +112,15 @@ def clusters(mixture: Matrix, count: int, seed: int) -> Indices:
     if count == len(mixture):
         return np.arange(count)
     affinity = mixture + mixture.T + 1e-8  # connected, whatever C is
-    method = SpectralClustering(count, affinity="precomputed", assign_labels="cluster_qr", random_state=seed)
+    method = SpectralClustering(
+        count,
+        affinity="precomputed",
+        assign_labels="cluster_qr",
+        random_state=seed,
+        eigen_solver="lobpcg"
+        if 5 * count > len(mixture)
+        else "arpack",  # for many vectors the former is a dense eigh
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return method.fit_predict(affinity)
@@ -119,8 +138,3 @@ def _correlations(gram: Matrix) -> Matrix:
     scale = np.where(alive, 1 / np.sqrt(np.where(alive, energies, 1)), 0)
     found: Matrix = gram * np.outer(scale, scale)
     return found
-
-
-def _root(gram: Matrix) -> Matrix:
-    values, vectors = np.linalg.eigh(gram)
-    return np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
