@@ -100,7 +100,8 @@ def test_all_training_images_may_be_calibrated_on_but_no_more(digits: Digits):
     assert sum(len(targets) for _, targets in digits.calibration_dataloader(1293)) == 1293
     for images in (1294, 0):
         with pytest.raises(
-            UserError, match=f"{images} calibration images were asked for, .* Ask for 1 to 1293"
+            UserError,
+            match=f"{images} calibration images were asked for, .* Ask for 1 to 1293: recipe.calibration_images=1293",
         ):
             digits.calibration_dataloader(images)
 

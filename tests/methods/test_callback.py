@@ -101,6 +101,25 @@ def test_an_unseen_module_is_pruned_before_the_first_step_and_trained_on(criteri
     )  # the optimizer had the pruned tensors
 
 
+def test_what_was_won_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    module, image = module_of(), torch.zeros(1, 2, 5, 5)
+    full = prunelab.analyze(module, image).cost
+    with caplog.at_level("INFO", logger="pytorch_lightning"):
+        trainer(pruning()).fit(module, train_loader())
+    left = prunelab.analyze(module, image).cost
+    share = f"{left.flops() / full.flops():.1%}"
+    assert f"Pruned Unseen: {full.flops():,} -> {left.flops():,} FLOPs ({share}), " in caplog.text
+    assert f"{full.params():,} -> {left.params():,} parameters" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("criterion", "budget"), [(L1Norm(), 0.5), (L1Norm, Budget(flops=0.5)), ("l1", Budget(flops=0.5))]
+)
+def test_what_is_no_criterion_or_budget_is_refused_at_once(criterion: Any, budget: Any) -> None:
+    with pytest.raises(UserError, match=r"is no (criterion|budget): give one such as prunelab\."):
+        ImportancePruning(criterion, budget)
+
+
 def test_setup_alone_gives_the_plan_of_decide() -> None:
     module, method = module_of(), pruning(Taylor())
     expected = method.decide(method.context(module_of(), torch.zeros(1, 2, 5, 5), train_loader()))

@@ -24,9 +24,11 @@ def test_an_unreachable_budget_names_the_smallest_and_what_to_change(toy_graph: 
 
 def test_floor_and_divisor_are_mentioned_when_they_bind(toy_graph: Callable[..., Any]) -> None:
     graph = toy_graph([32, 32], block_of=[-1, 0])
-    with pytest.raises(UserError, match=r"add 'block' to levels, or lower the floor \(0\.5\)\.$"):
+    with pytest.raises(UserError, match=r"add 'block' to levels, or lower the floor \(budget.floor=0.5\)\.$"):
         require_reachable(graph, Budget(flops=0.1), ["filter"], Allocation(floor=0.5))
-    with pytest.raises(UserError, match=r"add 'block' to levels, or lower the divisor \(8\)\.$"):
+    with pytest.raises(
+        UserError, match=r"add 'block' to levels, or lower the divisor \(budget.divisor=8\)\.$"
+    ):
         require_reachable(graph, Budget(flops=0.01), ["filter"], Allocation(floor=0.0, divisor=8))
 
 

@@ -107,7 +107,7 @@ class ImageData(pl.LightningDataModule, ABC):
         if not 1 <= images <= len(self.train):
             raise UserError(
                 f"{images} calibration images were asked for, but the training part of {self.name} has "
-                f"{len(self.train)}. Ask for 1 to {len(self.train)}."
+                f"{len(self.train)}. Ask for 1 to {len(self.train)}: recipe.calibration_images={len(self.train)}."
             )
         return self._whole_loader(self.train, images)
 

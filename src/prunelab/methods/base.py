@@ -103,6 +103,8 @@ class PruningMethod(pl.Callback, ABC):
         cardinality: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(budget, Budget):
+            raise UserError(f"budget={budget!r} is no budget: give one such as prunelab.Budget(flops=0.5).")
         self.budget = budget
         self.levels = check_levels(levels)
         self.whole = _names(whole)
@@ -252,6 +254,7 @@ class PruningMethod(pl.Callback, ABC):
         if already is None or already.digest() != plan.digest():
             together(lambda: self.reconstruct(context, plan))
             apply(network, plan)
+            rank_zero_info(_effect(context, plan))
 
     def _agreed_plan(self, context: PruningContext, stored: PruningPlan | None) -> PruningPlan:
         path = self.plan_file
@@ -303,6 +306,15 @@ class PruningMethod(pl.Callback, ABC):
         raise UserError(
             "The calibration loader is empty: the network's input shape cannot be known. Give example_input=."
         )
+
+
+def _effect(context: PruningContext, plan: PruningPlan) -> str:
+    """What pruning by ``plan`` changed, in a line."""
+    cost = context.graph.cost
+    pairs = ((cost.flops(), cost.flops(plan), "FLOPs"), (cost.params(), cost.params(plan), "parameters"))
+    said = [f"{before:,.0f} -> {after:,.0f} {what} ({after / before:.1%})" for before, after, what in pairs]
+    dropped = f", without {', '.join(plan.dropped_blocks)}" if plan.dropped_blocks else ""
+    return f"Pruned {context.name}: {', '.join(said)}{dropped}."
 
 
 def _names(whole: Collection[str]) -> frozenset[str]:

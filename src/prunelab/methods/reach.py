@@ -74,9 +74,9 @@ def require_reachable(
     if unused:
         advice.append(f"add {' or '.join(unused)} to levels")
     if smallest_cost(replace(allocation, floor=0.0)) < smallest:
-        advice.append(f"lower the floor ({allocation.floor:g})")
+        advice.append(f"lower the floor (budget.floor={allocation.floor:g})")
     if smallest_cost(replace(allocation, divisor=1)) < smallest:
-        advice.append(f"lower the divisor ({allocation.divisor})")
+        advice.append(f"lower the divisor (budget.divisor={allocation.divisor})")
     kept_whole = [group.name for group in graph.at(levels) if group.name in whole]
     if kept_whole:
         advice.append(f"take something out of whole ({_listed(kept_whole)})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from prunelab.errors import UserError
 from prunelab.methods.about import About, require_covered
 from prunelab.methods.allocation import allocate
 from prunelab.methods.base import PruningMethod
@@ -30,6 +31,8 @@ class ImportancePruning(PruningMethod):
     def __init__(
         self, criterion: Criterion, budget: Budget, normalisation: str | None = None, **settings: Any
     ) -> None:
+        if not isinstance(criterion, Criterion):
+            raise UserError(f"criterion={criterion!r} is no criterion: give one such as prunelab.L1Norm().")
         super().__init__(budget, normalisation=normalisation or criterion.normalisation, **settings)
         require_covered(type(criterion).__name__, self.levels, criterion.covers)
         self.criterion = criterion
