@@ -43,6 +43,7 @@ def test_a_part_can_be_had_while_others_miss_values() -> None:
         (["methd=l1"], "There is no key 'methd'. Did you mean 'method'"),
         (["seed.x=1"], "There is no key 'seed.x'."),
         (["budget.flops"], "'budget.flops' is not understood. Write key=value"),
+        (["=0.5"], "'=0.5' is not understood. Write key=value"),
         (["budget.flops=0.5,0.3"], "To run them all: prunelab -m budget.flops=0.5,0.3"),
         (["budget=0.5"], "to set one of its keys write budget.KEY=VALUE"),
         (["model=timm"], "model.name is not given. Add model.name=... to the command line."),

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +156,13 @@ def test_help_and_configuration(prunelab: Command) -> None:
         "\nmethod: apoz, ",
         "budget.flops=0.5",
         "--traceback",
+        str(Path(__file__).parents[2] / "conf"),
     ):
         assert expected in said
     assert max(map(len, said.splitlines())) <= 140
     shown = prunelab("--cfg", "job", "method=taylor").out
     assert "_target_: prunelab.methods.Taylor" in shown
+    assert prunelab("--version").out == f"prunelab {version('prunelab')}\n"
 
 
 def test_ctrl_c_ends_with_130_in_one_line(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,13 @@ def conf_location() -> str:
     if importlib.util.find_spec(PACKAGED_CONF) is not None:
         return f"pkg://{PACKAGED_CONF}"
     return str(Path(prunelab.__file__).resolve().parents[2] / "conf")
+
+
+def conf_folder() -> Traversable:
+    """The folder of the configuration's files, wherever they are."""
+    location = conf_location()
+    packaged = location.startswith("pkg://")
+    return files(location.removeprefix("pkg://")) if packaged else Path(location)
 
 
 def configure(overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -76,8 +85,10 @@ def explain(error: HydraException | ValueError, overrides: Sequence[str]) -> str
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is not understood. Write key=value, as in budget.flops=0.5."
     if "Config group override must be" in str(error):
-        word = next((word for word in overrides if re.fullmatch(r"\w+=[^a-zA-Z]+", word)), "")
+        word = next((word for word in overrides if re.fullmatch(r"\w*=[^a-zA-Z]+", word)), "")
         group = word.partition("=")[0]
+        if not group:
+            return f"{word!r} is not understood. Write key=value, as in budget.flops=0.5."
         return f"{word!r}: a {group} is chosen by its name; to set one of its keys write {group}.KEY=VALUE."
     if isinstance(error, ConfigCompositionException):
         text = str(error)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prunelab.cli.config import conf_location, configure_part
+from prunelab.cli.config import conf_folder, configure_part
 from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, take_traceback_flag
 from prunelab.errors import UserError
 
@@ -73,16 +71,9 @@ def written_into(text: str, found: dict[str, About]) -> str:
 
 
 def _names() -> Iterator[str]:
-    for entry in _folder().iterdir():
+    for entry in (conf_folder() / "method").iterdir():
         if entry.name.endswith(".yaml"):
             yield entry.name.removesuffix(".yaml")
-
-
-def _folder() -> Traversable:
-    location = conf_location()
-    packaged = location.startswith("pkg://")
-    conf = files(location.removeprefix("pkg://")) if packaged else Path(location)
-    return conf / "method"
 
 
 def _about(name: str) -> About:

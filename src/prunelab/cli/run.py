@@ -10,6 +10,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 import hydra
@@ -18,7 +19,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from prunelab.cli.config import CONFIG_NAME, VERSION_BASE, conf_location, explain, resolve
+from prunelab.cli.config import CONFIG_NAME, VERSION_BASE, conf_folder, conf_location, explain, resolve
 from prunelab.cli.ending import (
     exit_code,
     is_first_process,
@@ -52,7 +53,9 @@ def main() -> None:
 def _start() -> int:
     app = hydra.main(config_path=conf_location(), config_name=CONFIG_NAME, version_base=VERSION_BASE)(_job)
     try:
-        if {"--help", "-h"} & set(sys.argv[1:]):
+        if "--version" in sys.argv[1:]:  # Hydra would name its own
+            print(f"{PROGRAM} {version(PROGRAM)}")
+        elif {"--help", "-h"} & set(sys.argv[1:]):
             _help(app)
         else:
             app()
@@ -74,6 +77,9 @@ def _help(app: Callable[[], Any]) -> None:
         group = line.partition(":")[0]
         indent = " " * (len(group) + 2) if group.replace("/", "_").isidentifier() else ""
         print(textwrap.fill(line, WIDTH, subsequent_indent=indent) if indent else line)
+    print(
+        f"What each key means and which values it takes is said beside it, in the files of\n  {conf_folder()}"
+    )
 
 
 def _job(config: DictConfig) -> Job:
