@@ -93,6 +93,24 @@ def test_widths_that_agree_by_chance(prune: Callable[..., Any], kept: dict[str, 
     assert prune(Transformer(width=6, num_heads=2, times=3), TOKENS, kept=kept).error < 1e-9
 
 
+class Chunked(Attention):
+    """Queries, keys and values of a head lie side by side."""
+
+    def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
+        B, N, C = x.shape
+        heads = self.qkv(x).view(B, N, self.num_heads, -1).transpose(1, 2)
+        q, k, v = heads.chunk(3, dim=3)
+        attn = (q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1)
+        return self.proj(self.joined(attn @ v, C)) + shift
+
+
+@pytest.mark.parametrize("attention", [Attention, Chunked])
+def test_one_of_two_heads_can_go(prune: Callable[..., Any], attention: type[nn.Module]) -> None:
+    """A dimension of size 1 is left, of which nothing can be told by its position."""
+    model = Transformer(attention, num_heads=2)
+    assert prune(model, TOKENS, kept={"first.qkv": [1], "second.qkv": [0]}).error < 1e-9
+
+
 class Repeated(Attention):
     """The same size is written out in many calls, any of which may be the one that fails."""
 

@@ -27,7 +27,6 @@ class Calls(TorchFunctionMode):
         super().__init__()
         self.modules: list[str] = [""]
         self.current: Call = ("", -1)
-        self.function = ""
         self._returned = returned
         self._counts: dict[str, int] = {}
 
@@ -38,7 +37,7 @@ class Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         path = self.modules[-1]
         call = (path, self._counts.get(path, 0))
-        self.current, self.function = call, getattr(func, "__name__", str(func))
+        self.current = call
         out = func(*args, **(kwargs or {}))
         self.current = call
         if isinstance(out, Tensor) and not (out.is_floating_point() or out.is_complex()):
@@ -54,12 +53,8 @@ def following(
     calls: Calls,
     entered: Callable[[str, Any], None] = lambda path, args: None,
     left: Callable[[str, Any], None] = lambda path, out: None,
-    path: str = "",
 ) -> Iterator[None]:
-    """Keep ``calls.modules`` the stack of running modules; tell what enters and leaves each.
-
-    ``path`` is that of ``model`` in the network whose modules are named.
-    """
+    """Keep ``calls.modules`` the stack of running modules; tell what enters and leaves each."""
 
     def enter(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -78,10 +73,10 @@ def following(
         return hook
 
     with ExitStack() as stack:
-        for name, module in model.named_modules(prefix=path):
+        for path, module in model.named_modules():
             for handle in (
-                module.register_forward_pre_hook(enter(name), with_kwargs=True),
-                module.register_forward_hook(leave(name), always_call=True),
+                module.register_forward_pre_hook(enter(path), with_kwargs=True),
+                module.register_forward_hook(leave(path), always_call=True),
             ):
                 stack.callback(handle.remove)
         yield

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunelab.structure.ids import Ids
 from prunelab.structure.marks import Marked, Step, Trace
+
+Shape = tuple[int, ...]
 
 # A copy is made or not as the memory layout asks for it; the views that follow differ in name only.
 _COPIES = {"clone", "contiguous"}
@@ -22,6 +25,15 @@ class Failure:
 
     step: int
     reason: str
+
+
+class Done(NamedTuple):
+    """What an operator of a pruned run did: the shapes of its results, and the constants it carried (see ``Step``)."""
+
+    op: str
+    shapes: tuple[Shape, ...]
+    numbers: tuple[float, ...]
+    claims: tuple[int, ...]
 
 
 class Enough(BaseException):
@@ -58,12 +70,19 @@ class Foretelling:
         self._over = False
         self._left: dict[int, int] = {}
 
-    def __call__(self, step: Step) -> None:
+    def next(self, op: str) -> Step | None:
+        """The step of the full run that the next operator of the pruned run repeats, if that is ``op``."""
+        if self._over or self.place == len(self._expected):
+            return None
+        _, step = self._expected[self.place]
+        return step if step.op == op else None
+
+    def __call__(self, done: Done) -> None:
         """Compare the next operator of the pruned run."""
-        if step.op in _COPIES and not self._over:
+        if done.op in _COPIES and not self._over:
             return
         if not self._over:
-            self._compare(step)
+            self._compare(done)
         if self._over:
             raise Enough
 
@@ -73,7 +92,7 @@ class Foretelling:
             return self.failure
         return self._at_end(f"{failed} with a constant size" if failed else "another number of operators")
 
-    def _compare(self, after: Step) -> None:
+    def _compare(self, after: Done) -> None:
         if self.place == len(self._expected):
             self.failure, self._over = self._at_end("another number of operators"), True
             return
@@ -88,33 +107,30 @@ class Foretelling:
         number, _ = self._expected[min(self.place, len(self._expected) - 1)]
         return Failure(number, reason)
 
-    def _difference(self, before: Step, after: Step) -> str | None:
+    def _difference(self, before: Step, after: Done) -> str | None:
         if _VIEWS.get(before.op, before.op) != _VIEWS.get(after.op, after.op):
             return f"{before.op} turns into {after.op}"
-        if len(before.outputs) != len(after.outputs):
+        if len(before.outputs) != len(after.shapes):
             return f"{before.op} into another number of parts"
-        for expected, found in zip(before.outputs, after.outputs, strict=True):
+        for expected, found in zip(before.outputs, after.shapes, strict=True):
             if not self._foretold(expected, found):
                 return f"{before.op} to a constant size"
         if before.numbers != after.numbers:
             return f"{before.op} with a number made from the width"
-        if after.claims and [self._kept(claim.counted) for claim in before.claims] != [
-            claim.value for claim in after.claims
-        ]:
+        if after.claims and tuple(self._kept(claim.counted) for claim in before.claims) != after.claims:
             return f"{before.op} at a constant position"
         return None
 
-    def _foretold(self, expected: Marked, found: Marked) -> bool:
-        """Whether a tensor of the pruned run has the foretold shape; what holds one value everywhere may have any."""
-        if expected.uniform:
+    def _foretold(self, expected: Marked, found: Shape) -> bool:
+        """Whether a tensor of the pruned run has the foretold shape; what holds one value everywhere may have any, and
+        so may what is not followed."""
+        if expected.uniform or not expected.followed:
             return True
-        if len(expected.shape) != len(found.shape):
+        if len(expected.shape) != len(found):
             return False
         return all(
             size == (before if ids is None else self._kept(ids))
-            for dim, (before, ids, size) in enumerate(
-                zip(expected.shape, expected.dims, found.shape, strict=True)
-            )
+            for dim, (before, ids, size) in enumerate(zip(expected.shape, expected.dims, found, strict=True))
             if dim not in expected.spread
         )
 

@@ -25,6 +25,7 @@ class Marked:
     activation: bool = False  # depends on the network's input, not on parameters alone
     uniform: bool = False  # filled with one value (zeros, ones): any width of it means the same
     zero: bool = False  # filled with zeros
+    followed: bool = True  # not what only a backward pass would use: its shape is not looked at
     spread: frozenset[int] = frozenset()  # dimensions along which one value was repeated (``expand``)
     statistics: tuple[Ids, ...] = ()  # reduced over these channels; only a normalisation may use it
     tensor: str | None = None  # the parameter or buffer that this is
@@ -90,6 +91,11 @@ class Step:
     def module(self) -> str:
         """The path of the module it ran in."""
         return self.call[0]
+
+    @property
+    def on_activations(self) -> bool:
+        """Whether it handles what depends on the network's input (a written-out ``torch.tensor(2.0)`` does not)."""
+        return self.op != "lift_fresh" and any(marked.activation for marked in self.inputs)
 
 
 @dataclass(frozen=True)

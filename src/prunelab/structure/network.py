@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from prunelab.errors import UserError
-from prunelab.structure.decisions import Decisions
 from prunelab.structure.marks import Trace
 from prunelab.structure.outputs import tensors_in
 from prunelab.structure.surgery import named_tensors
@@ -98,15 +97,14 @@ class Network:
         )
         return args, kwargs
 
-    def tracer(self, tensors: Mapping[str, Tensor], again: bool = False) -> Tracer:
-        """A tracer of a run with these tensors; ``again``: one that decides as the full network did."""
-        decisions = Decisions(self.decided) if again else Decisions()
-        return Tracer(
-            tensors.items(), lambda name: self.tensors[name], self.carry, self.kernels, decisions, self.whole
-        )
-
     def _run(self) -> Trace:
-        tracer = self.tracer(self.stand_ins)
+        tracer = Tracer(
+            self.stand_ins.items(),
+            lambda name: self.tensors[name],
+            self.carry,
+            self.kernels,
+            whole=self.whole,
+        )
         args, kwargs = self.inputs()
         trace, _ = run(self.model, tracer, lambda: call_with(self.model, self.stand_ins, args, kwargs))
         self.decided = tracer.decisions.made

@@ -1,15 +1,29 @@
-"""A run of the network as a plan would leave it, of which single modules can be run again."""
+"""A run of the network as a plan would leave it, of which single modules can be run again.
+
+It follows no channels: what each operator has to do is foretold.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from prunelab.structure.foretelling import Enough, Foretelling
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prunelab.structure.decisions import Decisions, depends_on_data
+from prunelab.structure.foretelling import Done, Enough, Foretelling
+from prunelab.structure.operators import arithmetic, name_of, operands
 from prunelab.structure.plan import PruningPlan
+from prunelab.structure.rules.common import argument
+from prunelab.structure.shapes import compute
 from prunelab.structure.surgery import named_modules
-from prunelab.structure.trace import watched
+from prunelab.structure.traceless import evaluating
 from prunelab.structure.trial import as_pruned, call_with, pruned_tensors
 
 if TYPE_CHECKING:
@@ -18,13 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Entered:
-    """What entered a module when it was called last, and how far the run was: significant steps, views that split
-    channels, decisions."""
+    """What entered a module when it was called last, and how far the run was: significant steps, decisions."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     place: int
-    splits: int
     decided: int
 
 
@@ -37,18 +49,17 @@ class PrunedRun:
     def __init__(self, network: Network, plan: PruningPlan) -> None:
         self._network, self._plan = network, plan
         self._tensors = pruned_tensors(plan, network.stand_ins)
-        self._tracer = network.tracer(self._tensors, again=True)
+        self._decisions = Decisions(network.decided)
         self._entered: dict[str, _Entered] = {}
 
     def whole(self, foretelling: Foretelling) -> str | None:
         """Run the network -> the call that failed, if any."""
-        trace, decisions = self._tracer.trace, self._tracer.decisions
 
-        def entered(path: str, given: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
-            so_far = foretelling.place, len(trace.splits), len(decisions.made)
-            self._entered[path] = _Entered(*given, *so_far)
+        def entered(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._entered[path] = _Entered(args, kwargs, foretelling.place, len(self._decisions.made))
 
-        return self._run("", self._plan, foretelling, *self._network.inputs(), entered)
+        with _entering(self._network.model, entered):
+            return self._run("", self._plan, foretelling, *self._network.inputs())
 
     def place(self, module: str) -> int | None:
         """The number of significant steps before the last call of ``module``; None if it was not called."""
@@ -60,10 +71,7 @@ class PrunedRun:
         ``plan`` cuts what the plan of the run cuts; attributes and rewritten widths may be others.
         """
         entered = self._entered[module]
-        splits = self._tracer.trace.splits
-        for ordinal in range(entered.splits, len(splits)):
-            del splits[ordinal]
-        del self._tracer.decisions.made[entered.decided :]
+        del self._decisions.made[entered.decided :]
         return self._run(module, plan, foretelling, entered.args, entered.kwargs)
 
     def _run(
@@ -73,7 +81,6 @@ class PrunedRun:
         foretelling: Foretelling,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        entered: Callable[[str, Any], None] = lambda path, given: None,
     ) -> str | None:
         module, inside = self._network.model.get_submodule(path), f"{path}." if path else ""
         modules = {f"{inside}{name}".rstrip("."): each for name, each in named_modules(module).items()}
@@ -82,15 +89,80 @@ class PrunedRun:
             for name, tensor in self._tensors.items()
             if name.startswith(inside)
         }
-        self._tracer.seen = foretelling
+        calls = _LastCall()
         with (
             as_pruned(modules, plan, self._network.stand_ins, self._tensors),
-            watched(module, self._tracer, entered, path=path),
+            evaluating(module),
+            torch.no_grad(),
+            _Comparing(foretelling, self._decisions),
+            calls,
         ):
             try:
                 call_with(module, own, args, dict(kwargs))
             except Enough:
                 return None
             except Exception:  # whatever a program raises when a width is not what it expects
-                return self._tracer.calls.function
+                return calls.function
         return None
+
+
+@contextmanager
+def _entering(model: nn.Module, entered: Callable[..., None]) -> Iterator[None]:
+    """Call ``entered(path, module, args, kwargs)`` when a module is called."""
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+            handle = module.register_forward_pre_hook(partial(entered, path), with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
+class _LastCall(TorchFunctionMode):
+    """Remembers the name of the newest Python-level call."""
+
+    function = ""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.function = getattr(func, "__name__", str(func))
+        return func(*args, **(kwargs or {}))
+
+
+class _Comparing(TorchDispatchMode):
+    """Computes each operator (decisions as the full run took them) and shows the foretelling what it did."""
+
+    def __init__(self, foretelling: Foretelling, decisions: Decisions) -> None:
+        super().__init__()
+        self._foretelling, self._decisions = foretelling, decisions
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is ever compiled: spares a guard of the compiler around every operator."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = name_of(func)
+        before = self._foretelling.next(name)
+        if before is not None and before.on_activations and depends_on_data(func, name, args):
+            out = self._decisions(func, name, args, kwargs)
+        else:
+            out = compute(func, args, kwargs)
+        outputs = operands(out)
+        claims = _claimed(name, args, kwargs, outputs) if before is not None and before.claims else ()
+        shapes = tuple(tuple(tensor.shape) for tensor in outputs)
+        self._foretelling(Done(name, shapes, arithmetic(name, args), claims))
+        return out
+
+
+def _claimed(name: str, args: Any, kwargs: Any, outputs: list[Tensor]) -> tuple[int, ...]:
+    """The constants of an operator that stand for numbers of channels where the full run claims so (``Claim``)."""
+    if name == "slice":
+        source, dim = args[0], int(argument(args, kwargs, 1, "dim", 0))
+        size = source.shape[dim]
+        start, end, _ = slice(*(argument(args, kwargs, place, "", None) for place in (2, 3, 4))).indices(size)
+        return (*([start] if start > 0 else []), *([end] if end < size else []))
+    if name == "convolution":
+        return (int(args[8]),)
+    if name == "native_group_norm":
+        return (int(args[6]),)
+    dim = int(argument(args, kwargs, 2, "dim", 0))  # a split
+    return tuple(out.shape[dim] for out in outputs) if len(outputs) > 1 else ()

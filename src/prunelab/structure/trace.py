@@ -7,9 +7,7 @@ tensor of the run can be found again in a later run (see ``prunelab.structure.ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 from weakref import WeakMethod, ref
 
@@ -23,15 +21,11 @@ from prunelab.structure.calls import Call, Calls, following
 from prunelab.structure.decisions import Decisions, depends_on_data
 from prunelab.structure.ids import ChannelIds, Ids
 from prunelab.structure.marks import Claim, Dims, Marked, Step, Term, Trace, Visit
+from prunelab.structure.operators import arithmetic, name_of, operands
 from prunelab.structure.outputs import tensors_in
-from prunelab.structure.rules import Rule, rule_for
+from prunelab.structure.rules import rule_for
 from prunelab.structure.shapes import compute
 from prunelab.structure.traceless import evaluating
-
-# A number in these may have been computed from a width (x * width ** -0.5).
-_ARITHMETIC = {
-    f"{name}{ending}" for name in ("add", "sub", "rsub", "mul", "div", "pow") for ending in ("", "_")
-}
 
 
 class _Marks:
@@ -81,7 +75,6 @@ class Tracer(TorchDispatchMode):
         # A strong reference would be a ring that only the collector takes apart.
         returned = WeakMethod(self._returned)
         self.calls = Calls(lambda call, out: _called(returned, call, out))
-        self.seen: Callable[[Step], None] = lambda step: None
         self.kind = ""
         self._marked = _Marks()
         for name, tensor in tensors:
@@ -151,26 +144,25 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         args, kwargs = self.before(func, args, kwargs)
-        inputs = tuple(self.marked(value) for value in _operands(*args, *kwargs.values()))
-        name, rule = _name_and_rule(func)
+        inputs = tuple(self.marked(value) for value in operands(*args, *kwargs.values()))
+        name = name_of(func)
         written_out = name == "lift_fresh"  # torch.tensor(2.0)
         activation = not written_out and any(marked.activation for marked in inputs)
         if activation and depends_on_data(func, name, args):
             out = self.decisions(func, name, args, kwargs)
         else:
             out = compute(func, args, kwargs)
-        outputs = _operands(out)
+        outputs = operands(out)
         self.claims, self.kind = [], "other"
-        made = rule(self, name, args, kwargs, inputs, outputs)
+        made = rule_for(func)(self, name, args, kwargs, inputs, outputs)
         for tensor, marked in zip(outputs, made, strict=True):
             marked.op, marked.kind, marked.parents = name, self.kind, inputs
             marked.made_in = self.calls.current
             marked.activation = activation
             self._marked[tensor] = marked
-        numbers = tuple(value for value in args if type(value) in (int, float)) if name in _ARITHMETIC else ()
+        numbers = arithmetic(name, args)
         step = Step(name, self.calls.current, inputs, tuple(made), tuple(self.claims), numbers)
         self.trace.steps.append(step)
-        self.seen(step)
         return out
 
     def before(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -183,45 +175,10 @@ class Tracer(TorchDispatchMode):
             marked.call = call
 
 
-@cache
-def _name_and_rule(func: Any) -> tuple[str, Rule]:
-    return func.overloadpacket.__name__, rule_for(func)
-
-
 def _called(returned: WeakMethod[Any], call: Call, out: Any) -> None:
     tell = returned()
     if tell is not None:
         tell(call, out)
-
-
-def _operands(*values: Any) -> list[Tensor]:
-    """The tensors among an operator's arguments or results, which nest one level deep at most."""
-    tensors: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            tensors.append(value)
-        elif isinstance(value, list | tuple):
-            tensors.extend(each for each in value if isinstance(each, Tensor))
-    return tensors
-
-
-@contextmanager
-def watched(
-    model: nn.Module,
-    tracer: Tracer,
-    entered: Callable[[str, Any], None] = lambda path, args: None,
-    left: Callable[[str, Any], None] = lambda path, out: None,
-    path: str = "",
-) -> Iterator[None]:
-    """Evaluation mode, and ``tracer`` sees all that ``model`` does; the rest as for ``following``."""
-    with (
-        evaluating(model),
-        torch.no_grad(),
-        following(model, tracer.calls, entered, left, path),
-        tracer,
-        tracer.calls,
-    ):
-        yield
 
 
 def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[Trace, Any]:
@@ -236,7 +193,13 @@ def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[T
         left = tracer.marked(out) if isinstance(out, Tensor) else None
         tracer.trace.visits.append(Visit(path, entered.pop(), left))
 
-    with watched(model, tracer, enter, leave):
+    with (
+        evaluating(model),
+        torch.no_grad(),
+        following(model, tracer.calls, enter, leave),
+        tracer,
+        tracer.calls,
+    ):
         out = forward()
     trace = tracer.trace
     given_out = tensors_in(out)

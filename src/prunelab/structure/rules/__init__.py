@@ -6,6 +6,7 @@ tensor. It may tie, freeze or mark ids through the tracer. An operator without a
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ _RULES: dict[str, Rule] = {
 }
 
 
+@cache
 def rule_for(func: Any) -> Rule:
     """The rule of an ATen overload: by name, else by PyTorch's own ``pointwise`` tag, else ``unknown``."""
     rule = _RULES.get(func.overloadpacket.__name__)

@@ -22,7 +22,7 @@ def plain(outputs: list[Tensor]) -> list[Marked]:
 
 def beside(outputs: list[Tensor]) -> list[Marked]:
     """Outputs beside the first that only a backward pass would use (saved statistics): not followed."""
-    return [Marked((), []) for _ in outputs]
+    return [Marked((), [], followed=False) for _ in outputs]
 
 
 def rearranged(source: Marked, out: Tensor, dims: Dims) -> Marked:

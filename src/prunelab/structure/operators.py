@@ -1,0 +1,35 @@
+"""What is read from the call of an ATen operator."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+# A number in these may have been computed from a width (x * width ** -0.5).
+_ARITHMETIC = {
+    f"{name}{ending}" for name in ("add", "sub", "rsub", "mul", "div", "pow") for ending in ("", "_")
+}
+
+
+@cache
+def name_of(func: Any) -> str:
+    """The name of an operator, without its overload."""
+    return str(func.overloadpacket.__name__)
+
+
+def operands(*values: Any) -> list[Tensor]:
+    """The tensors among an operator's arguments or results, which nest one level deep at most."""
+    tensors: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, list | tuple):
+            tensors.extend(each for each in value if isinstance(each, Tensor))
+    return tensors
+
+
+def arithmetic(name: str, args: Any) -> tuple[float, ...]:
+    """The numbers that elementwise arithmetic calculates with."""
+    return tuple(value for value in args if type(value) in (int, float)) if name in _ARITHMETIC else ()
