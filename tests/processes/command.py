@@ -5,6 +5,7 @@ Not a test by itself: test_runs.py starts it, and Lightning starts it again for 
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -15,9 +16,13 @@ from torch.nn import functional
 
 from prunelab.cli.run import main
 from prunelab.models import Classifier
+from prunelab.records.baselines import Baseline, BaselineStore
 
 FAILS = "l2"
 """With this method rank 1 fails, in the second step of a training, if there is a rank 1."""
+
+DIFFERS = "fpgm"
+"""With this method rank 1 starts from another baseline than rank 0, if there is a rank 1."""
 
 
 class Norm(nn.BatchNorm2d):
@@ -54,14 +59,30 @@ def fail_on_rank_1() -> None:
     step = Classifier.training_step
 
     def failing(self: Classifier, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        method = HydraConfig.get().runtime.choices["method"]
-        if (method, index, self.trainer.global_rank) == (FAILS, 1, 1):
+        if (_method(), index, self.trainer.global_rank) == (FAILS, 1, 1):
             raise RuntimeError("no room on this card")
         return step(self, batch, index)
 
     Classifier.training_step = failing  # type: ignore[method-assign]
 
 
+def exchange_a_weight_on_rank_1() -> None:
+    load = BaselineStore.load
+
+    def loading(self: BaselineStore, key: str) -> Baseline:
+        baseline = load(self, key)
+        if (_method(), os.environ.get("LOCAL_RANK")) == (DIFFERS, "1"):
+            baseline.weights["fc.bias"][0] += 1
+        return baseline
+
+    BaselineStore.load = loading  # type: ignore[method-assign]
+
+
+def _method() -> str:
+    return str(HydraConfig.get().runtime.choices["method"])
+
+
 if __name__ == "__main__":
     fail_on_rank_1()
+    exchange_a_weight_on_rank_1()
     main()

@@ -94,12 +94,14 @@ def test_four_processes_come_to_what_one_comes_to(alone: Path, tmp_path: Path) -
 
 
 def test_so_do_two_and_where_one_fails_both_stop_and_the_sweep_goes_on(alone: Path, tmp_path: Path) -> None:
-    """Rank 1 fails in the middle of a training, where rank 0 waits for its gradients."""
-    done = several(tmp_path, 2, ["l1", "hrank", "l2", "taylor", "slimming"])
+    """l2: rank 1 fails in the middle of a training, where rank 0 waits for its gradients; fpgm: other weights."""
+    done = several(tmp_path, 2, ["l1", "hrank", "l2", "fpgm", "taylor", "slimming"])
     assert done.returncode == 1
-    assert "4 finished, 0 already there, 1 failed." in done.stdout
-    (told,) = (line for line in done.stderr.splitlines() if line.startswith("prunelab: "))
-    assert "method=l2" in told
-    assert told.endswith("rank 1: RuntimeError: no room on this card")
-    assert len(list(tmp_path.glob("outputs/runs/*/failure.json"))) == 1
+    assert "4 finished, 0 already there, 2 failed." in done.stdout
+    failed, differed = (line for line in done.stderr.splitlines() if line.startswith("prunelab: "))
+    assert "method=l2" in failed
+    assert failed.endswith("rank 1: RuntimeError: no room on this card")
+    assert "method=fpgm" in differed
+    assert "The processes hold different weights, so they cannot prune together." in differed
+    assert len(list(tmp_path.glob("outputs/runs/*/failure.json"))) == 2
     assert_same(tmp_path, alone)
