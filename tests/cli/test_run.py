@@ -165,7 +165,9 @@ def test_help_and_configuration(prunelab: Command) -> None:
     assert prunelab("--version").out == f"prunelab {version('prunelab')}\n"
 
 
-def test_ctrl_c_ends_with_130_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_who_is_stopped_says_so_in_one_line(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    """Also by SIGTERM, after which Lightning would end the process with 0."""
     command = [sys.executable, "-c", "from prunelab.cli.run import main; main()"]
     process = subprocess.Popen(
         [*command, "budget.flops=0.5", "trainer=cpu", "baseline.training.epochs=5000"],
@@ -176,9 +178,9 @@ def test_ctrl_c_ends_with_130_in_one_line(tmp_path: Path) -> None:
     )
     while not list(tmp_path.glob("outputs/baselines/*/curves.csv")) and process.poll() is None:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     error = process.communicate(timeout=120)[1]
-    assert process.returncode == 130, error
+    assert process.returncode == code, error
     assert error.endswith("\nprunelab: stopped. The same command goes on from here.\n")
     assert "Traceback" not in error
     left = {path.name for path in tmp_path.rglob("*") if path.is_file()}

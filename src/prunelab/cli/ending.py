@@ -14,7 +14,8 @@ TRACEBACK_VARIABLE = "PRUNELAB_TRACEBACK"
 
 FAILED = 1
 INTERRUPTED = 130
-"""128 + SIGINT, as shells count."""
+TERMINATED = 143
+"""128 + SIGINT and 128 + SIGTERM, as shells count."""
 
 
 def exit_code(program: str, work: Callable[[], int]) -> int:
@@ -22,13 +23,21 @@ def exit_code(program: str, work: Callable[[], int]) -> int:
     try:
         return work()
     except KeyboardInterrupt:
-        print(f"\n{program}: stopped. The same command goes on from here.", file=sys.stderr)
-        return INTERRUPTED
+        return _stopped(program, INTERRUPTED)
+    except SystemExit as ending:
+        if ending.code != TERMINATED:
+            raise
+        return _stopped(program, TERMINATED)
     except Exception as error:
         if traceback_wanted():
             traceback.print_exc()
         print(f"{program}: {reason(error)}", file=sys.stderr)
         return FAILED
+
+
+def _stopped(program: str, code: int) -> int:
+    print(f"\n{program}: stopped. The same command goes on from here.", file=sys.stderr)
+    return code
 
 
 def is_first_process() -> bool:

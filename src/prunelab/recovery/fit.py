@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from prunelab.data import ImageData
@@ -49,6 +50,7 @@ def fit(
     Raises:
         UserError: this machine does not have what ``machine`` asks for.
         KeyboardInterrupt: the user pressed Ctrl-C.
+        SystemExit: the process was told to stop (SIGTERM); its code is 143.
     """
     if machine.batches is not None:
         training = training.lasting(1)
@@ -79,7 +81,10 @@ def fit(
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C during a fit arrives as KeyboardInterrupt, where Lightning ends the process with code 1."""
+    """Ctrl-C during a fit arrives as KeyboardInterrupt, where Lightning ends the process with code 1.
+
+    After SIGTERM the process ends as shells count, where Lightning ends it with 0, as if all were done.
+    """
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -87,6 +92,8 @@ def _interruptible() -> Iterator[None]:
         if isinstance(ending.__context__, KeyboardInterrupt):
             signal.signal(signal.SIGINT, handler)  # Lightning switched it off
             raise KeyboardInterrupt from None
+        if isinstance(ending, SIGTERMException):
+            raise SystemExit(128 + signal.SIGTERM) from None
         raise
 
 

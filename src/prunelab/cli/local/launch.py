@@ -52,7 +52,7 @@ class _Worker:
         """How the run ended that this process was given."""
         try:
             return future.result()
-        except BrokenProcessPool as death:
+        except (BrokenProcessPool, SystemExit) as death:
             self.stop(kill=True)
             self._pool = self._started()
             return Job(run.label, error=_cause(death))
@@ -108,8 +108,10 @@ def _leave_interrupts_to_the_sweep() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _cause(death: BrokenProcessPool) -> str:
-    """What to say of a process that is gone; loky names the signal that ended it."""
+def _cause(death: BaseException) -> str:
+    """What to say of a process that is gone; loky names the signal that ended it, but one that told it to leave."""
+    if isinstance(death, SystemExit):
+        return "its process was told to stop (SIGTERM). The same command goes on from here."
     found = re.search(r"exit codes of the workers are \{(.+?)\}", str(death))
     code = found[1] if found else "unknown signal"
     return (
