@@ -7,7 +7,7 @@ functional code: so that what a trace on the meta device found can be observed i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,6 +45,29 @@ class Calls(TorchFunctionMode):
         self._counts[path] = call[1] + 1
         self._returned(call, out)
         return out
+
+
+class WhileOutermost:
+    """Keeps a context open from the beginning of the outermost of nested calls to its end.
+
+    (A LightningModule that is its own network is entered twice under DDP.)
+    """
+
+    def __init__(self, context: AbstractContextManager[Any]) -> None:
+        self._context = context
+        self._depth = 0
+
+    def enter(self) -> None:
+        """A call begins."""
+        self._depth += 1
+        if self._depth == 1:
+            self._context.__enter__()
+
+    def leave(self) -> None:
+        """A call ends."""
+        self._depth -= 1
+        if self._depth == 0:
+            self._context.__exit__(None, None, None)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from prunelab.structure.calls import WhileOutermost
 from prunelab.structure.ids import Components
 from prunelab.structure.marks import Trace
 
@@ -50,24 +51,10 @@ def change_gathered(model: nn.Module, change: Callable[[str, Tensor, int], Tenso
 
     In forward passes of ``model``, and for its own buffers.
     """
-    mode = _Changing(model, change)
-    depth = 0
-
-    def enter(*_: Any) -> None:
-        nonlocal depth
-        depth += 1
-        if depth == 1:
-            mode.__enter__()
-
-    def leave(*_: Any) -> None:
-        nonlocal depth
-        depth -= 1
-        if depth == 0:
-            mode.__exit__(None, None, None)
-
+    outermost = WhileOutermost(_Changing(model, change))
     handles = (
-        model.register_forward_pre_hook(enter),
-        model.register_forward_hook(leave, always_call=True),
+        model.register_forward_pre_hook(lambda *_: outermost.enter()),
+        model.register_forward_hook(lambda *_: outermost.leave(), always_call=True),
     )
     try:
         yield

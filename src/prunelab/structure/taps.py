@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunelab.errors import UserError
-from prunelab.structure.calls import Call, Calls, following
+from prunelab.structure.calls import Call, Calls, WhileOutermost, following
 from prunelab.structure.ids import Components
 from prunelab.structure.marks import Marked, Trace
 
@@ -156,22 +156,15 @@ def observe(model: nn.Module, observers: Mapping[Tap, Callable[[Tensor, int], No
             observer(out, tap.dim)
 
     calls = Calls(returned)
-
-    depth = 0  # a LightningModule that is its own network is entered twice under DDP
+    outermost = WhileOutermost(calls)
 
     def enter(path: str, given: Any) -> None:
-        nonlocal depth
         if not path:
-            depth += 1
-            if depth == 1:
-                calls.__enter__()
+            outermost.enter()
 
     def leave(path: str, out: Any) -> None:
-        nonlocal depth
         if not path:
-            depth -= 1
-            if depth == 0:
-                calls.__exit__(None, None, None)
+            outermost.leave()
 
     with following(model, calls, enter, leave):
         yield
