@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import overload
 
 import numpy as np
@@ -13,6 +14,9 @@ from prunelab.errors import UserError
 from prunelab.structure.ids import Components, Ids
 from prunelab.structure.marks import Trace
 from prunelab.structure.plan import PruningPlan
+
+_Term = tuple[float, Sequence[Ids], int]
+"""A coefficient, the dimensions that it is multiplied by, and its column of ``alive`` (see ``_Sum``)."""
 
 
 @dataclass(frozen=True)
@@ -169,53 +173,57 @@ def cost_model(
     ``images`` the batch size of the traced pass.
     """
     forms = _Forms(components, group_of, len(names))
-    order = [name for name, _ in blocks]
-    parents = np.array([order.index(parent) if parent else -1 for _, parent in blocks], dtype=np.int64)
-
-    def innermost(path: str) -> int:
-        around = [name for name in order if path == name or path.startswith(name + ".")]
-        return order.index(max(around, key=len)) if around else -1
-
-    def running(modules: tuple[str, ...]) -> int:
-        """The innermost running block; a shared module may run in a block that its path does not show."""
-        return next((order.index(path) for path in reversed(modules) if path in order), -1)
-
-    def summed(terms: Sequence[tuple[float, Sequence[Ids], int]]) -> _Sum:
-        columns = max((len(factors) for _, factors, _ in terms), default=1) or 1
-        table = np.zeros((len(terms), columns), dtype=np.int64)
-        for row, (_, factors, _) in enumerate(terms):
-            table[row, : len(factors)] = [forms.number(ids) for ids in factors]
-        return _Sum(
-            np.array([coefficient for coefficient, _, _ in terms], dtype=np.float64),
-            table,
-            np.array([len(order) if block < 0 else block for _, _, block in terms], dtype=np.int64),
-        )
-
-    operations = summed([(t.coefficient, t.factors, running(t.modules)) for t in trace.terms if not t.bias])
-    biases = summed([(t.coefficient, t.factors, running(t.modules)) for t in trace.terms if t.bias])
+    homes = _Homes(blocks)
+    operations = forms.summed(
+        (t.coefficient, t.factors, homes.running(t.modules)) for t in trace.terms if not t.bias
+    )
+    biases = forms.summed((t.coefficient, t.factors, homes.running(t.modules)) for t in trace.terms if t.bias)
     born: dict[str, dict[int, Ids]] = {}
     for origin in trace.ids.origins:
         born.setdefault(origin.tensor, {})[origin.dim] = origin.ids
-    counted = []
-    homes: dict[tuple[int, ...], int] = {}
+    counted: list[_Term] = []
     for name, shape in parameters.items():
         factors = list(born.get(name, {}).values())
-        inside = sorted({innermost(alias.rpartition(".")[0]) for alias in aliases[name]})
-        if len(inside) == 1:
-            place = inside[0]
-        elif inside[0] < 0:  # also used outside of blocks
-            place = -1
-        else:
-            homes.setdefault(tuple(inside), len(order) + 1 + len(homes))
-            place = homes[tuple(inside)]
-        rest = float(np.prod(shape)) / float(np.prod([ids.size for ids in factors]))
-        counted.append((rest, factors, place))
-    weights = summed(counted)
+        rest = prod(shape) / prod(ids.size for ids in factors)
+        counted.append((rest, factors, homes.of_parameter(aliases[name])))
+    weights = forms.summed(counted)
     multiplicity, constant = forms.matrices()
     return CostModel(
-        np.array(sizes, dtype=np.int64), names, order, parents, multiplicity, constant,
-        operations, biases, weights, images, list(homes),
+        np.array(sizes, dtype=np.int64), names, homes.order, homes.parents, multiplicity, constant,
+        operations, biases, weights, images, list(homes.shared),
     )  # fmt: skip
+
+
+class _Homes:
+    """Where operations and parameters live, as columns of ``alive`` (see ``CostModel._living``).
+
+    ``shared``: sets of blocks that have a parameter in common -> their column.
+    """
+
+    def __init__(self, blocks: Sequence[tuple[str, str | None]]) -> None:
+        self.order = [name for name, _ in blocks]
+        self.parents = np.array(
+            [self.order.index(parent) if parent else -1 for _, parent in blocks], dtype=np.int64
+        )
+        self.shared: dict[tuple[int, ...], int] = {}
+        self._outside = len(self.order)
+
+    def running(self, modules: tuple[str, ...]) -> int:
+        """The innermost running block; a shared module may run in a block that its path does not show."""
+        return next(
+            (self.order.index(path) for path in reversed(modules) if path in self.order), self._outside
+        )
+
+    def of_parameter(self, names: Sequence[str]) -> int:
+        """The block around a parameter, or all blocks around it if it has several names."""
+        inside = sorted({self._around(name.rpartition(".")[0]) for name in names})
+        if len(inside) == 1 or self._outside in inside:  # also used outside of blocks
+            return inside[-1]
+        return self.shared.setdefault(tuple(inside), self._outside + 1 + len(self.shared))
+
+    def _around(self, module: str) -> int:
+        around = [name for name in self.order if module == name or module.startswith(name + ".")]
+        return self.order.index(max(around, key=len)) if around else self._outside
 
 
 class _Forms:
@@ -241,6 +249,19 @@ class _Forms:
         counts = np.bincount(groups[groups >= 0], minlength=self._groups).astype(np.float64)
         constant = float((groups < 0).sum())
         return self._add(counts / np.maximum(self._sizes, 1.0), constant)
+
+    def summed(self, terms: Iterable[_Term]) -> _Sum:
+        """The sum of these terms, whose factors are dimensions with these ids."""
+        terms = list(terms)
+        columns = max((len(factors) for _, factors, _ in terms), default=1) or 1
+        table = np.zeros((len(terms), columns), dtype=np.int64)
+        for row, (_, factors, _) in enumerate(terms):
+            table[row, : len(factors)] = [self.number(ids) for ids in factors]
+        return _Sum(
+            np.array([coefficient for coefficient, _, _ in terms], dtype=np.float64),
+            table,
+            np.array([column for _, _, column in terms], dtype=np.int64),
+        )
 
     def matrices(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Multiplicities (forms, groups) and constants (forms,)."""

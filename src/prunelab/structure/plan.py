@@ -51,8 +51,7 @@ class PruningPlan:
     rewritten: Mapping[str, tuple[Width, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ordered = sorted(self.cuts, key=lambda cut: (cut.tensor, cut.dim))
-        object.__setattr__(self, "cuts", tuple(ordered))
+        object.__setattr__(self, "cuts", tuple(sorted(self.cuts, key=lambda cut: (cut.tensor, cut.dim))))
 
     def cuts_by_tensor(self) -> dict[str, list[Cut]]:
         """The cuts of each tensor."""
@@ -95,11 +94,10 @@ class PruningPlan:
         except RecursionError as error:
             raise UserError("not a pruning plan: its JSON is nested too deeply") from error
         except json.JSONDecodeError as error:
-            raise UserError(
-                f"not a pruning plan: broken JSON at character {error.pos} ({error.msg})"
-            ) from error
-        if not isinstance(raw, dict) or raw.get("version") != VERSION:
-            version = raw.get("version") if isinstance(raw, dict) else None
+            where = f"broken JSON at character {error.pos} ({error.msg})"
+            raise UserError(f"not a pruning plan: {where}") from error
+        version = raw.get("version") if isinstance(raw, dict) else None
+        if version != VERSION:
             raise UserError(f"not a pruning plan of version {VERSION}: its version is {version!r}")
         try:
             return _plan(raw)
@@ -137,7 +135,6 @@ class PruningPlan:
         attributes = {name: dict(found) for name, found in self.attributes.items()}
         for module, found in later.attributes.items():
             attributes.setdefault(module, {}).update(found)
-        replaced = {**self.replaced, **later.replaced}
         return PruningPlan(
             kept=kept,
             widths=widths,
@@ -146,7 +143,7 @@ class PruningPlan:
             cuts=tuple(cuts.values()),
             values={**values, **later.values},
             attributes={n: a for n, a in attributes.items() if not f"{n}.".startswith(inside)},
-            replaced=replaced,
+            replaced={**self.replaced, **later.replaced},
             rewritten={
                 n: tuple(sorted({*self.rewritten.get(n, ()), *later.rewritten.get(n, ())}))
                 for n in sorted({*self.rewritten, *later.rewritten})
@@ -197,36 +194,42 @@ class PruningPlan:
         return theirs if theirs in same or not same else same[0]
 
 
+_ENTRIES = frozenset(
+    ("version", "kept", "widths", "dropped_blocks", "makers", "cuts", "values", "attributes", "replaced",
+     "rewritten", "lists")
+)  # fmt: skip
+
+
 def _plan(raw: dict[str, Any]) -> PruningPlan:
     """Build a plan from parsed JSON; raises ValueError and the like where it is not sound."""
-    unknown = set(raw) - {
-        "version",
-        "kept",
-        "widths",
-        "dropped_blocks",
-        "makers",
-        "cuts",
-        "values",
-        "attributes",
-        "replaced",
-        "rewritten",
-        "lists",
-    }
-    if unknown:
+    if unknown := set(raw) - _ENTRIES:
         raise ValueError(f"unknown entries {sorted(unknown)}")
     lists = [_indices(indices, f"list {number}") for number, indices in enumerate(raw["lists"])]
-    cuts = []
-    for tensor, dim, size, number in raw["cuts"]:
-        indices = lists[_count(number, f"cut of {tensor}")]
-        if indices[-1] >= _count(size, f"size of {tensor}"):
-            raise ValueError(
-                f"{tensor} dimension {dim} has {size} entries, but entry {indices[-1]} is to be kept"
-            )
-        cuts.append(Cut(_name(tensor), _count(dim, f"dimension of {tensor}"), size, indices))
-    if len({(cut.tensor, cut.dim) for cut in cuts}) != len(cuts):
-        raise ValueError("a dimension of a tensor is cut twice")
     widths = {str(n): (_count(b, n), _count(a, n)) for n, (b, a) in raw["widths"].items()}
-    kept = {str(name): lists[_count(number, name)] for name, number in raw["kept"].items()}
+    dropped = _names(raw["dropped_blocks"], "dropped_blocks")
+    _check_replaced(dropped, raw["replaced"])
+    return PruningPlan(
+        kept=_kept(raw["kept"], widths, lists),
+        widths=widths,
+        dropped_blocks=dropped,
+        makers={str(name): _names(weights, f"makers of {name}") for name, weights in raw["makers"].items()},
+        cuts=_cuts(raw["cuts"], lists),
+        values={str(n): tuple(_count(v, n) for v in values) for n, values in raw["values"].items()},
+        attributes={
+            str(m): {str(n): _count(v, n) for n, v in found.items()} for m, found in raw["attributes"].items()
+        },
+        replaced={str(module): str(leaves) for module, leaves in raw["replaced"].items()},
+        rewritten={
+            str(module): tuple(_width(module, *parts) for parts in widths)
+            for module, widths in raw.get("rewritten", {}).items()
+        },
+    )
+
+
+def _kept(
+    raw: Mapping[str, Any], widths: Mapping[str, tuple[int, int]], lists: list[Indices]
+) -> dict[str, Indices]:
+    kept = {str(name): lists[_count(number, name)] for name, number in raw.items()}
     if kept.keys() != widths.keys():
         raise ValueError(f"kept and widths name different groups: {sorted(kept.keys() ^ widths.keys())[:3]}")
     for name, indices in kept.items():
@@ -235,39 +238,38 @@ def _plan(raw: dict[str, Any]) -> PruningPlan:
             raise ValueError(
                 f"group {name} keeps {len(indices)} of {before} channels, but its widths are {widths[name]}"
             )
-    dropped = _names(raw["dropped_blocks"], "dropped_blocks")
-    _check_replaced(dropped, raw["replaced"])
-    for module, leaves in raw["replaced"].items():
-        if leaves not in ("identity", "relu", "relu6"):
-            raise ValueError(f"dropped block {module} leaves {leaves!r}; it must be identity, relu or relu6")
-    return PruningPlan(
-        kept=kept,
-        widths=widths,
-        dropped_blocks=dropped,
-        makers={str(name): _names(weights, f"makers of {name}") for name, weights in raw["makers"].items()},
-        cuts=tuple(cuts),
-        values={str(n): tuple(_count(v, n) for v in values) for n, values in raw["values"].items()},
-        attributes={
-            str(m): {str(n): _count(v, n) for n, v in found.items()} for m, found in raw["attributes"].items()
-        },
-        replaced={str(module): str(leaves) for module, leaves in raw["replaced"].items()},
-        rewritten={
-            str(module): tuple(
-                Width(_name(method), _count(c, module), _count(a, module), _count(of, module), _name(text))
-                for method, c, a, of, text in widths
+    return kept
+
+
+def _cuts(raw: Any, lists: list[Indices]) -> tuple[Cut, ...]:
+    cuts = []
+    for tensor, dim, size, number in raw:
+        indices = lists[_count(number, f"cut of {tensor}")]
+        if indices[-1] >= _count(size, f"size of {tensor}"):
+            raise ValueError(
+                f"{tensor} dimension {dim} has {size} entries, but entry {indices[-1]} is to be kept"
             )
-            for module, widths in raw.get("rewritten", {}).items()
-        },
-    )
+        cuts.append(Cut(_name(tensor), _count(dim, f"dimension of {tensor}"), size, indices))
+    if len({(cut.tensor, cut.dim) for cut in cuts}) != len(cuts):
+        raise ValueError("a dimension of a tensor is cut twice")
+    return tuple(cuts)
+
+
+def _width(module: str, method: Any, call: Any, argument: Any, of: Any, text: Any) -> Width:
+    place = _count(call, module), _count(argument, module), _count(of, module)
+    return Width(_name(method), *place, _name(text))
 
 
 def _check_replaced(dropped: tuple[str, ...], replaced: Mapping[str, str]) -> None:
-    """Each dropped block is replaced, by itself or with a block around it, and nothing else is."""
+    """Each dropped block is replaced, by itself or with a block around it, and nothing else is; by what is known."""
     if unknown := sorted(set(replaced) - set(dropped)):
         raise ValueError(f"{unknown[0]!r} is replaced but not among the dropped blocks")
     for name in dropped:
         if not any(f"{name}.".startswith(f"{other}.") for other in replaced):
             raise ValueError(f"nothing replaces the dropped block {name!r}")
+    for module, leaves in replaced.items():
+        if leaves not in ("identity", "relu", "relu6"):
+            raise ValueError(f"dropped block {module} leaves {leaves!r}; it must be identity, relu or relu6")
 
 
 def _names(values: Any, what: str) -> tuple[str, ...]:
