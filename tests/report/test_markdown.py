@@ -18,6 +18,7 @@ All rows: levels filter, allocation global, budget 50 % FLOPs, recipe one_shot.
 GRID
 
 - failed: l2, filter, global, 50 % FLOPs, one_shot, seed 1: out of memory (l2-0.5-1/failure.json)
+- A failed run is listed until it succeeds or its folder is deleted.
 - missing: fpgm, filter, global, 50 % FLOPs, one_shot has no record of seed 1, which other rows have
 
 - unfinished: 0a0a is still running, or was interrupted

@@ -95,5 +95,6 @@ def test_a_study_without_a_finished_run_is_printed(study: StudyFolder) -> None:
     assert printed(study, 200).splitlines() == [
         "resnet20 on digits",
         "failed: l1, filter, global, 50 % FLOPs, one_shot, seed 0: out of memory (l1-0.5-0/failure.json)",
+        "A failed run is listed until it succeeds or its folder is deleted.",
         "",
     ]

@@ -11,8 +11,9 @@ from plotly.subplots import make_subplots
 from prunelab.cli.profile_picture import CUT, FAINT, INK, KEPT, REMOVED, legend, shortened, subtitle
 from prunelab.cli.profile_scores import GroupScores, ScoredNetwork
 
-COLUMNS, ROW, HEAD = 4, 170, 110
-"""Groups side by side; pixels of a row of groups and of the heading."""
+COLUMNS, ROW, HEAD, NARROWEST = 4, 170, 110, 900
+"""Groups side by side; pixels of a row of groups, of the heading, and of all that is beside one another (a narrower
+window scrolls)."""
 
 
 def save_page(network: ScoredNetwork, file: Path) -> None:
@@ -56,7 +57,13 @@ def save_page(network: ScoredNetwork, file: Path) -> None:
         },
         font={"family": "system-ui, sans-serif"},
     )
-    figure.write_html(file, include_plotlyjs=True, full_html=True, config={"displaylogo": False})
+    figure.write_html(
+        file,
+        include_plotlyjs=True,
+        full_html=True,
+        config={"displaylogo": False},
+        default_width=f"max(100%, {NARROWEST}px)",
+    )
 
 
 def _panel(figure: go.Figure, group: GroupScores, row: int, column: int, listed: bool) -> None:

@@ -25,6 +25,7 @@ PUBLISHED = (
     "their change is computed from their accuracies."
 )
 SPREAD = "± is the sample standard deviation over seeds, '-' for a single seed."
+FORGOTTEN = "A failed run is listed until it succeeds or its folder is deleted."
 ONE_SEED = "One seed for each row, so there are no standard deviations."
 
 
@@ -47,12 +48,13 @@ def common(layout: Layout) -> list[str]:
 
 
 def failures(table: Table) -> list[str]:
-    """A line for each failed run of the table."""
-    return [
+    """A line for each failed run of the table, and one that says how to be rid of them."""
+    lines = [
         f"failed: {_named(RowKey.of(run.failure))}, seed {run.failure.seed}: "
         f"{one_line(run.failure.error)} ({one_line(str(run.path))})"
         for run in table.failed
     ]
+    return [*lines, FORGOTTEN] if lines else []
 
 
 def warnings(table: Table) -> list[str]:
