@@ -14,8 +14,7 @@ from prunelab.errors import UserError, nearest
 
 
 def find_network(module: pl.LightningModule, name: str | None = None) -> nn.Module:
-    """The network inside a LightningModule: the submodule ``name``; without a name the module itself if it
-    defines
+    """The network inside a LightningModule: the submodule ``name``; without a name the module itself if it defines
     ``forward``, else its only child with parameters.
 
     Raises:

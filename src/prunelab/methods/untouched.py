@@ -25,9 +25,8 @@ def kept_randomness() -> Iterator[None]:
 
 @contextmanager
 def untouched(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
-    """Inside, the model is in evaluation mode on ``device``, its parameters need no gradient, and random
-    numbers
-    follow from ``seed``.
+    """Inside, the model is in evaluation mode on ``device``, its parameters need no gradient, and random numbers follow
+    from ``seed``.
 
     Afterwards, whatever happened, training flags, ``requires_grad``, buffers, device and random number
     generators are what they were.

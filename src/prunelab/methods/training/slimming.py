@@ -44,8 +44,7 @@ class Slimming(LearningMethod):
         budget: how much to keep.
         criterion: how the factors of a group make a score.
         strength: lambda: 1e-4 (VGG), 1e-5 (ResNet, DenseNet, and ImageNet) in the paper.
-        from_scratch: draw all weights afresh before learning, with every
-            gamma at ``initial_gamma``.
+        from_scratch: draw all weights afresh before learning, with every gamma at ``initial_gamma``.
         initial_gamma: 0.5 in the paper.
         settings: those of ``LearningMethod``.
 

@@ -43,7 +43,9 @@ def convolution(
     if channels is not None:
         tracer.ids.produce(channels)
     places = out.numel() // out.shape[1]
-    _flops(tracer, out, args[1], weight, places, transposed, source)
+    # A kernel stops at every place of the output, a transposed one at every place of the input.
+    stops = prod(source.shape) // source.shape[1] if transposed else places
+    _count(tracer, weight, stops)
     if bias is not None:
         channels = _bias(tracer, op, channels, bias, places, out.shape[1])
     dims: Dims = [source.dims[0], channels, *[None] * (out.dim() - 2)]
@@ -103,18 +105,15 @@ def _frozen(tracer: Tracer, size: int, reason: str) -> Ids:
     return ids
 
 
-def _flops(
-    tracer: Tracer, out: Tensor, weight: Tensor, marked: Marked, places: int, transposed: bool, source: Marked
-) -> None:
-    """2 x (weights) x (places the kernel stops at); a transposed kernel stops at every input place."""
-    if transposed:
-        places = prod(source.shape) // source.shape[1]
-    factors = tuple(ids for ids in marked.dims[:2] if ids is not None)
-    rest = weight.numel() // prod(ids.size for ids in factors)
-    tracer.count(2.0 * places * rest, factors)
+def _count(tracer: Tracer, weight: Marked, stops: int) -> None:
+    """FLOPs of a convolution without its bias: 2 x (weights) x (places that the kernel stops at)."""
+    factors = tuple(ids for ids in weight.dims[:2] if ids is not None)
+    rest = prod(weight.shape) // prod(ids.size for ids in factors)
+    tracer.count(2.0 * stops * rest, factors)
 
 
 def _bias(tracer: Tracer, op: str, channels: Ids | None, bias: Marked, places: int, width: int) -> Ids | None:
+    """Tie a bias (width,) to the channels that it is added to, and count its additions -> the channels that go on."""
     tracer.trace.role(bias, 0, "bias")
     ids = bias.dims[-1]
     if width == 1:

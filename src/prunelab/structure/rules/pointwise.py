@@ -185,52 +185,22 @@ def of_first(
 
 # Elementwise operators that PyTorch does not tag so.
 _UNTAGGED = ("hardswish", "hardswish_", "_prelu_kernel", "copy", "copy_")
+_WITH_SCRATCH = ("log_sigmoid_forward", "rrelu_with_noise", "rrelu_with_noise_functional")
+_FILLED = (
+    "zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "zero_",
+)  # fmt: skip
+_NOT_FILLED = (
+    "empty", "empty_like", "new_empty", "rand", "randn", "rand_like", "randn_like", "arange", "linspace",
+    "scalar_tensor", "lift_fresh_copy",
+)  # fmt: skip
+_SAME_AGAIN = (
+    "clone", "detach", "alias", "lift_fresh", "_to_copy", "contiguous", "native_dropout", "_reshape_alias_copy",
+)  # fmt: skip
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNTAGGED, pointwise),
-    **dict.fromkeys(("log_sigmoid_forward", "rrelu_with_noise", "rrelu_with_noise_functional"), of_first),
-    **dict.fromkeys(
-        (
-            "zeros",
-            "zeros_like",
-            "new_zeros",
-            "ones",
-            "ones_like",
-            "new_ones",
-            "full",
-            "full_like",
-            "new_full",
-            "zero_",
-        ),
-        create,
-    ),
-    **dict.fromkeys(
-        (
-            "empty",
-            "empty_like",
-            "new_empty",
-            "rand_like",
-            "randn_like",
-            "arange",
-            "linspace",
-            "scalar_tensor",
-            "lift_fresh_copy",
-            "randn",
-            "rand",
-        ),
-        constant,
-    ),
-    **dict.fromkeys(
-        (
-            "clone",
-            "detach",
-            "alias",
-            "lift_fresh",
-            "_to_copy",
-            "contiguous",
-            "native_dropout",
-            "_reshape_alias_copy",
-        ),
-        identity,
-    ),
+    **dict.fromkeys(_WITH_SCRATCH, of_first),
+    **dict.fromkeys(_FILLED, create),
+    **dict.fromkeys(_NOT_FILLED, constant),
+    **dict.fromkeys(_SAME_AGAIN, identity),
 }
