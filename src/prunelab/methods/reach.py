@@ -17,6 +17,7 @@ from prunelab.methods.steps import StepSearch, allowed_cost, full_cost
 from prunelab.structure import LEVELS
 
 if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
     from prunelab.structure import ChannelGraph
 
 
@@ -36,6 +37,19 @@ def require_prunable(graph: ChannelGraph, levels: Collection[str], network: str)
             f"{message} There is something to remove at level {' and '.join(present)}: add it to levels."
         )
     raise UserError(f"{message} {_why_frozen(graph)}")
+
+
+def require_within_reach(context: PruningContext) -> None:
+    """``require_reachable`` with the budget, levels and allocation of a context."""
+    require_reachable(
+        context.graph,
+        context.budget,
+        context.levels,
+        context.allocation,
+        context.name,
+        context.reference,
+        whole=context.whole,
+    )
 
 
 def require_reachable(

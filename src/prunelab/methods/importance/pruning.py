@@ -6,12 +6,12 @@ from typing import Any
 
 from prunelab.errors import UserError
 from prunelab.methods.about import About, require_covered
-from prunelab.methods.allocation import allocate
+from prunelab.methods.allocation import keep_best
 from prunelab.methods.base import PruningMethod
 from prunelab.methods.budget import Budget
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.base import Criterion
-from prunelab.methods.reach import require_reachable
+from prunelab.methods.reach import require_within_reach
 from prunelab.methods.scores import Scores
 from prunelab.structure import PruningPlan
 
@@ -53,7 +53,6 @@ class ImportancePruning(PruningMethod):
         return self.scored(context)[1]
 
     def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
-        task = (context.budget, context.levels, context.allocation, context.name, context.reference)
-        require_reachable(context.graph, *task, whole=context.whole)
+        require_within_reach(context)
         scores = self.criterion.score(context)
-        return scores, allocate(context.graph, scores, *task)
+        return scores, keep_best(context, scores)

@@ -12,12 +12,12 @@ from torch import nn
 
 from prunelab.errors import UserError
 from prunelab.methods.about import About, require_covered
-from prunelab.methods.allocation import allocate
+from prunelab.methods.allocation import keep_best
 from prunelab.methods.base import PruningMethod
 from prunelab.methods.budget import Budget
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.base import warn_left_whole
-from prunelab.methods.reach import require_reachable
+from prunelab.methods.reach import require_within_reach
 from prunelab.methods.reconstruction.base import Reading, Rule, reading_of
 from prunelab.methods.reconstruction.least_squares import Indices, Matrix, constants, relative_error
 from prunelab.methods.reconstruction.moments import Moments, measure_moments
@@ -87,11 +87,10 @@ class ReconstructionPruning(PruningMethod):
         return self.scored(context)[1]
 
     def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
-        task = (context.budget, context.levels, context.allocation, context.name, context.reference)
-        require_reachable(context.graph, *task, whole=context.whole)
+        require_within_reach(context)
         readings = self._readings(context)
         scores = Scores({name: self.rule.score(reading) for name, reading in readings.items()})
-        plan = allocate(context.graph, scores, *task)
+        plan = keep_best(context, scores)
         kept = {
             name: self.rule.choose(reading, np.array(plan.kept[name])).tolist()
             for name, reading in readings.items()
