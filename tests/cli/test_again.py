@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from prunelab.cli.again import changed, main
+from prunelab.cli.config import configure
 from prunelab.errors import UserError
 from prunelab.experiment import run
 
@@ -35,7 +36,7 @@ def test_a_run_made_again_gives_the_same_figures(
     ("word", "message"),
     [
         ("data.root", "'data.root' is not understood. Write key=value"),
-        ("data.rot=x", "has no setting 'data.rot'"),
+        ("data.rot=x", "has no setting 'data.rot'. Did you mean 'data.root'"),
         ("trainers.devices=1", "has no setting 'trainers.devices'"),
         ("seed.x=1", "'seed.x=1' cannot be set|has no setting 'seed.x'"),
     ],
@@ -53,6 +54,23 @@ def test_settings_are_changed() -> None:
         "data": {"root": "/images", "mean": [5]},
     }
     assert before["data"]["root"] is None
+
+
+def test_what_stands_for_a_setting_changes_with_it() -> None:
+    """A recorded configuration is resolved: budget.flops alone would be without any effect."""
+    before = configure(["method=l1", "budget.flops=0.5", "seed=1", "budget.floor=0.2"])
+    after = changed(before, ["budget.flops=0.4", "seed=2", "levels=[filter]", "data.seed=7"])
+    expected = configure(
+        ["method=l1", "budget.flops=0.4", "seed=2", "levels=[filter]", "budget.floor=0.2", "data.seed=7"]
+    )
+    assert after == expected
+    sfp = configure(["method=sfp", "budget.flops=0.5"])  # which has an allocation of its own
+    assert changed(sfp, ["budget.allocation=uniform"])["method"] == sfp["method"]
+
+
+def test_a_group_is_not_exchanged() -> None:
+    with pytest.raises(UserError, match=r"method=l2: a recorded run keeps its method; .* method\.KEY=VALUE"):
+        changed(configure(["budget.flops=0.5"]), ["method=l2"])
 
 
 def test_what_is_no_record_is_a_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

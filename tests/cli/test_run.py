@@ -149,6 +149,12 @@ def test_weights_that_do_not_fit_are_counted(prunelab: Command, tmp_path: Path) 
     assert re.search(r"do not fit this CifarResNet: \d+ missing .* 1 of wrong shape", ending.err)
 
 
+def test_a_sweep_of_nothing_is_no_success(prunelab: Command) -> None:
+    ending = prunelab("-m", "method=glob(zz*)", *SMALL)
+    assert (ending.code, ending.out) == (1, "")
+    assert ending.err == "prunelab: Nothing was run: a glob() matches no choice. See prunelab --help.\n"
+
+
 def test_help_and_configuration(prunelab: Command) -> None:
     said = prunelab("--help").out
     for expected in (

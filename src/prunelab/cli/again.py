@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from prunelab.cli.config import dotted, references
 from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, is_first_process, take_traceback_flag
-from prunelab.errors import UserError
+from prunelab.errors import UserError, nearest
 from prunelab.records import Record, RecordError
 from prunelab.records.folder import RECORD_FILE
 
@@ -73,22 +74,45 @@ def _record(path: Path) -> Record:
 def changed(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """``config`` with the settings that ``words`` (KEY=VALUE) name set to their values.
 
+    A resolved configuration has some values several times (the seed is also data.seed and method.seed): a setting that
+    others stand for takes these with it, unless a word names them too.
+
     Raises ``UserError`` for a word that is none, and for a key that the run did not have.
     """
     settings = OmegaConf.create(dict(config))
+    named = {word.partition("=")[0] for word in words}
+    method = config.get("names", {}).get("method")
+    followers = references([f"method={method}"]) if words and method else {}
     for word in words:
-        key, equals, _ = word.partition("=")
-        try:
-            if not equals:
-                raise UserError(f"{word!r} is not understood. Write key=value, as in data.root=FOLDER.")
-            if OmegaConf.select(settings, key, default=settings) is settings:
-                raise UserError(f"The recorded run has no setting {key!r}; its config lists all of them.")
-            settings.merge_with_dotlist([word])
-        except OmegaConfBaseException as error:
-            raise UserError(f"{word!r} cannot be set: {str(error).partition(chr(10))[0]}") from error
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"{word!r} is not understood. Write key=value, as in data.root=FOLDER.")
+        with_it = [name for name, source in followers.items() if source == key and name not in named]
+        _set(settings, key, word)
+        for name in with_it:
+            if OmegaConf.select(settings, name, default=settings) is not settings:
+                _set(settings, name, f"{name}={value}")
     plain = OmegaConf.to_container(settings)
     assert isinstance(plain, dict)
     return {str(name): value for name, value in plain.items()}
+
+
+def _set(settings: DictConfig, key: str, word: str) -> None:
+    """Do what ``word`` says. Raises UserError if there is no such ``key``, or if it holds others."""
+    known = OmegaConf.to_container(settings)
+    assert isinstance(known, dict)
+    try:
+        before = OmegaConf.select(settings, key, default=settings)
+        if before is settings:
+            raise UserError(f"The recorded run has no setting {key!r}. {nearest(key, dotted(known))}")
+        settings.merge_with_dotlist([word])
+    except OmegaConfBaseException as error:
+        raise UserError(f"{word!r} cannot be set: {str(error).partition(chr(10))[0]}") from error
+    if isinstance(before, DictConfig) and not isinstance(OmegaConf.select(settings, key), DictConfig):
+        raise UserError(
+            f"{word}: a recorded run keeps its {key}; set one of its keys with {key}.KEY=VALUE, or do another run with "
+            "prunelab."
+        )
 
 
 def _compared(before: Record, now: Record) -> list[str]:

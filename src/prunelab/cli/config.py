@@ -65,6 +65,25 @@ def configure_parts(names: Sequence[str], overrides: Sequence[str] = ()) -> list
     return [_plain(part) if isinstance(part, DictConfig) else part for part in parts]
 
 
+def references(overrides: Sequence[str]) -> dict[str, str]:
+    """The settings that stand for another one, such as method.seed, by their dotted names, and the name of that one.
+
+    Raises:
+        UserError: an unknown choice or key.
+    """
+    plain = OmegaConf.to_container(_explained(overrides), resolve=False)
+    assert isinstance(plain, dict)
+    found = {}
+    for name in dotted({key: value for key, value in plain.items() if key != "hydra"}):
+        *parents, last = name.split(".")
+        value: Any = plain
+        for part in (*parents, last):
+            value = value[part]
+        if isinstance(value, str) and (whole := re.fullmatch(r"\$\{([\w.]+)\}", value)):
+            found[name] = whole[1]
+    return found
+
+
 def resolve(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` as plain data; ``names`` says what records call the method, model, data and recipe.
 
@@ -156,15 +175,16 @@ def _keys(config: DictConfig) -> Iterator[str]:
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     ours = {name: value for name, value in plain.items() if name != "hydra"}
-    return _dotted({**ours, "hydra": {part: plain["hydra"][part] for part in ("launcher", "sweeper")}}, "")
+    return dotted({**ours, "hydra": {part: plain["hydra"][part] for part in ("launcher", "sweeper")}})
 
 
-def _dotted(values: Mapping[Any, Any], prefix: str) -> Iterator[str]:
+def dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """The names of all keys of a configuration, those inside of others with a dot: method, method.criterion, ..."""
     for name, value in values.items():
         if name != "_target_":
             yield f"{prefix}{name}"
         if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{name}.")
+            yield from dotted(value, f"{prefix}{name}.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -68,6 +68,11 @@ class Summary(Callback):
         self._list("Finished", new)
         self._list("Already there", there)
         failed = len(self._jobs) - len(done)
+        if not self._jobs:  # Hydra takes a glob() that matches no choice for no runs at all
+            print(
+                "prunelab: Nothing was run: a glob() matches no choice. See prunelab --help.", file=sys.stderr
+            )
+            sys.exit(FAILED)
         self._console.print(f"{len(new)} finished, {len(there)} already there, {failed} failed.")
         self._end()
 

@@ -79,7 +79,9 @@ def read_published(path: Path) -> Published:
     try:
         lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"The published points {path} cannot be read: {error}.") from error
+        raise UserError(
+            f"The published points {path} cannot be read: {getattr(error, 'strerror', None) or error}."
+        ) from error
     missing = [name for name in REQUIRED if not lines or name not in lines[0]]
     if missing:
         raise UserError(f"{path} has no column {missing[0]!r}. Published points need: {', '.join(REQUIRED)}.")
