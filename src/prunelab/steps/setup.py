@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,10 +60,10 @@ class Setup:
         for group in GROUPS:
             check_kinds(config[group], group)
         config = shortened(config)
-        machine: Machine = replace(_made(config["trainer"]), batches=config.get("fast_dev_run"))
+        machine: Machine = replace(_made(config["trainer"], "trainer"), batches=config.get("fast_dev_run"))
         task = Task(
             settings=NetworkSettings(**config["model"]),
-            data=_made(_for_each_process(config["data"], machine)),
+            data=_made(_for_each_process(config["data"], machine), "data"),
             machine=machine,
             seed=config["seed"],
         )
@@ -72,10 +73,10 @@ class Setup:
             task=task,
             store=BaselineStore(Path(config["outputs"]).expanduser() / BASELINES),
             baseline_key=baseline_key(config),
-            baseline=_made(config["baseline"]),
-            method=_made(config["method"]),
-            recipe=_made(config["recipe"]),
-            logger=_made(config["logger"]),
+            baseline=_made(config["baseline"], "baseline"),
+            method=_made(config["method"], "method"),
+            recipe=_made(config["recipe"], "recipe"),
+            logger=_made(config["logger"], "logger"),
         )
 
     @property
@@ -127,10 +128,10 @@ def made(settings: Mapping[str, Any], group: str) -> Any:
         UserError: a value that cannot be.
     """
     check_kinds(settings, group)
-    return _made(settings)
+    return _made(settings, group)
 
 
-def _made(settings: Mapping[str, Any]) -> Any:
+def _made(settings: Mapping[str, Any], group: str) -> Any:
     """The object that ``settings`` with a ``_target_`` describe; its own complaints are passed on."""
     try:
         return instantiate(OmegaConf.create(dict(settings)), _convert_="all")
@@ -138,6 +139,13 @@ def _made(settings: Mapping[str, Any]) -> Any:
         cause: BaseException | None = error
         while cause is not None:  # a part of a part may have complained
             if isinstance(cause, UserError):
-                raise cause from None
+                raise UserError(_placed(str(cause), group, str(error))) from None
             cause = cause.__cause__
         raise UserError(f"{settings['_target_']} cannot be made: {error.__cause__ or error}") from error
+
+
+def _placed(complaint: str, group: str, told_by_hydra: str) -> str:
+    """The complaint of a training names itself as it stands in the configuration, where there are several."""
+    place = re.search(r"full_key: ([\w.]+)", told_by_hydra)
+    name, colon, rest = complaint.partition(":")
+    return f"{group}.{place[1]}:{rest}" if place and colon and name == "training" else complaint
