@@ -120,6 +120,7 @@ def test_all_training_images_may_be_calibrated_on_but_no_more(digits: Digits):
         ("split_seed", None, "data.split_seed must be a whole number of at least 0, not None"),
         ("image_size", 7, "data.image_size must be a whole number of at least 8, not 7"),
         ("crop_padding", -1, "data.crop_padding must be a whole number of at least 0, not -1"),
+        ("crop_padding", 8, "data.crop_padding=8 is too much for images of 8 pixels: .* at most 7"),
         ("mean", (0.1, 0.2), r"data.mean must be a list of 1 number\(s\), one per channel, not \(0.1, 0.2\)"),
         ("std", 0.5, "data.std must be a list of 1 number"),
         ("std", "1", "data.std must be a list of 1 number"),

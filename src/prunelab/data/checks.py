@@ -14,6 +14,19 @@ def whole_number(name: str, value: int, at_least: int) -> int:
     return value
 
 
+def padding(value: int, image_size: int) -> int:
+    """``value`` if crops of images with so many pixels around them always show some of the image.
+
+    ``image_size`` is the side of the images. Raises UserError otherwise.
+    """
+    if whole_number("crop_padding", value, at_least=0) >= image_size:
+        raise UserError(
+            f"data.crop_padding={value} is too much for images of {image_size} pixels: some crops would show padding "
+            f"alone. Use at most {image_size - 1}."
+        )
+    return value
+
+
 def open_fraction(name: str, value: float) -> float:
     """``value`` if it lies strictly between 0 and 1; raises UserError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:

@@ -10,7 +10,7 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from prunelab.data.augment import BatchTransform
-from prunelab.data.checks import channel_values, switch, whole_number
+from prunelab.data.checks import channel_values, padding, switch
 from prunelab.data.download import Archive
 from prunelab.data.module import ImageData
 from prunelab.data.sources import MemoryImages
@@ -64,7 +64,7 @@ class Cifar10(ImageData):
         self.transform = BatchTransform(
             mean=channel_values("mean", mean, channels=(3,)),
             std=channel_values("std", std, channels=(3,)),
-            crop_padding=whole_number("crop_padding", crop_padding, at_least=0),
+            crop_padding=padding(crop_padding, 32),
             flip=switch("flip", flip),
         )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from prunelab.data.augment import BatchTransform
-from prunelab.data.checks import channel_values, whole_number
+from prunelab.data.checks import channel_values, padding, whole_number
 from prunelab.data.module import ImageData
 from prunelab.data.sources import MemoryImages
 from prunelab.data.split import Split, Splits, hold_out
@@ -61,7 +61,7 @@ class Digits(ImageData):
         self.transform = BatchTransform(
             mean=channel_values("mean", mean, channels=(1,)),
             std=channel_values("std", std, channels=(1,)),
-            crop_padding=whole_number("crop_padding", crop_padding, at_least=0),
+            crop_padding=padding(crop_padding, size),
         )
 
     def read_splits(self) -> Splits:

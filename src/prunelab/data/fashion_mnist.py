@@ -8,7 +8,7 @@ from pathlib import Path
 from torchvision.datasets import FashionMNIST
 
 from prunelab.data.augment import BatchTransform
-from prunelab.data.checks import channel_values, switch, whole_number
+from prunelab.data.checks import channel_values, padding, switch
 from prunelab.data.download import Archive
 from prunelab.data.module import ImageData
 from prunelab.data.sources import MemoryImages
@@ -62,7 +62,7 @@ class FashionMnist(ImageData):
         self.transform = BatchTransform(
             mean=channel_values("mean", mean, channels=(1,)),
             std=channel_values("std", std, channels=(1,)),
-            crop_padding=whole_number("crop_padding", crop_padding, at_least=0),
+            crop_padding=padding(crop_padding, 28),
             flip=switch("flip", flip),
         )
 

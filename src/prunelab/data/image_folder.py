@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunelab.data.augment import BatchTransform
 from prunelab.data.cache import cached
-from prunelab.data.checks import channel_values, switch, whole_number
+from prunelab.data.checks import channel_values, padding, switch, whole_number
 from prunelab.data.decode import decode_all, fit_square
 from prunelab.data.loader import ImageSource
 from prunelab.data.module import ImageData
@@ -66,13 +66,13 @@ class ImageFolder(ImageData):
         split_seed: int = 0,
     ) -> None:
         self.name = name
+        size = whole_number("image_size", image_size, at_least=1)
         self.transform = BatchTransform(
             mean=channel_values("mean", mean, channels=(1, 3)),
             std=channel_values("std", std, channels=(1, 3)),
-            crop_padding=whole_number("crop_padding", crop_padding, at_least=0),
+            crop_padding=padding(crop_padding, size),
             flip=switch("flip", flip),
         )
-        size = whole_number("image_size", image_size, at_least=1)
         super().__init__(
             image_shape=(len(self.transform.mean), size, size),
             batch_size=batch_size,
