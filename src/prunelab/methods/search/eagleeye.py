@@ -35,7 +35,7 @@ from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.base import Reduction
 from prunelab.methods.importance.l1 import L1Norm
 from prunelab.methods.ranks import gather, together, world
-from prunelab.methods.reach import require_reachable
+from prunelab.methods.reach import require_within_reach
 from prunelab.methods.scores import Scores
 from prunelab.methods.search.batch_norm import adapt_batch_norm
 from prunelab.methods.search.strategies import StrategySampler
@@ -122,8 +122,7 @@ class EagleEye(PruningMethod):
         return self.scored(context)[1]
 
     def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
-        task = (context.budget, context.levels, context.allocation, context.name, context.reference)
-        require_reachable(context.graph, *task, whole=context.whole)
+        require_within_reach(context)
         scores = self.criterion.score(context)
         space = WidthSpace.of(context, scores)
         strategies = self.sampler.draw(space)
