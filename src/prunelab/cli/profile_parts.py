@@ -13,6 +13,7 @@ import torch
 from prunelab.cli.config import configure_part, configure_parts
 from prunelab.errors import UserError
 from prunelab.models import build
+from prunelab.models.own import import_own
 from prunelab.structure import ChannelGraph, analyze
 
 IMAGES, CLASSES = (3, 224, 224), 1000
@@ -71,6 +72,8 @@ def profile(words: Sequence[str]) -> Profile:
     chosen = [word for word in words if word not in sizes]
     settings, exact, cardinality = configure_parts(("model", "exact", "cardinality"), chosen)
     name = settings["name"]
+    if settings.get("module") is not None:
+        import_own(settings["module"])
     (channels, height, width), classes = _of_data(chosen) or _published(name)
     if sizes:
         height = width = _image_size(sizes[-1])
@@ -102,7 +105,7 @@ def _of_data(words: Sequence[str]) -> tuple[tuple[int, int, int], int] | None:
 
 def _published(name: str) -> tuple[tuple[int, int, int], int]:
     """Shape of the images (C, H, W) and number of classes that a network was published for."""
-    known: Any = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
+    known: Any = timm.get_pretrained_cfg(name)  # None of what is not known or has no weights
     return (known.input_size, known.num_classes) if known else (IMAGES, CLASSES)
 
 

@@ -47,6 +47,7 @@ UNSAID: Mapping[str, Any] = {
     "cardinality": False,
     "method.cardinality": False,
     "fast_dev_run": None,
+    "model.module": None,
     "trainer.sync_batchnorm": False,
 }
 """Settings that came after the first records, and the values at which a run is what it was before there were

@@ -17,6 +17,7 @@ from prunelab.data.loader import BatchLoader
 from prunelab.errors import UserError
 from prunelab.evaluation import accuracy, forward_milliseconds
 from prunelab.models import build
+from prunelab.models.own import import_own
 from prunelab.records import Accuracy
 from prunelab.recovery import Machine, is_first_rank
 
@@ -37,14 +38,18 @@ _SAID_ELSEWHERE = {
 class NetworkSettings:
     """What conf/model says: a name of timm's registry, published weights or not, other arguments.
 
-    Raises UserError if the other arguments say what the data or other settings say.
+    ``module`` is imported first: it registers the network. Raises UserError if it cannot be, or if the other arguments
+    say what the data or other settings say.
     """
 
     name: str
     pretrained: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    module: str | None = None
 
     def __post_init__(self) -> None:
+        if self.module is not None:
+            import_own(self.module)
         for name, said_by in _SAID_ELSEWHERE.items():
             if name in self.arguments:
                 raise UserError(f"model.arguments.{name}: {said_by}; leave it out.")
