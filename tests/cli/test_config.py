@@ -48,6 +48,14 @@ def test_a_part_can_be_had_while_others_miss_values() -> None:
         (["budget=0.5"], "to set one of its keys write budget.KEY=VALUE"),
         (["model=timm"], "model.name is not given. Add model.name=... to the command line."),
         (["data=image_folder"], "data.root is not given."),
+        (
+            ["outputs=~/out"],
+            """needs quotes around it, and more for the shell: 'outputs="~/out"'.""",
+        ),
+        (["data.root=my photos (2)"], "its value needs quotes"),
+        (["outputs=null"], "outputs=None is no folder. Write outputs=FOLDER."),
+        (["~method"], "A run has a method: choose one with method=NAME."),
+        (["model=null"], "a model is chosen by its name"),
         (["study=${nowhere}"], "refers to an unknown key"),
     ],
 )

@@ -52,6 +52,7 @@ def test_processes_share_a_batch() -> None:
         ([], "budget is empty: .*budget.flops=0.5"),
         (["budget.flops=0.5", "budget.params=0.4"], "budget.flops=0.5 and budget.params=0.4"),
         (["budget.flops=1.5"], "budget.flops=1.5 is not a fraction to keep"),
+        (["budget.flops=half"], "budget.flops=half is not a fraction to keep"),
         (["budget.params=0"], "budget.params=0 is not a fraction to keep"),
         (["budget.flops=0.5", "budget.floor=2"], "floor=2"),
         (["budget.flops=0.5", "budget.allocation=globl"], "Did you mean 'global'"),

@@ -91,8 +91,12 @@ def resolve(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
         UserError: a value is missing.
     """
     values = _plain(config)
+    if missing := [group for group in ("method", "model", "data", "recipe") if group not in values]:
+        raise UserError(f"A run has a {missing[0]}: choose one with {missing[0]}=NAME.")
     # A folder may be called 2024, which YAML takes for a number.
     folders = {key: str(values[key]) for key in ("study", "outputs") if type(values.get(key)) is int}
+    if not isinstance(outputs := folders.get("outputs", values["outputs"]), str):
+        raise UserError(f"outputs={outputs} is no folder. Write outputs=FOLDER.")
     return {"names": _names(values, choices), **values, **folders}
 
 
@@ -102,12 +106,14 @@ def explain(error: HydraException | ValueError, overrides: Sequence[str]) -> str
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"There is no {group} called {choice!r}. {nearest(choice, error.options)}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} is not understood. Write key=value, as in budget.flops=0.5."
+        return _not_understood(error.override)
     if "Config group override must be" in str(error):
-        word = next((word for word in overrides if re.fullmatch(r"\w*=[^a-zA-Z]+", word)), "")
+        word = next(
+            (word for word in overrides if re.fullmatch(r"\w*=(null|true|false|[^a-zA-Z]+)", word)), ""
+        )
         group = word.partition("=")[0]
         if not group:
-            return f"{word!r} is not understood. Write key=value, as in budget.flops=0.5."
+            return _not_understood(word)
         return f"{word!r}: a {group} is chosen by its name; to set one of its keys write {group}.KEY=VALUE."
     if isinstance(error, ConfigCompositionException):
         text = str(error)
@@ -117,6 +123,16 @@ def explain(error: HydraException | ValueError, overrides: Sequence[str]) -> str
             several = next((word for word in overrides if "," in word), "")
             return f"{several!r} gives several values. To run them all: prunelab -m {' '.join(overrides)}"
     return " ".join([_first_line(error), *([_first_line(error.__cause__)] if error.__cause__ else [])])
+
+
+def _not_understood(word: str) -> str:
+    key, equals, value = word.partition("=")
+    if not key or not equals or '"' in value:
+        return f"{word!r} is not understood. Write key=value, as in budget.flops=0.5."
+    quoted = f'{key}="{value}"'
+    return (
+        f"{word!r} is not understood: its value needs quotes around it, and more for the shell: '{quoted}'."
+    )
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

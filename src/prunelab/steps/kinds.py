@@ -25,8 +25,6 @@ COMMON: Mapping[str, Any] = {
     "cardinality": bool,
     "learning_epochs": int | None,
     "sweep.retry_failed": bool,
-    "budget.flops": float | None,
-    "budget.params": float | None,
     "budget.normalisation": str | None,
     "budget.floor": float,
     "budget.divisor": int,

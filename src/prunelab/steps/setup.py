@@ -55,6 +55,7 @@ class Setup:
         """
         if unknown := [key for key in config if key not in KEYS]:
             raise UserError(f"There is no key {unknown[0]!r}. {nearest(unknown[0], KEYS)}")
+        Budget(**{name: config["budget"].get(name) for name in ("flops", "params")})  # says what it should be
         check_common(config)
         check_kinds(config["model"], "model", NetworkSettings)
         for group in GROUPS:
