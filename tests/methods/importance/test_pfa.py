@@ -56,8 +56,16 @@ def test_orders_by_hand() -> None:
     )
     # sums 1.5 0.6 1.2 1.3; without 0: 0.1 0.7 0.8; without 3: 0 0
     assert dropping_order(covariance, "l1max").tolist() == [0, 3, 2, 1]
-    # 2 and 3 correlate most, and the sum of 3 is larger; then 0 with 1 and 0 with 2 (0.5 each): 0 has more
+    # 2 and 3 correlate most, and next most with 0 (0.5 each): the last goes; then of 0 and 1 the next of 0 is larger
     assert dropping_order(covariance, "absmax").tolist() == [3, 0, 2, 1]
+
+
+def test_of_the_closest_pair_the_one_with_the_larger_next_correlation_goes() -> None:
+    covariance = np.eye(5)
+    for one, other, correlation in [(0, 1, 0.9), (0, 2, 0.6), (1, 2, 0.4), (1, 3, 0.4), (1, 4, 0.4)]:
+        covariance[one, other] = covariance[other, one] = correlation
+    # 0 goes (0.6 > 0.4, though the sum of 1 is larger), then 1 (0.4 > 0), then of uncorrelated ones the last
+    assert dropping_order(covariance, "absmax").tolist() == [0, 1, 3, 4, 2]
 
 
 def test_units_that_do_not_vary_go_first() -> None:

@@ -61,8 +61,8 @@ class PFA(Criterion):
         all layers (PFA-En). ``kl``: PFA-KL's number, all of them scaled by one factor.
     order: which unit is dropped next. ``l1max``: the one whose absolute correlations with the remaining units
         have the largest sum. ``absmax``: of the two remaining units with the largest absolute correlation the
-        one whose sum is larger (in the authors' code the one whose next largest correlation is). Units that do not
-        vary (1e-8 of the layer's largest variance) go first.
+        one whose next largest is larger. Units that do not vary (1e-8 of the layer's largest variance) go first.
+        Of equal ones the last goes (in the authors' code the first).
     """
 
     reads: ClassVar[Reads] = "activations"
@@ -195,17 +195,18 @@ def _by_largest_sum(correlations: np.ndarray) -> np.ndarray:
 
 def _by_largest_pair(correlations: np.ndarray) -> np.ndarray:
     """Pairs in falling order of correlation; whenever both units of one remain, one of them is dropped."""
-    sums = correlations.sum(axis=1)
-    first, second = np.triu_indices(len(sums), k=1)
-    remains = np.ones(len(sums), dtype=bool)
+    left = correlations.copy()
+    first, second = np.triu_indices(len(left), k=1)
+    remains = np.ones(len(left), dtype=bool)
     dropped = []
     for pair in np.argsort(-correlations[first, second], kind="stable"):
         one, other = first[pair], second[pair]
         if remains[one] and remains[other]:
-            unit = other if sums[other] >= sums[one] else one
+            left[one, other] = left[other, one] = -1
+            unit = (one, other)[_last_of_largest(left[[one, other]].max(axis=1))]
             dropped.append(unit)
             remains[unit] = False
-            sums -= correlations[unit]
+            left[unit] = left[:, unit] = -1
     return np.array([*dropped, *np.flatnonzero(remains)], dtype=np.int64)
 
 
