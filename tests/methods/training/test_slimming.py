@@ -100,9 +100,11 @@ def test_a_network_without_factors_is_refused_before_it_trains() -> None:
     lenient.prepare(lenient.context(network, torch.zeros(1, 1, 8, 8)))
 
 
-def test_a_negative_strength_is_refused() -> None:
+def test_a_negative_strength_and_factors_that_start_at_zero_are_refused() -> None:
     with pytest.raises(UserError, match="strength=-1"):
         slimming(strength=-1)
+    with pytest.raises(UserError, match="initial_gamma=0"):
+        slimming(initial_gamma=0)
 
 
 def test_every_round_of_an_iterative_run_learns(run: Any) -> None:

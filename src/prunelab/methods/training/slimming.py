@@ -74,6 +74,8 @@ class Slimming(LearningMethod):
         super().__init__(budget, **settings)
         if strength < 0:
             raise UserError(f"strength={strength} would let the factors grow: use 0 or more.")
+        if initial_gamma <= 0:
+            raise UserError(f"initial_gamma={initial_gamma}: factors start above 0, at 0.5 in the paper.")
         self.criterion = criterion or BNGamma()
         self.strength = strength
         self.from_scratch = from_scratch
