@@ -104,7 +104,7 @@ def test_an_unseen_module_is_pruned_before_the_first_step_and_trained_on(criteri
 def test_what_was_won_is_said(caplog: pytest.LogCaptureFixture) -> None:
     module, image = module_of(), torch.zeros(1, 2, 5, 5)
     full = prunelab.analyze(module, image).cost
-    with caplog.at_level("INFO", logger="pytorch_lightning"):
+    with caplog.at_level("INFO", logger="pytorch_lightning.utilities.rank_zero"):
         trainer(pruning()).fit(module, train_loader())
     left = prunelab.analyze(module, image).cost
     share = f"{left.flops() / full.flops():.1%}"

@@ -20,7 +20,8 @@ def composed(choice: str, *overrides: str) -> dict:
         cfg = compose(f"model/{choice}", list(overrides))
     model = OmegaConf.to_container(cfg.model, throw_on_missing=True)
     assert isinstance(model, dict)
-    assert set(model) == {"name", "pretrained", "arguments"}
+    own = {"module"} if choice == "timm" else set()  # a file that registers networks of one's own
+    assert set(model) == {"name", "pretrained", "arguments"} | own
     return model
 
 

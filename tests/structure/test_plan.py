@@ -282,6 +282,30 @@ def two_rounds(
     return graph, together, twice
 
 
+class Tied(nn.Module):
+    """Adds a plain convolution to the concatenation of a grouped one, which follows a plain one, and the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Conv2d(3, 7, 1)
+        self.first, self.grouped = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 4, 1, groups=2)
+        self.last = nn.Linear(7, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tied = self.plain(x) + torch.cat([self.grouped(self.first(x)), x], dim=1)
+        return self.last(tied.mean(dim=(2, 3)))
+
+
+def test_a_group_that_came_apart_under_its_own_name_is_counted_in_filters() -> None:
+    """The producer that the first round counts by has as many filters as the group, and the second does not cut it."""
+    model = Tied().eval()
+    (group,) = prunelab.analyze(model, IMAGES).groups
+    graph, together, _ = two_rounds(model, {group.name: [1]}, {group.name: [1]})
+    assert together.widths == {group.name: (4, 1)} and together.kept == {group.name: (3,)}
+    with pytest.raises(UserError, match="counts 4 channels"):
+        graph.cost.params(together)
+
+
 def test_a_group_that_came_apart_is_counted_in_filters() -> None:
     """Four groups of two channels each, of which one is left: they are depthwise then, and two of them go."""
     layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4), nn.AdaptiveAvgPool2d(1)]
