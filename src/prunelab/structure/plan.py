@@ -160,9 +160,8 @@ class PruningPlan:
             weights = set(self.makers.get(name, ())) - known
             theirs = [each for each, others in later.makers.items() if weights & set(others)]
             places = [self._filters(name, weights), *(later._filters(each, weights) for each in theirs)]
-            places += [
-                later._filters(each, later.makers[each]) for each in theirs
-            ]  # producers of its parts alone
+            # Producers that belong to its parts alone.
+            places += [later._filters(each, later.makers[each]) for each in theirs]
             place = next((place for place in places if place in again), None)
             if place is not None:
                 apart[name] = place
