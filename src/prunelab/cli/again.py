@@ -99,11 +99,11 @@ def changed(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
 
 def _set(settings: DictConfig, key: str, word: str) -> None:
     """Do what ``word`` says. Raises UserError if there is no such ``key``, or if it holds others."""
-    known = OmegaConf.to_container(settings)
-    assert isinstance(known, dict)
     try:
         before = OmegaConf.select(settings, key, default=settings)
         if before is settings:
+            known = OmegaConf.to_container(settings)
+            assert isinstance(known, dict)
             raise UserError(f"The recorded run has no setting {key!r}. {nearest(key, dotted(known))}")
         settings.merge_with_dotlist([word])
     except OmegaConfBaseException as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import timm
 import torch
 
-from prunelab.cli.config import configure_part, configure_parts
+from prunelab.cli.config import configure_parts
 from prunelab.errors import UserError
 from prunelab.models import build
 from prunelab.models.own import import_own
@@ -70,11 +70,12 @@ def profile(words: Sequence[str]) -> Profile:
     """
     sizes = [word for word in words if word.startswith("image_size=")]
     chosen = [word for word in words if word not in sizes]
-    settings, exact, cardinality = configure_parts(("model", "exact", "cardinality"), chosen)
+    of_data = ["data"] if any(word.startswith(("data=", "data.")) for word in chosen) else []
+    settings, exact, cardinality, *data = configure_parts(("model", "exact", "cardinality", *of_data), chosen)
     name = settings["name"]
     if settings.get("module") is not None:
         import_own(settings["module"])
-    (channels, height, width), classes = _of_data(chosen) or _published(name)
+    (channels, height, width), classes = _of_data(data[0]) if data else _published(name)
     if sizes:
         height = width = _image_size(sizes[-1])
     network = build(name, classes, channels, (height, width), **settings["arguments"])
@@ -93,13 +94,11 @@ def profile(words: Sequence[str]) -> Profile:
     )
 
 
-def _of_data(words: Sequence[str]) -> tuple[tuple[int, int, int], int] | None:
-    """Shape of the images (C, H, W) and number of classes of the data that ``words`` choose; None if they do not."""
-    if not any(word.startswith(("data=", "data.")) for word in words):
-        return None
+def _of_data(settings: Mapping[str, Any]) -> tuple[tuple[int, int, int], int]:
+    """Shape of the images (C, H, W) and number of classes of the data that ``settings`` describe."""
     from prunelab.steps.setup import made
 
-    data = made(configure_part("data", words), "data")
+    data = made(settings, "data")
     return data.image_shape, data.num_classes
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
+
+from prunelab.structure.network import arguments, on_device
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
 
 
 @contextmanager
@@ -53,3 +59,12 @@ def untouched(model: nn.Module, device: torch.device, seed: int) -> Iterator[Non
                 parameter.requires_grad_(needed)
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
+
+
+@torch.no_grad()
+def run_example(context: PruningContext) -> None:
+    """One pass of the example input through the untouched network, where it is, for hooks that look on."""
+    device = next(context.model.parameters()).device
+    args, kwargs = on_device(arguments(context.example_input), device)
+    with untouched(context.model, device, context.seed):
+        context.model(*args, **kwargs)

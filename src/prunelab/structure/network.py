@@ -91,10 +91,7 @@ class Network:
         device = (
             "meta" if self.meta else next((t.device for t in self.stand_ins.values()), torch.device("cpu"))
         )
-        args, kwargs = (
-            tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, given)
-            for given in (self.args, self.kwargs)
-        )
+        args, kwargs = on_device((self.args, self.kwargs), device)
         return args, kwargs
 
     def _run(self) -> Trace:
@@ -198,6 +195,11 @@ def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example_input, tuple):
         return example_input, {}
     return (example_input,), {}
+
+
+def on_device(values: Any, device: torch.device | str) -> Any:
+    """``values`` with all tensors in them, however they are nested, on ``device``."""
+    return tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, values)
 
 
 def one_image(example_input: Any) -> Any:

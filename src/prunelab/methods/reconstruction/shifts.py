@@ -10,13 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map
 
 from prunelab.methods.context import PruningContext
 from prunelab.methods.reconstruction.least_squares import Indices, Matrix
 from prunelab.methods.reconstruction.readers import Reader
-from prunelab.methods.untouched import untouched
-from prunelab.structure.network import arguments
+from prunelab.methods.untouched import run_example
 
 
 @dataclass(frozen=True)
@@ -63,16 +61,11 @@ def _norms_behind(context: PruningContext, layers: Mapping[str, nn.Module]) -> d
         if given and id(given[0]) in outputs and isinstance(norm, _BatchNorm):
             found[outputs[id(given[0])][0]] = norm
 
-    device = next(context.model.parameters()).device
-    args, kwargs = tree_map(
-        lambda value: value.to(device) if isinstance(value, Tensor) else value,
-        arguments(context.example_input),
-    )
-    with untouched(context.model, device, context.seed), torch.no_grad(), ExitStack() as hooks:
+    with ExitStack() as hooks:
         for name, layer in layers.items():
             hooks.callback(layer.register_forward_hook(note(name)).remove)
         for module in context.model.modules():
             if isinstance(module, _BatchNorm):
                 hooks.callback(module.register_forward_pre_hook(look).remove)
-        context.model(*args, **kwargs)
+        run_example(context)
     return found

@@ -112,14 +112,10 @@ def clusters(mixture: Matrix, count: int, seed: int) -> Indices:
     if count == len(mixture):
         return np.arange(count)
     affinity = mixture + mixture.T + 1e-8  # connected, whatever C is
+    # For many vectors lobpcg is one dense decomposition.
+    solver = "lobpcg" if 5 * count > len(mixture) else "arpack"
     method = SpectralClustering(
-        count,
-        affinity="precomputed",
-        assign_labels="cluster_qr",
-        random_state=seed,
-        eigen_solver="lobpcg"
-        if 5 * count > len(mixture)
-        else "arpack",  # for many vectors the former is a dense eigh
+        count, affinity="precomputed", assign_labels="cluster_qr", random_state=seed, eigen_solver=solver
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

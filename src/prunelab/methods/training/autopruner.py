@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from prunelab.errors import UserError
 from prunelab.methods.about import About, Origin
@@ -28,9 +27,8 @@ from prunelab.methods.scores import Scores
 from prunelab.methods.training.codes import CodeLayer
 from prunelab.methods.training.gates import Gates
 from prunelab.methods.training.targets import require_fraction, uniform_widths
-from prunelab.methods.untouched import untouched
+from prunelab.methods.untouched import run_example
 from prunelab.structure import GroupTap, PruningPlan, Tap, channels_first, observe
-from prunelab.structure.network import arguments
 
 Observer = Callable[[Tensor, int], None]
 SETTLED, ENOUGH = 0.1, 0.9
@@ -241,15 +239,6 @@ def _map_shapes(context: PruningContext, taps: dict[str, Tap]) -> dict[str, tupl
 
         return note
 
-    device = next(context.model.parameters()).device
-    args, kwargs = tree_map(
-        lambda value: value.to(device) if isinstance(value, Tensor) else value,
-        arguments(context.example_input),
-    )
-    with (
-        untouched(context.model, device, context.seed),
-        observe(context.model, {tap: observer(tap) for tap in taps.values()}),
-        torch.no_grad(),
-    ):
-        context.model(*args, **kwargs)
+    with observe(context.model, {tap: observer(tap) for tap in taps.values()}):
+        run_example(context)
     return {name: seen[tap] for name, tap in taps.items()}
