@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunelab.methods import Budget, HRank, ImportancePruning, PruningContext
+from prunelab.methods.importance import proven_ranks
 from prunelab.methods.importance.hrank import MeanRank, matrix_ranks
 
 MakeContext = Callable[..., PruningContext]
@@ -28,8 +29,12 @@ def test_ranks_by_hand() -> None:
     assert matrix_ranks(maps).tolist() == [0, 4, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (4, 7), (9, 5), (1, 6), (1, 1), (32, 32)])
-def test_ranks_equal_one_call_per_map(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shape", [(8, 8), (4, 7), (9, 5), (1, 6), (1, 1), (32, 32), (66, 70)])
+@pytest.mark.parametrize("widest", [proven_ranks.WIDEST, 0])  # 0: by the library alone, as on other devices
+def test_ranks_equal_one_call_per_map(
+    shape: tuple[int, int], widest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proven_ranks, "WIDEST", widest)
     generator = torch.Generator().manual_seed(0)
     full = torch.randn(12, *shape, generator=generator)
     thin = torch.randn(12, shape[0], 1, generator=generator) @ torch.randn(
@@ -81,6 +86,7 @@ def test_of_channels_that_tie_the_first_stay(plain: nn.Module, make_context: Mak
 def test_large_inputs_are_decomposed_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     activations = functional.relu(torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(0)))
     at_once, in_pieces = MeanRank(3), MeanRank(3)
+    monkeypatch.setattr(proven_ranks, "WIDEST", 0)
     at_once.update(activations)
     monkeypatch.setattr("prunelab.methods.importance.hrank._VALUES_AT_ONCE", 80)  # two maps
     in_pieces.update(activations)

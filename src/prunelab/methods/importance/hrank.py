@@ -11,6 +11,7 @@ Most maps of a layer may have the same rank: of channels that tie, the first one
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -25,6 +26,9 @@ from prunelab.methods.scores import Scores
 
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
+
+Judge = Callable[[Tensor, float], Tensor]
+"""Ranks (M,) of maps (M, m, n), m >= n, with a relative tolerance; -1 where it cannot tell."""
 
 _VALUES_AT_ONCE = 1 << 17  # of maps that are decomposed together: as many as a processor keeps close by
 
@@ -74,32 +78,54 @@ class MeanRank(Metric):
 def matrix_ranks(maps: Tensor) -> Tensor:
     """The ranks (M,) of M maps (M, H, W), as ``torch.linalg.matrix_rank`` gives them in float32: int64.
 
-    Few maps need their singular values. With A the rows of a map that are not zero and G = A A^T in float64, one
-    Cholesky factorisation proves of most that all of them are independent; of others its columns that are not zero;
-    and the eigenvalues of G, the squares of the singular values, settle nearly all that is left. Rounding in G is some
-    1e-16 of its trace, and the squared tolerance is above 1e-14. A network of float64 or bfloat16 is judged by its
-    maps in float32.
+    Few maps need their singular values. A Cholesky factorisation of A^T A in float64 proves the rank of nearly all: on
+    a processor for 16 maps at once, elsewhere of those whose columns or rows that are not zero are independent. The
+    eigenvalues of A^T A, the squares of the singular values, settle nearly all that is left. A network of float64 or
+    bfloat16 is judged by its maps in float32.
     """
     maps = maps.float()
-    if maps.shape[1] > maps.shape[2]:
+    if maps.shape[1] < maps.shape[2]:
         maps = maps.mT
-    tolerance = maps.shape[2] * torch.finfo(torch.float32).eps
-    at_once = max(1, _VALUES_AT_ONCE // maps[0].numel())
-    ranks = torch.full((len(maps),), -1, device=maps.device)
-    for judge in (_independent_rows, _independent_columns, _from_eigenvalues, _from_singular_values):
+    tolerance = maps.shape[1] * torch.finfo(torch.float32).eps
+    first, *others = _judges(maps)
+    ranks = first(maps, tolerance)
+    for judge in others:
         left = (ranks < 0).nonzero().squeeze(1)
         if len(left) == 0:
             break
-        parts = (maps if len(left) == len(maps) else maps[left]).split(at_once)
-        ranks[left] = torch.cat([judge(part, tolerance) for part in parts])
+        ranks[left] = judge(maps[left], tolerance)
     return ranks
 
 
-def _independent_rows(maps: Tensor, tolerance: float) -> Tensor:
-    """For each map (M, n, m) the number of rows that are not zero if these are proven to be independent, -1 if not.
+def _judges(maps: Tensor) -> tuple[Judge, ...]:
+    """The cheapest first."""
+    if maps.device.type == "cpu":
+        from prunelab.methods.importance.proven_ranks import WIDEST  # numba takes a moment to load
 
-    With t the tolerance: if G - t^2 trace(G) I is positive definite on the rows that are not zero, then every
-    singular value of these rows is above t sqrt(trace(G)) >= t sigma_1.
+        if maps.shape[2] <= WIDEST:
+            return _proven, _from_singular_values
+    return _independent_columns, _independent_rows, _from_eigenvalues, _from_singular_values
+
+
+def _in_parts(judge: Judge) -> Judge:
+    def judge_in_parts(maps: Tensor, tolerance: float) -> Tensor:
+        at_once = max(1, _VALUES_AT_ONCE // maps[0].numel())
+        return torch.cat([judge(part, tolerance) for part in maps.split(at_once)])
+
+    return judge_in_parts
+
+
+def _proven(maps: Tensor, tolerance: float) -> Tensor:
+    from prunelab.methods.importance.proven_ranks import proven_ranks
+
+    return torch.from_numpy(proven_ranks(maps.numpy(), tolerance, torch.get_num_threads()))
+
+
+@_in_parts
+def _independent_columns(maps: Tensor, tolerance: float) -> Tensor:
+    """For each map (M, m, n) the number of columns that are not zero if these are proven independent, -1 if not.
+
+    The reason is that of ``proven_ranks``: the columns P are all that are not zero.
     """
     gram = _gram(maps)
     diagonal = gram.diagonal(dim1=1, dim2=2)  # a view: changes reach the matrix
@@ -107,28 +133,30 @@ def _independent_rows(maps: Tensor, tolerance: float) -> Tensor:
     shift = diagonal.sum(dim=1, keepdim=True) * tolerance**2
     diagonal.sub_(shift).masked_fill_(zero, 1)
     failed = torch.linalg.cholesky_ex(gram, upper=True).info
-    return torch.where(failed == 0, maps.shape[1] - zero.sum(dim=1), -1)
+    return torch.where(failed == 0, maps.shape[2] - zero.sum(dim=1), -1)
 
 
-def _independent_columns(maps: Tensor, tolerance: float) -> Tensor:
-    return _independent_rows(maps.mT, tolerance)
+def _independent_rows(maps: Tensor, tolerance: float) -> Tensor:
+    return _independent_columns(maps.mT, tolerance)
 
 
+@_in_parts
 def _from_eigenvalues(maps: Tensor, tolerance: float) -> Tensor:
-    """Ranks (M,) of maps (M, n, m); -1 where a singular value is too close to the tolerance to tell."""
+    """Ranks (M,) of maps (M, m, n); -1 where a singular value is too close to the tolerance to tell."""
     values = torch.linalg.eigvalsh(_gram(maps))
     relative = values / values[:, -1:]
     close = ((relative > tolerance**2 / 4) & (relative < tolerance**2 * 4)).any(dim=1)
     return torch.where(close, -1, (relative > tolerance**2).sum(dim=1))
 
 
+@_in_parts
 def _from_singular_values(maps: Tensor, tolerance: float) -> Tensor:
-    """Ranks (M,) of maps (M, n, m), by the definition."""
+    """Ranks (M,) of maps (M, m, n), by the definition."""
     values = torch.linalg.svdvals(maps)
     return (values > tolerance * values[:, :1]).sum(dim=1)
 
 
 def _gram(maps: Tensor) -> Tensor:
-    """A A^T (M, n, n) of maps (M, n, m), in float64."""
+    """A^T A (M, n, n) of maps (M, m, n), in float64."""
     doubles = maps.double()
-    return doubles @ doubles.mT
+    return doubles.mT @ doubles
