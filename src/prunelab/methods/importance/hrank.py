@@ -110,6 +110,8 @@ def _judges(maps: Tensor) -> tuple[Judge, ...]:
 def _in_parts(judge: Judge) -> Judge:
     def judge_in_parts(maps: Tensor, tolerance: float) -> Tensor:
         at_once = max(1, _VALUES_AT_ONCE // maps[0].numel())
+        if len(maps) <= at_once:
+            return judge(maps, tolerance)
         return torch.cat([judge(part, tolerance) for part in maps.split(at_once)])
 
     return judge_in_parts

@@ -74,9 +74,9 @@ def _ranks(matrices, squared_tolerance, measure_rest, found):  # type: ignore[no
     count, height, width = matrices.shape
     size = (width + 3) // 4 * 4  # columns of zeros fill the last four
     values = np.zeros((height + 3) // 4 * 4 * ROW)
-    gram, four_rows, factor = np.zeros(size * ROW), np.zeros(4 * ROW), np.zeros(10 * LANES)
-    chosen, rest = np.zeros(size * LANES), np.zeros(LANES)
-    trace, columns = np.zeros(LANES), np.zeros(LANES)
+    gram, four_rows, factor = np.empty(size * ROW), np.empty(4 * ROW), np.empty(10 * LANES)
+    chosen, rest = np.empty(size * LANES), np.empty(LANES)
+    trace, columns = np.empty(LANES), np.empty(LANES)
     for first in range(0, count, LANES):
         _load(matrices, first, values)
         chosen[:] = 1
@@ -200,22 +200,52 @@ def _factor_rows(gram, size, factor, rows):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _subtract_products(rows, height, target, start, size):  # type: ignore[no-untyped-def]
-    """target[i, j] -= sum over ``height`` rows of rows[k, i] rows[k, j], start <= i <= j < size, in tiles of 2 x 2."""
-    for i in range(start, size, 2):
-        for j in range(i, size, 2):
-            tile = target[i * ROW + j * LANES : i * ROW + j * LANES + 2 * ROW]
+    """target[i, j] -= sum over ``height`` rows of rows[k, i] rows[k, j], start <= i <= j < size, in tiles of 4 x 4."""
+    for i in range(start, size, 4):
+        for j in range(i, size, 4):
+            tile = target[i * ROW + j * LANES : i * ROW + j * LANES + 4 * ROW]
             for four in range(0, height, 4):
                 left = rows[four * ROW + i * LANES : four * ROW + i * LANES + 4 * ROW]
                 right = rows[four * ROW + j * LANES : four * ROW + j * LANES + 4 * ROW]
                 for lane in range(LANES):
                     at00, at01 = tile[lane], tile[LANES + lane]
+                    at02, at03 = tile[2 * LANES + lane], tile[3 * LANES + lane]
                     at10, at11 = tile[ROW + lane], tile[ROW + LANES + lane]
+                    at12, at13 = tile[ROW + 2 * LANES + lane], tile[ROW + 3 * LANES + lane]
+                    at20, at21 = tile[2 * ROW + lane], tile[2 * ROW + LANES + lane]
+                    at22, at23 = tile[2 * ROW + 2 * LANES + lane], tile[2 * ROW + 3 * LANES + lane]
+                    at30, at31 = tile[3 * ROW + lane], tile[3 * ROW + LANES + lane]
+                    at32, at33 = tile[3 * ROW + 2 * LANES + lane], tile[3 * ROW + 3 * LANES + lane]
                     for k in range(4):
-                        left0, left1 = left[k * ROW + lane], left[k * ROW + LANES + lane]
-                        right0, right1 = right[k * ROW + lane], right[k * ROW + LANES + lane]
+                        left0 = left[k * ROW + lane]
+                        left1 = left[k * ROW + LANES + lane]
+                        left2 = left[k * ROW + 2 * LANES + lane]
+                        left3 = left[k * ROW + 3 * LANES + lane]
+                        right0 = right[k * ROW + lane]
+                        right1 = right[k * ROW + LANES + lane]
+                        right2 = right[k * ROW + 2 * LANES + lane]
+                        right3 = right[k * ROW + 3 * LANES + lane]
                         at00 -= left0 * right0
                         at01 -= left0 * right1
+                        at02 -= left0 * right2
+                        at03 -= left0 * right3
                         at10 -= left1 * right0
                         at11 -= left1 * right1
+                        at12 -= left1 * right2
+                        at13 -= left1 * right3
+                        at20 -= left2 * right0
+                        at21 -= left2 * right1
+                        at22 -= left2 * right2
+                        at23 -= left2 * right3
+                        at30 -= left3 * right0
+                        at31 -= left3 * right1
+                        at32 -= left3 * right2
+                        at33 -= left3 * right3
                     tile[lane], tile[LANES + lane] = at00, at01
+                    tile[2 * LANES + lane], tile[3 * LANES + lane] = at02, at03
                     tile[ROW + lane], tile[ROW + LANES + lane] = at10, at11
+                    tile[ROW + 2 * LANES + lane], tile[ROW + 3 * LANES + lane] = at12, at13
+                    tile[2 * ROW + lane], tile[2 * ROW + LANES + lane] = at20, at21
+                    tile[2 * ROW + 2 * LANES + lane], tile[2 * ROW + 3 * LANES + lane] = at22, at23
+                    tile[3 * ROW + lane], tile[3 * ROW + LANES + lane] = at30, at31
+                    tile[3 * ROW + 2 * LANES + lane], tile[3 * ROW + 3 * LANES + lane] = at32, at33
