@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -78,33 +79,41 @@ class MeanRank(Metric):
 def matrix_ranks(maps: Tensor) -> Tensor:
     """The ranks (M,) of M maps (M, H, W), as ``torch.linalg.matrix_rank`` gives them in float32: int64.
 
-    Few maps need their singular values. A Cholesky factorisation of A^T A in float64 proves the rank of nearly all: on
-    a processor for 16 maps at once, elsewhere of those whose columns or rows that are not zero are independent. The
-    eigenvalues of A^T A, the squares of the singular values, settle nearly all that is left. A network of float64 or
-    bfloat16 is judged by its maps in float32.
+    Few maps need their singular values. A Cholesky factorisation of A^T A in float64 proves the rank of nearly all. A
+    network of float64 or bfloat16 is judged by its maps in float32.
     """
     maps = maps.float()
     if maps.shape[1] < maps.shape[2]:
         maps = maps.mT
     tolerance = maps.shape[1] * torch.finfo(torch.float32).eps
-    first, *others = _judges(maps)
-    ranks = first(maps, tolerance)
-    for judge in others:
+    if maps.device.type == "cpu":
+        from prunelab.methods.importance.proven_ranks import (
+            WIDEST,
+            proven_ranks,
+        )  # numba takes a moment to load
+
+        if maps.shape[2] <= WIDEST:
+            matrices = np.ascontiguousarray(maps.numpy())
+            ranks = proven_ranks(matrices, tolerance, torch.get_num_threads())
+            left = np.flatnonzero(ranks < 0)
+            if len(left):
+                ranks[left] = _from_singular_values(torch.from_numpy(matrices[left]), tolerance).numpy()
+            return torch.from_numpy(ranks)
+    return _ranks_by_library(maps, tolerance)
+
+
+def _ranks_by_library(maps: Tensor, tolerance: float) -> Tensor:
+    """With A the columns of a map that are not zero, one factorisation proves of most that all of them are independent;
+    of others its rows that are not zero. The eigenvalues of A^T A, the squares of the singular values, settle nearly
+    all that is left.
+    """
+    ranks = torch.full((len(maps),), -1, device=maps.device)
+    for judge in (_independent_columns, _independent_rows, _from_eigenvalues, _from_singular_values):
         left = (ranks < 0).nonzero().squeeze(1)
         if len(left) == 0:
             break
-        ranks[left] = judge(maps[left], tolerance)
+        ranks[left] = judge(maps if len(left) == len(maps) else maps[left], tolerance)
     return ranks
-
-
-def _judges(maps: Tensor) -> tuple[Judge, ...]:
-    """The cheapest first."""
-    if maps.device.type == "cpu":
-        from prunelab.methods.importance.proven_ranks import WIDEST  # numba takes a moment to load
-
-        if maps.shape[2] <= WIDEST:
-            return _proven, _from_singular_values
-    return _independent_columns, _independent_rows, _from_eigenvalues, _from_singular_values
 
 
 def _in_parts(judge: Judge) -> Judge:
@@ -115,12 +124,6 @@ def _in_parts(judge: Judge) -> Judge:
         return torch.cat([judge(part, tolerance) for part in maps.split(at_once)])
 
     return judge_in_parts
-
-
-def _proven(maps: Tensor, tolerance: float) -> Tensor:
-    from prunelab.methods.importance.proven_ranks import proven_ranks
-
-    return torch.from_numpy(proven_ranks(maps.numpy(), tolerance, torch.get_num_threads()))
 
 
 @_in_parts

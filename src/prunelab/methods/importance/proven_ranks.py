@@ -74,9 +74,10 @@ def _ranks(matrices, squared_tolerance, measure_rest, found):  # type: ignore[no
     count, height, width = matrices.shape
     size = (width + 3) // 4 * 4  # columns of zeros fill the last four
     values = np.zeros((height + 3) // 4 * 4 * ROW)
-    gram, four_rows, factor = np.empty(size * ROW), np.empty(4 * ROW), np.empty(10 * LANES)
-    chosen, rest = np.empty(size * LANES), np.empty(LANES)
-    trace, columns = np.empty(LANES), np.empty(LANES)
+    gram, factor = np.empty(size * ROW), np.empty(10 * LANES)
+    left, right = np.empty(4 * ROW), np.empty(4 * ROW)
+    chosen = np.empty(size * LANES)
+    trace, columns, number, rest = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
     for first in range(0, count, LANES):
         _load(matrices, first, values)
         chosen[:] = 1
@@ -84,129 +85,137 @@ def _ranks(matrices, squared_tolerance, measure_rest, found):  # type: ignore[no
         for i in range(size):
             for lane in range(LANES):
                 gram[i * (ROW + LANES) + lane] -= squared_tolerance * trace[lane]
-        _factor(gram, size, chosen, rest, factor, four_rows)
+        _factor(gram, size, chosen, number, rest, factor, left, right)
         if measure_rest:
             _gram(values, height, gram, size, trace, columns)
-            _factor(gram, size, chosen, rest, factor, four_rows)
+            _factor(gram, size, chosen, number, rest, factor, left, right)
         for lane in range(min(LANES, count - first)):
-            rank = chosen[lane::LANES].sum()
             allowed = squared_tolerance * trace[lane] / (2 * width)
-            proven = rest[lane] <= allowed if measure_rest else rank == columns[lane]
-            found[first + lane] = rank if proven else -1
+            proven = rest[lane] <= allowed if measure_rest else number[lane] == columns[lane]
+            found[first + lane] = number[lane] if proven else -1
 
 
 @_compiled
 def _load(matrices, first, values):  # type: ignore[no-untyped-def]
-    """Put 16 matrices side by side, the last one again where there are fewer, 16 values of each at a time."""
+    """Put 16 matrices side by side, the last one again where there are fewer, 8 values of each at a time."""
     count, height, width = matrices.shape
+    flat = matrices.reshape(-1)
+    eights = width // 8 * 8
     for row in range(height):
-        for start in range(0, width, 16):
+        for column in range(0, eights, 8):
             for lane in range(LANES):
-                matrix = matrices[min(first + lane, count - 1), row, start : start + 16]
-                to = values[row * ROW + start * LANES + lane :]
-                if len(matrix) == 16:  # of this loop the compiler knows the length
-                    for column in range(16):
-                        to[column * LANES] = matrix[column]
-                else:
-                    for column in range(len(matrix)):
-                        to[column * LANES] = matrix[column]
+                at = (min(first + lane, count - 1) * height + row) * width + column
+                to = row * ROW + column * LANES + lane
+                for k in range(8):
+                    values[np.uintp(to + k * LANES)] = flat[np.uintp(at + k)]
+        for column in range(eights, width):
+            for lane in range(LANES):
+                at = (min(first + lane, count - 1) * height + row) * width + column
+                values[np.uintp(row * ROW + column * LANES + lane)] = flat[np.uintp(at)]
 
 
 @_compiled
 def _gram(values, height, gram, size, trace, columns):  # type: ignore[no-untyped-def]
     """G, its trace, and how many columns are not zero (a column with NaN is not)."""
     for i in range(size):
-        gram[i * (ROW + LANES) : i * ROW + size * LANES] = 0
-    _subtract_products(values, height, gram, 0, size)
+        gram[i * ROW + i // 4 * 4 * LANES : i * ROW + size * LANES] = 0
+    _add_products(values, values, height, gram, 0, size)
     trace[:] = 0
     columns[:] = 0
     for i in range(size):
-        row = gram[i * (ROW + LANES) : i * ROW + size * LANES]
-        for at in range(len(row)):
-            row[at] = -row[at]
+        diagonal = gram[i * (ROW + LANES) : i * (ROW + LANES) + LANES]
         for lane in range(LANES):
-            trace[lane] += row[lane]
-            columns[lane] += row[lane] != 0
+            trace[lane] += diagonal[lane]
+            columns[lane] += diagonal[lane] != 0
 
 
 @_compiled
-def _factor(gram, size, chosen, rest, factor, four_rows):  # type: ignore[no-untyped-def]
-    """Cholesky factorisation, four rows at a time, without columns that are not chosen or whose pivot is not above 0.
+def _factor(gram, size, chosen, number, rest, factor, left, right):  # type: ignore[no-untyped-def]
+    """G = U^T D^-1 U four rows of U at a time, without columns that are not chosen or whose pivot is not above 0.
 
-    ``chosen`` becomes 0 for these; ``rest`` is the sum of the positive pivots of those left out.
+    ``chosen`` becomes 0 for these; ``number`` is how many it leaves, ``rest`` the sum of the others' positive pivots.
     """
+    number[:] = 0
     rest[:] = 0
     for start in range(0, size, 4):
         below = gram[start * (ROW + LANES) :]
-        _factor_diagonal(below, chosen[start * LANES : (start + 4) * LANES], rest, factor)
-        _factor_rows(below, size - start, factor, four_rows)
-        _subtract_products(four_rows, 4, below, 4, size - start)
+        _factor_diagonal(below, chosen[start * LANES : (start + 4) * LANES], number, rest, factor)
+        _factor_rows(below, size - start, factor, left, right)
+        _add_products(left, right, 4, below, 4, size - start)
 
 
 @_compiled
-def _factor_diagonal(gram, chosen, rest, factor):  # type: ignore[no-untyped-def]
-    """The first four columns of the first four rows: 1 / diagonal of the factor, then its other values, row by row."""
+def _factor_diagonal(gram, chosen, number, rest, factor):  # type: ignore[no-untyped-def]
+    """The first four columns of four rows of U: ``factor`` gets -1 / d of each, and -u / d of its other values."""
     for lane in range(LANES):
         d0 = gram[lane]
         c0 = chosen[lane] if d0 > 0 else 0.0
-        r0 = c0 / np.sqrt(d0 if d0 > 0 else 1.0)
-        u01, u02, u03 = gram[LANES + lane] * r0, gram[2 * LANES + lane] * r0, gram[3 * LANES + lane] * r0
-        d1 = gram[ROW + LANES + lane] - u01 * u01
+        u01, u02, u03 = gram[LANES + lane], gram[2 * LANES + lane], gram[3 * LANES + lane]
+        w0 = -c0 / (d0 if d0 > 0 else 1.0)
+        v01, v02, v03 = u01 * w0, u02 * w0, u03 * w0
+        d1 = gram[ROW + LANES + lane] + v01 * u01
         c1 = chosen[LANES + lane] if d1 > 0 else 0.0
-        r1 = c1 / np.sqrt(d1 if d1 > 0 else 1.0)
-        u12 = (gram[ROW + 2 * LANES + lane] - u01 * u02) * r1
-        u13 = (gram[ROW + 3 * LANES + lane] - u01 * u03) * r1
-        d2 = gram[2 * ROW + 2 * LANES + lane] - u02 * u02 - u12 * u12
+        u12, u13 = gram[ROW + 2 * LANES + lane] + v01 * u02, gram[ROW + 3 * LANES + lane] + v01 * u03
+        w1 = -c1 / (d1 if d1 > 0 else 1.0)
+        v12, v13 = u12 * w1, u13 * w1
+        d2 = gram[2 * ROW + 2 * LANES + lane] + v02 * u02 + v12 * u12
         c2 = chosen[2 * LANES + lane] if d2 > 0 else 0.0
-        r2 = c2 / np.sqrt(d2 if d2 > 0 else 1.0)
-        u23 = (gram[2 * ROW + 3 * LANES + lane] - u02 * u03 - u12 * u13) * r2
-        d3 = gram[3 * ROW + 3 * LANES + lane] - u03 * u03 - u13 * u13 - u23 * u23
+        u23 = gram[2 * ROW + 3 * LANES + lane] + v02 * u03 + v12 * u13
+        w2 = -c2 / (d2 if d2 > 0 else 1.0)
+        v23 = u23 * w2
+        d3 = gram[3 * ROW + 3 * LANES + lane] + v03 * u03 + v13 * u13 + v23 * u23
         c3 = chosen[3 * LANES + lane] if d3 > 0 else 0.0
-        r3 = c3 / np.sqrt(d3 if d3 > 0 else 1.0)
+        w3 = -c3 / (d3 if d3 > 0 else 1.0)
         factor[lane], factor[LANES + lane], factor[2 * LANES + lane], factor[3 * LANES + lane] = (
-            r0,
-            r1,
-            r2,
-            r3,
+            w0,
+            w1,
+            w2,
+            w3,
         )
-        factor[4 * LANES + lane], factor[5 * LANES + lane], factor[6 * LANES + lane] = u01, u02, u03
-        factor[7 * LANES + lane], factor[8 * LANES + lane], factor[9 * LANES + lane] = u12, u13, u23
+        factor[4 * LANES + lane], factor[5 * LANES + lane], factor[6 * LANES + lane] = v01, v02, v03
+        factor[7 * LANES + lane], factor[8 * LANES + lane], factor[9 * LANES + lane] = v12, v13, v23
         chosen[lane], chosen[LANES + lane], chosen[2 * LANES + lane], chosen[3 * LANES + lane] = (
             c0,
             c1,
             c2,
             c3,
         )
+        number[lane] += c0 + c1 + c2 + c3
         left0, left1 = (0.0 if d0 <= 0 else d0 * (1 - c0)), (0.0 if d1 <= 0 else d1 * (1 - c1))
         left2, left3 = (0.0 if d2 <= 0 else d2 * (1 - c2)), (0.0 if d3 <= 0 else d3 * (1 - c3))
         rest[lane] += left0 + left1 + left2 + left3  # a NaN stays one
 
 
 @_compiled
-def _factor_rows(gram, size, factor, rows):  # type: ignore[no-untyped-def]
-    """The other columns of the factor's first four rows, into ``rows``."""
+def _factor_rows(gram, size, factor, left, right):  # type: ignore[no-untyped-def]
+    """The other columns of four rows of U: ``right`` gets u, ``left`` -u / d."""
     for j in range(4, size):
         g = gram[j * LANES : j * LANES + 4 * ROW]
-        u = rows[j * LANES : j * LANES + 4 * ROW]
+        v = left[j * LANES : j * LANES + 4 * ROW]
+        u = right[j * LANES : j * LANES + 4 * ROW]
         for lane in range(LANES):
-            u0 = g[lane] * factor[lane]
-            u1 = (g[ROW + lane] - factor[4 * LANES + lane] * u0) * factor[LANES + lane]
-            u2 = g[2 * ROW + lane] - factor[5 * LANES + lane] * u0 - factor[7 * LANES + lane] * u1
-            u2 *= factor[2 * LANES + lane]
-            u3 = g[3 * ROW + lane] - factor[6 * LANES + lane] * u0 - factor[8 * LANES + lane] * u1
-            u3 = (u3 - factor[9 * LANES + lane] * u2) * factor[3 * LANES + lane]
+            u0 = g[lane]
+            u1 = g[ROW + lane] + factor[4 * LANES + lane] * u0
+            u2 = g[2 * ROW + lane] + factor[5 * LANES + lane] * u0 + factor[7 * LANES + lane] * u1
+            u3 = g[3 * ROW + lane] + factor[6 * LANES + lane] * u0 + factor[8 * LANES + lane] * u1
+            u3 += factor[9 * LANES + lane] * u2
             u[lane], u[ROW + lane], u[2 * ROW + lane], u[3 * ROW + lane] = u0, u1, u2, u3
+            v[lane], v[ROW + lane] = u0 * factor[lane], u1 * factor[LANES + lane]
+            v[2 * ROW + lane], v[3 * ROW + lane] = (
+                u2 * factor[2 * LANES + lane],
+                u3 * factor[3 * LANES + lane],
+            )
 
 
 @_compiled
-def _subtract_products(rows, height, target, start, size):  # type: ignore[no-untyped-def]
-    """target[i, j] -= sum over ``height`` rows of rows[k, i] rows[k, j], start <= i <= j < size, in tiles of 4 x 4."""
+def _add_products(left_rows, right_rows, height, target, start, size):  # type: ignore[no-untyped-def]
+    """target[i, j] += sum over ``height`` rows of left[k, i] right[k, j], start <= i <= j < size, in tiles of 4 x 4."""
     for i in range(start, size, 4):
         for j in range(i, size, 4):
             tile = target[i * ROW + j * LANES : i * ROW + j * LANES + 4 * ROW]
             for four in range(0, height, 4):
-                left = rows[four * ROW + i * LANES : four * ROW + i * LANES + 4 * ROW]
-                right = rows[four * ROW + j * LANES : four * ROW + j * LANES + 4 * ROW]
+                left = left_rows[four * ROW + i * LANES : four * ROW + i * LANES + 4 * ROW]
+                right = right_rows[four * ROW + j * LANES : four * ROW + j * LANES + 4 * ROW]
                 for lane in range(LANES):
                     at00, at01 = tile[lane], tile[LANES + lane]
                     at02, at03 = tile[2 * LANES + lane], tile[3 * LANES + lane]
@@ -225,22 +234,22 @@ def _subtract_products(rows, height, target, start, size):  # type: ignore[no-un
                         right1 = right[k * ROW + LANES + lane]
                         right2 = right[k * ROW + 2 * LANES + lane]
                         right3 = right[k * ROW + 3 * LANES + lane]
-                        at00 -= left0 * right0
-                        at01 -= left0 * right1
-                        at02 -= left0 * right2
-                        at03 -= left0 * right3
-                        at10 -= left1 * right0
-                        at11 -= left1 * right1
-                        at12 -= left1 * right2
-                        at13 -= left1 * right3
-                        at20 -= left2 * right0
-                        at21 -= left2 * right1
-                        at22 -= left2 * right2
-                        at23 -= left2 * right3
-                        at30 -= left3 * right0
-                        at31 -= left3 * right1
-                        at32 -= left3 * right2
-                        at33 -= left3 * right3
+                        at00 += left0 * right0
+                        at01 += left0 * right1
+                        at02 += left0 * right2
+                        at03 += left0 * right3
+                        at10 += left1 * right0
+                        at11 += left1 * right1
+                        at12 += left1 * right2
+                        at13 += left1 * right3
+                        at20 += left2 * right0
+                        at21 += left2 * right1
+                        at22 += left2 * right2
+                        at23 += left2 * right3
+                        at30 += left3 * right0
+                        at31 += left3 * right1
+                        at32 += left3 * right2
+                        at33 += left3 * right3
                     tile[lane], tile[LANES + lane] = at00, at01
                     tile[2 * LANES + lane], tile[3 * LANES + lane] = at02, at03
                     tile[ROW + lane], tile[ROW + LANES + lane] = at10, at11
