@@ -87,10 +87,8 @@ def matrix_ranks(maps: Tensor) -> Tensor:
         maps = maps.mT
     tolerance = maps.shape[1] * torch.finfo(torch.float32).eps
     if maps.device.type == "cpu":
-        from prunelab.methods.importance.proven_ranks import (
-            WIDEST,
-            proven_ranks,
-        )  # numba takes a moment to load
+        # numba takes a moment to load.
+        from prunelab.methods.importance.proven_ranks import WIDEST, proven_ranks
 
         if maps.shape[2] <= WIDEST:
             matrices = np.ascontiguousarray(maps.numpy())
@@ -103,8 +101,8 @@ def matrix_ranks(maps: Tensor) -> Tensor:
 
 
 def _ranks_by_library(maps: Tensor, tolerance: float) -> Tensor:
-    """With A the columns of a map that are not zero, one factorisation proves of most that all of them are independent;
-    of others its rows that are not zero. The eigenvalues of A^T A, the squares of the singular values, settle nearly
+    """On other devices, and of wide maps. A factorisation proves of most maps that their columns which are not zero
+    are independent; of others, their rows. The eigenvalues of A^T A, the squares of the singular values, settle nearly
     all that is left.
     """
     ranks = torch.full((len(maps),), -1, device=maps.device)
