@@ -93,6 +93,43 @@ def test_large_inputs_are_decomposed_piece_by_piece(monkeypatch: pytest.MonkeyPa
     assert torch.equal(at_once.compute(), in_pieces.compute())
 
 
+def close_to_the_tolerance(side: int) -> Tensor:
+    """A map (1, 1, side, side) of rank side - 1: its last singular value is just below the tolerance."""
+    values = torch.ones(side)
+    values[-1] = 0.9 * side * torch.finfo(torch.float32).eps
+    return torch.diag(values)[None, None]
+
+
+def test_what_only_singular_values_tell_is_decomposed_later() -> None:
+    metric = MeanRank(2)
+    ranks = []
+    for side in (4, 4, 6):  # maps of another size cannot be decomposed together
+        left, full = close_to_the_tolerance(side), torch.eye(side)[None, None]
+        assert proven_ranks.proven_ranks(left[0].numpy(), side * torch.finfo(torch.float32).eps).tolist() == [
+            -1
+        ]
+        metric.update(torch.cat([full, left], dim=1))
+        ranks.append((side, side - 1))
+    assert metric.compute().tolist() == pytest.approx(np.mean(ranks, axis=0))
+    metric.reset()
+    metric.update(torch.cat([torch.eye(4)[None, None]] * 2, dim=1))
+    assert metric.compute().tolist() == [4, 4]
+
+
+def test_ranks_of_two_processes_hold_what_each_put_aside() -> None:
+    metric = MeanRank(1)
+    metric.update(close_to_the_tolerance(5))
+    metric.sync(dist_sync_fn=lambda tensor, group: [tensor, tensor], distributed_available=lambda: True)
+    assert (int(metric.ranks), int(metric.images)) == (8, 2)
+
+
+def test_nan_is_reported_while_the_images_go_through() -> None:
+    maps = torch.eye(4).repeat(2, 3, 1, 1)
+    maps[0, 1, 2, 2] = torch.nan
+    with pytest.raises(torch.linalg.LinAlgError):
+        MeanRank(3).update(maps)
+
+
 def test_every_level_is_scored(residual: nn.Module, make_context: MakeContext) -> None:
     scores = HRank().score(make_context(HRank(), residual, levels=["filter", "stage", "block"]))
     assert len(scores.channels) == 4 and len(scores.blocks) == 3

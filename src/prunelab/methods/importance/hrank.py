@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from prunelab.methods.about import About, Origin
+from prunelab.methods.finite import is_finite
 from prunelab.methods.importance.activations import measure, score_taps
 from prunelab.methods.importance.base import Criterion, Reads
 from prunelab.methods.scores import Scores
@@ -55,7 +56,10 @@ class HRank(Criterion):
 
 
 class MeanRank(Metric):
-    """Per channel the mean rank (width,) of its maps, over activations (N, width, H, W)."""
+    """Per channel the mean rank (width,) of its maps, over activations (N, width, H, W).
+
+    The few maps whose rank only their singular values tell are put aside until they are worth a decomposition.
+    """
 
     ranks: Tensor
     images: Tensor
@@ -64,61 +68,90 @@ class MeanRank(Metric):
         super().__init__()
         self.add_state("ranks", torch.zeros(width, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+        self._aside: list[tuple[Tensor, Tensor]] = []  # channels (k,) and their maps (k, H, W)
 
     def update(self, activations: Tensor) -> None:
         images, width, height, breadth = activations.shape
         if images:
             maps = activations.reshape(-1, height, breadth)
-            self.ranks += matrix_ranks(maps).view(images, width).sum(dim=0)
+            ranks, left = quick_ranks(maps)
+            self.ranks.add_(ranks.view(images, width).sum(dim=0))
+            if len(left):
+                self._put_aside(left % width, maps[left].float())
         self.images += images
 
     def compute(self) -> Tensor:
+        self._settle()
         return self.ranks.double() / self.images
+
+    def sync(self, *arguments: Any, **options: Any) -> None:
+        self._settle()  # processes add up their ranks; maps stay where they are
+        super().sync(*arguments, **options)
+
+    def reset(self) -> None:
+        self._aside.clear()
+        super().reset()
+
+    def _put_aside(self, channels: Tensor, maps: Tensor) -> None:
+        if self._aside and self._aside[0][1].shape[1:] != maps.shape[1:]:
+            self._settle()
+        self._aside.append((channels, maps))
+        # NaN is reported while the pass that made it is under way.
+        if sum(held.numel() for _, held in self._aside) >= _VALUES_AT_ONCE or not is_finite(maps):
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._aside:
+            channels, maps = (torch.cat(parts) for parts in zip(*self._aside, strict=True))
+            self._aside.clear()
+            self.ranks.index_add_(0, channels, _from_singular_values(maps, _tolerance(maps)))
 
 
 def matrix_ranks(maps: Tensor) -> Tensor:
-    """The ranks (M,) of M maps (M, H, W), as ``torch.linalg.matrix_rank`` gives them in float32: int64.
+    """The ranks (M,) of M maps (M, H, W), as ``torch.linalg.matrix_rank`` gives them in float32: int64."""
+    ranks, left = quick_ranks(maps)
+    if len(left):
+        ranks[left] = _from_singular_values(maps[left].float(), _tolerance(maps))
+    return ranks
 
-    Few maps need their singular values. A Cholesky factorisation of A^T A in float64 proves the rank of nearly all. A
-    network of float64 or bfloat16 is judged by its maps in float32.
+
+def quick_ranks(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Those ranks (M,), and the indices of the few maps for which it takes their singular values: 0 for these.
+
+    A Cholesky factorisation of A^T A in float64 proves the rank of nearly all. On other devices, and of wide maps, it
+    proves of most that their columns which are not zero are independent; of others, their rows; and the eigenvalues of
+    A^T A, the squares of the singular values, settle nearly all that is left. A network of float64 or bfloat16 is
+    judged by its maps in float32.
     """
-    maps = maps.float()
+    maps, tolerance = maps.float(), _tolerance(maps)
     if maps.shape[1] < maps.shape[2]:
         maps = maps.mT
-    tolerance = maps.shape[1] * torch.finfo(torch.float32).eps
     if maps.device.type == "cpu":
         # numba takes a moment to load.
         from prunelab.methods.importance.proven_ranks import WIDEST, proven_ranks
 
         if maps.shape[2] <= WIDEST:
-            matrices = np.ascontiguousarray(maps.numpy())
-            ranks = proven_ranks(matrices, tolerance, torch.get_num_threads())
-            left = np.flatnonzero(ranks < 0)
-            if len(left):
-                ranks[left] = _from_singular_values(torch.from_numpy(matrices[left]), tolerance).numpy()
-            return torch.from_numpy(ranks)
-    return _ranks_by_library(maps, tolerance)
-
-
-def _ranks_by_library(maps: Tensor, tolerance: float) -> Tensor:
-    """On other devices, and of wide maps. A factorisation proves of most maps that their columns which are not zero
-    are independent; of others, their rows. The eigenvalues of A^T A, the squares of the singular values, settle nearly
-    all that is left.
-    """
+            found = proven_ranks(maps.numpy(), tolerance, torch.get_num_threads())
+            unknown = np.flatnonzero(found < 0)
+            found[unknown] = 0
+            return torch.from_numpy(found), torch.from_numpy(unknown)
     ranks = torch.full((len(maps),), -1, device=maps.device)
-    for judge in (_independent_columns, _independent_rows, _from_eigenvalues, _from_singular_values):
+    for judge in (_independent_columns, _independent_rows, _from_eigenvalues):
         left = (ranks < 0).nonzero().squeeze(1)
         if len(left) == 0:
             break
         ranks[left] = judge(maps if len(left) == len(maps) else maps[left], tolerance)
-    return ranks
+    return ranks.clamp(min=0), (ranks < 0).nonzero().squeeze(1)
+
+
+def _tolerance(maps: Tensor) -> float:
+    """Relative to the largest singular value."""
+    return max(maps.shape[1:]) * float(torch.finfo(torch.float32).eps)
 
 
 def _in_parts(judge: Judge) -> Judge:
     def judge_in_parts(maps: Tensor, tolerance: float) -> Tensor:
         at_once = max(1, _VALUES_AT_ONCE // maps[0].numel())
-        if len(maps) <= at_once:
-            return judge(maps, tolerance)
         return torch.cat([judge(part, tolerance) for part in maps.split(at_once)])
 
     return judge_in_parts
