@@ -123,7 +123,9 @@ def test_ranks_of_two_processes_hold_what_each_put_aside() -> None:
     assert (int(metric.ranks), int(metric.images)) == (8, 2)
 
 
-def test_nan_is_reported_while_the_images_go_through() -> None:
+@pytest.mark.parametrize("widest", [proven_ranks.WIDEST, 0])
+def test_nan_is_reported_while_the_images_go_through(widest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proven_ranks, "WIDEST", widest)
     maps = torch.eye(4).repeat(2, 3, 1, 1)
     maps[0, 1, 2, 2] = torch.nan
     with pytest.raises(torch.linalg.LinAlgError):

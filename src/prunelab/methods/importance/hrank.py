@@ -21,7 +21,6 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from prunelab.methods.about import About, Origin
-from prunelab.methods.finite import is_finite
 from prunelab.methods.importance.activations import measure, score_taps
 from prunelab.methods.importance.base import Criterion, Reads
 from prunelab.methods.scores import Scores
@@ -74,11 +73,11 @@ class MeanRank(Metric):
         images, width, height, breadth = activations.shape
         if images:
             maps = activations.reshape(-1, height, breadth)
-            ranks, left = quick_ranks(maps)
+            ranks, left, left_maps = quick_ranks(maps)
             self.ranks.add_(ranks.view(images, width).sum(dim=0))
             if len(left):
-                self._put_aside(left % width, maps[left].float())
-        self.images += images
+                self._put_aside(left % width, left_maps)
+        self.images.add_(images)
 
     def compute(self) -> Tensor:
         self._settle()
@@ -96,8 +95,7 @@ class MeanRank(Metric):
         if self._aside and self._aside[0][1].shape[1:] != maps.shape[1:]:
             self._settle()
         self._aside.append((channels, maps))
-        # NaN is reported while the pass that made it is under way.
-        if sum(held.numel() for _, held in self._aside) >= _VALUES_AT_ONCE or not is_finite(maps):
+        if sum(held.numel() for _, held in self._aside) >= _VALUES_AT_ONCE:
             self._settle()
 
     def _settle(self) -> None:
@@ -109,19 +107,23 @@ class MeanRank(Metric):
 
 def matrix_ranks(maps: Tensor) -> Tensor:
     """The ranks (M,) of M maps (M, H, W), as ``torch.linalg.matrix_rank`` gives them in float32: int64."""
-    ranks, left = quick_ranks(maps)
+    ranks, left, left_maps = quick_ranks(maps)
     if len(left):
-        ranks[left] = _from_singular_values(maps[left].float(), _tolerance(maps))
+        ranks[left] = _from_singular_values(left_maps, _tolerance(maps))
     return ranks
 
 
-def quick_ranks(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Those ranks (M,), and the indices of the few maps for which it takes their singular values: 0 for these.
+def quick_ranks(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Those ranks (M,), but 0 for the few maps for which it takes their singular values; the indices (k,) of these, and
+    the maps (k, m, n) themselves.
 
     A Cholesky factorisation of A^T A in float64 proves the rank of nearly all. On other devices, and of wide maps, it
     proves of most that their columns which are not zero are independent; of others, their rows; and the eigenvalues of
     A^T A, the squares of the singular values, settle nearly all that is left. A network of float64 or bfloat16 is
     judged by its maps in float32.
+
+    Raises:
+        LinAlgError: a map holds NaN or infinity.
     """
     maps, tolerance = maps.float(), _tolerance(maps)
     if maps.shape[1] < maps.shape[2]:
@@ -131,17 +133,22 @@ def quick_ranks(maps: Tensor) -> tuple[Tensor, Tensor]:
         from prunelab.methods.importance.proven_ranks import WIDEST, proven_ranks
 
         if maps.shape[2] <= WIDEST:
-            found = proven_ranks(maps.numpy(), tolerance, torch.get_num_threads())
+            matrices = maps.numpy()
+            found = proven_ranks(matrices, tolerance, torch.get_num_threads())
             unknown = np.flatnonzero(found < 0)
             found[unknown] = 0
-            return torch.from_numpy(found), torch.from_numpy(unknown)
+            unknown_matrices = matrices[unknown]
+            if not np.isfinite(unknown_matrices).all():
+                raise torch.linalg.LinAlgError("NaN and infinity have no rank.")
+            return torch.from_numpy(found), torch.from_numpy(unknown), torch.from_numpy(unknown_matrices)
     ranks = torch.full((len(maps),), -1, device=maps.device)
     for judge in (_independent_columns, _independent_rows, _from_eigenvalues):
         left = (ranks < 0).nonzero().squeeze(1)
         if len(left) == 0:
             break
         ranks[left] = judge(maps if len(left) == len(maps) else maps[left], tolerance)
-    return ranks.clamp(min=0), (ranks < 0).nonzero().squeeze(1)
+    left = (ranks < 0).nonzero().squeeze(1)
+    return ranks.clamp(min=0), left, maps[left]
 
 
 def _tolerance(maps: Tensor) -> float:

@@ -73,11 +73,11 @@ def _ranks(matrices, squared_tolerance, measure_rest, found):  # type: ignore[no
     """Ranks by the columns P alone, or by what they leave of the others, too."""
     count, height, width = matrices.shape
     size = (width + 3) // 4 * 4  # columns of zeros fill the last four
-    values = np.zeros((height + 3) // 4 * 4 * ROW)
-    gram, factor = np.empty(size * ROW), np.empty(10 * LANES)
-    left, right = np.empty(4 * ROW), np.empty(4 * ROW)
-    chosen = np.empty(size * LANES)
-    trace, columns, number, rest = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
+    values = _aligned((height + 3) // 4 * 4 * ROW)
+    values[:] = 0
+    gram, left, right = _aligned(size * ROW), _aligned(4 * ROW), _aligned(4 * ROW)
+    chosen, factor = _aligned(size * LANES), _aligned(10 * LANES)
+    trace, columns, number, rest = _aligned(LANES), _aligned(LANES), _aligned(LANES), _aligned(LANES)
     for first in range(0, count, LANES):
         _load(matrices, first, values)
         chosen[:] = 1
@@ -93,6 +93,14 @@ def _ranks(matrices, squared_tolerance, measure_rest, found):  # type: ignore[no
             allowed = squared_tolerance * trace[lane] / (2 * width)
             proven = rest[lane] <= allowed if measure_rest else number[lane] == columns[lane]
             found[first + lane] = number[lane] if proven else -1
+
+
+@_compiled
+def _aligned(count):  # type: ignore[no-untyped-def]
+    """That many values, from an address that is a multiple of 64: no vector lies across two lines of the cache."""
+    array = np.empty(count + 7)
+    start = -(array.ctypes.data // 8) % 8
+    return array[start : start + count]
 
 
 @_compiled
