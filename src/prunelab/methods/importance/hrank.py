@@ -67,7 +67,9 @@ class MeanRank(Metric):
         super().__init__()
         self.add_state("ranks", torch.zeros(width, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
-        self._aside: list[tuple[Tensor, Tensor]] = []  # channels (k,) and their maps (k, H, W)
+        self._aside: list[
+            tuple[Tensor, Tensor]
+        ] = []  # the places of maps (k,) in their batch, and they (k, H, W)
 
     def update(self, activations: Tensor) -> None:
         images, width, height, breadth = activations.shape
@@ -76,7 +78,7 @@ class MeanRank(Metric):
             ranks, left, left_maps = quick_ranks(maps)
             self.ranks.add_(ranks.view(images, width).sum(dim=0))
             if len(left):
-                self._put_aside(left % width, left_maps)
+                self._put_aside(left, left_maps)
         self.images.add_(images)
 
     def compute(self) -> Tensor:
@@ -91,18 +93,18 @@ class MeanRank(Metric):
         self._aside.clear()
         super().reset()
 
-    def _put_aside(self, channels: Tensor, maps: Tensor) -> None:
+    def _put_aside(self, places: Tensor, maps: Tensor) -> None:
         if self._aside and self._aside[0][1].shape[1:] != maps.shape[1:]:
             self._settle()
-        self._aside.append((channels, maps))
+        self._aside.append((places, maps))
         if sum(held.numel() for _, held in self._aside) >= _VALUES_AT_ONCE:
             self._settle()
 
     def _settle(self) -> None:
         if self._aside:
-            channels, maps = (torch.cat(parts) for parts in zip(*self._aside, strict=True))
+            places, maps = (torch.cat(parts) for parts in zip(*self._aside, strict=True))
             self._aside.clear()
-            self.ranks.index_add_(0, channels, _from_singular_values(maps, _tolerance(maps)))
+            self.ranks.index_add_(0, places % len(self.ranks), _from_singular_values(maps, _tolerance(maps)))
 
 
 def matrix_ranks(maps: Tensor) -> Tensor:
@@ -114,8 +116,9 @@ def matrix_ranks(maps: Tensor) -> Tensor:
 
 
 def quick_ranks(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Those ranks (M,), but 0 for the few maps for which it takes their singular values; the indices (k,) of these, and
-    the maps (k, m, n) themselves.
+    """The ranks (M,) that need no singular values; the places (k,) of the few other maps, and these maps (k, m, n).
+
+    The others' ranks are 0.
 
     A Cholesky factorisation of A^T A in float64 proves the rank of nearly all. On other devices, and of wide maps, it
     proves of most that their columns which are not zero are independent; of others, their rows; and the eigenvalues of
