@@ -24,12 +24,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prunelab.cli.config import configure
-from prunelab.models import Training
-from prunelab.recovery import Round
+from prunelab.recipes import Round
 from prunelab.steps import Setup
 from prunelab.steps.baseline import TrainedBaseline
 from prunelab.steps.parts import portion
 from prunelab.structure import ChannelGraph, analyze
+from prunelab.training import Training
 
 HERE = Path(__file__).parent
 CONF = HERE.parent / "conf" / "experiment"
@@ -117,7 +117,7 @@ def _scoring(
     """Operations of scoring, in all rounds; nothing for methods that look at weights alone."""
     method, name = setup.method, setup.names["method"]
     if name == "curl":
-        channels = sum(group.size for group in graph.at(method.levels) if group.name not in method.whole)
+        channels = sum(group.size for group in graph.at(method.levels) if group.name not in method.exclude)
         return channels * method.criterion.proxy_images * full / 2  # type: ignore[attr-defined]
     if name == "eagleeye":
         passes = method.sampler.count * (method.images + method.validation_images)  # type: ignore[attr-defined]

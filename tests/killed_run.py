@@ -15,8 +15,8 @@ from typing import Any
 
 from prunelab.experiment import run
 from prunelab.records import RunFolder
-from prunelab.records.decision import RoundFolder
-from prunelab.recovery.checkpoints import AtomicCheckpoints
+from prunelab.steps.decision import RoundFolder
+from prunelab.training.checkpoints import AtomicCheckpoints
 
 
 def die_after(owner: type, name: str) -> None:

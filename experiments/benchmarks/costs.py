@@ -18,7 +18,8 @@ import torch
 from timing import Stopwatch, floor, machine
 
 from prunelab.models import build
-from prunelab.structure import analyze, apply, candidate
+from prunelab.structure import analyze, apply
+from prunelab.structure.surgery.apply import candidate
 
 RECORD = Path(__file__).parent / "records" / "costs.json"
 AIMS_MS = {

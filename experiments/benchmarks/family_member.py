@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import prunelab
 from prunelab.models import build
-from prunelab.structure.outputs import tensors_in
+from prunelab.structure.tracing.outputs import tensors_in
 
 KEEP = 0.7
 TRUSTED = 1e-4
@@ -80,7 +80,7 @@ def _pruned(model: nn.Module, images: Tensor, exact: bool) -> tuple[dict[str, An
     pruned = prunelab.apply(copy.deepcopy(model), plan)
     parameters = sum(parameter.numel() for parameter in pruned.parameters())
     if structure.cost.params(plan) != parameters:
-        raise AssertionError(f"{structure.cost.params(plan)} parameters foretold, {parameters} found")
+        raise AssertionError(f"{structure.cost.params(plan)} parameters predicted, {parameters} found")
     result = {
         "filter_groups": sum(group.level == "filter" for group in structure.groups),
         "stage_groups": sum(group.level == "stage" for group in structure.groups),

@@ -71,7 +71,8 @@ from prunelab.methods import (
 )
 from prunelab.methods.search.batch_norm import adapt_batch_norm
 from prunelab.methods.search.widths import WidthSpace
-from prunelab.structure import ChannelGroup, PruningPlan, apply, candidate, channels_first, observe
+from prunelab.structure import ChannelGroup, PruningPlan, apply, channels_first, observe
+from prunelab.structure.surgery.apply import candidate
 
 RECORD = Path(__file__).parent / "records" / "scoring.json"
 CRITERIA: dict[str, Criterion] = {
@@ -145,21 +146,25 @@ def plain_hrank(context: PruningContext, images: Tensor, one_pass: bool) -> dict
     """One rank at a time, as the definition says; layer by layer, each with a pass of its own, or all in one."""
     ranks: dict[Any, list[int]] = {}
 
-    def note(tap: Any) -> Callable[[Tensor, int], None]:
+    def note(hook_point: Any) -> Callable[[Tensor, int], None]:
         def rank_maps(tensor: Tensor, dim: int) -> None:
             maps = channels_first(tensor, dim).flatten(0, 1)
-            ranks[tap] = [int(torch.linalg.matrix_rank(single)) for single in maps]
+            ranks[hook_point] = [int(torch.linalg.matrix_rank(single)) for single in maps]
 
         return rank_maps
 
-    taps = list({found.tap for group in context.groups for found in group.taps})
+    hook_points = list({found.hook_point for group in context.groups for found in group.hook_points})
     with torch.no_grad():
-        for part in [taps] if one_pass else [[tap] for tap in taps]:
-            with observe(context.model, {tap: note(tap) for tap in part}):
+        for part in [hook_points] if one_pass else [[hook_point] for hook_point in hook_points]:
+            with observe(context.model, {hook_point: note(hook_point) for hook_point in part}):
                 context.model(images)
-    mean = {tap: np.reshape(found, (len(images), -1)).mean(axis=0) for tap, found in ranks.items()}
+    mean = {
+        hook_point: np.reshape(found, (len(images), -1)).mean(axis=0) for hook_point, found in ranks.items()
+    }
     return {
-        group.name: np.mean([mean[found.tap][found.positions[:, 0]] for found in group.taps], axis=0)
+        group.name: np.mean(
+            [mean[found.hook_point][found.positions[:, 0]] for found in group.hook_points], axis=0
+        )
         for group in context.groups
     }
 
@@ -172,7 +177,7 @@ def plain_curl(context: PruningContext, images: Tensor) -> dict[str, np.ndarray]
         for group in context.groups:
             found = []
             for channel in range(group.size):
-                masks = {at.tap: zeroing(at.positions[channel]) for at in group.taps}
+                masks = {at.hook_point: zeroing(at.positions[channel]) for at in group.hook_points}
                 with observe(context.model, masks):
                     masked = functional.log_softmax(context.model(images), dim=1)
                 found.append(float((masked.exp() * (masked - original)).sum(dim=1).mean()))

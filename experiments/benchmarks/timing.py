@@ -46,7 +46,7 @@ class Stopwatch:
 
 
 class Watching(TorchDispatchMode):
-    """Looks at every operator and does nothing: what tracing costs at least."""
+    """Trials at every operator and does nothing: what tracing costs at least."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))

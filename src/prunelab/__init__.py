@@ -31,15 +31,7 @@ if TYPE_CHECKING:
         Random,
         Taylor,
     )
-    from prunelab.structure import (
-        ChannelGraph,
-        ChannelGroup,
-        CostModel,
-        PruningPlan,
-        analyze,
-        apply,
-        check,
-    )
+    from prunelab.structure import ChannelGraph, ChannelGroup, CostModel, PruningPlan, analyze, apply, check
 
 # Each public name and the package that defines it; imported when first used, so that reports start without torch.
 _HOMES = {

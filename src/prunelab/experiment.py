@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import prunelab
-from prunelab.logging import RunLogger, writing_log
-from prunelab.methods.ranks import from_first_rank
+from prunelab.distributed import failing_together, held_by_rank_zero, is_rank_zero, start_processes
+from prunelab.distributed.ranks import from_rank_zero
 from prunelab.records import Record, RunFolder, claimed
 from prunelab.records.reason import reason
-from prunelab.recovery import held_by_first_rank, is_first_rank, start_processes, united
 from prunelab.steps import Setup, failure_of, full_network, measure, prune_and_recover, record_of
+from prunelab.tracking import RunLogger, writing_log
 
 log = logging.getLogger(__name__)
 
@@ -40,31 +40,31 @@ def run(config: Mapping[str, Any]) -> Outcome:
     folder = RunFolder.of(config)
     setup = Setup.of(config)
     setup.task.machine.prepare_process()
-    start_processes(setup.task.machine, folder.key)
-    if (record := from_first_rank(folder.record)) is not None:
+    start_processes(setup.task.machine.trainer(logger=False), folder.key)
+    if (record := from_rank_zero(folder.record)) is not None:
         return Outcome(record, folder, is_new=False)
-    from_first_rank(folder.create)
-    with held_by_first_rank(lambda: claimed(folder.path, f"the run {folder.key}")):
-        if (record := from_first_rank(folder.record)) is not None:  # made while this process waited
+    from_rank_zero(folder.create)
+    with held_by_rank_zero(lambda: claimed(folder.path, f"the run {folder.key}")):
+        if (record := from_rank_zero(folder.record)) is not None:  # made while this process waited
             return Outcome(record, folder, is_new=False)
-        with _noted(setup, folder) if is_first_rank() else nullcontext():
-            from_first_rank(lambda: folder.start(config))
-            record = united(lambda: _perform(setup, folder, config))
-            from_first_rank(lambda: folder.finish(record))
+        with _noted(setup, folder) if is_rank_zero() else nullcontext():
+            from_rank_zero(lambda: folder.start(config))
+            record = failing_together(lambda: _perform(setup, folder, config))
+            from_rank_zero(lambda: folder.finish(record))
     return Outcome(record, folder, is_new=True)
 
 
 def _perform(setup: Setup, folder: RunFolder, config: Mapping[str, Any]) -> Record:
     """Everything in the run's folder but the record."""
     started = datetime.now(UTC)
-    logger = setup.logger if is_first_rank() else RunLogger()
+    logger = setup.logger if is_rank_zero() else RunLogger()
     logger.start(folder.path, config)
     try:
         full = full_network(setup)
         pruned = prune_and_recover(setup, full, folder.rounds)
         figures = measure(setup, full, pruned)
-        from_first_rank(lambda: prunelab.save(pruned.network, folder.path))
-        record = from_first_rank(lambda: record_of(setup, full, pruned, figures, folder.key, config, started))
+        from_rank_zero(lambda: prunelab.save(pruned.network, folder.path))
+        record = from_rank_zero(lambda: record_of(setup, full, pruned, figures, folder.key, config, started))
         logger.finish(record)
     finally:
         logger.close()

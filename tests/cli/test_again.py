@@ -58,10 +58,10 @@ def test_settings_are_changed() -> None:
 
 def test_what_stands_for_a_setting_changes_with_it() -> None:
     """A recorded configuration is resolved: budget.flops alone would be without any effect."""
-    before = configure(["method=l1", "budget.flops=0.5", "seed=1", "budget.floor=0.2"])
+    before = configure(["method=l1", "budget.flops=0.5", "seed=1", "budget.min_keep=0.2"])
     after = changed(before, ["budget.flops=0.4", "seed=2", "levels=[filter]", "data.seed=7"])
     expected = configure(
-        ["method=l1", "budget.flops=0.4", "seed=2", "levels=[filter]", "budget.floor=0.2", "data.seed=7"]
+        ["method=l1", "budget.flops=0.4", "seed=2", "levels=[filter]", "budget.min_keep=0.2", "data.seed=7"]
     )
     assert after == expected
     sfp = configure(["method=sfp", "budget.flops=0.5"])  # which has an allocation of its own

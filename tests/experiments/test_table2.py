@@ -46,7 +46,7 @@ def test_a_method_has_the_one_recipe_of_the_controlled_study(method: str) -> Non
     reference = setup_of("experiment=table2_controlled")
     setup = setup_of("experiment=table2_controlled", f"experiment/imagenet_resnet50={method}")
     assert setup.method.levels == ("filter", "stage")
-    assert setup.method.whole == frozenset()
+    assert setup.method.exclude == frozenset()
     assert (setup.recipe, setup.baseline, setup.baseline_key) == (
         reference.recipe, reference.baseline, reference.baseline_key,
     )  # fmt: skip

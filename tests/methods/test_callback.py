@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import prunelab
 from prunelab.errors import UserError
 from prunelab.methods import APoZ, Budget, ImportancePruning, L1Norm, PruningContext, PruningMethod, Taylor
-from prunelab.methods.host import find_network
+from prunelab.methods.lightning_adapter import find_network
 from prunelab.structure import PruningPlan
 
 

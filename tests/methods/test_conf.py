@@ -56,7 +56,7 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "hydra": {"searchpath": [f"file://{CONF}"]},
         "seed": 3,
         "levels": ["filter"],
-        "whole": ["conv1"],
+        "exclude": ["conv1"],
         "exact": True,
         "cardinality": True,
         "budget": {**budget, "normalisation": None},
@@ -77,8 +77,12 @@ def test_a_choice_makes_its_method_with_the_settings_of_the_run(conf: Path, name
     assert isinstance(method, ImportancePruning)
     assert type(method.criterion) is CRITERIA[name]
     assert (method.budget.flops, method.levels, method.images, method.seed) == (0.4, ("filter",), 64, 3)
-    assert (method.whole, method.exact, method.cardinality) == ({"conv1"}, True, True)
-    assert (method.allocation.rule, method.allocation.floor, method.allocation.divisor) == ("uniform", 0.2, 4)
+    assert (method.exclude, method.exact, method.cardinality) == ({"conv1"}, True, True)
+    assert (method.allocation.rule, method.allocation.min_keep, method.allocation.divisor) == (
+        "uniform",
+        0.2,
+        4,
+    )
     assert method.allocation.normalisation == CRITERIA[name].normalisation
 
 

@@ -24,7 +24,7 @@ def method_of(name: str, *words: str) -> PruningMethod:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_whole_group_loses_nothing(name: str) -> None:
     few = ["method.candidates=2", "method.draws=500"] if name == "eagleeye" else []
-    method = method_of(name, "whole=[layer1,layer3.1.conv1]", *few)
+    method = method_of(name, "exclude=[layer1,layer3.1.conv1]", *few)
     network = build("cifar_resnet20", num_classes=5, in_chans=3, image_size=(8, 8))
     context = method.context(network, IMAGES[0][0][:1], IMAGES, validation=IMAGES)
     plan = method.decide(context)
@@ -35,12 +35,12 @@ def test_a_whole_group_loses_nothing(name: str) -> None:
 
 
 def test_a_name_that_is_no_group_is_refused() -> None:
-    method = method_of("l1", "whole=[layer3.1.conv]")
+    method = method_of("l1", "exclude=[layer3.1.conv]")
     network = build("cifar_resnet20", num_classes=5, in_chans=3, image_size=(8, 8))
     with pytest.raises(UserError, match=r"Did you mean 'layer3\.1\.conv1'"):
         method.context(network, IMAGES[0][0][:1])
 
 
 def test_one_word_is_no_list() -> None:
-    with pytest.raises(UserError, match=r"write a list, such as whole=\[conv1\]"):
-        method_of("l1", "whole=conv1")
+    with pytest.raises(UserError, match=r"write a list, such as exclude=\[conv1\]"):
+        method_of("l1", "exclude=conv1")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def truncated(study: StudyFolder) -> None:
-    study.write("bad/record.json", json.dumps(study.finished("l2", folder="whole"))[:300])
+    study.write("bad/record.json", json.dumps(study.finished("l2", folder="exclude"))[:300])
 
 
 def of_another_version(study: StudyFolder) -> None:

@@ -36,7 +36,7 @@ def test_rows_know_the_fronts_that_they_are_on(study: StudyFolder) -> None:
 
 @pytest.mark.parametrize(("top1", "on_it"), [(0.96, True), (0.94, False)])
 def test_the_full_network_is_a_rival(study: StudyFolder, top1: float, on_it: bool) -> None:
-    study.finished("whole", keep=1.0, top1=top1)
+    study.finished("exclude", keep=1.0, top1=top1)
 
     (row,) = aggregate(read_study(study.path)).tables[0].rows
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prunelab.errors import UserError
-from prunelab.logging import CsvLogger, EpochRow
+from prunelab.tracking import CsvLogger, EpochRow
 
 HURRY = "PRUNELAB_TEST_HURRY"
 """Environment variable: no run is slow, and none fails."""

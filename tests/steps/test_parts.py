@@ -29,7 +29,7 @@ def test_every_part_gets_its_final_width_in_its_turn(levels: list[str]) -> None:
     touched: list[set[str]] = []
     for number in (1, 2, 3):
         work = portion(full, method, method.budget, (number, 3))
-        context = method.context(network, IMAGE, budget=work.budget, whole=work.whole, reference=full)
+        context = method.context(network, IMAGE, budget=work.budget, exclude=work.exclude, reference=full)
         plan = method.decide(context)
         touched.append({name for name, (before, after) in plan.widths.items() if after < before})
         apply(network, plan)
@@ -43,7 +43,7 @@ def test_every_part_gets_its_final_width_in_its_turn(levels: list[str]) -> None:
 def test_one_part_is_the_whole_budget() -> None:
     graph = analyze(build("cifar_resnet20", num_classes=10, in_chans=3, image_size=(16, 16)), IMAGE)
     work = portion(graph, uniform(), Budget(flops=0.5), (1, 1))
-    assert (work.budget, work.whole) == (Budget(flops=0.5), frozenset())
+    assert (work.budget, work.exclude) == (Budget(flops=0.5), frozenset())
 
 
 def test_what_cannot_be_done_part_by_part_is_refused() -> None:

@@ -54,7 +54,7 @@ def test_processes_share_a_batch() -> None:
         (["budget.flops=1.5"], "budget.flops=1.5 is not a fraction to keep"),
         (["budget.flops=half"], "budget.flops=half is not a fraction to keep"),
         (["budget.params=0"], "budget.params=0 is not a fraction to keep"),
-        (["budget.flops=0.5", "budget.floor=2"], "floor=2"),
+        (["budget.flops=0.5", "budget.min_keep=2"], "min_keep=2"),
         (["budget.flops=0.5", "budget.allocation=globl"], "Did you mean 'global'"),
         (["budget.flops=0.5", "levels=[stge]"], "Did you mean 'stage'"),
         (["budget.flops=0.5", "levels=[]"], "levels is empty"),

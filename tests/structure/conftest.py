@@ -150,7 +150,7 @@ def prune() -> Callable[..., Pruning]:
     Further options are those of ``analyze``.
 
     On the way it asserts what must hold for any network and any plan: the number of parameters and the FLOPs that
-    the cost model foretells are those of the pruned module.
+    the cost model predicts are those of the pruned module.
     """
     return _prune
 

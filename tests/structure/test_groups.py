@@ -128,11 +128,11 @@ def test_every_prunable_channel_is_made_somewhere_and_can_be_seen(name: str) -> 
         assert group.frozen is None
         assert group.producers, group.name
         assert group.having("consumer"), group.name
-        assert group.taps, group.name
-        for found in group.taps:
+        assert group.hook_points, group.name
+        for found in group.hook_points:
             assert found.positions.shape[0] == group.size
             assert len(np.unique(found.positions)) == found.positions.size
-            assert found.positions.max() < found.tap.width
+            assert found.positions.max() < found.hook_point.width
     assert all(group.frozen for group in graph.frozen)
 
 

@@ -159,7 +159,9 @@ def test_the_same_network_gives_the_same_structure(random_plan: Callable[..., An
         assert [(g.name, g.level, g.size) for g in graph.groups] == [
             (g.name, g.level, g.size) for g in graphs[0].groups
         ]
-        assert [g.taps[0].tap for g in graph.groups] == [g.taps[0].tap for g in graphs[0].groups]
+        assert [g.hook_points[0].hook_point for g in graph.groups] == [
+            g.hook_points[0].hook_point for g in graphs[0].groups
+        ]
         assert graph.blocks == graphs[0].blocks
         assert graph.cost.flops() == graphs[0].cost.flops()
         assert random_plan(graph, 7).digest() == random_plan(graphs[0], 7).digest()

@@ -1,4 +1,4 @@
-"""Random small networks, random plans: whatever is analysed can be pruned, costs what is foretold and stays exact."""
+"""Random small networks, random plans: whatever is analysed can be pruned, costs what is predicted and stays exact."""
 
 from __future__ import annotations
 

@@ -120,13 +120,13 @@ def perform(config: Mapping[str, Any], label: str) -> Job:
     if not is_one_of_several() and (job := settled(config, label)) is not None:
         return job
     # These bring Lightning: seconds that a finished sweep does not need.
+    from prunelab.distributed import takes_part
+    from prunelab.distributed.ranks import from_rank_zero
     from prunelab.experiment import run
-    from prunelab.methods.ranks import from_first_rank
-    from prunelab.recovery import takes_part
 
     if not takes_part(RunFolder.of(config).key):
         return settled(config, label) or Job(label)
-    if (job := from_first_rank(lambda: settled(config, label))) is not None:
+    if (job := from_rank_zero(lambda: settled(config, label))) is not None:
         return job
     outcome = run(config)
     return Job(label, outcome.record, outcome.folder.path, outcome.is_new)

@@ -16,7 +16,7 @@ from prunelab.errors import UserError
 from prunelab.models.origin import Origin
 from prunelab.records.atomic import write_atomically
 from prunelab.structure import PruningPlan, apply
-from prunelab.structure.surgery import named_tensors
+from prunelab.structure.surgery.apply import named_tensors
 
 SCHEMA = 2
 WEIGHTS_FILE, PLAN_FILE = "model.safetensors", "plan.json"

@@ -1,8 +1,9 @@
 """Pruning methods: Lightning callbacks that decide what a network keeps."""
 
-from prunelab.methods.allocation import allocate
-from prunelab.methods.base import PruningMethod
-from prunelab.methods.budget import Budget
+from prunelab.methods.allocation.budget import Budget
+from prunelab.methods.allocation.candidate_widths import Allocation
+from prunelab.methods.allocation.from_scores import allocate
+from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.calibration import Calibration
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance import (
@@ -22,12 +23,19 @@ from prunelab.methods.importance import (
     Random,
     Taylor,
 )
-from prunelab.methods.ladders import Allocation
-from prunelab.methods.learning import LearningMethod
+from prunelab.methods.learning import (
+    LFPC,
+    SSL,
+    VCNN,
+    AutoPruner,
+    GroupBrainDamage,
+    LearningMethod,
+    Slimming,
+    SoftPruning,
+)
+from prunelab.methods.method import PruningMethod
 from prunelab.methods.reconstruction import ChannelPruning, ReconstructionPruning, Subspace, ThiNet
-from prunelab.methods.scores import Scores
 from prunelab.methods.search import EagleEye
-from prunelab.methods.training import LFPC, SSL, VCNN, AutoPruner, GroupBrainDamage, Slimming, SoftPruning
 
 __all__ = [
     "CURL",

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunelab.errors import UserError
-from prunelab.methods.budget import Budget
+from prunelab.methods.allocation.budget import Budget
+from prunelab.methods.allocation.candidate_widths import Allocation, check_levels
 from prunelab.methods.calibration import Calibration
-from prunelab.methods.ladders import Allocation, check_levels
 from prunelab.structure import ChannelGraph, ChannelGroup, ResidualBlock
 
 CPU = torch.device("cpu")
@@ -62,18 +62,18 @@ class PruningContext:
     method: str = "The method"
     reference: ChannelGraph | None = None
     progress: bool = False
-    whole: frozenset[str] = frozenset()
+    exclude: frozenset[str] = frozenset()
     example_input: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", check_levels(self.levels))
-        for name in self.whole:
+        for name in self.exclude:
             self.graph.group(name)  # says which names there are
 
     @property
     def groups(self) -> tuple[ChannelGroup, ...]:
         """The groups that may be pruned."""
-        return tuple(group for group in self.graph.at(self.levels) if group.name not in self.whole)
+        return tuple(group for group in self.graph.at(self.levels) if group.name not in self.exclude)
 
     @property
     def blocks(self) -> tuple[ResidualBlock, ...]:

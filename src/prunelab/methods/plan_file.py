@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from prunelab.errors import UserError
-from prunelab.methods.budget import Budget
-from prunelab.methods.steps import allowed_cost, cost_function, full_cost
+from prunelab.methods.allocation.budget import Budget
+from prunelab.methods.allocation.step_search import allowed_cost, cost_function, full_cost
 from prunelab.records.atomic import write_atomically
 from prunelab.structure import ChannelGraph, PruningPlan
 

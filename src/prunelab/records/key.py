@@ -40,8 +40,8 @@ WITHOUT_EFFECT = (
 """Dotted names of the settings that are left out of every key, because they cannot change a result."""
 
 UNSAID: Mapping[str, Any] = {
-    "whole": [],
-    "method.whole": [],
+    "exclude": [],
+    "method.exclude": [],
     "exact": False,
     "method.exact": False,
     "cardinality": False,

@@ -1,7 +1,7 @@
 """From the records of a study to its tables and its page. Needs no torch."""
 
 from prunelab.report.aggregate import Baseline, Report, Row, Table, aggregate
-from prunelab.report.csv import to_csv
+from prunelab.report.csv_table import to_csv
 from prunelab.report.latex import to_latex
 from prunelab.report.markdown import to_markdown
 from prunelab.report.measures import Statistic

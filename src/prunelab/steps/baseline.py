@@ -10,12 +10,12 @@ import pytorch_lightning as pl
 from torch import nn
 
 from prunelab.errors import UserError
-from prunelab.logging import Curves, CurvesFile
-from prunelab.models import Training, load_weights
-from prunelab.records.baselines import TRAINING_FOLDER
+from prunelab.models import load_weights
 from prunelab.records.folder import CURVES_FILE
-from prunelab.recovery import fit
+from prunelab.steps.baseline_store import TRAINING_FOLDER
 from prunelab.steps.task import Task
+from prunelab.tracking import Curves, CurvesFile
+from prunelab.training import Training, fit
 
 
 class BaselineSource(Protocol):

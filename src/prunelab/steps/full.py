@@ -7,11 +7,11 @@ from pathlib import Path
 
 from torch import nn
 
-from prunelab.methods.ranks import from_first_rank
-from prunelab.methods.reach import require_reachable
+from prunelab.distributed import held_by_rank_zero
+from prunelab.distributed.ranks import from_rank_zero
+from prunelab.methods.allocation.feasibility import require_feasible
 from prunelab.records import Accuracy
-from prunelab.records.baselines import Baseline
-from prunelab.recovery import held_by_first_rank
+from prunelab.steps.baseline_store import Baseline
 from prunelab.steps.parts import portion
 from prunelab.steps.setup import Setup
 from prunelab.structure import ChannelGraph
@@ -41,7 +41,7 @@ def full_network(setup: Setup) -> FullNetwork:
     network = task.network()
     graph = method.structure(network, task.example_input())
     reach = (setup.budget, method.levels, method.allocation, setup.names["model"])
-    require_reachable(graph, *reach, whole=method.whole)
+    require_feasible(graph, *reach, exclude=method.exclude)
     last_part = setup.recipe.rounds(setup.budget.keep)[-1].part
     portion(graph, method, setup.budget, last_part)  # can it be done so?
     task.data.calibration_dataloader(setup.recipe.calibration_images)  # are there so many?
@@ -53,13 +53,13 @@ def full_network(setup: Setup) -> FullNetwork:
 def _stored_or_trained(setup: Setup) -> tuple[Baseline, bool]:
     """The baseline, and whether it was made just now. Of all that ask for it at once, one makes it."""
     store, key = setup.store, setup.baseline_key
-    if from_first_rank(lambda: store.has(key)):
+    if from_rank_zero(lambda: store.has(key)):
         return store.load(key), False
-    with held_by_first_rank(lambda: store.claimed(key)):
-        if from_first_rank(lambda: store.has(key)):  # made while this process waited
+    with held_by_rank_zero(lambda: store.claimed(key)):
+        if from_rank_zero(lambda: store.has(key)):  # made while this process waited
             return store.load(key), False
         baseline = _trained(setup, store.folder(key))
-        from_first_rank(lambda: store.save(key, baseline))
+        from_rank_zero(lambda: store.save(key, baseline))
         return baseline, True
 
 

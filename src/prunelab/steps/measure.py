@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from prunelab.methods.ranks import from_first_rank
+from prunelab.distributed.ranks import from_rank_zero
 from prunelab.records import Accuracy, Metrics
 from prunelab.steps.full import FullNetwork
 from prunelab.steps.rounds import Pruned
@@ -33,7 +33,7 @@ def measure(setup: Setup, full: FullNetwork, pruned: Pruned) -> Figures:
     validation = task.validation_accuracy(pruned.network)
     accuracy = task.test_accuracy(pruned.network)
     graph = analyze(pruned.network, task.example_input())
-    full_latency, pruned_latency = from_first_rank(lambda: task.latencies(full.network, pruned.network))
+    full_latency, pruned_latency = from_rank_zero(lambda: task.latencies(full.network, pruned.network))
     return Figures(
         baseline=_metrics(full.accuracy, full.graph, full_latency),
         pruned=_metrics(accuracy, graph, pruned_latency),

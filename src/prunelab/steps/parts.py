@@ -8,7 +8,7 @@ import numpy as np
 
 from prunelab.errors import UserError
 from prunelab.methods import Budget, PruningMethod, Scores, allocate
-from prunelab.methods.steps import cost_function, full_cost
+from prunelab.methods.allocation.step_search import cost_function, full_cost
 from prunelab.structure import ChannelGraph
 
 
@@ -17,7 +17,7 @@ class Portion:
     """What one round is about: a budget of the whole network, and the groups that the round leaves alone."""
 
     budget: Budget
-    whole: frozenset[str]
+    exclude: frozenset[str]
 
 
 def portion(full: ChannelGraph, method: PruningMethod, budget: Budget, part: tuple[int, int]) -> Portion:
@@ -32,7 +32,7 @@ def portion(full: ChannelGraph, method: PruningMethod, budget: Budget, part: tup
     number, parts = part
     if parts == 1:
         return Portion(budget, frozenset())
-    names = [group.name for group in full.at(method.levels) if group.name not in method.whole]
+    names = [group.name for group in full.at(method.levels) if group.name not in method.exclude]
     _require_parts(method, names, parts)
     scores = Scores({name: np.ones(full.group(name).size) for name in names})
     final = allocate(full, scores, budget, method.levels, method.allocation)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prunelab.records import BudgetSummary, Failure, PlanSummary, Record, Timings
-from prunelab.records.environment import git_state, hardware, versions
+from prunelab.steps.environment import git_state, hardware, versions
 from prunelab.steps.full import FullNetwork
 from prunelab.steps.measure import Figures
 from prunelab.steps.rounds import Pruned

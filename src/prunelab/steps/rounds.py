@@ -11,17 +11,18 @@ from typing import cast
 import pytorch_lightning as pl
 from torch import nn
 
+from prunelab.distributed.ranks import from_rank_zero, require_same
 from prunelab.errors import UserError
-from prunelab.logging import Curves
 from prunelab.methods import Budget, LearningMethod, PruningContext
-from prunelab.methods.ranks import from_first_rank, require_same
+from prunelab.recipes import Round
 from prunelab.records import Accuracy
-from prunelab.records.decision import Decision, RoundFolder, fingerprint
-from prunelab.recovery import Round, fit
+from prunelab.steps.decision import Decision, RoundFolder, fingerprint
 from prunelab.steps.full import FullNetwork
 from prunelab.steps.parts import portion
 from prunelab.steps.setup import Setup
 from prunelab.structure import ChannelGraph, PruningPlan, apply, check
+from prunelab.tracking import Curves
+from prunelab.training import fit
 
 CHECKED_IMAGES = 4
 TOLERANCE = 1e-4
@@ -76,7 +77,7 @@ def _context(
     """All that a method may look at in this round; ``full`` is the structure before the first one."""
     work = portion(full, setup.method, _budget(setup.budget, step.keep), step.part)
     reference = None if is_first else full
-    return setup.context(network, budget=work.budget, whole=work.whole, reference=reference)
+    return setup.context(network, budget=work.budget, exclude=work.exclude, reference=reference)
 
 
 def _learn(setup: Setup, context: PruningContext, place: RoundFolder, phase: str) -> float:
@@ -111,7 +112,7 @@ def _common_fingerprint(network: nn.Module) -> str:
 def _decide(setup: Setup, context: PruningContext, place: RoundFolder) -> Decision:
     """What to keep of the network in this round."""
     weights = _common_fingerprint(context.model)
-    if (decision := from_first_rank(lambda: place.decision(weights))) is not None:
+    if (decision := from_rank_zero(lambda: place.decision(weights))) is not None:
         return decision
     pl.seed_everything(setup.task.seed, workers=True, verbose=False)
     start = time.perf_counter()
@@ -120,7 +121,7 @@ def _decide(setup: Setup, context: PruningContext, place: RoundFolder) -> Decisi
     context.model.to("cpu")
     require_same(plan.digest(), "The processes decided different plans, so they cannot train together.")
     decision = Decision(plan, weights, time.perf_counter() - start)
-    from_first_rank(lambda: place.decide(decision))
+    from_rank_zero(lambda: place.decide(decision))
     return decision
 
 

@@ -13,19 +13,21 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
+from prunelab.distributed import is_rank_zero
 from prunelab.errors import UserError, nearest
-from prunelab.logging import RunLogger
 from prunelab.methods import Budget, PruningContext, PruningMethod
+from prunelab.recipes import Recipe
 from prunelab.records import BASELINES, baseline_key
-from prunelab.records.baselines import BaselineStore
-from prunelab.recovery import Machine, Recipe, is_first_rank
 from prunelab.steps.baseline import BaselineSource
-from prunelab.steps.kinds import check_common, check_kinds
+from prunelab.steps.baseline_store import BaselineStore
+from prunelab.steps.fast_dev_run import shortened
 from prunelab.steps.task import NetworkSettings, Task
-from prunelab.steps.trial import shortened
+from prunelab.steps.value_types import check_common, check_kinds
+from prunelab.tracking import RunLogger
+from prunelab.training import Machine
 
 KEYS = (
-    "names", "study", "seed", "levels", "whole", "exact", "cardinality", "outputs", "fast_dev_run", "sweep",
+    "names", "study", "seed", "levels", "exclude", "exact", "cardinality", "outputs", "fast_dev_run", "sweep",
     "data", "model", "baseline", "method", "budget", "recipe", "trainer", "logger", "learning_epochs",
 )  # fmt: skip
 GROUPS = ("data", "baseline", "method", "recipe", "trainer", "logger")
@@ -95,7 +97,7 @@ class Setup:
             data.calibration_dataloader(method.images) if method.reads_images else None,
             device=task.machine.device,
             name=self.names["model"],
-            progress=is_first_rank(),
+            progress=is_rank_zero(),
             validation=data.validation_dataloader(method.validation_images)
             if method.reads_validation
             else None,

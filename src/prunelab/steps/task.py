@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from prunelab.data import ImageData
 from prunelab.data.loader import BatchLoader
+from prunelab.distributed import is_rank_zero
 from prunelab.errors import UserError
 from prunelab.evaluation import accuracy, forward_milliseconds
 from prunelab.models import build
-from prunelab.models.own import import_own
+from prunelab.models.user_models import import_user_module
 from prunelab.records import Accuracy
-from prunelab.recovery import Machine, is_first_rank
+from prunelab.training import Machine
 
 LATENCY_BATCHES = (1, 64)
 LATENCY_SECONDS = 2.0
@@ -49,7 +50,7 @@ class NetworkSettings:
 
     def __post_init__(self) -> None:
         if self.module is not None:
-            import_own(self.module)
+            import_user_module(self.module)
         for name, said_by in _SAID_ELSEWHERE.items():
             if name in self.arguments:
                 raise UserError(f"model.arguments.{name}: {said_by}; leave it out.")
@@ -102,7 +103,7 @@ class Task:
             total=number,
             console=console,
             transient=True,
-            disable=not (console.is_terminal and is_first_rank()),
+            disable=not (console.is_terminal and is_rank_zero()),
         )
         return accuracy(network, shown, self.data.num_classes, self.machine.device, self._memory_format)
 

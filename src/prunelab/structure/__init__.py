@@ -1,15 +1,15 @@
 """What can be removed from a network, what it costs, and how it is removed (torch, numpy and scipy only)."""
 
 from prunelab.structure.blocks import ResidualBlock
-from prunelab.structure.candidate import candidate
 from prunelab.structure.cost import CostModel
 from prunelab.structure.gathers import GroupGather, change_gathered
 from prunelab.structure.graph import ChannelGraph, analyze
 from prunelab.structure.groups import LEVELS, ChannelGroup, Slice
-from prunelab.structure.masking import check, masked_forward
+from prunelab.structure.hook_points import GroupHookPoint, HookPoint, channels_first, observe
 from prunelab.structure.plan import PruningPlan
-from prunelab.structure.surgery import apply
-from prunelab.structure.taps import GroupTap, Tap, channels_first, observe
+from prunelab.structure.surgery.apply import apply
+from prunelab.structure.surgery.candidate import candidate
+from prunelab.structure.surgery.masking import check, masked_forward
 
 __all__ = [
     "LEVELS",
@@ -17,11 +17,11 @@ __all__ = [
     "ChannelGroup",
     "CostModel",
     "GroupGather",
-    "GroupTap",
+    "GroupHookPoint",
+    "HookPoint",
     "PruningPlan",
     "ResidualBlock",
     "Slice",
-    "Tap",
     "analyze",
     "apply",
     "candidate",

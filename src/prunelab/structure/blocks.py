@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prunelab.structure.ids import Components, Ids
-from prunelab.structure.marks import Marked, Trace, Visit
-from prunelab.structure.taps import Tap, branch_tap
+from prunelab.structure.hook_points import HookPoint, branch_hook_point
+from prunelab.structure.tracing.ids import Components, Ids
+from prunelab.structure.tracing.marks import Marked, Trace, Visit
 
 # Functions that change nothing the second time: relu(relu(x)) = relu(x).
 _IDEMPOTENT = {"relu": "relu", "relu_": "relu", "hardtanh": "relu6", "hardtanh_": "relu6"}
@@ -26,7 +26,7 @@ class ResidualBlock:
     """
 
     name: str
-    branch: Tap | None
+    branch: HookPoint | None
     exits: tuple[str, ...]
     groups: tuple[str, ...]
     stage: str | None
@@ -121,7 +121,7 @@ def describe(
     names: list[str],
     tensors_of: list[set[str]],
 ) -> tuple[ResidualBlock, ...]:
-    """Give each block its tap, its exits and its groups (``tensors_of[g]``: the tensors group g has slices in)."""
+    """Give each block its hook point, its exits and its groups (``tensors_of[g]``: the tensors of group g)."""
     blocks = []
     modules = [visit.module for visit, _ in found]
     for visit, path in found:
@@ -131,7 +131,7 @@ def describe(
         blocks.append(
             ResidualBlock(
                 name=visit.module,
-                branch=branch_tap(branch),
+                branch=branch_hook_point(branch),
                 exits=_exits(trace, branch, inside),
                 groups=tuple(
                     name

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunelab.errors import UserError
-from prunelab.structure.ids import Components, Ids
-from prunelab.structure.marks import Trace
 from prunelab.structure.plan import PruningPlan
+from prunelab.structure.tracing.ids import Components, Ids
+from prunelab.structure.tracing.marks import Trace
 
 _Term = tuple[float, Sequence[Ids], int]
 """A coefficient, the dimensions that it is multiplied by, and its column of ``alive`` (see ``_Sum``)."""

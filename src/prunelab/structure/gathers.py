@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from prunelab.structure.calls import WhileOutermost
-from prunelab.structure.ids import Components
-from prunelab.structure.marks import Trace
+from prunelab.structure.tracing.calls import WhileOutermost
+from prunelab.structure.tracing.ids import Components
+from prunelab.structure.tracing.marks import Trace
 
 
 @dataclass(frozen=True)

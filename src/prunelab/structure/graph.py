@@ -12,18 +12,18 @@ from torch import nn
 
 from prunelab.errors import UserError, nearest
 from prunelab.structure.blocks import ResidualBlock, describe, find_blocks
-from prunelab.structure.collector import without_collector
 from prunelab.structure.cost import CostModel, cost_model
 from prunelab.structure.gathers import find_gathers
 from prunelab.structure.groups import ChannelGroup, Partition, partition
-from prunelab.structure.ids import Components
-from prunelab.structure.marks import Trace
+from prunelab.structure.hook_points import find_hook_points
 from prunelab.structure.network import Network
 from prunelab.structure.plan import Cut, PruningPlan
-from prunelab.structure.proof import prove
-from prunelab.structure.remedies import Link, Remedy, Unwritten
-from prunelab.structure.rewriting import Width
-from prunelab.structure.taps import find_taps
+from prunelab.structure.proving.proof import prove
+from prunelab.structure.proving.remedies import Link, Remedy, Unwritten
+from prunelab.structure.surgery.rewriting import Width
+from prunelab.structure.tracing.collector import without_collector
+from prunelab.structure.tracing.ids import Components
+from prunelab.structure.tracing.marks import Trace
 
 
 @dataclass(frozen=True)
@@ -207,9 +207,12 @@ def analyze(
     components, parts, remedies = _proved(network, trace, exact)
     prunable = [number for number, group in enumerate(parts.groups) if group.frozen is None]
     members = [parts.members[number] for number in prunable]
-    taps = find_taps(trace, components, members)
+    hook_points = find_hook_points(trace, components, members)
     gathers = find_gathers(trace, components, members)
-    groups = tuple(replace(parts.groups[n], taps=taps[i], gathers=gathers[i]) for i, n in enumerate(prunable))
+    groups = tuple(
+        replace(parts.groups[n], hook_points=hook_points[i], gathers=gathers[i])
+        for i, n in enumerate(prunable)
+    )
     group_of = np.full(components.count, -1, dtype=np.int64)
     for number, channels in enumerate(members):
         group_of[channels] = number

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunelab.structure.gathers import GroupGather
-from prunelab.structure.ids import Components, Ids
-from prunelab.structure.marks import Trace
-from prunelab.structure.taps import GroupTap
+from prunelab.structure.hook_points import GroupHookPoint
+from prunelab.structure.tracing.ids import Components, Ids
+from prunelab.structure.tracing.marks import Trace
 
 LEVELS = ("filter", "stage", "block")
 
@@ -48,7 +48,7 @@ class ChannelGroup:
     frozen: str | None
     inexact: str | None
     slices: tuple[Slice, ...] = field(repr=False)
-    taps: tuple[GroupTap, ...] = field(repr=False, default=())
+    hook_points: tuple[GroupHookPoint, ...] = field(repr=False, default=())
     gathers: tuple[GroupGather, ...] = field(repr=False, default=())
 
     def having(self, *roles: str) -> tuple[Slice, ...]:

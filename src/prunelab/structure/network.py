@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from prunelab.errors import UserError
-from prunelab.structure.marks import Trace
-from prunelab.structure.outputs import tensors_in
-from prunelab.structure.surgery import named_tensors
-from prunelab.structure.trace import Tracer, run
-from prunelab.structure.trial import call_with
+from prunelab.structure.surgery.apply import named_tensors
+from prunelab.structure.surgery.temporary import call_with
+from prunelab.structure.tracing.marks import Trace
+from prunelab.structure.tracing.outputs import tensors_in
+from prunelab.structure.tracing.trace import Tracer, run
 
 MANY_GROUPS = 8
 """A group normalisation of at least so many groups loses whole ones: that is exact, and not too coarse."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prunelab.errors import UserError
-from prunelab.structure.rewriting import Width
+from prunelab.structure.surgery.rewriting import Width
 
 VERSION = 1
 Indices = tuple[int, ...]

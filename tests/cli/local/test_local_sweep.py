@@ -16,7 +16,7 @@ LOCAL = ("hydra/launcher=local", "hydra.launcher.jobs=2")
 LOGGER = """
 import json, os, signal
 from pathlib import Path
-from prunelab.logging import RunLogger
+from prunelab.tracking import RunLogger
 
 class Deadly(RunLogger):
     def start(self, folder, config):

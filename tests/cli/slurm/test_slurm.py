@@ -14,8 +14,8 @@ from submitit.helpers import DelayedSubmission
 
 from prunelab.cli.run import main
 from prunelab.cli.slurm import SlurmSettings, wait, work
+from prunelab.cli.slurm.jobs import State, states
 from prunelab.cli.slurm.launch import Run
-from prunelab.cli.slurm.queue import State, states
 from prunelab.cli.slurm.wait import Submitted, endings
 from prunelab.cli.summary import Job
 from prunelab.errors import UserError

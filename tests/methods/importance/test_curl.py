@@ -20,7 +20,7 @@ MakeContext = Callable[..., PruningContext]
 
 
 def plain_curl(model: nn.Module, graph: Any, images: Tensor, kept: Any, dropped: Any = ()) -> float:
-    """KL(masked || original) with the masked network of the structure engine, which knows nothing of taps."""
+    """KL(masked || original) with the masked network of the structure engine, which knows nothing of hook_points."""
     masked = masked_forward(model, graph.plan(kept, dropped), images).softmax(dim=1)
     original = masked_forward(model, graph.plan(), images).softmax(dim=1)
     return float((masked * (masked / original).log()).sum(dim=1).mean())
@@ -50,15 +50,17 @@ def test_modules_done_before_the_tap_are_not_run_again(
     residual: nn.Module, batches: Any, make_context: MakeContext
 ) -> None:
     context = make_context(CURL(), residual)
-    taps = {group.name: [found.tap for found in group.taps] for group in context.groups}
-    schedule = record_schedule(residual, batches[0][0], [tap for found in taps.values() for tap in found])
-    prefix = schedule.before(taps["blocks.2.conv1"])
+    hook_points = {group.name: [found.hook_point for found in group.hook_points] for group in context.groups}
+    schedule = record_schedule(
+        residual, batches[0][0], [hook_point for found in hook_points.values() for hook_point in found]
+    )
+    prefix = schedule.before(hook_points["blocks.2.conv1"])
     assert {*prefix.read, *prefix.unread} == {
         "stem", "norm", "blocks.0", "blocks.1", "blocks.2.conv1", "blocks.2.norm1"
     }  # fmt: skip
     # The ReLU reads norm1 and the addition the block before; the stem's ReLU runs although nothing reads it.
     assert prefix.read == ("blocks.1", "blocks.2.norm1", "norm")
-    (stage,) = [found for name, found in taps.items() if not name.endswith("conv1")]
+    (stage,) = [found for name, found in hook_points.items() if not name.endswith("conv1")]
     assert schedule.before(stage).read == ("norm",)
 
 

@@ -12,10 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunelab.methods import Budget, HRank, ImportancePruning, PruningContext
-from prunelab.methods.importance import proven_ranks
-from prunelab.methods.importance.hrank import MeanRank, matrix_ranks
+from prunelab.methods.importance.hrank import MeanRank
+from prunelab.methods.importance.kernels import proven_ranks
 
 MakeContext = Callable[..., PruningContext]
+
+
+def matrix_ranks(maps: Tensor) -> Tensor:
+    """Of maps (M, H, W), as the channels of one image."""
+    metric = MeanRank(len(maps))
+    metric.update(maps[None])
+    return metric.compute()
 
 
 def test_ranks_by_hand() -> None:

@@ -25,7 +25,7 @@ RIDGE = 1e-12
 
 @pytest.fixture
 def samples() -> tuple[np.ndarray, np.ndarray]:
-    """x (rows, inputs, taps) of correlated inputs, W (outputs, inputs, taps)."""
+    """x (rows, inputs, hook points) of correlated inputs, W (outputs, inputs, hook points)."""
     generator = np.random.default_rng(0)
     mixture = np.eye(INPUTS * TAPS) + 0.5 * generator.normal(size=(INPUTS * TAPS, INPUTS * TAPS))
     rows = generator.normal(size=(ROWS, INPUTS * TAPS)) @ mixture

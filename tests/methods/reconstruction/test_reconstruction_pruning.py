@@ -228,13 +228,13 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("name", ["thinet", "channel_pruning", "subspace"])
 def test_a_choice_makes_its_method_and_shows_the_defaults(name: str) -> None:
     config = configure(
-        [f"method={name}", "budget.flops=0.4", "budget.floor=0.2", "levels=[filter]", "seed=3"]
+        [f"method={name}", "budget.flops=0.4", "budget.min_keep=0.2", "levels=[filter]", "seed=3"]
     )
     method = hydra.utils.instantiate(config["method"])
     assert isinstance(method, ReconstructionPruning)
     assert type(method.rule)() == method.rule
     assert (method.budget.flops, method.levels, method.seed) == (0.4, ("filter",), 3)
-    assert (method.allocation.floor, method.allocation.normalisation) == (0.2, "none")
+    assert (method.allocation.min_keep, method.allocation.normalisation) == (0.2, "none")
     written = yaml.safe_load((CONF / "reconstruction.yaml").read_text())
     fresh = ReconstructionPruning(method.rule, Budget(flops=0.4))
     assert (float(written["ridge"]), written["positions"]) == (fresh.ridge, fresh.positions)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prunelab.methods import Budget, PruningContext, Scores
-from prunelab.methods.ladders import Allocation
+from prunelab.methods.allocation.candidate_widths import Allocation
 from prunelab.methods.search.widths import WidthSpace
 
 
@@ -32,7 +32,7 @@ def test_rates_become_the_nearest_allowed_widths(graph: Any) -> None:
 
 
 def test_floor_and_divisor_hold(graph: Any) -> None:
-    widths = space(graph, floor=0.4, divisor=4).widths(np.array([[0.0, 0.0], [0.3, 0.3], [0.9, 0.9]]))
+    widths = space(graph, min_keep=0.4, divisor=4).widths(np.array([[0.0, 0.0], [0.3, 0.3], [0.9, 0.9]]))
     assert widths.tolist() == [
         [10, 8, 4],
         [8, 4, 4],
@@ -49,7 +49,7 @@ def test_rates_are_scaled_by_the_smallest_number_that_meets_the_budget(graph: An
 
 
 def test_rows_that_cannot_meet_the_budget_are_left_out(graph: Any) -> None:
-    found = space(graph, keep=0.2, floor=0.1)
+    found = space(graph, keep=0.2, min_keep=0.1)
     rows = found.shrunk_to_budget(np.array([[0.5, 0.0], [0.5, 0.5]]))
     assert len(rows) == 1 and found.costs(rows)[0] <= 0.2 * 122
 

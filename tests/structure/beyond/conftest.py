@@ -36,7 +36,7 @@ class Thinned:
 
 @pytest.fixture(scope="session")
 def thin() -> Callable[[nn.Module, Any], Thinned]:
-    """``thin(model, inputs)``: every group loses 30 % at random; the costs foretold are those of the pruned module."""
+    """``thin(model, inputs)``: every group loses 30 % at random; the costs predicted are those of the pruned module."""
     return _thin
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prunelab.cli import planning
-from prunelab.cli.slurm.queue import states
+from prunelab.cli.slurm.jobs import states
 from prunelab.cli.slurm.settings import SlurmSettings
 from prunelab.cli.slurm.wait import Submitted, endings
 from prunelab.cli.summary import Job

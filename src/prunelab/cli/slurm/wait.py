@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prunelab.cli.slurm.queue import GONE, State, states
+from prunelab.cli.slurm.jobs import GONE, State, states
 from prunelab.cli.summary import Job
 
 LAG_S = 15
@@ -55,7 +55,7 @@ class Submitted:
 
 
 def endings(submitted: Mapping[int, Submitted], poll_s: float) -> dict[int, Job]:
-    """How each job ended, once all are over. Looks at the queue every ``poll_s`` seconds.
+    """How each job ended, once all are over. Trials at the queue every ``poll_s`` seconds.
 
     Raises:
         KeyboardInterrupt: the user pressed Ctrl-C; the jobs go on.

@@ -1,18 +1,18 @@
 """Criteria that score channels, one per file, and the method that prunes by them."""
 
 from prunelab.methods.importance.apoz import APoZ
-from prunelab.methods.importance.base import Criterion
 from prunelab.methods.importance.bn_gamma import BNGamma
+from prunelab.methods.importance.criterion import Criterion
 from prunelab.methods.importance.curl import CURL
 from prunelab.methods.importance.entropy import Entropy
 from prunelab.methods.importance.fpgm import FPGM
 from prunelab.methods.importance.hrank import HRank
+from prunelab.methods.importance.importance_pruning import ImportancePruning
 from prunelab.methods.importance.l1 import L1Norm
 from prunelab.methods.importance.l2 import L2Norm
 from prunelab.methods.importance.nisp import NISP
 from prunelab.methods.importance.pfa import PFA
-from prunelab.methods.importance.pruning import ImportancePruning
-from prunelab.methods.importance.random import Random
+from prunelab.methods.importance.random_scores import Random
 from prunelab.methods.importance.scsp import SCSP
 from prunelab.methods.importance.taylor import Taylor
 

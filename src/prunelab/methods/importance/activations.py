@@ -1,6 +1,6 @@
 """Scores from what flows through the network: one pass over the calibration images serves every layer.
 
-A statistic is a torchmetrics ``Metric`` of one tap: it is updated batch by batch, says how its state is
+A statistic is a torchmetrics ``Metric`` of one hook point: it is updated batch by batch, says how its state is
 reduced over ranks, and computes one value per channel. The activations are those that the next layer reads:
 after normalisation and activation function, before pooling. A block is judged by its branch, f(x) in y = f(x)
 + x, averaged over channels.
@@ -18,18 +18,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 from torchmetrics import Metric
 
+from prunelab.distributed.ranks import gather, on_all_ranks
 from prunelab.errors import UserError
+from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.calibration import Batch
 from prunelab.methods.context import PruningContext
 from prunelab.methods.finite import finite_outputs
-from prunelab.methods.importance.base import Reduction, joined, warn_left_whole
-from prunelab.methods.ranks import gather, together
-from prunelab.methods.scores import Scores
+from prunelab.methods.importance.criterion import Reduction, joined, warn_left_whole
 from prunelab.methods.untouched import untouched
-from prunelab.structure import Tap, channels_first, observe
+from prunelab.structure import HookPoint, channels_first, observe
 
-Values = Mapping[Tap, np.ndarray]
-"""For each tap its statistic: float64, one value per channel (width,) unless the criterion says otherwise."""
+Values = Mapping[HookPoint, np.ndarray]
+"""For each hook point its statistic: float64, one value per channel (width,) unless the criterion says otherwise."""
 
 Shape = Literal["positions", "maps"]
 Shaped = Callable[[Tensor, int], Tensor]
@@ -41,21 +41,21 @@ def measure(
     gradients: bool = False,
     shape: Shape = "positions",
 ) -> Values:
-    """Run the calibration images through the network once and give the statistic of every tap.
+    """Run the calibration images through the network once and give the statistic of every hook_point.
 
-    ``statistic(width)`` makes the metric of one tap. It is updated with activations (N, width, positions), or
+    ``statistic(width)`` makes the metric of one hook_point. It is updated with activations (N, width, positions), or
     with maps (N, width, H, W), as ``shape`` says, and, if ``gradients``, with the gradient of each image's
     own loss with respect to them, of the same shape.
 
     Raises:
         UserError: there are no calibration images.
     """
-    metrics = {tap: statistic(tap.width).to(context.device) for tap in _taps(context)}
+    metrics = {hook_point: statistic(hook_point.width).to(context.device) for hook_point in _taps(context)}
     shaped = _positions_last if shape == "positions" else _maps
-    images = together(lambda: _one_pass(context, metrics, shaped, gradients))
+    images = on_all_ranks(lambda: _one_pass(context, metrics, shaped, gradients))
     if sum(gather(images)) == 0:
         raise UserError("The calibration loader holds no images to score with.")
-    return {tap: metric.compute().cpu().double().numpy() for tap, metric in metrics.items()}
+    return {hook_point: metric.compute().cpu().double().numpy() for hook_point, metric in metrics.items()}
 
 
 def score_taps(
@@ -64,18 +64,20 @@ def score_taps(
     reduction: Reduction,
     per_member: Callable[[np.ndarray], np.ndarray] = lambda scores: scores,
 ) -> Scores:
-    """Scores of groups and blocks from statistics of taps.
+    """Scores of groups and blocks from statistics of hook_points.
 
-    A channel that sits at several positions of a tap gets their mean. ``per_member`` changes the scores
-    (size,) that one tap gives a group before the group's taps are joined.
+    A channel that sits at several positions of a hook point gets their mean. ``per_member`` changes the scores
+    (size,) that one hook point gives a group before the group's hook points are joined.
     """
     channels = {}
     for group in context.groups:
-        members = [per_member(values[found.tap][found.positions].mean(axis=1)) for found in group.taps]
+        members = [
+            per_member(values[found.hook_point][found.positions].mean(axis=1)) for found in group.hook_points
+        ]
         if members:
             channels[group.name] = joined(members, reduction)
     warn_left_whole(
-        context, [group.name for group in context.groups if not group.taps], "can be observed nowhere"
+        context, [group.name for group in context.groups if not group.hook_points], "can be observed nowhere"
     )
     blocks = {block.name: float(values[block.branch].mean()) for block in context.blocks if block.branch}
     return Scores(channels, blocks)
@@ -101,19 +103,21 @@ def calibration_batches(context: PruningContext) -> Iterator[Batch]:
         bar.update(task, total=bar.tasks[task].completed)
 
 
-def _taps(context: PruningContext) -> list[Tap]:
-    taps = {found.tap for group in context.groups for found in group.taps}
-    taps |= {block.branch for block in context.blocks if block.branch}
-    return sorted(taps, key=lambda tap: (tap.module, tap.call, tap.dim))
+def _taps(context: PruningContext) -> list[HookPoint]:
+    hook_points = {found.hook_point for group in context.groups for found in group.hook_points}
+    hook_points |= {block.branch for block in context.blocks if block.branch}
+    return sorted(hook_points, key=lambda hook_point: (hook_point.module, hook_point.call, hook_point.dim))
 
 
-def _one_pass(context: PruningContext, metrics: Mapping[Tap, Metric], shaped: Shaped, gradients: bool) -> int:
+def _one_pass(
+    context: PruningContext, metrics: Mapping[HookPoint, Metric], shaped: Shaped, gradients: bool
+) -> int:
     """Update the metrics with this rank's images; how many there were."""
     seen = 0
-    for tap, metric in metrics.items():  # a rank without a batch must have states to reduce, too
-        nothing = shaped(torch.zeros(1, tap.width, 1, device=context.device), 1)[:0]
+    for hook_point, metric in metrics.items():  # a rank without a batch must have states to reduce, too
+        nothing = shaped(torch.zeros(1, hook_point.width, 1, device=context.device), 1)[:0]
         metric.update(*((nothing, nothing) if gradients else (nothing,)))
-    observers = {tap: _observer(metric, shaped, gradients) for tap, metric in metrics.items()}
+    observers = {hook_point: _observer(metric, shaped, gradients) for hook_point, metric in metrics.items()}
     with (
         untouched(context.model, context.device, context.seed),
         observe(context.model, observers),

@@ -3,7 +3,7 @@
 Luo, Wu: Neural Network Pruning with Residual-Connections and Limited-Data, CVPR 2020, arXiv:1911.08114, section
 3.2. Compared are the softmax outputs, as in the authors' code (Roll920/CURL), which overwrites the score with
 every batch of a larger proxy set; here it is the mean over all images. The paper sorts the scores of all layers
-together (``normalisation: none``), keeps 30 % of every layer (``floor``) and never prunes the last stage.
+together (``normalisation: none``), keeps 30 % of every layer (``min_keep``) and never prunes the last stage.
 
 Masked copies of many images and channels go through the network side by side, and start where the group is
 first read (``prefix.py``). An image on which a channel is zero anyway needs no copy.
@@ -20,17 +20,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from prunelab.distributed.ranks import gather, on_all_ranks
 from prunelab.errors import UserError
 from prunelab.methods.about import About, Origin
+from prunelab.methods.allocation.candidate_widths import Normalisation
+from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.finite import finite_outputs
 from prunelab.methods.importance.activations import calibration_batches
-from prunelab.methods.importance.base import Criterion, Reads, warn_left_whole
+from prunelab.methods.importance.criterion import Criterion, Reads, warn_left_whole
 from prunelab.methods.importance.prefix import record_outputs, record_schedule
-from prunelab.methods.ladders import Normalisation
-from prunelab.methods.ranks import gather, together
-from prunelab.methods.scores import Scores
 from prunelab.methods.untouched import untouched
-from prunelab.structure import Tap, channels_first, observe
+from prunelab.structure import HookPoint, channels_first, observe
 
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 _CACHED_VALUES = 1 << 27  # of module outputs kept for a part of a batch: 512 MB in float32
 
-Unit = Mapping[Tap, np.ndarray]
-"""What is masked together: for each tap the positions (channels, m) of the unit's channels along its dim."""
+Unit = Mapping[HookPoint, np.ndarray]
+"""What is masked together: for each hook point the positions (channels, m) of the unit's channels along its dim."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,12 @@ class CURL(Criterion):
         return replace(super().about, cost="one forward pass for each channel, from that channel on")
 
     def score(self, context: PruningContext) -> Scores:
-        groups = [group for group in context.groups if group.taps]
+        groups = [group for group in context.groups if group.hook_points]
         blocks = [block for block in context.blocks if block.branch]
         warn_left_whole(
-            context, [group.name for group in context.groups if not group.taps], "can be observed nowhere"
+            context,
+            [group.name for group in context.groups if not group.hook_points],
+            "can be observed nowhere",
         )
         units = [_group_unit(group) for group in groups] + [_block_unit(block) for block in blocks]
         calibration = context.images()
@@ -90,10 +92,10 @@ class CURL(Criterion):
 
 
 def _group_unit(group: ChannelGroup) -> Unit:
-    positions: dict[Tap, list[np.ndarray]] = {}
-    for found in group.taps:
-        positions.setdefault(found.tap, []).append(found.positions)
-    return {tap: np.concatenate(parts, axis=1) for tap, parts in positions.items()}
+    positions: dict[HookPoint, list[np.ndarray]] = {}
+    for found in group.hook_points:
+        positions.setdefault(found.hook_point, []).append(found.positions)
+    return {hook_point: np.concatenate(parts, axis=1) for hook_point, parts in positions.items()}
 
 
 def _block_unit(block: ResidualBlock) -> Unit:
@@ -104,7 +106,7 @@ def _block_unit(block: ResidualBlock) -> Unit:
 
 def _mean_divergences(context: PruningContext, units: Sequence[Unit], copies: int) -> list[np.ndarray]:
     """For each unit the mean over the images of all ranks of KL(masked || original): (channels,)."""
-    found = gather(together(lambda: _summed_divergences(context, units, copies)))
+    found = gather(on_all_ranks(lambda: _summed_divergences(context, units, copies)))
     images = sum(count for _, count in found)
     if images == 0:
         raise UserError("The calibration loader holds no images to score with.")
@@ -132,7 +134,7 @@ class _Masking:
 
     def __init__(self, context: PruningContext, units: Sequence[Unit], images: Tensor, copies: int) -> None:
         self._context, self._model, self._units, self._copies = context, context.model, units, copies
-        self._taps = {tap for unit in units for tap in unit}
+        self._taps = {hook_point for unit in units for hook_point in unit}
         schedule = record_schedule(self._model, images, self._taps)
         self._prefixes = [schedule.before(unit) for unit in units]
         self._read = {path for prefix in self._prefixes for path in prefix.read}
@@ -141,12 +143,14 @@ class _Masking:
 
     def add_divergences(self, images: Tensor, sums: Sequence[Tensor]) -> None:
         """Add the divergences of every unit, summed over these images, to ``sums``."""
-        nonzero: dict[Tap, Tensor] = {}
-        observers = {tap: _nonzero_channels(nonzero, tap) for tap in self._taps}
+        nonzero: dict[HookPoint, Tensor] = {}
+        observers = {hook_point: _nonzero_channels(nonzero, hook_point) for hook_point in self._taps}
         with record_outputs(self._model, self._read) as outputs, observe(self._model, observers):
             original = _log_probabilities(finite_outputs(self._context, images))
         for unit, prefix, total in zip(self._units, self._prefixes, sums, strict=True):
-            alive = torch.stack([nonzero[tap][:, positions].any(dim=2) for tap, positions in unit.items()])
+            alive = torch.stack(
+                [nonzero[hook_point][:, positions].any(dim=2) for hook_point, positions in unit.items()]
+            )
             pairs = alive.any(dim=0).nonzero()  # (image, channel): any other copy would equal its image
             if not len(pairs):
                 continue
@@ -166,8 +170,11 @@ class _Mask:
         self._unit = unit
         self.channels = torch.zeros(0, dtype=torch.int64)
 
-    def observers(self) -> dict[Tap, Callable[[Tensor, int], None]]:
-        return {tap: self._observer(torch.from_numpy(positions)) for tap, positions in self._unit.items()}
+    def observers(self) -> dict[HookPoint, Callable[[Tensor, int], None]]:
+        return {
+            hook_point: self._observer(torch.from_numpy(positions))
+            for hook_point, positions in self._unit.items()
+        }
 
     def _observer(self, positions: Tensor) -> Callable[[Tensor, int], None]:
         def zero(tensor: Tensor, dim: int) -> None:
@@ -178,12 +185,12 @@ class _Mask:
         return zero
 
 
-def _nonzero_channels(found: dict[Tap, Tensor], tap: Tap) -> Callable[[Tensor, int], None]:
-    """Notes which (image, channel) of a tap are not zero everywhere."""
+def _nonzero_channels(found: dict[HookPoint, Tensor], hook_point: HookPoint) -> Callable[[Tensor, int], None]:
+    """Notes which (image, channel) of a hook point are not zero everywhere."""
 
     def note(tensor: Tensor, dim: int) -> None:
         nonzero = channels_first(tensor, dim) != 0
-        found[tap] = nonzero.reshape(*nonzero.shape[:2], -1).any(dim=2)
+        found[hook_point] = nonzero.reshape(*nonzero.shape[:2], -1).any(dim=2)
 
     return note
 

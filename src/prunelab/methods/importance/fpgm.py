@@ -15,9 +15,9 @@ import numpy as np
 
 from prunelab.errors import UserError
 from prunelab.methods.about import Origin
-from prunelab.methods.importance.base import Criterion, Reads
+from prunelab.methods.allocation.scores import Scores
+from prunelab.methods.importance.criterion import Criterion, Reads
 from prunelab.methods.importance.weights import score_producers
-from prunelab.methods.scores import Scores
 
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext

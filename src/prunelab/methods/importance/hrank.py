@@ -21,9 +21,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from prunelab.methods.about import About, Origin
+from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.importance.activations import measure, score_taps
-from prunelab.methods.importance.base import Criterion, Reads
-from prunelab.methods.scores import Scores
+from prunelab.methods.importance.criterion import Criterion, Reads
 
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
@@ -67,9 +67,8 @@ class MeanRank(Metric):
         super().__init__()
         self.add_state("ranks", torch.zeros(width, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
-        self._aside: list[
-            tuple[Tensor, Tensor]
-        ] = []  # the places of maps (k,) in their batch, and they (k, H, W)
+        # Places of maps in their batch (k,), and these maps (k, H, W).
+        self._aside: list[tuple[Tensor, Tensor]] = []
 
     def update(self, activations: Tensor) -> None:
         images, width, height, breadth = activations.shape
@@ -107,18 +106,10 @@ class MeanRank(Metric):
             self.ranks.index_add_(0, places % len(self.ranks), _from_singular_values(maps, _tolerance(maps)))
 
 
-def matrix_ranks(maps: Tensor) -> Tensor:
-    """The ranks (M,) of M maps (M, H, W), as ``torch.linalg.matrix_rank`` gives them in float32: int64."""
-    ranks, left, left_maps = quick_ranks(maps)
-    if len(left):
-        ranks[left] = _from_singular_values(left_maps, _tolerance(maps))
-    return ranks
-
-
 def quick_ranks(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The ranks (M,) that need no singular values; the places (k,) of the few other maps, and these maps (k, m, n).
+    """The ranks (M,) of maps (M, H, W) that need no singular values; the places (k,) of the few others, and these.
 
-    The others' ranks are 0.
+    Ranks are those that ``torch.linalg.matrix_rank`` gives in float32, int64; 0 for the others, which are (k, m, n).
 
     A Cholesky factorisation of A^T A in float64 proves the rank of nearly all. On other devices, and of wide maps, it
     proves of most that their columns which are not zero are independent; of others, their rows; and the eigenvalues of
@@ -133,7 +124,7 @@ def quick_ranks(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = maps.mT
     if maps.device.type == "cpu":
         # numba takes a moment to load.
-        from prunelab.methods.importance.proven_ranks import WIDEST, proven_ranks
+        from prunelab.methods.importance.kernels.proven_ranks import WIDEST, proven_ranks
 
         if maps.shape[2] <= WIDEST:
             matrices = maps.numpy()

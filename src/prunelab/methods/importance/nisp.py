@@ -24,15 +24,15 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from prunelab.distributed.ranks import gather, on_all_ranks
 from prunelab.errors import UserError
 from prunelab.methods.about import Origin
+from prunelab.methods.allocation.candidate_widths import normalised
+from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.finite import require_finite
 from prunelab.methods.importance.activations import calibration_batches, score_taps
-from prunelab.methods.importance.base import Criterion, Reads
+from prunelab.methods.importance.criterion import Criterion, Reads
 from prunelab.methods.importance.propagation import final_response, propagate
-from prunelab.methods.ladders import normalised
-from prunelab.methods.ranks import gather, together
-from prunelab.methods.scores import Scores
 from prunelab.methods.untouched import untouched
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ class NISP(Criterion):
     def score(self, context: PruningContext) -> Scores:
         features, image_shape = _features(context)
         importance = torch.from_numpy(inf_fs(features.numpy(), self.alpha))
-        taps = {found.tap for group in context.groups for found in group.taps}
-        values = propagate(context, importance, taps, image_shape, self.batch_norm_scale)
+        hook_points = {found.hook_point for group in context.groups for found in group.hook_points}
+        values = propagate(context, importance, hook_points, image_shape, self.batch_norm_scale)
         return score_taps(
             context, values, self.reduction, per_member=lambda member: normalised(member, "mean")
         )
@@ -78,7 +78,7 @@ class NISP(Criterion):
 
 def _features(context: PruningContext) -> tuple[Tensor, tuple[int, ...]]:
     """The final responses (images, features) of all ranks, float64 on the CPU; and the shape of an image."""
-    batches = [batch for rank in gather(together(lambda: _own_features(context))) for batch in rank]
+    batches = [batch for rank in gather(on_all_ranks(lambda: _own_features(context))) for batch in rank]
     if not batches:
         raise UserError("The calibration loader holds no images to score with.")
     return torch.cat([features for features, _ in batches]), batches[0][1]

@@ -34,10 +34,10 @@ from torchmetrics import Metric
 
 from prunelab.errors import UserError, nearest
 from prunelab.methods.about import Origin
+from prunelab.methods.allocation.candidate_widths import Normalisation
+from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.importance.activations import measure
-from prunelab.methods.importance.base import Criterion, Reads, joined, warn_left_whole
-from prunelab.methods.ladders import Normalisation
-from prunelab.methods.scores import Scores
+from prunelab.methods.importance.criterion import Criterion, Reads, joined, warn_left_whole
 
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
@@ -90,13 +90,15 @@ class PFA(Criterion):
         channels = {}
         for group in context.groups:
             members = [
-                self._score_units(_of_channels(covariances[found.tap], found.positions))
-                for found in group.taps
+                self._score_units(_of_channels(covariances[found.hook_point], found.positions))
+                for found in group.hook_points
             ]
             if members:
                 channels[group.name] = joined(members, self.reduction)
         warn_left_whole(
-            context, [group.name for group in context.groups if not group.taps], "can be observed nowhere"
+            context,
+            [group.name for group in context.groups if not group.hook_points],
+            "can be observed nowhere",
         )
         return Scores(channels)
 
@@ -217,7 +219,7 @@ def _last_of_largest(values: np.ndarray) -> int:
 
 
 def _of_channels(covariance: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """The covariance (n, n) of the means over the positions (n, m) at which each channel sits in a tap."""
+    """The covariance (n, n) of the means over the positions (n, m) at which each channel sits in a hook_point."""
     rows = sum(covariance[at] for at in positions.T) / positions.shape[1]
     return sum(rows[:, at] for at in positions.T) / positions.shape[1]
 

@@ -1,7 +1,7 @@
-"""What a network computes before a tap, computed once and handed out again.
+"""What a network computes before a hook point, computed once and handed out again.
 
-A pass that changes activations at some taps needs nothing new from the modules that are done before the first
-of them. ``Schedule`` knows from one ordinary pass when modules are done, when taps come and who reads whose
+A pass that changes activations at some hook points needs nothing new from the modules that are done before the first
+of them. ``Schedule`` knows from one ordinary pass when modules are done, when hook points come and who reads whose
 output; ``Schedule.before`` says which modules can be skipped. Works with any network; one without submodules
 has nothing to skip.
 """
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from prunelab.structure import Tap, observe
+from prunelab.structure import HookPoint, observe
 
 Forward = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """The outermost modules that are done before a tap.
+    """The outermost modules that are done before a hook_point.
 
     read: those whose outputs something that still runs reads.
     unread: the outputs (1, ...) for one image of the others, of which only the shape can matter.
@@ -63,18 +63,18 @@ class Schedule:
 
     done: module -> when it was done, for modules that ran once and gave one tensor with a row per image.
     outputs: module -> its output (1, ...) for one image.
-    taps: tap -> when it came.
+    hook points: hook point -> when it came.
     reads: (modules whose output a call read, modules that were running) for every such call.
     """
 
     done: Mapping[str, int]
     outputs: Mapping[str, Tensor]
-    taps: Mapping[Tap, int]
+    hook_points: Mapping[HookPoint, int]
     reads: frozenset[tuple[frozenset[str], frozenset[str]]]
 
-    def before(self, taps: Collection[Tap]) -> Prefix:
-        """What is done before the first of these taps."""
-        first = min(self.taps[tap] for tap in taps)
+    def before(self, hook_points: Collection[HookPoint]) -> Prefix:
+        """What is done before the first of these hook_points."""
+        first = min(self.hook_points[hook_point] for hook_point in hook_points)
         done = {path for path, time in self.done.items() if time < first}
         outermost = {path for path in done if not done & set(_ancestors(path))}
         read = {
@@ -83,11 +83,11 @@ class Schedule:
         return Prefix(tuple(sorted(read)), {path: self.outputs[path] for path in sorted(outermost - read)})
 
 
-def record_schedule(model: nn.Module, images: Tensor, taps: Collection[Tap]) -> Schedule:
+def record_schedule(model: nn.Module, images: Tensor, hook_points: Collection[HookPoint]) -> Schedule:
     """The schedule of a network, from one pass over its first image."""
     recorder = _Recorder()
     paths = [path for path, _ in model.named_modules() if path]
-    observers = {tap: recorder.tapped(tap) for tap in taps}
+    observers = {hook_point: recorder.tapped(hook_point) for hook_point in hook_points}
     with (
         _forwards(model, {path: recorder.watched(path) for path in paths}),
         recorder,
@@ -118,7 +118,7 @@ def record_outputs(model: nn.Module, paths: Collection[str]) -> Iterator[dict[st
 
 
 class _Recorder(TorchFunctionMode):
-    """Notes when modules and taps are done, and which calls read the output of which module."""
+    """Notes when modules and hook points are done, and which calls read the output of which module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class _Recorder(TorchFunctionMode):
         self._outputs: dict[str, Tensor] = {}
         self._made_by: dict[int, set[str]] = {}
         self._alive: list[Tensor] = []  # so that no id is given to a second tensor
-        self._taps: dict[Tap, int] = {}
+        self._taps: dict[HookPoint, int] = {}
         self._reads: set[tuple[frozenset[str], frozenset[str]]] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -139,10 +139,10 @@ class _Recorder(TorchFunctionMode):
             self._reads.add((paths, frozenset(self._running)))
         return func(*args, **(kwargs or {}))
 
-    def tapped(self, tap: Tap) -> Callable[[Tensor, int], None]:
+    def tapped(self, hook_point: HookPoint) -> Callable[[Tensor, int], None]:
         def note(tensor: Tensor, dim: int) -> None:
             self._time += 1
-            self._taps.setdefault(tap, self._time)
+            self._taps.setdefault(hook_point, self._time)
 
         return note
 

@@ -1,4 +1,4 @@
-"""Importance sent backwards through a network, from its final responses to every tap.
+"""Importance sent backwards through a network, from its final responses to every hook_point.
 
 One backward pass of autograd does it. While the mode ``_Importance`` is open, the network computes with the
 absolute values of its weights and without biases, and activations and normalisations hand on what they are
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from prunelab.errors import UserError
 from prunelab.methods.context import PruningContext
 from prunelab.methods.untouched import untouched
-from prunelab.structure import Tap, channels_first, observe
+from prunelab.structure import HookPoint, channels_first, observe
 
 _CONVOLUTIONS = {f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)}
 _CONTRACTIONS = _CONVOLUTIONS | {"linear", "matmul", "mm"}
@@ -57,11 +57,11 @@ def final_response(model: nn.Module, images: Tensor) -> Tensor:
 def propagate(
     context: PruningContext,
     importance: Tensor,
-    taps: Collection[Tap],
+    hook_points: Collection[HookPoint],
     image_shape: tuple[int, ...],
     batch_norm_scale: bool = False,
-) -> dict[Tap, np.ndarray]:
-    """The importance (width,) of the channels of each tap, summed over positions: float64.
+) -> dict[HookPoint, np.ndarray]:
+    """The importance (width,) of the channels of each hook point, summed over positions: float64.
 
     ``importance`` (features,) is that of the final responses, ``image_shape`` (C, H, W) that of an input.
     Average pooling hands each position of its window an equal share; so does maximum pooling, as any position
@@ -71,12 +71,12 @@ def propagate(
     Raises:
         UserError: the network holds something else that is not linear.
     """
-    found = {tap: np.zeros(tap.width) for tap in taps}
+    found = {hook_point: np.zeros(hook_point.width) for hook_point in hook_points}
 
-    def collector(tap: Tap) -> Callable[[Tensor, int], None]:
+    def collector(hook_point: HookPoint) -> Callable[[Tensor, int], None]:
         def collect(gradient: Tensor) -> None:
-            first_image = channels_first(gradient, tap.dim)[0]
-            found[tap] += first_image.reshape(tap.width, -1).sum(dim=1).cpu().numpy()
+            first_image = channels_first(gradient, hook_point.dim)[0]
+            found[hook_point] += first_image.reshape(hook_point.width, -1).sum(dim=1).cpu().numpy()
 
         def read(tensor: Tensor, dim: int) -> None:
             tensor.register_hook(collect)
@@ -85,7 +85,7 @@ def propagate(
 
     last = _LastRead()
     with untouched(context.model, context.device, context.seed):
-        collectors = {tap: collector(tap) for tap in taps}
+        collectors = {hook_point: collector(hook_point) for hook_point in hook_points}
         with _Importance(batch_norm_scale), last, observe(context.model, collectors):
             context.model(_probe(image_shape, context.device).requires_grad_())
         responses = last.features()

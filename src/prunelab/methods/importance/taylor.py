@@ -17,10 +17,10 @@ from torchmetrics import Metric
 
 from prunelab.errors import UserError, nearest
 from prunelab.methods.about import Origin
+from prunelab.methods.allocation.candidate_widths import Normalisation, normalised
+from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.importance.activations import measure, score_taps
-from prunelab.methods.importance.base import Criterion, Reads
-from prunelab.methods.ladders import Normalisation, normalised
-from prunelab.methods.scores import Scores
+from prunelab.methods.importance.criterion import Criterion, Reads
 
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext

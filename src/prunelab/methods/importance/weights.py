@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.context import PruningContext
-from prunelab.methods.importance.base import Reduction, joined, warn_left_whole
-from prunelab.methods.scores import Scores
+from prunelab.methods.importance.criterion import Reduction, joined, warn_left_whole
 from prunelab.structure import ResidualBlock, Slice
 
 ScoreRows = Callable[[np.ndarray], np.ndarray]

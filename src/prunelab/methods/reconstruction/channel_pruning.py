@@ -23,8 +23,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from prunelab.methods.about import Origin
-from prunelab.methods.reconstruction.base import Reading, Rule
 from prunelab.methods.reconstruction.least_squares import Indices, Matrix, refitted, scores_of_order
+from prunelab.methods.reconstruction.rule import Reading, Rule
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Least squares in Gram form: everything from the second moments A = E[x x^T] of a layer's inputs.
 
-x (features,) are the inputs of one output position, x_i its part that comes from input i (all taps of one
-channel), W (outputs, inputs, taps) the weights. The layer computes y = sum_i W_i x_i.
+x (features,) are the inputs of one output position, x_i its part that comes from input i (all hook points of one
+channel), W (outputs, inputs, hook points) the weights. The layer computes y = sum_i W_i x_i.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ def contributions(moments: Matrix, weights: Matrix) -> Matrix:
 
     Over all outputs, where the papers sample some.
     """
-    outputs, inputs, taps = weights.shape
+    outputs, inputs, hook_points = weights.shape
     flat = weights.reshape(outputs, -1)
-    return (moments * (flat.T @ flat)).reshape(inputs, taps, inputs, taps).sum(axis=(1, 3))
+    return (moments * (flat.T @ flat)).reshape(inputs, hook_points, inputs, hook_points).sum(axis=(1, 3))
 
 
-def maps(moments: Matrix, taps: int) -> Matrix:
+def maps(moments: Matrix, hook_points: int) -> Matrix:
     """M_ik = E[x_i . x_k], (inputs, inputs): how the feature maps of inputs agree."""
-    inputs = len(moments) // taps
-    found: Matrix = np.einsum("iaka->ik", moments.reshape(inputs, taps, inputs, taps))
+    inputs = len(moments) // hook_points
+    found: Matrix = np.einsum("iaka->ik", moments.reshape(inputs, hook_points, inputs, hook_points))
     return found
 
 
@@ -77,9 +77,9 @@ def rescaled(weights: Matrix, moments: Matrix, kept: Indices, ridge: float) -> M
 
 def refitted(weights: Matrix, moments: Matrix, kept: Indices, ridge: float) -> Matrix:
     """Weights of which all those that read kept inputs are free, so that E|y - y'|^2 is smallest."""
-    outputs, inputs, taps = weights.shape
+    outputs, inputs, hook_points = weights.shape
     flat = weights.reshape(outputs, -1).copy()
-    own, gone = _features(kept, taps), _features(_others(kept, inputs), taps)
+    own, gone = _features(kept, hook_points), _features(_others(kept, inputs), hook_points)
     wanted = moments[np.ix_(own, gone)] @ flat[:, gone].T
     flat[:, own] += _corrections(moments[np.ix_(own, own)], wanted, ridge).T
     return flat.reshape(weights.shape)
@@ -136,5 +136,5 @@ def _others(kept: Indices, size: int) -> Indices:
     return np.setdiff1d(np.arange(size), kept)
 
 
-def _features(inputs: Indices, taps: int) -> Indices:
-    return (inputs[:, None] * taps + np.arange(taps)).ravel()
+def _features(inputs: Indices, hook_points: int) -> Indices:
+    return (inputs[:, None] * hook_points + np.arange(hook_points)).ravel()

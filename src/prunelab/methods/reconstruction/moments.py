@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from prunelab.distributed.ranks import gather, on_all_ranks
 from prunelab.errors import UserError
 from prunelab.methods.context import PruningContext
 from prunelab.methods.finite import finite_outputs
 from prunelab.methods.importance.activations import calibration_batches
-from prunelab.methods.ranks import gather, together
 from prunelab.methods.reconstruction.readers import Reader, sampled_windows
 from prunelab.methods.untouched import untouched
 
@@ -51,7 +51,7 @@ def measure_moments(context: PruningContext, readers: Iterable[Reader], position
         UserError: there are no calibration images.
     """
     by_reader = {reader: TwoMoments(reader.features).to(context.device) for reader in readers}
-    images = together(lambda: _one_pass(context, by_reader, positions))
+    images = on_all_ranks(lambda: _one_pass(context, by_reader, positions))
     if sum(gather(images)) == 0:
         raise UserError("The calibration loader holds no images to look at.")
     return {

@@ -20,12 +20,12 @@ class Reader:
 
     name: its path in the network.
     inputs: how many channels or features it reads.
-    taps: weights for each input and output: kernel height x width; 1 for a linear layer.
+    hook points: weights for each input and output: kernel height x width; 1 for a linear layer.
     """
 
     name: str
     inputs: int
-    taps: int
+    hook_points: int
 
     @property
     def parameter(self) -> str:
@@ -34,8 +34,8 @@ class Reader:
 
     @property
     def features(self) -> int:
-        """How many numbers one output is computed from; number i * taps + t is tap t of input i."""
-        return self.inputs * self.taps
+        """How many numbers one output is computed from; number i * hook points + t is hook point t of input i."""
+        return self.inputs * self.hook_points
 
 
 def find_readers(model: nn.Module, graph: ChannelGraph) -> dict[str, Reader]:

@@ -18,8 +18,8 @@ import numpy as np
 
 from prunelab.errors import UserError
 from prunelab.methods.about import Origin
-from prunelab.methods.reconstruction.base import Reading, Rule
 from prunelab.methods.reconstruction.least_squares import Indices, Matrix, merged
+from prunelab.methods.reconstruction.rule import Reading, Rule
 
 _RELAXATION = 1.6  # Boyd et al. 2011, section 3.4.3: 1.5 to 1.8
 _TOLERANCE = 1e-5

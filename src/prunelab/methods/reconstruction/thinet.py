@@ -21,8 +21,8 @@ import numpy as np
 
 from prunelab.errors import UserError, nearest
 from prunelab.methods.about import Origin
-from prunelab.methods.reconstruction.base import Reading, Rule
 from prunelab.methods.reconstruction.least_squares import Indices, Matrix, rescaled, scores_of_order
+from prunelab.methods.reconstruction.rule import Reading, Rule
 
 Variant = Literal["removal", "selection"]
 

@@ -26,22 +26,23 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from prunelab.distributed.ranks import gather, on_all_ranks, world
 from prunelab.errors import UserError
 from prunelab.methods.about import About, Origin, require_covered
-from prunelab.methods.base import PruningMethod
-from prunelab.methods.budget import Budget
+from prunelab.methods.allocation.budget import Budget
+from prunelab.methods.allocation.feasibility import require_within_reach
+from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.calibration import Batch, Calibration
 from prunelab.methods.context import PruningContext
-from prunelab.methods.importance.base import Reduction
+from prunelab.methods.importance.criterion import Reduction
 from prunelab.methods.importance.l1 import L1Norm
-from prunelab.methods.ranks import gather, together, world
-from prunelab.methods.reach import require_within_reach
-from prunelab.methods.scores import Scores
+from prunelab.methods.method import PruningMethod
 from prunelab.methods.search.batch_norm import adapt_batch_norm
 from prunelab.methods.search.strategies import StrategySampler
 from prunelab.methods.search.widths import Widths, WidthSpace
 from prunelab.methods.untouched import untouched
-from prunelab.structure import PruningPlan, candidate
+from prunelab.structure import PruningPlan
+from prunelab.structure.surgery.candidate import candidate
 
 
 class EagleEye(PruningMethod):
@@ -62,7 +63,7 @@ class EagleEye(PruningMethod):
         reduction: how the norms of a stage's producers are joined: mean, sum or max.
         workers: threads that judge candidates at the same time; worthwhile on many cores, or on a GPU with small
             networks.
-        settings: those of ``PruningMethod``: levels (filter and stage), floor, divisor, images (for the running
+        settings: those of ``PruningMethod``: levels (filter and stage), min_keep, divisor, images (for the running
             statistics), validation, validation_images, ...
 
     With several processes each judges its share of the candidates on all images. Calibration and held-out images
@@ -126,7 +127,7 @@ class EagleEye(PruningMethod):
         scores = self.criterion.score(context)
         space = WidthSpace.of(context, scores)
         strategies = self.sampler.draw(space)
-        correct, images = together(
+        correct, images = on_all_ranks(
             lambda: self._judged(context, strategies, lambda widths: space.plan(widths, scores))
         )
         best = int(np.argmax(correct))  # of equals the first

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prunelab.methods.allocation.candidate_widths import allowed_widths
+from prunelab.methods.allocation.scores import Scores
+from prunelab.methods.allocation.step_search import allowed_cost, full_cost
 from prunelab.methods.context import PruningContext
-from prunelab.methods.ladders import allowed_widths
-from prunelab.methods.scores import Scores
-from prunelab.methods.steps import allowed_cost, full_cost
 from prunelab.structure import PruningPlan
 
 Widths = NDArray[np.int64]
@@ -24,7 +24,7 @@ _HALVINGS = 40
 class WidthSpace:
     """All networks that the groups of a context allow, as rows of widths.
 
-    context: whose levels, floor, divisor and budget hold.
+    context: whose levels, min_keep, divisor and budget hold.
     choices: for each group that may be pruned its allowed widths, widest first; others keep their size.
     """
 
@@ -35,11 +35,11 @@ class WidthSpace:
     def of(cls, context: PruningContext, scores: Scores) -> WidthSpace:
         """The space over the groups of ``context`` that have scores: of others it is not known what to remove."""
         full = {group.name: group.size for group in (context.reference or context.graph).groups}
-        floor, divisor = context.allocation.floor, context.allocation.divisor
+        min_keep, divisor = context.allocation.min_keep, context.allocation.divisor
         choices = {}
         for group in context.groups:
             if group.name in scores.channels:
-                least = min(1.0, floor * full.get(group.name, group.size) / group.size)
+                least = min(1.0, min_keep * full.get(group.name, group.size) / group.size)
                 choices[group.name] = allowed_widths(group.size, least, divisor)
         return cls(context, choices)
 

@@ -1,0 +1,111 @@
+"""``prunelab-profile``: what can be removed from a network, and what it costs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, take_traceback_flag
+from prunelab.cli.profile.scores import BUDGET, scored_network
+from prunelab.cli.profile.tree import tree
+from prunelab.cli.run import speaking
+
+if TYPE_CHECKING:
+    from prunelab.cli.profile.parts import Profile
+
+PROGRAM = "prunelab-profile"
+SHARES = (
+    "\nFLOPs and params: the share that would be gone with all of it. A layer goes with the group that it reads"
+    " and with the one that it makes, so the shares add up to more than 100 %.\n"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    words = take_traceback_flag(list(sys.argv[1:] if arguments is None else arguments))
+    options = _parser().parse_intermixed_args(words)
+    if options.scores is not None:
+        return exit_code(PROGRAM, lambda: _draw(options.words, options.scores))
+    return exit_code(PROGRAM, lambda: _show(options.words, options.json))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} model=NAME [data=NAME | image_size=N] [model.KEY=VALUE ...] [exact=true] [--json]\n"
+        f"       {PROGRAM} model=NAME data=NAME method=NAME ... --scores FOLDER",
+        description="Show what can be removed from a network: channel groups, residual blocks, what is frozen and "
+        "why, and what it all costs, for images like those of the data, or those that the network was published for. "
+        "No images are needed. With --scores: score the channels as prunelab would with the same words, and draw for "
+        f"each group the sorted scores and where the budget cuts ({BUDGET} unless given).",
+        epilog=f"Examples: {PROGRAM} model=timm model.name=mobilenetv2_100 image_size=160; "
+        f"{PROGRAM} model=resnet20 data=digits method=hrank --scores pictures",
+    )
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="as for prunelab")
+    parser.add_argument(
+        "--scores", type=Path, metavar="FOLDER", help="save the picture of scores there, as PNG and HTML"
+    )
+    parser.add_argument("--json", action="store_true", help="print the profile as JSON")
+    parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show where in the program an error arose")
+    return parser
+
+
+def _draw(words: Sequence[str], folder: Path) -> int:
+    from prunelab.cli.profile.page import save_page  # these bring matplotlib and plotly
+    from prunelab.cli.profile.picture import save_picture
+
+    with speaking():
+        network = scored_network(words)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_picture(network, folder / "scores.png")
+    save_page(network, folder / "scores.html")
+    left = sum(group.left for group in network.groups)
+    print(
+        f"{network.title}: {network.weights}\n{network.budget} keeps {left} of "
+        f"{sum(len(group.scores) for group in network.groups)} channels of {len(network.groups)} groups\n"
+        f"{folder / 'scores.png'}\n{folder / 'scores.html'}"
+    )
+    return 0
+
+
+def _show(words: Sequence[str], as_json: bool) -> int:
+    from prunelab.cli.profile.parts import profile  # brings torch and timm: seconds that --help does not need
+
+    _print(profile(words), as_json)
+    for word in words:
+        if word.startswith("method="):
+            print(f"{PROGRAM}: add --scores FOLDER to draw the scores that {word} gives", file=sys.stderr)
+    return 0
+
+
+def _print(found: Profile, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    console = Console(highlight=False)
+    console.print(tree(found))
+    if found.groups or found.blocks:
+        console.print(Text(SHARES, style="dim"))
+    console.print(Text(_totals(found)))
+
+
+def _totals(found: Profile) -> str:
+    levels = Counter(part.level for part in (*found.groups, *found.blocks))
+    lines = {
+        found.model: f"input {'x'.join(map(str, found.input_size))}, {found.num_classes} classes",
+        "removable": ", ".join(f"{count} of level {level}" for level, count in levels.items()) or "nothing",
+        "FLOPs": f"{found.flops:,}",
+        "MACs": f"{found.macs:,}",
+        "parameters": f"{found.params:,}",
+    }
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())

@@ -1,0 +1,143 @@
+"""What can be removed from a network, and what it costs, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+
+from prunelab.cli.config import configure_parts
+from prunelab.errors import UserError
+from prunelab.models import build
+from prunelab.models.user_models import import_user_module
+from prunelab.structure import ChannelGraph, analyze
+
+IMAGES, CLASSES = (3, 224, 224), 1000
+"""What networks take and tell apart of which nobody published weights: those of ImageNet."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A channel group or a block, and the fractions of the network's FLOPs and parameters that go with it.
+
+    A layer goes with the group that it reads and with the one that it makes, so the fractions add up to more
+    than 1. ``exact`` says whether the pruned network equals the masked one.
+    """
+
+    name: str
+    level: str
+    channels: int | None
+    flops_share: float
+    params_share: float
+    exact: bool | None
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A channel group of which nothing can be removed, and why."""
+
+    name: str
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything that is printed; FLOPs (2 x multiply-accumulates + biases) and MACs are for one image."""
+
+    model: str
+    input_size: tuple[int, int, int]
+    num_classes: int
+    flops: int
+    macs: int
+    params: int
+    groups: tuple[Part, ...]
+    blocks: tuple[Part, ...]
+    frozen: tuple[Frozen, ...]
+
+
+def profile(words: Sequence[str]) -> Profile:
+    """The profile of the network that the command line ``words`` choose.
+
+    Images and classes are those of the data, if the words choose any, else what the network was published for.
+
+    Raises:
+        UserError: there is no such network or data, or it cannot take images of this size.
+    """
+    sizes = [word for word in words if word.startswith("image_size=")]
+    chosen = [word for word in words if word not in sizes]
+    of_data = ["data"] if any(word.startswith(("data=", "data.")) for word in chosen) else []
+    settings, exact, cardinality, *data = configure_parts(("model", "exact", "cardinality", *of_data), chosen)
+    name = settings["name"]
+    if settings.get("module") is not None:
+        import_user_module(settings["module"])
+    (channels, height, width), classes = _of_data(data[0]) if data else _published(name)
+    if sizes:
+        height = width = _image_size(sizes[-1])
+    network = build(name, classes, channels, (height, width), **settings["arguments"])
+    example = torch.zeros(1, channels, height, width)
+    graph = analyze(network, example, exact=exact, cardinality=cardinality)
+    return Profile(
+        model=name,
+        input_size=(channels, height, width),
+        num_classes=classes,
+        flops=graph.cost.flops(),
+        macs=graph.cost.macs(),
+        params=graph.cost.params(),
+        groups=_groups(graph),
+        blocks=_blocks(graph),
+        frozen=tuple(Frozen(group.name, group.size, group.frozen or "") for group in graph.frozen),
+    )
+
+
+def _of_data(settings: Mapping[str, Any]) -> tuple[tuple[int, int, int], int]:
+    """Shape of the images (C, H, W) and number of classes of the data that ``settings`` describe."""
+    from prunelab.steps.setup import made
+
+    data = made(settings, "data")
+    return data.image_shape, data.num_classes
+
+
+def _published(name: str) -> tuple[tuple[int, int, int], int]:
+    """Shape of the images (C, H, W) and number of classes that a network was published for."""
+    known: Any = timm.get_pretrained_cfg(name)  # None of what is not known or has no weights
+    return (known.input_size, known.num_classes) if known else (IMAGES, CLASSES)
+
+
+def _groups(graph: ChannelGraph) -> tuple[Part, ...]:
+    without = np.tile(graph.cost.full, (len(graph.groups), 1))
+    np.fill_diagonal(without, 0)
+    shares = _shares(graph, without, np.ones((len(graph.groups), len(graph.blocks))))
+    return tuple(
+        Part(group.name, group.level, group.size, *share, group.exact)
+        for group, share in zip(graph.groups, shares, strict=True)
+    )
+
+
+def _blocks(graph: ChannelGraph) -> tuple[Part, ...]:
+    alive = 1 - np.eye(len(graph.blocks))
+    shares = _shares(graph, np.tile(graph.cost.full, (len(graph.blocks), 1)), alive)
+    return tuple(
+        Part(block.name, "block", None, *share, None)
+        for block, share in zip(graph.blocks, shares, strict=True)
+    )
+
+
+def _shares(graph: ChannelGraph, widths: np.ndarray, alive: np.ndarray) -> list[tuple[float, float]]:
+    """For each row, the fractions of FLOPs and parameters that are gone with these widths and blocks."""
+    if not len(widths):
+        return []
+    flops = 1 - graph.cost.flops(widths, alive) / graph.cost.flops()
+    params = 1 - graph.cost.params(widths, alive) / graph.cost.params()
+    return list(zip(flops.tolist(), params.tolist(), strict=True))
+
+
+def _image_size(word: str) -> int:
+    value = word.partition("=")[2]
+    if not value.isdecimal() or int(value) < 1:
+        raise UserError(f"{word}: the image size is a number of pixels, such as image_size=224.")
+    return int(value)

@@ -1,0 +1,133 @@
+"""Can this budget be met at all? Asked before any image is looked at; a budget out of reach gets advice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prunelab.errors import UserError
+from prunelab.methods.allocation.budget import Budget
+from prunelab.methods.allocation.candidate_widths import Allocation, build_candidate_widths
+from prunelab.methods.allocation.scores import Scores
+from prunelab.methods.allocation.step_search import StepSearch, allowed_cost, full_cost
+from prunelab.structure import LEVELS
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
+    from prunelab.structure import ChannelGraph
+
+
+def require_prunable(graph: ChannelGraph, levels: Collection[str], network: str) -> None:
+    """Refuse a network of which nothing may be removed at these levels.
+
+    Raises:
+        UserError: says at which other levels there is something to remove, or which groups are frozen and
+            why.
+    """
+    present = _levels_of(graph)
+    if any(level in present for level in levels):
+        return
+    message = f"Nothing of {network} can be removed with levels {_listed(levels)}."
+    if present:
+        raise UserError(
+            f"{message} There is something to remove at level {' and '.join(present)}: add it to levels."
+        )
+    raise UserError(f"{message} {_why_frozen(graph)}")
+
+
+def require_within_reach(context: PruningContext) -> None:
+    """``require_feasible`` with the budget, levels and allocation of a context."""
+    require_feasible(
+        context.graph,
+        context.budget,
+        context.levels,
+        context.allocation,
+        context.name,
+        context.reference,
+        exclude=context.exclude,
+    )
+
+
+def require_feasible(
+    graph: ChannelGraph,
+    budget: Budget,
+    levels: Collection[str],
+    allocation: Allocation,
+    network: str = "the network",
+    reference: ChannelGraph | None = None,
+    scores: Scores | None = None,
+    exclude: Collection[str] = (),
+) -> None:
+    """Refuse a budget that cannot be met, as ``allocate`` would.
+
+    ``scores`` only says what may be touched; without them that is everything but the groups named in ``exclude``.
+
+    Raises:
+        UserError: nothing may be removed, or the budget is out of reach: names the smallest one that can be
+            met and what to change.
+    """
+    require_prunable(graph, levels, network)
+    touchable = scores or Scores(
+        channels={group.name: np.ones(group.size) for group in graph.groups if group.name not in exclude},
+        blocks={block.name: 1.0 for block in graph.blocks},
+    )
+
+    def smallest_cost(allocation: Allocation) -> float:
+        options = build_candidate_widths(graph, touchable, levels, allocation, reference)
+        return StepSearch(graph, options, budget.resource).smallest_cost()
+
+    smallest = smallest_cost(allocation)
+    if smallest <= allowed_cost(reference or graph, budget):
+        return
+    advice = []
+    unused = [repr(level) for level in _levels_of(graph) if level not in levels]
+    if unused:
+        advice.append(f"add {' or '.join(unused)} to levels")
+    if smallest_cost(replace(allocation, min_keep=0.0)) < smallest:
+        advice.append(f"lower the floor (budget.min_keep={allocation.min_keep:g})")
+    if smallest_cost(replace(allocation, divisor=1)) < smallest:
+        advice.append(f"lower the divisor (budget.divisor={allocation.divisor})")
+    kept_whole = [group.name for group in graph.at(levels) if group.name in exclude]
+    if kept_whole:
+        advice.append(f"take something out of exclude ({_listed(kept_whole)})")
+    unscored = [
+        group.name
+        for group in graph.at(levels)
+        if group.name not in touchable.channels and group.name not in exclude
+    ]
+    if unscored:
+        advice.append(
+            f"choose a criterion that scores all groups ({len(unscored)} have no score and stay whole)"
+        )
+    reachable = _rounded_up(smallest / full_cost(reference or graph, budget.resource))
+    raise UserError(
+        f"{budget} cannot be reached: the smallest for {network} with levels {_listed(levels)} "
+        f"is {reachable:g}; {', or '.join(advice or ['keep more'])}."
+    )
+
+
+def _levels_of(graph: ChannelGraph) -> list[str]:
+    present = {group.level for group in graph.groups} | ({"block"} if graph.blocks else set())
+    return [level for level in LEVELS if level in present]
+
+
+def _why_frozen(graph: ChannelGraph, most: int = 8) -> str:
+    if not graph.frozen:
+        return "It has no layer whose channels could be removed."
+    reasons = [f"{group.name} ({group.size} channels): {group.frozen}" for group in graph.frozen[:most]]
+    more = f"; and {len(graph.frozen) - most} more" if len(graph.frozen) > most else ""
+    return f"All its channels are frozen. {'; '.join(reasons)}{more}."
+
+
+def _listed(levels: Collection[str]) -> str:
+    return f"[{', '.join(levels)}]"
+
+
+def _rounded_up(fraction: float) -> float:
+    """Two digits or more, never less than the fraction: typed back as a budget, it can be met."""
+    digits = max(3, 1 - math.floor(math.log10(fraction)))
+    return min(1.0, math.ceil(fraction * 10**digits) / 10**digits)

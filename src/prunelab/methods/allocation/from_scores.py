@@ -1,0 +1,73 @@
+"""Scores and a budget make a plan: which channels stay, which blocks are dropped.
+
+Every group may shrink in steps (``candidate_widths.py``). The steps of all groups stand in one order, and as many of
+the first ones are taken as the budget asks for (``steps.py``). Costs come from the cost model alone; no
+tensor is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from prunelab.methods.allocation.budget import Budget
+from prunelab.methods.allocation.candidate_widths import Allocation, build_candidate_widths
+from prunelab.methods.allocation.feasibility import require_feasible
+from prunelab.methods.allocation.scores import Scores
+from prunelab.methods.allocation.step_search import StepSearch, allowed_cost
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
+    from prunelab.structure import ChannelGraph, PruningPlan
+
+
+def keep_best(context: PruningContext, scores: Scores) -> PruningPlan:
+    """``allocate`` with the budget, levels and allocation of a context."""
+    return allocate(
+        context.graph,
+        scores,
+        context.budget,
+        context.levels,
+        context.allocation,
+        context.name,
+        context.reference,
+    )
+
+
+def allocate(
+    graph: ChannelGraph,
+    scores: Scores,
+    budget: Budget,
+    levels: Collection[str] = ("filter", "stage"),
+    allocation: Allocation | None = None,
+    network: str = "the network",
+    reference: ChannelGraph | None = None,
+) -> PruningPlan:
+    """The plan that keeps the channels of highest score within a budget.
+
+    The cost of the plan is at most ``budget.keep`` times the full cost, and closer to it than one channel of
+    the group whose channels cost least. The same scores give the same plan on every machine.
+
+    Args:
+        graph: the network that is pruned.
+        scores: of its groups and blocks; what has no score stays.
+        budget: a fraction of ``reference``.
+        levels: what may be removed, of "filter", "stage" and "block". Groups with ``exact = False`` (their
+            channels pass a normalisation over channels, so that pruned and masked network differ) are pruned
+            like all others.
+        allocation: how the budget is spread over the groups.
+        network: its name, for messages.
+        reference: the full network, if ``graph`` is that of a network that was pruned before.
+
+    Raises:
+        UserError: nothing may be removed at these levels, or the budget cannot be reached.
+    """
+    allocation = allocation or Allocation()
+    require_feasible(graph, budget, levels, allocation, network, reference, scores)
+    options = build_candidate_widths(graph, scores, levels, allocation, reference)
+    widths = StepSearch(graph, options, budget.resource).solve(allowed_cost(reference or graph, budget))
+
+    n_groups = len(graph.groups)
+    kept = {option.name: option.kept(widths[option.column]) for option in options if option.column < n_groups}
+    dropped = [option.name for option in options if option.column >= n_groups and not widths[option.column]]
+    return graph.plan(kept, dropped)

@@ -1,0 +1,87 @@
+"""Criterion: scores every channel and block of a network; higher = keep."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+import numpy as np
+from pytorch_lightning.utilities import rank_zero_warn
+
+from prunelab.errors import UserError, nearest
+from prunelab.methods.about import About, Origin
+from prunelab.methods.allocation.candidate_widths import Normalisation
+from prunelab.methods.allocation.scores import Scores
+from prunelab.structure import LEVELS
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
+
+Reads = Literal["nothing", "weights", "activations", "activations and gradients"]
+Reduction = Literal["mean", "sum", "max"]
+
+COSTS: dict[Reads, str] = {
+    "nothing": "no data",
+    "weights": "no data",
+    "activations": "one forward pass",
+    "activations and gradients": "one forward and backward pass",
+}
+
+
+@dataclass(frozen=True)
+class Criterion(ABC):
+    """How much each channel matters. A new one is one subclass (a frozen dataclass of its settings) in one
+    file.
+
+    A group of level ``stage`` has several members: the producers that are tied by shortcut additions, or the
+    places where their sum is read. Each member gives scores of its own; ``reduction`` says how they are
+    joined.
+    """
+
+    reads: ClassVar[Reads]
+    """What is looked at."""
+
+    origin: ClassVar[Origin] = Origin()
+    """Where the criterion comes from."""
+
+    covers: ClassVar[tuple[str, ...]] = LEVELS
+    """The levels for which the criterion is defined."""
+
+    normalisation: ClassVar[Normalisation] = "mean"
+    """How ``global`` allocation makes layers comparable, unless the user chooses otherwise (see
+    ``Allocation``)."""
+
+    reduction: Reduction = "mean"
+
+    def __post_init__(self) -> None:
+        if self.reduction not in get_args(Reduction):
+            offered = nearest(str(self.reduction), get_args(Reduction))
+            raise UserError(f"reduction: {self.reduction!r} does not exist. {offered}")
+
+    @property
+    def about(self) -> About:
+        """The criterion's row in the table of methods."""
+        return About(self.origin, self.reads, self.covers, COSTS[self.reads])
+
+    @abstractmethod
+    def score(self, context: PruningContext) -> Scores:
+        """Score all groups and blocks that ``context.levels`` allows to be removed; leave no trace in
+        them."""
+
+
+def warn_left_whole(context: PruningContext, groups: Sequence[str], why: str) -> None:
+    """Say which groups a criterion cannot score; they stay as they are."""
+    if groups:
+        rank_zero_warn(
+            f"{len(groups)} groups of {context.name} stay whole, as they {why}: {', '.join(groups)}."
+        )
+
+
+def joined(members: Sequence[np.ndarray], reduction: Reduction) -> np.ndarray:
+    """The scores (size,) of a group from those of its members, each (size,)."""
+    stacked = np.stack(members)
+    if reduction == "sum":
+        return stacked.sum(axis=0)
+    return stacked.max(axis=0) if reduction == "max" else stacked.mean(axis=0)

@@ -1,0 +1,58 @@
+"""ImportancePruning: score every channel once, keep the best within the budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prunelab.errors import UserError
+from prunelab.methods.about import About, require_covered
+from prunelab.methods.allocation.budget import Budget
+from prunelab.methods.allocation.feasibility import require_within_reach
+from prunelab.methods.allocation.from_scores import keep_best
+from prunelab.methods.allocation.scores import Scores
+from prunelab.methods.context import PruningContext
+from prunelab.methods.importance.criterion import Criterion
+from prunelab.methods.method import PruningMethod
+from prunelab.structure import PruningPlan
+
+
+class ImportancePruning(PruningMethod):
+    """Keep the channels (and blocks) that a criterion scores highest, within a budget.
+
+    Args:
+        criterion: what gives the scores, such as ``L1Norm()``.
+        budget: how much to keep.
+        normalisation: how ``global`` allocation makes layers comparable, see ``Allocation``; None: as the
+            criterion says (``mean``, but ``none`` for Taylor, which normalises by itself).
+        settings: those of ``PruningMethod``: levels, allocation, min_keep, divisor, images, network, plan_file,
+            ...
+    """
+
+    def __init__(
+        self, criterion: Criterion, budget: Budget, normalisation: str | None = None, **settings: Any
+    ) -> None:
+        if not isinstance(criterion, Criterion):
+            raise UserError(f"criterion={criterion!r} is no criterion: give one such as prunelab.L1Norm().")
+        super().__init__(budget, normalisation=normalisation or criterion.normalisation, **settings)
+        require_covered(type(criterion).__name__, self.levels, criterion.covers)
+        self.criterion = criterion
+
+    @property
+    def about(self) -> About:
+        return self.criterion.about
+
+    @property
+    def title(self) -> str:
+        return type(self.criterion).__name__
+
+    @property
+    def reads_images(self) -> bool:
+        return self.criterion.reads.startswith("activations")
+
+    def decide(self, context: PruningContext) -> PruningPlan:
+        return self.scored(context)[1]
+
+    def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
+        require_within_reach(context)
+        scores = self.criterion.score(context)
+        return scores, keep_best(context, scores)

@@ -1,0 +1,1 @@
+"""Compiled kernels for criteria (the extra ``prunelab[fast]``)."""

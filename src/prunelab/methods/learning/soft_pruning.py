@@ -1,0 +1,162 @@
+"""Soft filter pruning: filters are zeroed after each epoch and may come back in the next.
+
+He, Kang, Dong, Fu, Yang: Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks, IJCAI 2018,
+arXiv:1808.06866, algorithm 1; and with another criterion He, Liu, Wang, Hu, Yang: Filter Pruning via Geometric
+Median for Deep Convolutional Neural Networks Acceleration, CVPR 2019, arXiv:1811.00250, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunelab.errors import UserError
+from prunelab.methods.about import About
+from prunelab.methods.allocation.budget import Budget
+from prunelab.methods.allocation.from_scores import keep_best
+from prunelab.methods.allocation.scores import Scores
+from prunelab.methods.context import PruningContext
+from prunelab.methods.importance.criterion import Criterion
+from prunelab.methods.importance.l2 import L2Norm
+from prunelab.methods.importance.weights import rows
+from prunelab.methods.learning.method import LearningMethod
+from prunelab.methods.learning.scratch import draw_afresh
+from prunelab.structure import PruningPlan
+
+
+class SoftPruning(LearningMethod):
+    """Before training, and after each epoch, set the filters of lowest score to zero; all go on training.
+
+    With ``L2Norm()`` this is soft filter pruning, with ``FPGM()`` and ``mask_gradients`` the schedule of the paper on
+    geometric medians. Only the weights that make a channel are zeroed, not the normalisation after them. What is zero
+    in the end is removed first. How many filters are zeroed follows from the budget, by default the same fraction of
+    each group (``allocation="uniform"``, the paper's rule).
+
+    Departures: the producers of a stage share one decision, where the official code masks each convolution alone and
+    cannot remove what it masks; groups are scored as ``criterion`` says. Momentum is kept, as in the official code.
+
+    A zeroed filter whose normalisation shifts it by 0 or less in front of a ReLU outputs nothing, gets no gradient and
+    stays at zero, once its momentum is used up. The official code does nothing about it either. In a network with
+    fresh weights, where all shifts are 0, pruning inside blocks is therefore decided at the start: begin with a trained
+    one.
+
+    Args:
+        budget: how much to keep.
+        criterion: gives the scores, from weights alone.
+        rate: the fraction of each group that is zeroed, int(size x rate) filters; None: what the budget removes. The
+            plan meets the budget either way.
+        mask_gradients: multiply the gradients of zeroed filters by 0, as the official code of FPGM does (soft only
+            through momentum).
+        from_scratch: draw all weights afresh before learning, as the papers do in some of their experiments.
+        settings: those of ``LearningMethod``.
+
+    Logs learning/zero_filters: the fraction of zeroed filters; learning/exchanged: of these, the fraction that was
+    not zeroed an epoch ago.
+
+    Raises:
+        UserError: a rate outside [0, 1), a criterion that reads images, level block.
+    """
+
+    covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
+
+    def __init__(
+        self,
+        budget: Budget,
+        criterion: Criterion | None = None,
+        rate: float | None = None,
+        mask_gradients: bool = False,
+        from_scratch: bool = False,
+        allocation: str = "uniform",
+        **settings: Any,
+    ) -> None:
+        super().__init__(budget, allocation=allocation, **settings)
+        self.criterion = criterion or L2Norm()
+        if self.criterion.reads.startswith("activations"):
+            raise UserError(
+                f"{type(self.criterion).__name__} reads {self.criterion.reads}; soft pruning scores weights after each "
+                "epoch: choose a criterion that reads weights, such as L2Norm or FPGM."
+            )
+        if rate is not None and not 0 <= rate < 1:
+            raise UserError(f"rate={rate} is not a fraction of filters to zero: use a number in [0, 1).")
+        self.rate = rate
+        self.mask_gradients = mask_gradients
+        self.from_scratch = from_scratch
+        self._zeroed: dict[str, list[int]] = {}
+        self._exchanged = 0.0
+
+    @property
+    def about(self) -> About:
+        return replace(super().about, origin=self.criterion.origin)
+
+    def prepare(self, context: PruningContext) -> None:
+        self._zeroed, self._exchanged = {}, 0.0
+        if self.from_scratch and context.reference is None:  # later rounds go on from the earlier ones
+            draw_afresh(context.model, self.seed)
+
+    def before_first_step(self, context: PruningContext) -> None:
+        self._zero_lowest(context)
+
+    def before_step(self, context: PruningContext) -> None:
+        if self.mask_gradients:
+            for weight, dim, filters in self._zeroed_filters(context):
+                if weight.grad is not None:
+                    weight.grad.index_fill_(dim, filters, 0.0)
+
+    def after_epoch(self, context: PruningContext) -> None:
+        self._zero_lowest(context)
+
+    def watch(self, context: PruningContext) -> dict[str, float]:
+        zeroed = sum(map(len, self._zeroed.values()))
+        size = sum(group.size for group in context.groups)
+        return {"zero_filters": zeroed / size, "exchanged": self._exchanged}
+
+    def decide(self, context: PruningContext) -> PruningPlan:
+        """What is zero goes first, then by score."""
+        scores = self.criterion.score(context).channels
+        alive = {name: np.where(_is_zero(context, name), min(0.0, s.min()), s) for name, s in scores.items()}
+        return keep_best(context, Scores(alive))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"zeroed": self._zeroed, "exchanged": self._exchanged}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._zeroed, self._exchanged = state_dict["zeroed"], state_dict["exchanged"]
+
+    def _zero_lowest(self, context: PruningContext) -> None:
+        before, self._zeroed = self._zeroed, self._lowest(context)
+        new = sum(len(set(filters) - set(before.get(name, ()))) for name, filters in self._zeroed.items())
+        self._exchanged = new / max(1, sum(map(len, self._zeroed.values())))
+        for weight, dim, filters in self._zeroed_filters(context):
+            weight.data.index_fill_(dim, filters, 0.0)
+
+    def _lowest(self, context: PruningContext) -> dict[str, list[int]]:
+        """The channels of each group that are to be zeroed now."""
+        scores = self.criterion.score(context)
+        if self.rate is not None:
+            return {
+                name: np.sort(np.argsort(values, kind="stable")[: int(len(values) * self.rate)]).tolist()
+                for name, values in scores.channels.items()
+            }
+        kept = keep_best(context, Scores(scores.channels)).kept
+        return {
+            group.name: sorted(set(range(group.size)) - set(kept[group.name])) for group in context.groups
+        }
+
+    def _zeroed_filters(self, context: PruningContext) -> Iterator[tuple[Tensor, int, Tensor]]:
+        """Every weight that makes zeroed channels, the dimension of its filters, and their numbers."""
+        for group in context.groups:
+            zeroed = self._zeroed.get(group.name, [])
+            for part in group.producers:
+                weight = context.model.get_parameter(part.parameter)
+                yield weight, part.dim, torch.from_numpy(part.index[zeroed].flatten()).to(weight.device)
+
+
+def _is_zero(context: PruningContext, name: str) -> np.ndarray:
+    """For each channel of a group, whether all weights that make it are zero."""
+    producers = context.graph.group(name).producers
+    return np.all([(rows(context.model, part) == 0).all(axis=1) for part in producers], axis=0)

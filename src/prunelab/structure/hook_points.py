@@ -1,0 +1,179 @@
+"""Hook points: where the activations of a group can be read while the network runs.
+
+A hook point names a tensor of the forward pass: the one that the next layers read, after normalisation and activation
+function and before pooling, flattening or concatenation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prunelab.errors import UserError
+from prunelab.structure.tracing.calls import Call, Calls, WhileOutermost, following
+from prunelab.structure.tracing.ids import Components
+from prunelab.structure.tracing.marks import Marked, Trace
+
+
+@dataclass(frozen=True)
+class HookPoint:
+    """The output of call number ``call`` made in ``module``; its ``width`` channels lie along ``dim``."""
+
+    module: str
+    call: int
+    dim: int
+    width: int
+
+
+@dataclass(frozen=True)
+class GroupHookPoint:
+    """Where a group's channels sit in a tapped tensor: ``positions`` (channels, m) along ``hook_point.dim``."""
+
+    hook_point: HookPoint
+    positions: NDArray[np.int64] = field(repr=False)
+
+
+def find_hook_points(
+    trace: Trace, components: Components, members: list[NDArray[np.int64]]
+) -> list[tuple[GroupHookPoint, ...]]:
+    """For each group (its component numbers) the hook points at which its activations are read.
+
+    Every contraction that reads a group is followed back, through pooling, views and concatenations, to the
+    nearest elementwise result. A hook point computed from another one of the same group by elementwise functions
+    and products alone is left out: what is zero at the first is zero at the second.
+    """
+    group_of = np.full(components.count, -1, dtype=np.int64)
+    for number, channels in enumerate(members):
+        group_of[channels] = number
+    found: list[dict[int, Marked]] = [{} for _ in members]
+    for read in trace.reads:
+        ids = read.source.dims[read.dim]
+        if ids is None:
+            continue
+        wanted = {number for number in np.unique(group_of[components.label[ids]]).tolist() if number >= 0}
+        for marked in _origins(read.source):
+            for number in wanted & _carried(marked, components, group_of):
+                found[number].setdefault(id(marked), marked)
+    hook_points = []
+    for number, candidates in enumerate(found):
+        first = [marked for marked in candidates.values() if not _derived(marked, candidates)]
+        located = [_located(marked, components, members[number]) for marked in first]
+        hook_points.append(tuple(hook_point for hook_point in located if hook_point is not None))
+    return hook_points
+
+
+def branch_hook_point(marked: Marked) -> HookPoint | None:
+    """The hook point of a whole activation (the branch of a residual block)."""
+    dims = [dim for dim, ids in enumerate(marked.dims) if ids is not None]
+    if marked.call is None or not dims:
+        return None
+    return HookPoint(*marked.call, dims[0], marked.shape[dims[0]])
+
+
+def _origins(marked: Marked) -> list[Marked]:
+    """The nearest observable elementwise results that ``marked`` is a rearrangement of."""
+    stack, origins, seen = [(marked, marked)], [], set()
+    while stack:
+        current, observable = stack.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if current.call is not None:
+            observable = current
+        if current.kind == "transport" and current.parents:
+            stack.extend((parent, observable) for parent in current.parents if parent.carries)
+        elif observable.call is not None:
+            origins.append(observable)
+    return origins
+
+
+def _carried(marked: Marked, components: Components, group_of: NDArray[np.int64]) -> set[int]:
+    """The groups that have channels in ``marked``."""
+    return {
+        number
+        for ids in marked.dims
+        if ids is not None
+        for number in np.unique(group_of[components.label[ids]]).tolist()
+        if number >= 0
+    }
+
+
+def _derived(marked: Marked, candidates: dict[int, Marked]) -> bool:
+    """Whether ``marked`` is an elementwise function or product of another candidate."""
+    stack = list(marked.parents) if marked.kind in ("pointwise", "mul") else []
+    while stack:
+        current = stack.pop()
+        if id(current) in candidates:
+            return True
+        if current.kind in ("pointwise", "mul") and current.activation and current.op != "native_batch_norm":
+            stack.extend(current.parents)
+    return False
+
+
+def _located(marked: Marked, components: Components, channels: NDArray[np.int64]) -> GroupHookPoint | None:
+    """Where ``channels`` sit in ``marked``; None if not every channel is there equally often."""
+    for dim, ids in enumerate(marked.dims):
+        if ids is None or marked.call is None:
+            continue
+        label = components.label[ids]
+        rank = np.full(components.count, -1, dtype=np.int64)
+        rank[channels] = np.arange(channels.size)
+        owner = rank[label]
+        places = np.flatnonzero(owner >= 0)
+        if places.size == 0 or places.size % channels.size:
+            continue
+        order = places[np.argsort(owner[places], kind="stable")].reshape(channels.size, -1)
+        if (owner[order] == np.arange(channels.size)[:, None]).all():
+            return GroupHookPoint(HookPoint(*marked.call, dim, marked.shape[dim]), order)
+    return None
+
+
+@contextmanager
+def observe(model: nn.Module, observers: Mapping[HookPoint, Callable[[Tensor, int], None]]) -> Iterator[None]:
+    """While open, every forward pass of ``model`` calls ``observers[hook_point](tensor, dim)`` for each hook_point.
+
+    The tensor is the one the network goes on with (part of the autograd graph if gradients are on), its channels
+    along ``dim``. Works for functional code as for modules. ``model`` must be the module that was analysed.
+    """
+    by_call: dict[Call, list[tuple[HookPoint, Callable[[Tensor, int], None]]]] = {}
+    for hook_point, observer in observers.items():
+        by_call.setdefault((hook_point.module, hook_point.call), []).append((hook_point, observer))
+
+    def returned(call: Call, out: Any) -> None:
+        for hook_point, observer in by_call.get(call, ()):
+            if (
+                not isinstance(out, Tensor)
+                or out.dim() <= hook_point.dim
+                or out.shape[hook_point.dim] != hook_point.width
+            ):
+                raise UserError(
+                    f"call {hook_point.call} in {hook_point.module or 'the network'} no longer returns "
+                    f"{hook_point.width} channels: the network's control flow differs from the pass that was analysed. Analyse it with an example of the "
+                    "same kind of input."
+                )
+            observer(out, hook_point.dim)
+
+    calls = Calls(returned)
+    outermost = WhileOutermost(calls)
+
+    def enter(path: str, given: Any) -> None:
+        if not path:
+            outermost.enter()
+
+    def leave(path: str, out: Any) -> None:
+        if not path:
+            outermost.leave()
+
+    with following(model, calls, enter, leave):
+        yield
+
+
+def channels_first(tensor: Tensor, dim: int) -> Tensor:
+    """A view of ``tensor`` as (N, C, ...)."""
+    return tensor if dim == 1 else tensor.movedim(dim, 1)

@@ -1,0 +1,229 @@
+"""Applying a plan: parameters, buffers, attributes and blocks are removed for real."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from prunelab.errors import UserError
+from prunelab.structure.plan import Cut, PruningPlan
+from prunelab.structure.surgery.attributes import integers, set_integer
+from prunelab.structure.surgery.cutting import Cutter
+from prunelab.structure.surgery.rewriting import check_written, rewrite
+from prunelab.structure.tracing.side_effects import forget_caches
+
+_LEAVES = {"identity": lambda x: x, "relu": torch.relu, "relu6": nn.functional.relu6}
+
+
+class Dropped(nn.Module):
+    """What is left of a dropped residual block: y = x, or the activation function that followed the addition.
+
+    Takes whatever the block took; its first argument is x.
+    """
+
+    def __init__(self, leaves: str) -> None:
+        super().__init__()
+        self.leaves = leaves
+
+    def forward(self, x: Tensor, *others: Any, **named: Any) -> Tensor:
+        """x (N, C, H, W) -> the same shape."""
+        return _LEAVES[self.leaves](x)
+
+    def extra_repr(self) -> str:
+        """What the printed network shows."""
+        return self.leaves
+
+
+def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = None) -> nn.Module:
+    """Remove from ``model``, in place, what ``plan`` does not keep; returns the model.
+
+    Each kept weight is copied once; parameters stay the same objects, so that ties and optimizers keep them.
+    ``optimizer``'s state (momentum, ...) is cut with its parameters. The plan is remembered on the model
+    (``model.prunelab_plan``, composed with an earlier one), so that ``prunelab.save`` can write it.
+
+    Raises UserError, before anything is changed, if the plan was made for another network.
+    """
+    modules = named_modules(model)
+    tensors = tensors_of(modules)
+    by_tensor = checked_cuts(modules, tensors, plan)
+    forget_caches(model)
+    drop_blocks(model, plan)
+    states = _states(optimizer)
+    cutter = Cutter()
+    done: set[int] = set()
+    for name, cuts in by_tensor.items():
+        tensor = tensors[name]
+        if id(tensor) in done:  # a shared parameter has several names
+            continue
+        done.add(id(tensor))
+        state = states.get(tensor, {})
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == tensor.shape:
+                state[key] = cutter.kept(value, cuts)
+        tensor.grad = None
+        tensor.data = cutter.kept(tensor.data, cuts)
+    for name, values in plan.values.items():
+        buffer = tensors[name]
+        buffer.data = torch.tensor(values, dtype=buffer.dtype, device=buffer.device)
+    for module, name, value in attribute_changes(modules, tensors, plan):
+        set_integer(module, name, value)
+    rewrite_methods(modules, plan)
+    previous = getattr(model, "prunelab_plan", None)
+    model.prunelab_plan = plan if previous is None else previous.compose(plan)  # type: ignore[assignment]
+    return model
+
+
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """All modules by every path they have."""
+    found: dict[str, nn.Module] = {}
+
+    def walk(module: nn.Module, path: str) -> None:  # Module.named_modules hands each up through all levels
+        found[path] = module
+        for name, child in module._modules.items():
+            if child is not None:
+                walk(child, f"{path}.{name}" if path else name)
+
+    walk(model, "")
+    return found
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by every name they have."""
+    return tensors_of(named_modules(model))
+
+
+def tensors_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """All parameters, then all buffers, of these modules (by path) by every name they have."""
+    parameters: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    for path, module in modules.items():
+        prefix = f"{path}." if path else ""
+        parameters.update({prefix + name: own for name, own in module._parameters.items() if own is not None})
+        buffers.update({prefix + name: own for name, own in module._buffers.items() if own is not None})
+    return {**parameters, **buffers}
+
+
+def checked_cuts(
+    modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], plan: PruningPlan
+) -> dict[str, list[Cut]]:
+    """The cuts of each tensor, after making sure that all of them fit."""
+    for module in (*plan.replaced, *plan.attributes, *plan.rewritten):
+        if module not in modules:
+            raise UserError(
+                f"this plan was made for another network: it names {module!r}, which the network lacks"
+            )
+    for cut in plan.cuts:
+        tensor = tensors.get(cut.tensor)
+        if tensor is None:
+            raise UserError(
+                f"this plan was made for another network: it cuts {cut.tensor!r}, which the network lacks"
+            )
+        if cut.dim >= tensor.dim() or tensor.shape[cut.dim] != cut.size:
+            raise UserError(
+                f"this plan was made for another network: it expects {cut.size} entries in dimension {cut.dim} of "
+                f"{cut.tensor}, whose shape is {tuple(tensor.shape)}"
+            )
+    by_tensor = plan.cuts_by_tensor()
+    for module, attributes in plan.attributes.items():
+        own_integers = integers(modules[module])
+        for name, value in attributes.items():
+            own = own_integers.get(name)
+            if own is None or not 0 < value <= own:
+                raise UserError(
+                    f"this plan was made for another network: it sets {name!r} of {module!r} from {own!r} to {value}"
+                )
+    for module, widths in plan.rewritten.items():
+        check_written(modules[module], widths)
+    for name, values in plan.values.items():
+        _check_values(name, tensors.get(name), values, by_tensor.get(name, []))
+    return by_tensor
+
+
+def _check_values(name: str, buffer: Tensor | None, values: tuple[int, ...], cuts: list[Cut]) -> None:
+    """New content of an index buffer fits its new length and points no further than the old content did."""
+    if buffer is None or buffer.is_floating_point() or buffer.is_complex() or buffer.dim() != 1:
+        raise UserError(
+            f"this plan was made for another network: it sets {name!r}, which is no index buffer of it"
+        )
+    length = len(cuts[0].indices) if cuts else len(buffer)
+    if len(values) != length or (not buffer.is_meta and max(values) > int(buffer.max())):
+        raise UserError(
+            f"this plan was made for another network: the {len(values)} entries that it gives to {name!r} "
+            "do not fit there"
+        )
+
+
+def _states(optimizer: Optimizer | None) -> Mapping[Any, dict[str, Any]]:
+    return optimizer.state if optimizer is not None else {}
+
+
+def drop_blocks(model: nn.Module, plan: PruningPlan) -> None:
+    """Put in each dropped block's place what is left of it."""
+    innermost_first = sorted(plan.replaced.items(), key=lambda item: -item[0].count("."))
+    for path, leaves in innermost_first:
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, Dropped(leaves))
+
+
+def rewrite_methods(modules: Mapping[str, nn.Module], plan: PruningPlan) -> None:
+    """Let those of ``modules`` (by path) that ``plan`` names compute the widths that their source writes out."""
+    for path, widths in plan.rewritten.items():
+        if path in modules:
+            rewrite(modules[path], widths)
+
+
+def attribute_changes(
+    modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], plan: PruningPlan
+) -> list[tuple[nn.Module, str, Any]]:
+    """(module, attribute, new value) for every width that one of ``modules`` (by path) remembers.
+
+    ``modules`` hold their tensors of the new shapes; ``tensors`` (before or after) say which names are one tensor.
+    """
+    cut = {id(tensors[each.tensor]) for each in plan.cuts}
+    homes = dict.fromkeys(name.rpartition(".")[0] for name, tensor in tensors.items() if id(tensor) in cut)
+    changes: list[tuple[nn.Module, str, Any]] = []
+    for path in homes:
+        if path in modules:
+            groups = plan.attributes.get(path, {}).get("groups")
+            changes.extend((modules[path], name, value) for name, value in _widths(modules[path], groups))
+    for path, found in plan.attributes.items():
+        if path in modules:
+            changes.extend((modules[path], name, value) for name, value in found.items())
+    return changes
+
+
+def _widths(module: nn.Module, groups: int | None) -> list[tuple[str, Any]]:
+    """The attributes of PyTorch's own layers (and their subclasses) that follow from the shapes of their weights.
+
+    ``groups``: of a convolution, where the plan changes their number (depthwise).
+    """
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        weight = module._parameters.get("weight_v")
+    shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    if isinstance(module, nn.modules.conv._ConvNd) and len(shape) > 2:
+        made, read = (1, 0) if module.transposed else (0, 1)
+        groups = module.groups if groups is None else groups
+        return [
+            ("out_channels", shape[made] * (groups if module.transposed else 1)),
+            ("in_channels", shape[read] * (1 if module.transposed else groups)),
+        ]
+    if isinstance(module, nn.Linear) and len(shape) == 2:
+        return [("out_features", shape[0]), ("in_features", shape[1])]
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and shape:
+        return [("normalized_shape", shape)]
+    if isinstance(module, nn.GroupNorm) and shape:
+        return [("num_channels", shape[0])]
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        mean = module.running_mean
+        size = shape[0] if shape else (mean.shape[0] if mean is not None else None)
+        return [("num_features", size)] if size is not None else []
+    if isinstance(module, nn.PReLU) and shape:
+        return [("num_parameters", shape[0])]
+    if isinstance(module, nn.Embedding) and shape:
+        return [("embedding_dim", shape[1])]
+    return []

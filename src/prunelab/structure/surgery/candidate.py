@@ -1,0 +1,117 @@
+"""``candidate``: a pruned copy of a network in a few milliseconds, to be judged and thrown away.
+
+``apply`` on ``copy.deepcopy`` copies every weight of the full network and then most of them again. Here each tensor
+of the copy is made once, at its final size, or not at all (``share``), and modules are copied without walking through
+their (mostly empty) tables of hooks.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from prunelab.structure.plan import Cut, PruningPlan
+from prunelab.structure.surgery.apply import (
+    attribute_changes,
+    checked_cuts,
+    drop_blocks,
+    named_modules,
+    rewrite_methods,
+    tensors_of,
+)
+from prunelab.structure.surgery.attributes import set_integer
+from prunelab.structure.surgery.cutting import Cutter, is_run
+
+_SIMPLE = frozenset((bool, int, float, str, type(None)))
+
+Memo = dict[int, Any]
+"""What stands in the copy for each object of the original, by its ``id``."""
+
+
+def candidate(model: nn.Module, plan: PruningPlan, share: bool = False) -> nn.Module:
+    """A copy of ``model`` without what ``plan`` does not keep.
+
+    The same network as ``apply(copy.deepcopy(model), plan)``; nothing in it is shared with ``model``.
+
+    ``share``: parameters that the plan leaves whole, or of which it keeps filters that lie side by side, are views of
+    the memory of ``model``. Such a candidate is there to be judged and must not be trained: none of its parameters
+    asks for a gradient, so that a backward pass raises an error and an optimizer changes nothing, but what is written
+    into a parameter in place is written into ``model``. Buffers are always copies: its running statistics may be
+    measured anew.
+
+    Raises UserError if the plan was made for another network.
+    """
+    modules = named_modules(model)
+    tensors = tensors_of(modules)
+    cuts = checked_cuts(modules, tensors, plan)
+    memo = _pruned_tensors(tensors, cuts, plan, share)
+    pruned = _copied(model, memo)
+    drop_blocks(pruned, plan)
+    for name, values in plan.values.items():
+        buffer = memo[id(tensors[name])]
+        buffer.data = buffer.new_tensor(values)
+    copies = named_modules(pruned)
+    for module, name, value in attribute_changes(copies, tensors, plan):
+        set_integer(module, name, value)
+    rewrite_methods(copies, plan)
+    return pruned
+
+
+def _pruned_tensors(
+    tensors: Mapping[str, Tensor], cuts: Mapping[str, list[Cut]], plan: PruningPlan, share: bool
+) -> Memo:
+    """What becomes of each tensor; those of dropped blocks alone stay as they are, since they go with the block."""
+    memo: Memo = {}
+    cutter = Cutter()
+    dropped = tuple(f"{path}." for path in plan.replaced)
+    for name, tensor in tensors.items():
+        if name not in cuts and (id(tensor) in memo or name.startswith(dropped)):
+            continue
+        own = cuts.get(name, [])
+        parameter = isinstance(tensor, nn.Parameter)
+        made = _view(tensor.detach(), own) if share and parameter else None
+        if made is None:
+            made = cutter.kept(tensor.detach(), own)
+        memo[id(tensor)] = nn.Parameter(made, tensor.requires_grad and not share) if parameter else made
+    return memo
+
+
+def _view(tensor: Tensor, cuts: list[Cut]) -> Tensor | None:
+    """What is kept as a view in which entries lie as in a tensor of its own; None where there is none."""
+    if not cuts:
+        return tensor
+    if len(cuts) > 1 or cuts[0].dim != 0 or not is_run(cuts[0]):
+        return None
+    return tensor.narrow(0, cuts[0].indices[0], len(cuts[0].indices))
+
+
+def _copied(module: nn.Module, memo: Memo) -> nn.Module:
+    """``copy.deepcopy(module, memo)``, quicker."""
+    if id(module) in memo:  # a shared module
+        return memo[id(module)]
+    if hasattr(type(module), "__deepcopy__"):  # it knows best
+        return copy.deepcopy(module, memo)
+    twin: nn.Module = module.__new__(type(module))
+    memo[id(module)] = twin
+    own = dict(vars(module))
+    for name, value in own.items():
+        if type(value) in _SIMPLE:
+            continue
+        if name == "_modules":
+            own[name] = {key: None if child is None else _copied(child, memo) for key, child in value.items()}
+        elif name in ("_parameters", "_buffers"):
+            own[name] = {key: memo.get(id(tensor), tensor) for key, tensor in value.items()}
+        elif isinstance(value, dict | set) and not value:
+            own[name] = type(value)()
+        elif not _immutable(value):
+            own[name] = copy.deepcopy(value, memo)
+    twin.__dict__.update(own)
+    return twin
+
+
+def _immutable(value: Any) -> bool:
+    """A tuple of numbers and words: may be shared, and ``deepcopy`` would look at each entry."""
+    return type(value) is tuple and all(type(entry) in _SIMPLE for entry in value)

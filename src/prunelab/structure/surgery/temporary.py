@@ -1,0 +1,92 @@
+"""The pruned network, or a part of it, for the time of one call, without touching the full one's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from prunelab.structure.plan import PruningPlan
+from prunelab.structure.surgery.apply import attribute_changes, rewrite_methods, tensors_of
+from prunelab.structure.surgery.attributes import set_integer
+from prunelab.structure.surgery.cutting import Cutter
+
+
+def pruned_tensors(plan: PruningPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What ``plan`` leaves of the (meta or real) tensors of the full network, by name; shared ones stay shared."""
+    by_tensor = plan.cuts_by_tensor()
+    cutter = Cutter()
+    made: dict[int, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name in by_tensor and id(tensor) not in made:
+            made[id(tensor)] = cutter.kept(tensor, by_tensor[name])
+    pruned = {name: made.get(id(tensor), tensor) for name, tensor in tensors.items()}
+    for name, values in plan.values.items():
+        pruned[name] = torch.tensor(values, dtype=tensors[name].dtype, device=tensors[name].device)
+    return pruned
+
+
+@contextmanager
+def as_pruned(
+    modules: Mapping[str, nn.Module],
+    plan: PruningPlan,
+    tensors: Mapping[str, Tensor],
+    pruned: Mapping[str, Tensor],
+) -> Iterator[None]:
+    """Inside, ``modules`` (by path: all of a network, or a part) have the methods and attributes that ``plan`` gives
+    them; their own tensors are not touched.
+
+    ``tensors`` are those of the full network by name, ``pruned`` what is left of them.
+    """
+    own = {name: tensor for name, tensor in tensors_of(modules).items() if pruned[name] is not tensors[name]}
+    saved: list[tuple[nn.Module, str, Any]] = []
+    classes = [(modules[path], type(modules[path])) for path in plan.rewritten if path in modules]
+    try:
+        rewrite_methods(modules, plan)
+        with _shapes(modules, own, pruned):
+            changes = attribute_changes(modules, tensors, plan)
+        for module, name, value in changes:
+            attribute = name.partition("[")[0]
+            saved.append((module, attribute, getattr(module, attribute)))
+            set_integer(module, name, value)
+        yield
+    finally:
+        for module, name, value in reversed(saved):
+            setattr(module, name, value)
+        for module, kind in classes:
+            module.__class__ = kind
+
+
+@contextmanager
+def _shapes(
+    modules: Mapping[str, nn.Module], own: Mapping[str, Tensor], pruned: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """Let the modules see the pruned tensors while their attributes are computed."""
+    owners: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        for path in own:
+            parent, _, name = path.rpartition(".")
+            module = modules[parent]
+            table: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
+            owners.append((table, name, table[name]))
+            table[name] = pruned[path]
+        yield
+    finally:
+        for table, name, value in reversed(owners):  # a module may be reachable under two names
+            table[name] = value
+
+
+def call_with(
+    model: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """One forward call of ``model`` with these tensors in place of its own (by any of their names).
+
+    Every slot of every module is set once. (``functional_call``'s own tying of shared weights does not restore a
+    module that is reachable under two names.)
+    """
+    chosen = {name: tensors[name] for name in tensors_of(dict(model.named_modules()))}
+    return functional_call(model, chosen, args, kwargs, tie_weights=False)

@@ -1,0 +1,59 @@
+"""What the rules share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from prunelab.structure.tracing.ledger import Ledger
+from prunelab.structure.tracing.marks import Dims, Marked
+
+Rule = Callable[..., list[Marked]]
+
+
+def plain(outputs: list[Tensor]) -> list[Marked]:
+    """Outputs that carry no channels."""
+    return [Marked(tuple(out.shape), [None] * out.dim()) for out in outputs]
+
+
+def beside(outputs: list[Tensor]) -> list[Marked]:
+    """Outputs beside the first that only a backward pass would use (saved statistics): not followed."""
+    return [Marked((), [], followed=False) for _ in outputs]
+
+
+def rearranged(source: Marked, out: Tensor, dims: Dims) -> Marked:
+    """A rearrangement of ``source``: it stays uniform, zero, a statistic."""
+    return Marked(
+        tuple(out.shape), dims, uniform=source.uniform, zero=source.zero, statistics=source.statistics
+    )
+
+
+def freeze_all(ledger: Ledger, inputs: tuple[Marked, ...], reason: str) -> None:
+    """Freeze every channel that enters an operator."""
+    for marked in inputs:
+        for ids in (*marked.dims, *marked.statistics):
+            ledger.ids.freeze(ids, reason)
+
+
+def unknown(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """An operator without a rule: never guess."""
+    freeze_all(ledger, inputs, op)
+    return plain(outputs)
+
+
+def statistics_end_here(ledger: Ledger, op: str, inputs: tuple[Marked, ...]) -> None:
+    """A statistic over channels may only normalise them; any other use freezes them."""
+    for marked in inputs:
+        for ids in marked.statistics:
+            ledger.ids.freeze(ids, f"{op} of a statistic over channels")
+
+
+def argument(args: Any, kwargs: Any, position: int, name: str, default: Any = None) -> Any:
+    """An operator's argument by position or name."""
+    if len(args) > position:
+        return args[position]
+    return kwargs.get(name, default)

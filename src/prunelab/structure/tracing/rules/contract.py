@@ -1,0 +1,229 @@
+"""Contractions: convolutions and matrix products. They make new channels and read (consume) old ones."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from prunelab.structure.tracing.ids import Ids
+from prunelab.structure.tracing.ledger import Ledger
+from prunelab.structure.tracing.marks import Dims, Marked, Read
+from prunelab.structure.tracing.rules.common import Rule, argument, beside, statistics_end_here
+
+
+def convolution(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)``."""
+    source, weight = ledger.marked(args[0]), ledger.marked(args[1])
+    bias = ledger.marked(args[2]) if args[2] is not None else None
+    transposed, groups = bool(args[6]), int(args[8])
+    statistics_end_here(ledger, op, inputs)
+    for ids in source.dims[2:]:
+        ledger.ids.freeze(ids, f"{op} along the channels")
+    made, read = (1, 0) if transposed else (0, 1)  # which weight dimension makes channels, which reads them
+    out = outputs[0]
+    if weight.shape[read if not transposed else 1] == 1 and groups > 1 and groups == source.shape[1]:
+        channels = _depthwise(ledger, op, source, weight, groups, transposed)
+    elif groups > 1:
+        channels = _grouped(ledger, op, source, weight, groups, made, read)
+    else:
+        channels = weight.dims[made]
+        ledger.tie(source.dims[1], weight.dims[read], f"{op} of a tensor without channels")
+        ledger.kind = "produce"
+        if source.activation and source.dims[1] is not None:
+            ledger.trace.reads.append(Read(source, 1))
+    ledger.trace.role(weight, made, "producer")
+    ledger.trace.role(weight, read, "consumer")
+    if channels is not None:
+        ledger.ids.produce(channels)
+    places = out.numel() // out.shape[1]
+    # A kernel stops at every place of the output, a transposed one at every place of the input.
+    stops = prod(source.shape) // source.shape[1] if transposed else places
+    _count(ledger, weight, stops)
+    if bias is not None:
+        channels = _bias(ledger, op, channels, bias, places, out.shape[1])
+    dims: Dims = [source.dims[0], channels, *[None] * (out.dim() - 2)]
+    return [Marked(tuple(out.shape), dims)]
+
+
+def _depthwise(
+    ledger: Ledger, op: str, source: Marked, weight: Marked, groups: int, transposed: bool
+) -> Ids | None:
+    """Each input channel has filters of its own: output channel o is input channel o // multiplier."""
+    ledger.kind = "carry"
+    multiplier = (weight.shape[1] if transposed else weight.shape[0] // groups) or 1
+    channels = source.dims[1]
+    carried = None if channels is None else np.repeat(channels, multiplier) if multiplier > 1 else channels
+    if weight.dims[0] is not None:
+        ledger.trace.numbers[ledger.calls.modules[-1], "groups"] = weight.dims[0][::multiplier]
+    ledger.trace.role(weight, 0, "depthwise")  # before the role of a producer is given
+    return ledger.tie(carried, weight.dims[0], f"{op} of a tensor without channels")
+
+
+def _grouped(
+    ledger: Ledger, op: str, source: Marked, weight: Marked, groups: int, made: int, read: int
+) -> Ids | None:
+    """Groups keep equal widths: position i of every group is one channel, on both sides.
+
+    In a convolution that is to lose whole groups, all channels of a group are one, on both sides together.
+    """
+    ledger.kind = "produce"
+    entering, leaving = source.dims[1], weight.dims[made]
+    if made == 0 and entering is not None and leaving is not None and ledger.apart("groups", leaving, groups):
+        ledger.ids.tie_rows(entering.reshape(groups, -1).T)
+        ledger.ids.tie(entering.reshape(groups, -1)[:, 0], leaving.reshape(groups, -1)[:, 0])
+        ledger.ids.freeze(weight.dims[read], f"{op} that loses whole groups")
+        ledger.trace.reads.append(Read(source, 1))
+        return leaving
+    if entering is None:
+        ledger.ids.freeze(weight.dims[read], f"{op} of a tensor without channels")
+    else:
+        rows = entering.reshape(groups, -1)
+        ledger.ids.tie_rows(rows)
+        if read == 1:
+            ledger.tie(rows[0] if rows.shape[1] > 1 else None, weight.dims[1], op)
+        else:
+            ledger.tie(entering, weight.dims[0], op)
+        ledger.trace.reads.append(Read(source, 1))
+    if made == 0 and leaving is not None:
+        ledger.ids.tie_rows(leaving.reshape(groups, -1))
+        return leaving
+    if leaving is None:  # one output channel per group of a transposed convolution
+        return None if entering is None else _frozen(ledger, groups, op)
+    return np.tile(leaving, groups)
+
+
+def _frozen(ledger: Ledger, size: int, reason: str) -> Ids:
+    ids = ledger.ids.fresh(size)
+    ledger.ids.freeze(ids, reason)
+    return ids
+
+
+def _count(ledger: Ledger, weight: Marked, stops: int) -> None:
+    """FLOPs of a convolution without its bias: 2 x (weights) x (places that the kernel stops at)."""
+    factors = tuple(ids for ids in weight.dims[:2] if ids is not None)
+    rest = prod(weight.shape) // prod(ids.size for ids in factors)
+    ledger.count(2.0 * stops * rest, factors)
+
+
+def _bias(ledger: Ledger, op: str, channels: Ids | None, bias: Marked, places: int, width: int) -> Ids | None:
+    """Tie a bias (width,) to the channels that it is added to, and count its additions -> the channels that go on."""
+    ledger.trace.role(bias, 0, "bias")
+    ids = bias.dims[-1]
+    if width == 1:
+        ledger.count(float(places), (), bias=True)
+        return channels
+    joined = ledger.tie(channels, ids, f"{op}: bias")
+    factors = (joined,) if joined is not None else ()
+    coefficient = float(places) if factors else float(places * width)
+    ledger.count(coefficient, factors, bias=True)
+    return joined
+
+
+def addmm(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``addmm(bias, a, b)`` = bias + a @ b; also ``baddbmm``."""
+    bias = ledger.marked(args[0])
+    made = matmul(ledger, op, args[1:3], kwargs, inputs[1:], outputs)[0]
+    out = outputs[0]
+    if argument(args, kwargs, 3, "beta", 1) != 0:
+        if len(bias.shape) == 1:
+            places = out.numel() // out.shape[-1]
+            made.dims[-1] = _bias(ledger, op, made.dims[-1], bias, places, out.shape[-1])
+        else:
+            for place in range(-len(bias.shape), 0):
+                if bias.shape[place] == out.shape[place] > 1 and not bias.uniform:
+                    made.dims[place] = ledger.tie(made.dims[place], bias.dims[place], op)
+    return [made]
+
+
+def matmul(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``mm(a, b)`` and ``bmm(a, b)``: rows of a, columns of b; the dimension between is contracted."""
+    left, right = ledger.marked(args[0]), ledger.marked(args[1])
+    statistics_end_here(ledger, op, inputs)
+    ledger.kind = "produce"
+    between_left, between_right = left.dims[-1], right.dims[-2]
+    if left.activation and right.activation and (between_left is not None or between_right is not None):
+        # Queries times keys: no weight reads these channels, so nothing can be masked there.
+        ledger.ids.freeze(between_left, f"{op} of two activations")
+        ledger.ids.freeze(between_right, f"{op} of two activations")
+    elif left.shape[-1] > 1:
+        ledger.tie(between_left, between_right, f"{op} of a tensor without channels")
+    for operand, dim in ((left, -1), (right, -2)):
+        if operand.activation and operand.dims[dim] is not None:
+            ledger.trace.reads.append(Read(operand, len(operand.shape) + dim))
+    for operand, made, read in ((right, -1, -2), (left, -2, -1)):
+        ledger.trace.role(operand, made, "producer")
+        ledger.trace.role(operand, read, "consumer")
+    out = outputs[0]
+    dims: Dims = [None] * out.dim()
+    if out.dim() == 3 and out.shape[0] > 1:
+        dims[0] = ledger.tie(left.dims[0], right.dims[0], op) if left.carries or right.carries else None
+    dims[-2], dims[-1] = left.dims[-2], right.dims[-1]
+    for operand, ids in ((left, dims[-2]), (right, dims[-1])):
+        if ids is not None and not operand.activation:
+            ledger.ids.produce(ids)
+    factors = tuple(
+        ids
+        for ids in (dims[0] if out.dim() == 3 else None, dims[-2], dims[-1], between_left)
+        if ids is not None
+    )
+    total = 2.0 * out.numel() * left.shape[-1]
+    coefficient = total / prod(ids.size for ids in factors)
+    ledger.count(coefficient, factors)
+    return [Marked(tuple(out.shape), dims)]
+
+
+def attention(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """Fused attention on (N, heads, tokens, width): heads are tied, the width of queries and keys is frozen."""
+    query, key, value = (ledger.marked(tensor) for tensor in args[:3])
+    statistics_end_here(ledger, op, inputs)
+    for marked in inputs[3:]:
+        for ids in marked.dims:
+            ledger.ids.freeze(ids, op)
+    for operand in (query, key):
+        ledger.ids.freeze(operand.dims[-1], f"{op} of two activations")
+        ledger.ids.freeze(operand.dims[-2], op)
+    ledger.ids.freeze(value.dims[-2], op)
+    heads = query.dims[1]
+    for operand in (key, value):
+        if operand.shape[1] == query.shape[1] > 1:
+            heads = (
+                ledger.tie(heads, operand.dims[1], op)
+                if heads is not None or operand.dims[1] is not None
+                else None
+            )
+        else:
+            ledger.ids.freeze(heads, op)
+            ledger.ids.freeze(operand.dims[1], op)
+    out = outputs[0]
+    made = Marked(tuple(out.shape), [None, heads, None, value.dims[-1]])
+    tokens = key.shape[2] * query.shape[2] * query.shape[0]
+    for width, ids in ((query.shape[-1], query.dims[-1]), (value.shape[-1], value.dims[-1])):
+        factors = tuple(found for found in (heads, ids) if found is not None)
+        total = 2.0 * tokens * query.shape[1] * width
+        coefficient = total / prod(found.size for found in factors)
+        ledger.count(coefficient, factors)
+    return [made, *beside(outputs[1:])]
+
+
+RULES: dict[str, Rule] = {
+    "convolution": convolution,
+    "addmm": addmm,
+    "baddbmm": addmm,
+    "mm": matmul,
+    "bmm": matmul,
+    "_scaled_dot_product_flash_attention_for_cpu": attention,
+    "_scaled_dot_product_flash_attention": attention,
+    "_scaled_dot_product_efficient_attention": attention,
+    "_scaled_dot_product_fused_attention_overrideable": attention,
+}

@@ -1,0 +1,120 @@
+"""Indexing: free along places, by a rule of its own along channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from prunelab.structure.tracing.ledger import Ledger
+from prunelab.structure.tracing.marks import Dims, Gather, Marked
+from prunelab.structure.tracing.rules.common import Rule, statistics_end_here, unknown
+
+
+def index_select(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``index_select(input, dim, index)``.
+
+    Along channels the index must be an integer buffer of the network and the last entry of the input a channel of
+    zeros: then an entry whose source is removed points to the zeros (``ZeroPadShortcut``). Anything else freezes.
+    """
+    source, chooser = inputs[0], inputs[1]
+    dim = int(args[1]) % len(source.shape)
+    statistics_end_here(ledger, op, inputs)
+    dims: Dims = list(source.dims)
+    ids = dims[dim]
+    if ids is not None:
+        if chooser.tensor is not None and source.op == "cat" and source.parents[-1].zero:
+            values = ledger.values(chooser.tensor).cpu().numpy()
+            ledger.trace.gathers.append(Gather(chooser.tensor, ids, values))
+            ledger.trace.role(chooser, 0, "other")
+            dims[dim] = chooser.dims[0]
+            if chooser.dims[0] is not None:
+                ledger.ids.produce(chooser.dims[0])
+        else:
+            ledger.ids.freeze(ids, f"{op} along the channels")
+            dims[dim] = None
+    ledger.kind = "transport"
+    return [Marked(tuple(outputs[0].shape), dims)]
+
+
+def index(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``index(input, [None or tensor per dimension])``: indexed dimensions lose their channels."""
+    source, choosers, out = inputs[0], list(args[1]), outputs[0]
+    statistics_end_here(ledger, op, inputs)
+    indexed = [dim for dim, chooser in enumerate(choosers) if chooser is not None]
+    for dim in indexed:
+        ledger.ids.freeze(source.dims[dim], f"{op} along the channels")
+    kept: Dims = [ids for dim, ids in enumerate(source.dims) if dim not in indexed]
+    places = out.dim() - len(kept)
+    first = indexed[0] if indexed else 0
+    apart = bool(indexed) and indexed[-1] - first + 1 != len(indexed)
+    if apart:  # then the indexed places come first
+        first = 0
+    return [Marked(tuple(out.shape), [*kept[:first], *[None] * places, *kept[first:]])]
+
+
+def index_put(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``target[index, ...] = values`` along leading dimensions, where the target was made for it (``zeros``).
+
+    Detectors gather the features of their regions so. A view as target would have to be followed to what it views;
+    that freezes.
+    """
+    target, values, choosers = ledger.marked(args[0]), ledger.marked(args[2]), list(args[1])
+    rank, rest = len(target.shape), len(target.shape) - len(choosers)
+    made_for_it = target.uniform and target.kind != "transport"
+    indexed = all(chooser is not None for chooser in choosers) and len(values.shape) >= rest
+    if not indexed or not (made_for_it or target.op == op) or (len(args) > 3 and args[3]):
+        return unknown(ledger, op, args, kwargs, inputs, outputs)
+    statistics_end_here(ledger, op, inputs)
+    for ids in (*target.dims[: rank - rest], *values.dims[: len(values.shape) - rest]):
+        ledger.ids.freeze(ids, f"{op} along the channels")
+    dims: Dims = [None] * rank
+    for place in range(-rest, 0):
+        ids = None if values.uniform else values.dims[place]
+        dims[place] = ids if target.uniform else ledger.tie(target.dims[place], ids, op)
+    ledger.kind = "transport"
+    return [Marked(target.shape, dims)]
+
+
+def embedding(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``embedding(weight, indices)``: the vectors' channels go on, the vocabulary stays."""
+    weight, out = inputs[0], outputs[0]
+    ledger.ids.freeze(weight.dims[0], op)
+    ledger.trace.role(weight, 1, "producer")
+    if weight.dims[1] is not None:
+        ledger.ids.produce(weight.dims[1])
+    return [Marked(tuple(out.shape), [*[None] * (out.dim() - 1), weight.dims[1]])]
+
+
+def roll(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``roll(input, shifts, dims)`` and ``flip(input, dims)``: along places only."""
+    source = inputs[0]
+    statistics_end_here(ledger, op, inputs)
+    moved = args[-1] if isinstance(args[-1], (list, tuple)) else [args[-1]]
+    dims: Dims = list(source.dims)
+    for dim in moved:
+        ledger.ids.freeze(dims[dim], f"{op} along the channels")
+    ledger.kind = "transport"
+    return [Marked(source.shape, dims)]
+
+
+RULES: dict[str, Rule] = {
+    "index_select": index_select,
+    "index": index,
+    "_unsafe_index": index,
+    "index_put": index_put,
+    "index_put_": index_put,
+    "embedding": embedding,
+    "roll": roll,
+    "flip": roll,
+}

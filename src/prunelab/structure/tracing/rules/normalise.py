@@ -1,0 +1,132 @@
+"""Normalisations and softmax. Over channels they are inexact: removing one changes the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from prunelab.structure.tracing.ids import Ids
+from prunelab.structure.tracing.ledger import Ledger
+from prunelab.structure.tracing.marks import Marked
+from prunelab.structure.tracing.rules.common import Rule, beside, statistics_end_here
+
+
+def batch_norm(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``native_batch_norm(input, weight, bias, mean, var, training, ...)``: one statistic per channel."""
+    source = ledger.marked(args[0])
+    statistics_end_here(ledger, op, inputs)
+    channels = source.dims[1]
+    for tensor, role in zip(args[1:5], ("scale", "shift", "statistic", "statistic"), strict=False):
+        if isinstance(tensor, Tensor):
+            channels = _affine(ledger, op, channels, ledger.marked(tensor), role)
+    training = next((bool(value) for value in args[3:6] if isinstance(value, bool)), False)
+    if training:  # weight standardisation calls it so on a weight: the other dimensions are averaged over
+        for ids in (source.dims[0], *source.dims[2:]):
+            ledger.ids.mark_inexact(ids, op)
+    ledger.kind = "pointwise"
+    dims = list(source.dims)
+    dims[1] = channels
+    return [Marked(source.shape, dims), *beside(outputs[1:])]
+
+
+def _affine(ledger: Ledger, op: str, channels: Ids | None, parameter: Marked, role: str) -> Ids | None:
+    if parameter.uniform or parameter.shape[-1] == 1:
+        return channels
+    ledger.trace.role(parameter, len(parameter.shape) - 1, role)
+    return ledger.tie(channels, parameter.dims[-1], f"{op} of a tensor without channels")
+
+
+def layer_norm(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``native_layer_norm(input, normalized_shape, weight, bias, eps)`` and ``_fused_rms_norm``."""
+    source = ledger.marked(args[0])
+    statistics_end_here(ledger, op, inputs)
+    dims = list(source.dims)
+    normalised = range(-len(args[1]), 0)
+    for place in normalised:
+        ledger.ids.mark_inexact(dims[place], op)
+    for tensor, role in zip(args[2:4], ("scale", "shift"), strict=False):
+        if isinstance(tensor, Tensor):
+            parameter = ledger.marked(tensor)
+            for place in normalised:
+                if source.shape[place] > 1 and not parameter.uniform:
+                    ledger.trace.role(parameter, len(parameter.shape) + place, role)
+                    dims[place] = ledger.tie(
+                        dims[place], parameter.dims[place], f"{op} of a tensor without channels"
+                    )
+    ledger.kind = "pointwise"
+    return [Marked(source.shape, dims), *beside(outputs[1:])]
+
+
+def group_norm(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``native_group_norm(input, weight, bias, N, C, HxW, group, eps)``: it loses whole groups, which is exact.
+
+    Where it cannot (one group, few groups, the channels outside tie them together), groups keep equal widths.
+    """
+    source, groups = ledger.marked(args[0]), int(args[6])
+    statistics_end_here(ledger, op, inputs)
+    channels = source.dims[1]
+    for tensor, role in zip(args[1:3], ("scale", "shift"), strict=True):
+        if isinstance(tensor, Tensor):
+            channels = _affine(ledger, op, channels, ledger.marked(tensor), role)
+    if channels is not None and groups == channels.size:
+        ledger.trace.numbers[ledger.calls.modules[-1], "num_groups"] = channels
+    elif channels is not None and not ledger.apart("num_groups", channels, groups):
+        ledger.ids.tie_rows(channels.reshape(groups, -1))
+        ledger.ids.mark_inexact(channels, op)
+    ledger.kind = "pointwise"
+    dims = list(source.dims)
+    dims[1] = channels
+    return [Marked(source.shape, dims), *beside(outputs[1:])]
+
+
+def softmax(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``softmax(input, dim)``: inexact if it runs over channels."""
+    source = inputs[0]
+    statistics_end_here(ledger, op, inputs)
+    ledger.ids.mark_inexact(source.dims[int(args[1])], op)
+    ledger.kind = "pointwise"
+    return [Marked(source.shape, list(source.dims))]
+
+
+def weight_norm(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``_weight_norm_interface(v, g, dim)`` = g v / ||v||: the norm runs over every other dimension."""
+    direction, magnitude = inputs[0], inputs[1]
+    dim = int(args[2]) if len(args) > 2 else 0
+    dims = list(direction.dims)
+    for place, ids in enumerate(dims):
+        if place != dim:
+            ledger.ids.mark_inexact(ids, op)
+        elif magnitude.shape[place] > 1:
+            ledger.trace.role(magnitude, place, "scale")
+            dims[place] = ledger.tie(ids, magnitude.dims[place], op)
+    if direction.tensor is not None:
+        ledger.trace.role(direction, dim, "producer")
+    return [Marked(direction.shape, dims), *beside(outputs[1:])]
+
+
+RULES: dict[str, Rule] = {
+    "native_batch_norm": batch_norm,
+    "_native_batch_norm_legit": batch_norm,
+    "_native_batch_norm_legit_no_training": batch_norm,
+    "cudnn_batch_norm": batch_norm,
+    "_batch_norm_with_update": batch_norm,
+    "_batch_norm_no_update": batch_norm,
+    "native_layer_norm": layer_norm,
+    "_fused_rms_norm": layer_norm,
+    "native_group_norm": group_norm,
+    "_softmax": softmax,
+    "_safe_softmax": softmax,
+    "_log_softmax": softmax,
+    "_weight_norm_interface": weight_norm,
+}

@@ -1,0 +1,204 @@
+"""Elementwise operators: dimensions of equal place are tied, broadcast ones are passed over."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from prunelab.structure.tracing.ledger import Ledger
+from prunelab.structure.tracing.marks import Dims, Marked
+from prunelab.structure.tracing.rules.common import Rule, argument, beside, plain
+
+_ADDITIONS = {"add", "add_"}
+_PRODUCTS = {"mul", "mul_"}
+_PRODUCED = {"mm", "bmm", "_unsafe_view", "view"}
+
+
+def pointwise(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """Join the channels of all operands, elementwise."""
+    if not inputs:
+        return plain(outputs)
+    if op.endswith("_"):
+        _written(ledger, inputs[0])
+    operands = [marked for marked in inputs if not marked.uniform]
+    if not operands:  # uniform whatever the operator
+        return [_uniform(out, op == "clone" and inputs[0].zero) for out in outputs]
+    carried = [marked for marked in operands if marked.carries or marked.activation]
+    ledger.kind = _kind(ledger, op, args, kwargs, carried)
+    statistics = _normalised(ledger, op, operands)
+    if op in _ADDITIONS:
+        _count_bias(ledger, inputs, outputs[0])
+    made = []
+    for out in outputs:
+        dims: Dims = [_join(ledger, op, operands, out, place) for place in range(-out.dim(), 0)]
+        made.append(Marked(tuple(out.shape), dims, statistics=statistics))
+    return made
+
+
+def _join(ledger: Ledger, op: str, operands: list[Marked], out: Tensor, place: int) -> Any:
+    """The ids of dimension ``place`` (from the right) of an elementwise result."""
+    size = out.shape[place]
+    if size == 1:
+        return None
+    present = [
+        marked
+        for marked in operands
+        if len(marked.shape) >= -place
+        and marked.shape[place] == size
+        and len(marked.shape) + place not in marked.spread
+    ]
+    if not present:
+        return None
+    joined = present[0].dims[place]
+    for marked in present[1:]:
+        joined = ledger.tie(joined, marked.dims[place], f"{op} with a tensor without channels")
+    return joined
+
+
+def _kind(ledger: Ledger, op: str, args: Any, kwargs: Any, carried: list[Marked]) -> str:
+    """What kind of elementwise operator this is; notes shortcut sums and gates on the way."""
+    activations = [marked for marked in carried if marked.activation or marked.kind == "source"]
+    if len(activations) == 2:
+        first, second = activations
+        if op in _ADDITIONS and argument(args, kwargs, 2, "alpha", 1) == 1:
+            _note_sum(ledger, first, second)
+            return "add"
+        if op in _PRODUCTS:
+            for gate, gated in ((first, second), (second, first)):
+                if _size(gate) < _size(gated):
+                    ledger.trace.gates.extend(_gating(gate, gated))
+            return "mul"
+    return "pointwise" if len(activations) <= 1 else "other"
+
+
+def _gating(gate: Marked, gated: Marked) -> list[Any]:
+    """The channels that only scale others; a tensor scaled by a function of itself has no gate."""
+    return [
+        ids
+        for ids in gate.dims
+        if ids is not None and not any(own is not None and np.array_equal(ids, own) for own in gated.dims)
+    ]
+
+
+def _note_sum(ledger: Ledger, first: Marked, second: Marked) -> None:
+    """Remember the channels that a sum of two activations ties (a shortcut makes a stage)."""
+    for ids, others in zip(reversed(first.dims), reversed(second.dims), strict=False):
+        if ids is not None and others is not None and ids.size == others.size and ids is not others:
+            ledger.trace.sums.append((ids, others))
+
+
+def _count_bias(ledger: Ledger, inputs: tuple[Marked, ...], out: Tensor) -> None:
+    """``linear`` may run as a matrix product and an addition: the addition is then its bias."""
+    if len(inputs) != 2 or inputs[0].made_in != ledger.calls.current or inputs[0].op not in _PRODUCED:
+        return
+    bias = inputs[1]
+    if bias.tensor is not None and len(bias.shape) == 1:
+        ledger.trace.role(bias, 0, "bias")
+        factors = () if bias.dims[0] is None else (bias.dims[0],)
+        places = out.numel() // (out.shape[-1] if factors else 1)
+        ledger.count(float(places), factors, bias=True)
+
+
+def _normalised(ledger: Ledger, op: str, operands: list[Marked]) -> tuple[Any, ...]:
+    """Statistics over channels: they end where they meet the channels they came from (a normalisation)."""
+    going_on = []
+    for marked in operands:
+        for ids in marked.statistics:
+            met = any(
+                other is not marked
+                and any(dim is not None and np.array_equal(dim, ids) for dim in other.dims)
+                for other in operands
+            )
+            if met:
+                ledger.ids.mark_inexact(ids, f"{op} with a statistic over channels")
+            else:
+                going_on.append(ids)
+    return tuple(going_on)
+
+
+def _written(ledger: Ledger, target: Marked) -> None:
+    """An in-place operator writes into ``target``: what it views is no longer uniform."""
+    while True:
+        target.uniform = target.zero = False
+        if target.kind != "transport" or not target.parents:
+            return
+        target = target.parents[0]
+
+
+def _uniform(out: Tensor, zero: bool) -> Marked:
+    return Marked(tuple(out.shape), [None] * out.dim(), uniform=True, zero=zero)
+
+
+def _size(marked: Marked) -> int:
+    return prod(marked.shape)
+
+
+def create(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """Tensors filled with one value: any width of them means the same."""
+    zero = (
+        "zeros" in op
+        or op in ("zero", "zero_")
+        or (op == "full" and argument(args, kwargs, 1, "fill_value") == 0)
+    )
+    return [_uniform(out, zero) for out in outputs]
+
+
+def constant(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """Tensors whose content depends on the position (``arange``) or is unknown (``empty``)."""
+    return plain(outputs)
+
+
+def identity(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """The same tensor again (clone, detach, a change of type or memory format, dropout in evaluation mode)."""
+    ledger.kind = "transport"
+    source = inputs[0]
+    same = Marked(
+        source.shape,
+        list(source.dims),
+        uniform=source.uniform,
+        zero=source.zero,
+        statistics=source.statistics,
+        tensor=source.tensor,
+    )
+    return [same, *beside(outputs[1:])]
+
+
+def of_first(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """Elementwise in the first input; further inputs and outputs are scratch of the operator."""
+    return [*pointwise(ledger, op, args, kwargs, inputs[:1], outputs[:1]), *beside(outputs[1:])]
+
+
+# Elementwise operators that PyTorch does not tag so.
+_UNTAGGED = ("hardswish", "hardswish_", "_prelu_kernel", "copy", "copy_")
+_WITH_SCRATCH = ("log_sigmoid_forward", "rrelu_with_noise", "rrelu_with_noise_functional")
+_FILLED = (
+    "zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "zero_",
+)  # fmt: skip
+_NOT_FILLED = (
+    "empty", "empty_like", "new_empty", "rand", "randn", "rand_like", "randn_like", "arange", "linspace",
+    "scalar_tensor", "lift_fresh_copy",
+)  # fmt: skip
+_SAME_AGAIN = (
+    "clone", "detach", "alias", "lift_fresh", "_to_copy", "contiguous", "native_dropout", "_reshape_alias_copy",
+)  # fmt: skip
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_UNTAGGED, pointwise),
+    **dict.fromkeys(_WITH_SCRATCH, of_first),
+    **dict.fromkeys(_FILLED, create),
+    **dict.fromkeys(_NOT_FILLED, constant),
+    **dict.fromkeys(_SAME_AGAIN, identity),
+}

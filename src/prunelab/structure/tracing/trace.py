@@ -1,0 +1,140 @@
+"""One run of a network that follows its channels from operator to operator.
+
+Two interpreter modes watch the run. A ``TorchDispatchMode`` sees every ATen operator and hands channel ids on
+by the rules of ``prunelab.structure.tracing.rules``; a ``TorchFunctionMode`` numbers the Python-level calls, so that a
+tensor of the run can be found again in a later run (see ``prunelab.structure.tracing.calls``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+from weakref import WeakMethod
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from prunelab.errors import UserError
+from prunelab.structure.tracing.calls import Call, Calls, following
+from prunelab.structure.tracing.data_decisions import Decisions, depends_on_data
+from prunelab.structure.tracing.ledger import Ledger
+from prunelab.structure.tracing.marks import Marked, Step, Trace, Visit
+from prunelab.structure.tracing.operators import arithmetic, name_of, operands
+from prunelab.structure.tracing.outputs import tensors_in
+from prunelab.structure.tracing.rules import rule_for
+from prunelab.structure.tracing.shapes import compute
+from prunelab.structure.tracing.side_effects import evaluating
+
+
+class Tracer(TorchDispatchMode):
+    """Follows channel ids through the operators of one forward pass.
+
+    ``tensors`` maps each parameter and buffer (the objects that the run will use) to its name; ``values`` gives
+    the real content of integer buffers. ``carry`` says, for the n-th view that splits a channel dimension, how
+    many places from the right the part that carries the channels stands (0 is the last). ``decisions`` may repeat
+    what an earlier run decided from its data. ``whole`` are the modules that lose whole groups of channels.
+    """
+
+    def __init__(
+        self,
+        tensors: Iterable[tuple[str, Tensor]],
+        values: Callable[[str], Tensor],
+        carry: Mapping[int, int] | None = None,
+        kernels: Collection[str] = (),
+        decisions: Decisions | None = None,
+        whole: Collection[str] = (),
+    ) -> None:
+        super().__init__()
+        self.decisions = decisions or Decisions()
+        # A strong reference would be a ring that only the collector takes apart.
+        returned = WeakMethod(self._returned)
+        self.calls = Calls(lambda call, out: _called(returned, call, out))
+        self.ledger = Ledger(tensors, values, self.calls, carry, kernels, whole)
+
+    @property
+    def trace(self) -> Trace:
+        """What the run has shown until now."""
+        return self.ledger.trace
+
+    def marked(self, tensor: Tensor) -> Marked:
+        """What ``tensor`` carries."""
+        return self.ledger.marked(tensor)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is ever compiled: spares a guard of the compiler around every operator."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        args, kwargs = self.before(func, args, kwargs)
+        inputs = tuple(self.marked(value) for value in operands(*args, *kwargs.values()))
+        name = name_of(func)
+        written_out = name == "lift_fresh"  # torch.tensor(2.0)
+        activation = not written_out and any(marked.activation for marked in inputs)
+        if activation and depends_on_data(func, name, args):
+            out = self.decisions(func, name, args, kwargs)
+        else:
+            out = compute(func, args, kwargs)
+        outputs = operands(out)
+        self.ledger.begin()
+        made = rule_for(func)(self.ledger, name, args, kwargs, inputs, outputs)
+        for tensor, marked in zip(outputs, made, strict=True):
+            marked.op, marked.kind, marked.parents = name, self.ledger.kind, inputs
+            marked.made_in = self.calls.current
+            marked.activation = activation
+            self.ledger.write(tensor, marked)
+        numbers = arithmetic(name, args)
+        step = Step(name, self.calls.current, inputs, tuple(made), tuple(self.ledger.claims), numbers)
+        self.trace.steps.append(step)
+        return out
+
+    def before(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Hook of the masked run: may replace an operator's inputs."""
+        return args, kwargs
+
+    def _returned(self, call: Call, out: Any) -> None:
+        marked = self.ledger.found(out) if isinstance(out, Tensor) else None
+        if marked is not None and marked.call is None:
+            marked.call = call
+
+
+def _called(returned: WeakMethod[Any], call: Call, out: Any) -> None:
+    tell = returned()
+    if tell is not None:
+        tell(call, out)
+
+
+def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[Trace, Any]:
+    """Run ``forward`` once in evaluation mode under ``tracer`` -> what it showed (the output is frozen), its output."""
+    entered: list[Marked | None] = []
+
+    def enter(path: str, given: Any) -> None:
+        tensors = [value for value in tree_flatten(given)[0] if isinstance(value, Tensor)]
+        entered.append(tracer.marked(tensors[0]) if tensors else None)
+
+    def leave(path: str, out: Any) -> None:
+        left = tracer.marked(out) if isinstance(out, Tensor) else None
+        tracer.trace.visits.append(Visit(path, entered.pop(), left))
+
+    with (
+        evaluating(model),
+        torch.no_grad(),
+        following(model, tracer.calls, enter, leave),
+        tracer,
+        tracer.calls,
+    ):
+        out = forward()
+    trace = tracer.trace
+    given_out = tensors_in(out)
+    if not given_out:
+        raise UserError(
+            f"the network {type(model).__name__} returns no tensor, so nothing can be known of it"
+        )
+    for value in given_out:
+        marked = tracer.marked(value)
+        for ids in (*marked.dims, *marked.statistics):
+            trace.ids.freeze(ids, "output of the network")
+    return trace, out

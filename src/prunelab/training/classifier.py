@@ -1,0 +1,148 @@
+"""The LightningModule that trains and tests every network of prunelab."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics.classification import MulticlassAccuracy
+
+from prunelab.errors import UserError
+from prunelab.structure import PruningPlan
+from prunelab.training.restored_plan import prune_as
+from prunelab.training.schedule import make_schedule
+from prunelab.training.settings import Training, make_optimizer
+
+_PLAN = "prunelab_plan"  # key of a checkpoint
+Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) and classes (N,)
+
+
+class Classifier(pl.LightningModule):
+    """An image classifier: cross-entropy, top-1 and top-5 accuracy, and the schedule of a ``Training``.
+
+    Logs, once an epoch and as means over all images and ranks: train/loss, train/top1, and loss, top1 and
+    top5 under val/ and test/. Accuracies are fractions in [0, 1]; with fewer than five classes top5 is over
+    all of them.
+
+    ``backbone`` may be pruned before or between fits, not during one. A checkpoint carries the plan of a
+    pruned backbone (``prunelab_plan``); loading one into a Classifier with the full network prunes that
+    first. There are no hyperparameters in a checkpoint, so it loads with ``weights_only=True``.
+
+    Args:
+        backbone: images (N, C, H, W) to logits (N, num_classes).
+        num_classes: number of classes.
+        training: optimizer, schedule and label smoothing.
+        channels_last: keep weights and images in channels-last order, faster on GPUs with tensor cores.
+        compile: compile the backbone's forward pass when a fit or test begins, after it was pruned.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        training: Training,
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.training_settings = training
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.compiles = compile
+        self.train_top1 = _accuracy(num_classes, 1)
+        self.val_top1, self.val_top5 = _accuracy(num_classes, 1), _accuracy(num_classes, 5)
+        self.test_top1, self.test_top5 = _accuracy(num_classes, 1), _accuracy(num_classes, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images (N, C, H, W)."""
+        logits: Tensor = self.backbone(images.contiguous(memory_format=self.memory_format))
+        return logits
+
+    def loss(self, images: Tensor, logits: Tensor, classes: Tensor) -> Tensor:
+        """What training minimises, a scalar; a subclass may add to it (distillation needs the images)."""
+        return cross_entropy(logits, classes, label_smoothing=self.training_settings.label_smoothing)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        images, classes = batch
+        logits = self(images)
+        loss = self.loss(images, logits, classes)
+        self.train_top1.update(logits, classes)
+        self._log_epoch("train/loss", loss, classes)
+        self._log_epoch("train/top1", self.train_top1, classes)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        self._evaluate("val", batch, self.val_top1, self.val_top5)
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        self._evaluate("test", batch, self.test_top1, self.test_top5)
+
+    def configure_model(self) -> None:
+        """Lay out and compile the backbone; callbacks (their ``setup`` comes before) have pruned it."""
+        self.backbone.to(memory_format=self.memory_format)
+        if self.compiles:
+            self.backbone.compile()
+
+    def teardown(self, stage: str) -> None:
+        """Back to the eager forward pass: who looks into a network between fits wants its operators."""
+        self.backbone._compiled_call_impl = None  # what Module.compile() set; torch has no public inverse
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, and a schedule that moves at every optimizer step over the length of this fit."""
+        total_steps = self.trainer.estimated_stepping_batches
+        if math.isinf(total_steps):
+            raise UserError(
+                f"The Trainer has no end, so the learning rate cannot be scheduled: give it max_epochs="
+                f"{self.training_settings.epochs}, as in the training settings."
+            )
+        optimizer = make_optimizer(self.backbone, self.training_settings)
+        schedule = make_schedule(optimizer, self.training_settings, int(total_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        plan = getattr(self.backbone, "prunelab_plan", None)
+        if plan is not None:
+            checkpoint[_PLAN] = plan.to_json()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Prune the backbone like the one that was saved; its weights are loaded right after."""
+        if _PLAN in checkpoint:
+            prune_as(self.backbone, PruningPlan.from_json(checkpoint[_PLAN]))
+        elif hasattr(self.backbone, "prunelab_plan"):
+            raise UserError(
+                "The checkpoint holds a full network, but this one is pruned. Load it into a full one."
+            )
+
+    def _evaluate(self, stage: str, batch: Batch, top1: MulticlassAccuracy, top5: MulticlassAccuracy) -> None:
+        images, classes = batch
+        logits = self(images)
+        top1.update(logits, classes)
+        top5.update(logits, classes)
+        self._log_epoch(f"{stage}/loss", cross_entropy(logits, classes), classes)
+        self._log_epoch(f"{stage}/top1", top1, classes)
+        self._log_epoch(f"{stage}/top5", top5, classes)
+
+    def _log_epoch(self, name: str, value: Tensor | MulticlassAccuracy, classes: Tensor) -> None:
+        """Log the mean over an epoch's images on all ranks (metrics add up over ranks by themselves)."""
+        self.log(
+            name,
+            value,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=not name.endswith("top5"),
+            sync_dist=isinstance(value, Tensor),
+            batch_size=len(classes),
+        )
+
+
+def _accuracy(num_classes: int, top_k: int) -> MulticlassAccuracy:
+    # Checking every batch would wait for the device each time; the loss refuses wrong classes anyway.
+    return MulticlassAccuracy(
+        num_classes, top_k=min(top_k, num_classes), average="micro", validate_args=False
+    )

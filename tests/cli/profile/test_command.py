@@ -1,0 +1,107 @@
+"""prunelab-profile: groups, blocks, totals, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from prunelab.cli.profile.command import main
+from prunelab.cli.profile.parts import profile
+
+
+def test_totals_are_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=resnet56"]) == 0
+    shown = capsys.readouterr().out
+    for expected in (
+        "3x32x32, 10 classes",
+        "3 of level stage, 27 of level filter",
+        "├─ layer1             16  stage   35.1%    5.5%",
+        "│  ├─ 1                   block    3.8%    0.5%  can be dropped",
+        "│  │  └─ conv1        16  filter   3.8%    0.5%",
+        "output of the network",
+    ):
+        assert expected in shown
+    assert profile(["model=resnet56"]).flops == pytest.approx(250.97e6, rel=1e-4)
+
+
+def test_shares_of_a_network_counted_by_hand() -> None:
+    """LeNet-5 on 28x28: its first fully connected layer has 120 x 84 + 84 of 61,706 parameters."""
+    found = profile(["model=lenet5"])
+    last = found.groups[-1]
+    assert (last.name, last.channels, last.level) == ("fc1", 84, "filter")
+    assert last.params_share == pytest.approx((120 * 84 + 84 + 84 * 10) / 61_706)
+    assert last.flops_share == pytest.approx((2 * 120 * 84 + 84 + 2 * 84 * 10) / found.flops)
+    assert [frozen.reason for frozen in found.frozen] == ["output of the network"]
+
+
+def test_json_holds_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json", "model=timm", "model.name=mobilenetv2_050", "image_size=64"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["input_size"] == [3, 64, 64]
+    assert {block["level"] for block in found["blocks"]} == {"block"}
+    assert all(0 < group["flops_share"] < 1 for group in found["groups"])
+
+
+def test_a_method_without_a_folder_for_its_picture_is_not_passed_over(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["model=resnet20", "method=hrank"]) == 0
+    shown = capsys.readouterr()
+    assert "add --scores FOLDER to draw the scores that method=hrank gives" in shown.err
+    assert "81,102,090" in shown.out
+    assert main(["model=resnet20", "method=hrnk"]) == 1
+    assert capsys.readouterr().err == (
+        "prunelab-profile: There is no method called 'hrnk'. Did you mean 'hrank'?\n"
+    )
+
+
+def test_the_data_says_which_images_and_how_many_classes() -> None:
+    """Grey images of 8x8: the FLOPs that the demo's records have."""
+    found = profile(["model=resnet20", "data=digits"])
+    assert (found.input_size, found.num_classes, found.flops) == ((1, 8, 8), 10, 5_033_226)
+    assert profile(["model=resnet20", "data.image_size=16"]).input_size == (1, 16, 16)
+    assert profile(["model=resnet20", "data=digits", "image_size=12"]).input_size == (1, 12, 12)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    modules = "prunelab.cli.profile.command, prunelab.cli.methods"
+    heavy = f"import sys, {modules}; print({{'torch', 'timm'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_what_is_not_exact_can_be_left_alone() -> None:
+    words = ["model=timm", "model.name=test_convnext"]
+    usual, exact = profile(words), profile([*words, "exact=true"])
+    assert {part.exact for part in usual.groups} == {True, False}
+    assert [part.name for part in exact.groups] == [part.name for part in usual.groups if part.exact]
+    assert {"not exact because of native_layer_norm"} < {found.reason for found in exact.frozen}
+
+
+def test_cardinality_is_a_width() -> None:
+    """Groups of eight channels: the first stage has three of them."""
+    words = ["model=timm", "model.name=regnetx_002", "image_size=64"]
+    widths = [
+        {part.channels for part in profile([*words, f"cardinality={on}"]).groups} for on in ("true", "false")
+    ]
+    assert [3 in found for found in widths] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model=resnt56"], "There is no model called 'resnt56'. Did you mean 'resnet56'"),
+        (["model=timm"], "model.name is not given"),
+        (["model=timm", "model.name=resnet51"], "No model is called 'resnet51'"),
+        (["model=lenet5", "image_size=4"], "lenet5 cannot take images of 4x4"),
+        (["model=lenet5", "exact=perhaps"], "exact=perhaps is neither true nor false"),
+        (["model=lenet5", "data=digits"], "lenet5 cannot take images of 8x8"),
+        (["model=lenet5", "data.image_size=big"], "data.image_size must be a whole number, not 'big'"),
+        (["model=lenet5", "image_size=big"], "image_size=big: the image size is a number"),
+    ],
+)
+def test_mistakes(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 1
+    assert message in capsys.readouterr().err

@@ -1,0 +1,185 @@
+"""LearningMethod as a callback of a LightningModule that prunelab has never seen: one fit learns, the next prunes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from prunelab.errors import UserError
+from prunelab.methods import Budget, L1Norm, LearningMethod, PruningContext
+from prunelab.methods.allocation.from_scores import keep_best
+from prunelab.structure import PruningPlan
+from prunelab.training import Training
+
+BATCHES = 3
+
+
+class Unseen(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(
+            nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
+        )
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.25)
+
+
+class Diary(LearningMethod):
+    """Writes down what it is asked to do; prunes by l1 norm."""
+
+    covers = ("filter", "stage")
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(Budget(flops=0.5), **settings)
+        self.entries: list[str] = []
+
+    def prepare(self, context: PruningContext) -> None:
+        self.entries.append("prepare")
+
+    def before_first_step(self, context: PruningContext) -> None:
+        self.entries.append("before_first_step")
+
+    def before_step(self, context: PruningContext) -> None:
+        assert all(parameter.grad is not None for parameter in context.model.parameters())
+        self.entries.append("before_step")
+
+    def after_step(self, context: PruningContext, rates: Mapping[Tensor, float]) -> None:
+        assert {rates[parameter] for parameter in context.model.parameters()} == {0.25}
+        self.entries.append("after_step")
+
+    def after_epoch(self, context: PruningContext) -> None:
+        self.entries.append("after_epoch")
+
+    def watch(self, context: PruningContext) -> dict[str, float]:
+        self.entries.append("watch")
+        return {"pages": len(self.entries)}
+
+    def finish(self, context: PruningContext) -> None:
+        self.entries.append("finish")
+
+    def decide(self, context: PruningContext) -> PruningPlan:
+        self.entries.append("decide")
+        return keep_best(context, L1Norm().score(context))
+
+
+def loader() -> DataLoader[tuple[Tensor, ...]]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8 * BATCHES, 2, 5, 5, generator=generator)
+    return DataLoader(
+        TensorDataset(images, torch.randint(3, (8 * BATCHES,), generator=generator)), batch_size=8
+    )
+
+
+def trainer(*callbacks: pl.Callback, **settings: Any) -> pl.Trainer:
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return pl.Trainer(callbacks=list(callbacks), accelerator="cpu", **{**quiet, "max_epochs": 2, **settings})
+
+
+STEP = ["before_step", "after_step"]
+EPOCH = [*STEP * BATCHES, "after_epoch", "watch"]
+
+
+def test_the_first_fit_learns_with_the_full_network_and_the_second_prunes_it() -> None:
+    module, method = Unseen(), Diary()
+    learning = trainer(method)
+    learning.fit(module, loader())
+    assert method.entries == ["prepare", "before_first_step", *EPOCH, *EPOCH, "finish"]
+    assert module.net[0].weight.shape[0] == 8
+    assert method.plan is None
+    assert learning.callback_metrics["learning/pages"] == 2 + 2 * len(EPOCH)
+
+    method.entries.clear()
+    trainer(method).fit(module, loader())
+    assert method.entries == ["decide"]
+    assert module.net[0].weight.shape[0] < 8
+
+    trainer(method).fit(module, loader())  # and a third only trains
+    assert method.entries == ["decide"]
+
+
+def test_learning_that_ends_within_an_epoch_ends_properly() -> None:
+    method = Diary()
+    trainer(method, max_epochs=-1, max_steps=2).fit(Unseen(), loader())
+    assert method.entries == ["prepare", "before_first_step", *STEP * 2, "after_epoch", "watch", "finish"]
+
+
+def test_accumulated_batches_are_one_step() -> None:
+    method = Diary()
+    trainer(method, max_epochs=1, accumulate_grad_batches=2).fit(Unseen(), loader())
+    assert method.entries == ["prepare", "before_first_step", *STEP * 2, "after_epoch", "watch", "finish"]
+
+
+def test_an_error_leaves_an_ordinary_network_that_has_not_learned() -> None:
+    class Fails(pl.Callback):
+        def on_train_epoch_end(self, *_: Any) -> None:
+            raise RuntimeError("disk full")
+
+    module, method = Unseen(), Diary()
+    with pytest.raises(RuntimeError, match="disk full"):
+        trainer(method, Fails()).fit(module, loader())
+    assert method.entries[-1] == "finish"
+    assert method.learning is None
+    method.entries.clear()
+    trainer(method).fit(module, loader())
+    assert method.entries[0] == "prepare"
+
+
+def test_a_program_that_finds_the_plan_does_not_learn_again(tmp_path: Path) -> None:
+    module, method = Unseen(), Diary(plan_file=tmp_path / "plan.json")
+    for _ in range(2):
+        trainer(method).fit(module, loader())
+    restarted = Diary(plan_file=tmp_path / "plan.json")
+    again = Unseen()
+    trainer(restarted).fit(again, loader())
+    assert restarted.entries == []
+    assert again.net[0].weight.shape == module.net[0].weight.shape
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_network_is_not_compiled_while_a_method_looks_into_it(
+    eager: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Compiled(Unseen):
+        def configure_model(self) -> None:
+            self.net._compiled_call_impl = self.called
+
+        def called(self, images: Tensor) -> Tensor:
+            calls.append(len(images))
+            return self.net._call_impl(images)
+
+    calls: list[int] = []
+    monkeypatch.setattr(Diary, "eager", eager)
+    method = Diary()
+    trainer(method, max_epochs=1).fit(Compiled(), loader())
+    assert calls == ([] if eager else [8] * BATCHES)
+
+
+def test_a_level_beyond_the_method_is_refused() -> None:
+    with pytest.raises(UserError, match=r"Diary is not defined for level block.*knows filter, stage"):
+        Diary(levels=["filter", "block"])
+
+
+def test_epochs_shorten_the_training_in_proportion() -> None:
+    paper = Training(epochs=160, schedule="multistep", milestones=[80, 120], warmup_epochs=16)
+    shorter = Diary(training=paper, epochs=10).training
+    assert shorter is not None
+    assert (shorter.epochs, shorter.milestones, shorter.warmup_epochs) == (10, (5, 7.5), 1)
+    assert Diary(training=paper).training == paper

@@ -1,0 +1,54 @@
+"""How a budget is reached in rounds."""
+
+from __future__ import annotations
+
+import pytest
+
+from prunelab.errors import UserError
+from prunelab.recipes import FrontToBack, Iterative, OneShot, Round
+from prunelab.training import Training
+
+FULL, SHORT = Training(epochs=20), Training(epochs=3)
+
+
+def test_one_shot_is_one_round_with_the_full_training() -> None:
+    assert OneShot(FULL).rounds(0.5) == (Round(0.5, FULL),)
+
+
+def test_geometric_rounds_remove_the_same_share_of_what_is_left() -> None:
+    rounds = Iterative(FULL, SHORT, number=3, schedule="geometric").rounds(0.125)
+    assert [step.keep for step in rounds] == pytest.approx([0.5, 0.25, 0.125])
+    assert [step.training for step in rounds] == [SHORT, SHORT, FULL]
+
+
+def test_linear_rounds_remove_the_same_share_of_the_full_network() -> None:
+    rounds = Iterative(FULL, SHORT, number=4, schedule="linear").rounds(0.2)
+    assert [step.keep for step in rounds] == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    assert rounds[-1].keep == 0.2
+
+
+def test_front_to_back_is_one_round_for_each_part() -> None:
+    rounds = FrontToBack(FULL, SHORT, parts=3).rounds(0.4)
+    assert rounds == (Round(0.4, SHORT, (1, 3)), Round(0.4, SHORT, (2, 3)), Round(0.4, FULL, (3, 3)))
+
+
+def test_there_may_be_no_training_at_all() -> None:
+    assert OneShot(None).rounds(0.5) == (Round(0.5, None),)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"number": 0}, "number must be a whole number, at least 1, not 0"),
+        ({"calibration_images": 2.5}, "calibration_images must be a whole number"),
+        ({"schedule": "geometrc"}, "Did you mean 'geometric'"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Iterative(FULL, SHORT, **settings)  # type: ignore[arg-type]
+
+
+def test_parts_are_counted_from_one() -> None:
+    with pytest.raises(UserError, match="parts must be a whole number, at least 1, not 0"):
+        FrontToBack(FULL, SHORT, parts=0)

@@ -1,0 +1,23 @@
+"""What a run was made with."""
+
+from __future__ import annotations
+
+import json
+import platform
+
+import torch
+
+from prunelab.steps.environment import git_state, hardware, versions
+
+
+def test_versions_and_hardware_are_plain_data() -> None:
+    found = versions()
+    assert found["python"] == platform.python_version()
+    assert torch.__version__.startswith(found["torch"])
+    assert hardware()["threads"] == torch.get_num_threads()
+    json.dumps([found, hardware()])
+
+
+def test_a_checkout_knows_its_revision() -> None:
+    state = git_state()
+    assert state.revision is None or len(state.revision) == 40

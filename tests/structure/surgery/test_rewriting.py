@@ -1,0 +1,282 @@
+"""Widths that a forward pass writes out in a reshape: attention heads are units all the same."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import prunelab
+from prunelab.errors import UserError
+from prunelab.structure.surgery.candidate import candidate
+
+TOKENS = torch.linspace(-1, 1, 2 * 5 * 7).reshape(2, 5, 7).sin()
+
+
+class Attention(nn.Module):
+    """As most attention modules are written: C is the width of the input and that of all heads together."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.scale = num_heads, (width // num_heads) ** -0.5
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.drop = 0.0
+
+    def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
+        B, N, C = x.shape
+        qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        attn = (q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1)
+        if self.training:
+            attn = F.dropout(attn, self.drop)
+        return self.proj(self.joined(attn @ v, C)) + shift
+
+    def joined(self, heads: Tensor, C: int) -> Tensor:
+        B, _, N, _ = heads.shape
+        return heads.transpose(1, 2).reshape(B, N, C)
+
+
+class Transformer(nn.Module):
+    """Two attentions in a stream."""
+
+    def __init__(
+        self,
+        attention: Callable[[int, int], nn.Module] = Attention,
+        width: int = 12,
+        num_heads: int = 4,
+        times: int = 1,
+    ) -> None:
+        super().__init__()
+        self.times = times
+        self.embed = nn.Linear(7, width // times)
+        self.first, self.second = attention(width, num_heads), attention(width, num_heads)
+        self.last = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).repeat(1, 1, self.times)
+        x = x + self.first(x)
+        x = x + self.second(x)
+        return self.last(x.mean(1))
+
+
+def pruned(keep: dict[str, list[int]] | None = None) -> tuple[nn.Module, Any, nn.Module]:
+    """A network, a plan, and the pruned network."""
+    model = Transformer().eval()
+    graph = prunelab.analyze(model, TOKENS)
+    plan = graph.plan(keep or {"first.qkv": [1, 3], "second.qkv": [0, 1, 3], "embed": list(range(2, 11))})
+    return model, plan, prunelab.apply(copy.deepcopy(model), plan)
+
+
+def test_heads_and_stream_are_pruned(exact: Callable[..., Any]) -> None:
+    pruning = exact(Transformer(), TOKENS)
+    assert pruning.groups == {
+        "embed": ("stage", 12),
+        "first.qkv": ("filter", 4),
+        "second.qkv": ("filter", 4),
+    }
+    assert pruning.frozen == {}
+    assert pruning.model.first.num_heads == pruning.plan.widths["first.qkv"][1] < 4
+
+
+@pytest.mark.parametrize("kept", [{"first.qkv": [1]}, {"embed": [0]}, {"embed": [1], "second.qkv": [0]}])
+def test_widths_that_agree_by_chance(prune: Callable[..., Any], kept: dict[str, list[int]]) -> None:
+    """Stream and heads can lose one of two only: C is then right whenever both do, and wrong where one does."""
+    assert prune(Transformer(width=6, num_heads=2, times=3), TOKENS, kept=kept).error < 1e-9
+
+
+class Chunked(Attention):
+    """Queries, keys and values of a head lie side by side."""
+
+    def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
+        B, N, C = x.shape
+        heads = self.qkv(x).view(B, N, self.num_heads, -1).transpose(1, 2)
+        q, k, v = heads.chunk(3, dim=3)
+        attn = (q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1)
+        return self.proj(self.joined(attn @ v, C)) + shift
+
+
+@pytest.mark.parametrize("attention", [Attention, Chunked])
+def test_one_of_two_heads_can_go(prune: Callable[..., Any], attention: type[nn.Module]) -> None:
+    """A dimension of size 1 is left, of which nothing can be told by its position."""
+    model = Transformer(attention, num_heads=2)
+    assert prune(model, TOKENS, kept={"first.qkv": [1], "second.qkv": [0]}).error < 1e-9
+
+
+class Repeated(Attention):
+    """The same size is written out in many calls, any of which may be the one that fails."""
+
+    def joined(self, heads: Tensor, C: int) -> Tensor:
+        B, _, N, _ = heads.shape
+        x = heads.transpose(1, 2).reshape(B, N, C)
+        x = x.reshape(B, N, C).reshape(B, N, C)
+        return x.reshape(B, N, C).reshape(B, N, C)
+
+
+def test_what_fails_in_a_module_alone_is_not_tried_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def analysed() -> tuple[str, int]:
+        model, runs = Transformer(Repeated), []
+        model.register_forward_pre_hook(lambda *_: runs.append(1))
+        plan = prunelab.analyze(model, TOKENS).plan({"first.qkv": [1, 3], "embed": list(range(2, 11))})
+        return plan.to_json(), len(runs)
+
+    plan, runs = analysed()
+    monkeypatch.setattr("prunelab.structure.proving.pruned_run.PrunedRun.place", lambda run, module: None)
+    same_plan, more_runs = analysed()
+    assert plan == same_plan and "rewritten" in plan
+    assert runs <= more_runs - 10
+
+
+def test_the_plan_names_the_widths_and_holds_no_code() -> None:
+    model, plan, _ = pruned({"first.qkv": [1, 3]})
+    widths = [
+        "self.qkv(x).reshape(B, N, 3, self.num_heads, C // self.num_heads)",
+        "heads.transpose(1, 2).reshape(B, N, C)",
+    ]
+    assert {path: [width.text for width in found] for path, found in plan.rewritten.items()} == {
+        "first": widths,
+        "second": widths,
+    }
+    assert [width.argument for width in plan.rewritten["first"]] == [4, 2]
+    assert prunelab.PruningPlan.from_json(plan.to_json()) == plan
+    assert not prunelab.analyze(model, TOKENS).plan({}).rewritten
+
+
+def test_the_full_network_is_left_as_it_was() -> None:
+    model, _, small = pruned()
+    assert type(model.first) is Attention
+    assert type(small.first) is not Attention and isinstance(small.first, Attention)
+    assert repr(small.first).startswith("Attention(")
+
+
+def test_the_new_source_can_be_read() -> None:
+    _, _, small = pruned()
+    assert "reshape(B, N, 3, self.num_heads, -1)" in inspect.getsource(type(small.first).forward)
+    assert "reshape(B, N, -1)" in inspect.getsource(type(small.first).joined)
+    assert inspect.signature(type(small.first).forward).parameters["shift"].default == 0.0
+
+
+def test_copies_pickles_and_candidates_compute_the_same() -> None:
+    model, plan, small = pruned()
+    expected = small(TOKENS)
+    for twin in (copy.deepcopy(small), pickle.loads(pickle.dumps(small)), candidate(model, plan)):
+        assert twin is not small
+        assert type(twin.first) is type(small.first)
+        torch.testing.assert_close(twin(TOKENS), expected, rtol=0, atol=0)
+
+
+def test_a_saved_network_comes_back(tmp_path: Path) -> None:
+    _, _, small = pruned()
+    prunelab.save(small, tmp_path / "small")
+    loaded = prunelab.load(tmp_path / "small", model=Transformer())
+    torch.testing.assert_close(loaded(TOKENS), small(TOKENS), rtol=0, atol=0)
+
+
+def test_torchscript_and_export_see_the_new_source() -> None:
+    _, _, small = pruned()
+    scripted = torch.jit.script(small)
+    torch.testing.assert_close(scripted(TOKENS), small(TOKENS))
+    exported = torch.export.export(small, (TOKENS,)).module()
+    torch.testing.assert_close(exported(TOKENS), small(TOKENS))
+
+
+def test_two_rounds_are_their_composition() -> None:
+    model, first, small = pruned({"first.qkv": [0, 1, 3]})
+    second = prunelab.analyze(small, TOKENS).plan(
+        {"first.qkv": [0, 2], "second.qkv": [1, 2], "embed": [0, 4, 5]}
+    )
+    twice = prunelab.apply(small, second)
+    at_once = prunelab.apply(copy.deepcopy(model), first.compose(second))
+    assert first.compose(second).kept["first.qkv"] == (0, 3)
+    torch.testing.assert_close(twice(TOKENS), at_once(TOKENS), rtol=0, atol=0)
+    assert type(twice.first) is type(at_once.first)
+
+
+def test_a_dropped_block_takes_its_widths_along(prune: Callable[..., Any]) -> None:
+    class Block(nn.Module):
+        def __init__(self, width: int, num_heads: int) -> None:
+            super().__init__()
+            self.attention = Attention(width, num_heads)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.attention(x)
+
+    class Blocks(Transformer):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.second(self.first(self.embed(x))).mean(1))
+
+    kept = {"first.attention.qkv": [0, 1], "second.attention.qkv": [1, 2, 3]}
+    pruning = prune(Blocks(Block), TOKENS, kept=kept, dropped=["first"])
+    assert list(pruning.plan.rewritten) == ["second.attention"]
+    assert pruning.error < 1e-9
+    first = prunelab.analyze(pruning.original, TOKENS).plan(kept)
+    small = prunelab.apply(copy.deepcopy(pruning.original), first)
+    both = first.compose(prunelab.analyze(small, TOKENS).plan({}, ["first"]))
+    assert list(first.rewritten) == ["first.attention", "second.attention"]
+    assert list(both.rewritten) == list(both.attributes) == ["second.attention"]
+
+
+def test_another_version_of_the_source_is_refused_before_anything_changes() -> None:
+    class Newer(Attention):
+        def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
+            B, N, C = x.shape
+            q, k, v = self.qkv(x).view(B, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
+            x = (q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1) @ v
+            return self.proj(x.transpose(1, 2).reshape(B, N, C)) + shift
+
+    _, plan, _ = pruned()
+    other = Transformer(Newer)
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises(
+        UserError, match=r"another version of its library.*self.qkv\(x\).reshape.*Newer.forward"
+    ):
+        prunelab.apply(other, plan)
+    assert type(other.first) is Newer
+    for name, value in other.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_a_source_that_needs_its_class_is_left_alone(exact: Callable[..., Any]) -> None:
+    """Outside its class ``super()`` means nothing: the heads are frozen, and say why."""
+
+    class Shifted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    class Derived(Shifted):
+        def __init__(self, width: int, num_heads: int) -> None:
+            super().__init__()
+            self.num_heads = num_heads
+            self.value, self.proj = nn.Linear(width, width), nn.Linear(width, width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            B, N, C = x.shape
+            v = self.value(super().forward(x)).reshape(B, N, self.num_heads, -1).transpose(1, 2)
+            v = v.softmax(dim=2)
+            return self.proj(v.transpose(1, 2).reshape(B, N, C))
+
+    pruning = exact(Transformer(Derived), TOKENS)
+    assert not pruning.plan.rewritten
+    assert set(pruning.frozen.values()) == {"reshape with a constant size"}
+
+
+@pytest.mark.parametrize(
+    "damage", [[["forward", 0, 4, 5, 7]], [["forward", 0, 4, 5]], [["forward", -1, 4, 5, "x"]]]
+)
+def test_a_damaged_entry_is_refused(damage: list[Any]) -> None:
+    _, plan, _ = pruned()
+    text = plan.to_json()
+    start = text.index('"rewritten":')
+    broken = (
+        text[:start] + f'"rewritten":{{"first":{json.dumps(damage)}}}' + text[text.index("},", start) + 1 :]
+    )
+    with pytest.raises(UserError, match="not a sound pruning plan"):
+        prunelab.PruningPlan.from_json(broken)

@@ -1,0 +1,50 @@
+"""What this machine has not is refused before any work."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
+from torch import nn
+
+import prunelab
+from prunelab.errors import UserError
+from prunelab.training import Machine
+
+
+def test_the_cpu_is_always_there() -> None:
+    machine = Machine(accelerator="cpu")
+    assert machine.trainer(logger=False).world_size == 1
+    assert machine.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"accelerator": "tpuu"}, {"precision": "7"}, {"strategy": "ddq"}],
+)
+def test_what_does_not_exist_is_the_users_mistake(settings: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="settings under trainer cannot be used"):
+        Machine(**settings).trainer(logger=False)  # type: ignore[arg-type]
+
+
+def test_joined_batch_normalisation_needs_gpus() -> None:
+    with pytest.raises(UserError, match=r"trainer\.sync_batchnorm=true works on GPUs only"):
+        Machine(accelerator="cpu", sync_batchnorm=True)
+
+
+def test_a_network_can_be_pruned_after_training_with_joined_batch_normalisation() -> None:
+    """Lightning puts other layers in the place of batch normalisation, and others again afterwards."""
+    layers = (nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 3))
+    network, images = nn.Sequential(*layers), torch.randn(2, 1, 8, 8)
+    joined = TorchSyncBatchNorm()
+    joined.revert(joined.apply(network))
+    assert type(network[1]) is not nn.BatchNorm2d
+    before = copy.deepcopy(network)
+    structure = prunelab.analyze(network, images[:1])
+    (group,) = structure.groups
+    plan = structure.plan(kept={group.name: [0, 2, 5]})
+    prunelab.apply(network, plan)
+    assert prunelab.check(before, network, plan, images) < 1e-6
+    assert network[1].num_features == 3
