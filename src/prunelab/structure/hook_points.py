@@ -154,8 +154,8 @@ def observe(model: nn.Module, observers: Mapping[HookPoint, Callable[[Tensor, in
             ):
                 raise UserError(
                     f"call {hook_point.call} in {hook_point.module or 'the network'} no longer returns "
-                    f"{hook_point.width} channels: the network's control flow differs from the pass that was analysed. Analyse it with an example of the "
-                    "same kind of input."
+                    f"{hook_point.width} channels: the control flow of the network differs from that of the analysed "
+                    "pass. Analyse the network with an example input of the same kind."
                 )
             observer(out, hook_point.dim)
 
