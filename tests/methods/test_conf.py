@@ -50,7 +50,7 @@ CRITERIA = {
 def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A primary config with the keys that methods read, beside the real groups."""
     folder = tmp_path_factory.mktemp("conf")
-    budget = {"flops": 0.4, "params": None, "allocation": "uniform", "floor": 0.2, "divisor": 4}
+    budget = {"flops": 0.4, "params": None, "allocation": "uniform", "min_keep": 0.2, "divisor": 4}
     run = {
         "defaults": ["_self_", {"method": "l1"}],
         "hydra": {"searchpath": [f"file://{CONF}"]},

@@ -14,12 +14,13 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from prunelab.data import ImageData
-from prunelab.training import Classifier, Training
 from prunelab.training.buffers import SameBuffers
 from prunelab.training.checkpoints import NEWEST, AtomicCheckpoints, keep_newest
+from prunelab.training.classifier import Classifier
 from prunelab.training.machine import SRUN_ADVICE, Machine
 from prunelab.training.progress import TrainingBar
 from prunelab.training.seeding import SeedEachEpoch
+from prunelab.training.settings import Training
 
 # Lightning's advice to whoever writes a training script, and its own affairs: nothing that a user can act on.
 ADVICE = (

@@ -68,7 +68,7 @@ def test_normalisations(normalisation: Any, expected: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "floor", "divisor", "expected"),
+    ("size", "min_keep", "divisor", "expected"),
     [
         (5, 0.0, 1, [5, 4, 3, 2, 1]),
         (30, 0.9, 1, [30, 29, 28, 27]),
