@@ -2,9 +2,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# make setup CONSTRAINTS=constraints.txt installs the versions of the committed records.
+CONSTRAINED := $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-page test-rows test-slurm lint types check wheel clean
+.PHONY: help setup demo test test-page test-rows test-slurm docs lint types check wheel clean
 
 help:  ## What each target does
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -14,7 +16,7 @@ setup: $(VENV)/.ready  ## Make .venv and install prunelab with its development t
 $(VENV)/.ready: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "prunelab needs Python 3.11 or newer: make setup PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet $(CONSTRAINED) --editable '.[dev]'
 	@touch $@
 
 demo: setup  ## Prune a network trained on scikit-learn's digits with six methods and compare them (5 minutes)
@@ -32,6 +34,13 @@ test-rows: setup  ## Run every row of the studies of ResNet-50 and ResNet-56 onc
 test-slurm: setup  ## Run sweeps on a real Slurm cluster of one node (installs Debian's slurm-wlm and munge; 4 minutes)
 	tests/slurm/install.sh
 	PATH="$$PATH:/usr/sbin" PRUNELAB_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/pytest tests/slurm
+
+docs: $(VENV)/.docs  ## Build the documentation into build/site and check its links
+	$(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/pip install --quiet $(CONSTRAINED) --editable '.[docs]'
+	@touch $@
 
 lint: setup  ## Check style and format
 	$(BIN)/ruff check .

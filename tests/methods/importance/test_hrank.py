@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunelab.methods import Budget, HRank, ImportancePruning, PruningContext
+from prunelab.methods.importance import kernels
 from prunelab.methods.importance.hrank import MeanRank
 from prunelab.methods.importance.kernels import proven_ranks
 
@@ -23,6 +25,32 @@ def matrix_ranks(maps: Tensor) -> Tensor:
     metric = MeanRank(len(maps))
     metric.update(maps[None])
     return metric.compute()
+
+
+def hide_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make ``import numba`` fail as in an environment without it, also for the kernel that is loaded already."""
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, proven_ranks.__name__)
+    monkeypatch.delattr(kernels, "proven_ranks")
+
+
+def test_the_kernel_is_used_where_numba_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    kernel = proven_ranks.proven_ranks
+    monkeypatch.setattr(
+        proven_ranks, "proven_ranks", lambda *arguments: calls.append(1) or kernel(*arguments)
+    )
+    assert matrix_ranks(torch.eye(4)[None]) == 4 and calls
+    calls.clear()
+    hide_numba(monkeypatch)
+    assert matrix_ranks(torch.eye(4)[None]) == 4 and not calls
+
+
+def test_a_fault_of_the_kernel_is_not_taken_for_a_missing_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_numba(monkeypatch)
+    monkeypatch.setitem(sys.modules, proven_ranks.__name__, None)
+    with pytest.raises(ModuleNotFoundError, match="proven_ranks"):
+        matrix_ranks(torch.eye(4)[None])
 
 
 def test_ranks_by_hand() -> None:
@@ -37,11 +65,12 @@ def test_ranks_by_hand() -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (4, 7), (9, 5), (1, 6), (1, 1), (32, 32), (66, 70)])
-@pytest.mark.parametrize("widest", [proven_ranks.WIDEST, 0])  # 0: by the library alone, as on other devices
+@pytest.mark.parametrize("with_numba", [True, False])
 def test_ranks_equal_one_call_per_map(
-    shape: tuple[int, int], widest: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int], with_numba: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proven_ranks, "WIDEST", widest)
+    if not with_numba:
+        hide_numba(monkeypatch)
     generator = torch.Generator().manual_seed(0)
     full = torch.randn(12, *shape, generator=generator)
     thin = torch.randn(12, shape[0], 1, generator=generator) @ torch.randn(
@@ -93,7 +122,7 @@ def test_of_channels_that_tie_the_first_stay(plain: nn.Module, make_context: Mak
 def test_large_inputs_are_decomposed_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     activations = functional.relu(torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(0)))
     at_once, in_pieces = MeanRank(3), MeanRank(3)
-    monkeypatch.setattr(proven_ranks, "WIDEST", 0)
+    hide_numba(monkeypatch)
     at_once.update(activations)
     monkeypatch.setattr("prunelab.methods.importance.hrank._VALUES_AT_ONCE", 80)  # two maps
     in_pieces.update(activations)
@@ -130,9 +159,12 @@ def test_ranks_of_two_processes_hold_what_each_put_aside() -> None:
     assert (int(metric.ranks), int(metric.images)) == (8, 2)
 
 
-@pytest.mark.parametrize("widest", [proven_ranks.WIDEST, 0])
-def test_nan_is_reported_while_the_images_go_through(widest: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proven_ranks, "WIDEST", widest)
+@pytest.mark.parametrize("with_numba", [True, False])
+def test_nan_is_reported_while_the_images_go_through(
+    with_numba: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not with_numba:
+        hide_numba(monkeypatch)
     maps = torch.eye(4).repeat(2, 3, 1, 1)
     maps[0, 1, 2, 2] = torch.nan
     with pytest.raises(torch.linalg.LinAlgError):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -111,10 +112,10 @@ def quick_ranks(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Ranks are those that ``torch.linalg.matrix_rank`` gives in float32, int64; 0 for the others, which are (k, m, n).
 
-    A Cholesky factorisation of A^T A in float64 proves the rank of nearly all. On other devices, and of wide maps, it
-    proves of most that their columns which are not zero are independent; of others, their rows; and the eigenvalues of
-    A^T A, the squares of the singular values, settle nearly all that is left. A network of float64 or bfloat16 is
-    judged by its maps in float32.
+    On the CPU, with numba and for maps of at most 64 columns, a Cholesky factorisation of A^T A in float64 proves
+    nearly all ranks. Otherwise it proves for most maps that the columns which are not zero are independent, and for
+    some of the others the same of the rows; the eigenvalues of A^T A, the squares of the singular values, settle nearly
+    all the rest. Maps of float64 or bfloat16 are converted to float32.
 
     Raises:
         LinAlgError: a map holds NaN or infinity.
@@ -122,19 +123,15 @@ def quick_ranks(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     maps, tolerance = maps.float(), _tolerance(maps)
     if maps.shape[1] < maps.shape[2]:
         maps = maps.mT
-    if maps.device.type == "cpu":
-        # numba takes a moment to load.
-        from prunelab.methods.importance.kernels.proven_ranks import WIDEST, proven_ranks
-
-        if maps.shape[2] <= WIDEST:
-            matrices = maps.numpy()
-            found = proven_ranks(matrices, tolerance, torch.get_num_threads())
-            unknown = np.flatnonzero(found < 0)
-            found[unknown] = 0
-            unknown_matrices = matrices[unknown]
-            if not np.isfinite(unknown_matrices).all():
-                raise torch.linalg.LinAlgError("NaN and infinity have no rank.")
-            return torch.from_numpy(found), torch.from_numpy(unknown), torch.from_numpy(unknown_matrices)
+    if maps.device.type == "cpu" and (kernel := _compiled_kernel()) and maps.shape[2] <= kernel.WIDEST:
+        matrices = maps.numpy()
+        found = kernel.proven_ranks(matrices, tolerance, torch.get_num_threads())
+        unknown = np.flatnonzero(found < 0)
+        found[unknown] = 0
+        unknown_matrices = matrices[unknown]
+        if not np.isfinite(unknown_matrices).all():
+            raise torch.linalg.LinAlgError("NaN and infinity have no rank.")
+        return torch.from_numpy(found), torch.from_numpy(unknown), torch.from_numpy(unknown_matrices)
     ranks = torch.full((len(maps),), -1, device=maps.device)
     for judge in (_independent_columns, _independent_rows, _from_eigenvalues):
         left = (ranks < 0).nonzero().squeeze(1)
@@ -143,6 +140,20 @@ def quick_ranks(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ranks[left] = judge(maps if len(left) == len(maps) else maps[left], tolerance)
     left = (ranks < 0).nonzero().squeeze(1)
     return ranks.clamp(min=0), left, maps[left]
+
+
+def _compiled_kernel() -> ModuleType | None:
+    """The kernel for small matrices on the CPU; None if numba (``prunelab[fast]``) is not installed.
+
+    It is imported when it is first needed, because numba takes a moment to load.
+    """
+    try:
+        from prunelab.methods.importance.kernels import proven_ranks
+    except ModuleNotFoundError as error:
+        if error.name != "numba":
+            raise
+        return None
+    return proven_ranks
 
 
 def _tolerance(maps: Tensor) -> float:
