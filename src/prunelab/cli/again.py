@@ -1,8 +1,9 @@
-"""``prunelab-again``: make a recorded run again, from the configuration in its record."""
+"""``prunelab-again``: repeat a recorded run, from the configuration in its record."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,25 +14,27 @@ from omegaconf.errors import OmegaConfBaseException
 
 from prunelab.cli.config import dotted, references
 from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, is_first_process, take_traceback_flag
+from prunelab.cli.trust import TRUST_FLAG, require_trusted
 from prunelab.errors import UserError, nearest
 from prunelab.records import Record, RecordError
 from prunelab.records.folder import RECORD_FILE
 
 SUFFIX = "-again"
-"""What the study of the new run is called after: its record must not be found finished in the old one."""
+"""Appended to the name of the study, so that the finished run in the old study is not taken for the new one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     words = take_traceback_flag(list(sys.argv[1:] if arguments is None else arguments))
     options = _parser().parse_args(words)
-    return exit_code("prunelab-again", lambda: _again(options.record, options.settings))
+    return exit_code("prunelab-again", lambda: _again(options.record, options.settings, options.trust))
 
 
-def _again(path: Path, words: Sequence[str]) -> int:
+def _again(path: Path, words: Sequence[str], trusted: Sequence[str]) -> int:
     before = _record(path)
+    require_trusted(before.config, trusted)
     config = changed({**before.config, "study": f"{before.study}{SUFFIX}"}, words)
-    # These bring Lightning.
+    # These import Lightning.
     from prunelab.cli.run import speaking
     from prunelab.experiment import run
 
@@ -45,10 +48,12 @@ def _again(path: Path, words: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prunelab-again",
-        description="Make a recorded run again, with the configuration in its record, and say what came out then "
-        "and now. The new run belongs to the study STUDY-again.",
-        epilog="The record also says which revision of prunelab and which versions of libraries made it; figures "
-        "are the same to the last digit only with the same ones on the same kind of machine.",
+        description="Repeat a recorded run with the configuration in its record, and compare the figures of both "
+        "runs. The new run belongs to the study STUDY-again.",
+        epilog="The record also holds the revision of prunelab and the versions of the libraries; figures are equal "
+        "to the last digit only with the same ones on the same kind of machine. A record is data that people share: "
+        "of the classes that its configuration names, only those of prunelab's own configuration are created, and no "
+        f"module is imported, unless {TRUST_FLAG} allows it.",
     )
     parser.add_argument("record", type=Path, metavar="RECORD", help="a record.json, or the folder of a run")
     parser.add_argument(
@@ -57,7 +62,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="settings to change, such as data.root=FOLDER or trainer.accelerator=cpu",
     )
-    parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show where in the program an error arose")
+    parser.add_argument(
+        TRUST_FLAG,
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a Python module that the record may import (model.module) and whose classes it may create; "
+        "can be given several times",
+    )
+    parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -68,21 +81,20 @@ def _record(path: Path) -> Record:
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}. Give the record.json of a run.") from error
     except (RecordError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is no record that can be used: {error}.") from error
+        raise UserError(f"{file} is not a usable record: {error}.") from error
 
 
 def changed(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """``config`` with the settings that ``words`` (KEY=VALUE) name set to their values.
 
-    A resolved configuration has some values several times (the seed is also data.seed and method.seed): a setting that
-    others stand for takes these with it, unless a word names them too.
+    A resolved configuration holds some values several times (the seed is also data.seed and method.seed). When a
+    setting changes, its copies change too, unless a word names them.
 
-    Raises ``UserError`` for a word that is none, and for a key that the run did not have.
+    Raises ``UserError`` for a word that is not KEY=VALUE, and for a key that the run did not have.
     """
     settings = OmegaConf.create(dict(config))
     named = {word.partition("=")[0] for word in words}
-    method = config.get("names", {}).get("method")
-    followers = references([f"method={method}"]) if words and method else {}
+    followers = _copies(config) if words else {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
@@ -97,8 +109,16 @@ def changed(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     return {str(name): value for name, value in plain.items()}
 
 
+def _copies(config: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of a run that are copies of another setting, and the name of that one."""
+    names = config.get("names")
+    method = names.get("method") if isinstance(names, Mapping) else None
+    # The name comes from the record and becomes a word of Hydra's command line.
+    return references([f"method={method}"]) if re.fullmatch(r"\w+", str(method or "")) else {}
+
+
 def _set(settings: DictConfig, key: str, word: str) -> None:
-    """Do what ``word`` says. Raises UserError if there is no such ``key``, or if it holds others."""
+    """Set one value. Raises UserError if there is no such ``key``, or if it holds others."""
     try:
         before = OmegaConf.select(settings, key, default=settings)
         if before is settings:
@@ -110,8 +130,8 @@ def _set(settings: DictConfig, key: str, word: str) -> None:
         raise UserError(f"{word!r} cannot be set: {str(error).partition(chr(10))[0]}") from error
     if isinstance(before, DictConfig) and not isinstance(OmegaConf.select(settings, key), DictConfig):
         raise UserError(
-            f"{word}: a recorded run keeps its {key}; set one of its keys with {key}.KEY=VALUE, or do another run with "
-            "prunelab."
+            f"{word}: the {key} of a recorded run cannot be exchanged; set one of its keys with {key}.KEY=VALUE, or "
+            "start another run with prunelab."
         )
 
 
