@@ -1,8 +1,13 @@
-"""From uint8 images to network input, a whole batch at a time: random crop, random flip, normalisation."""
+"""From uint8 images to network input, a whole batch at a time: random crop, random flip, normalisation.
+
+Images are transformed on the device that holds them. Random numbers are always drawn on the CPU, so that a batch is the
+same on every device.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,18 +25,20 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator, shard:
     They are this process's ``shard`` of a batch: each image gets the window that it has if one process does it all.
     """
     count, _, height, width = images.shape
+    device = images.device
     padded = functional.pad(images, (padding,) * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view (N, C, 2p+1, 2p+1, H, W)
     everywhere = (count * shard.ranks,)
     top = torch.randint(0, 2 * padding + 1, everywhere, generator=generator)
     left = torch.randint(0, 2 * padding + 1, everywhere, generator=generator)
-    own = slice(shard.rank, None, shard.ranks)
-    return windows[torch.arange(count), :, top[own], left[own]]
+    corners = torch.stack([top, left])[:, shard.rank :: shard.ranks].to(device, non_blocking=True)
+    return windows[torch.arange(count, device=device), :, corners[0], corners[1]]
 
 
 def random_flip(images: Tensor, generator: torch.Generator, shard: Shard = ALONE) -> Tensor:
     """Mirrors each of the images (N, C, H, W) left to right with probability 1/2; ``shard`` as in ``random_crop``."""
     flipped = torch.rand(len(images) * shard.ranks, generator=generator)[shard.rank :: shard.ranks] < 0.5
+    flipped = flipped.to(images.device, non_blocking=True)
     return torch.where(flipped[:, None, None, None], images.flip(-1), images)
 
 
@@ -65,6 +72,11 @@ class BatchTransform:
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (N, C, H, W) -> float32 (N, C, H, W) of about zero mean and unit variance."""
-        mean = torch.tensor(self.mean)[:, None, None] * 255
-        std = torch.tensor(self.std)[:, None, None] * 255
+        mean, std = _per_channel(self.mean, images.device), _per_channel(self.std, images.device)
         return images.float().sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=16)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """``values`` times 255 as (C, 1, 1) on ``device``; copied once, not for each batch."""
+    return (torch.tensor(values)[:, None, None] * 255).to(device)

@@ -35,6 +35,9 @@ class ImageSource(Protocol):
         Raises UserError if an image cannot be read.
         """
 
+    def move_to(self, device: torch.device) -> None:
+        """Hold images that are in memory on ``device``. Raises UserError if they do not fit."""
+
 
 class BatchLoader:
     """An iterable over batches of images for a Lightning Trainer or a plain loop.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import pytorch_lightning as pl
+import torch
 
 from prunelab.data.checks import open_fraction, whole_number
 from prunelab.data.loader import BatchLoader
@@ -66,6 +67,18 @@ class ImageData(pl.LightningDataModule, ABC):
         """Reads the images on the first call, for all stages; later calls do nothing."""
         if self._splits is None:
             self._splits = self.read_splits()
+
+    def move_to(self, device: torch.device) -> None:
+        """Hold the images that are in memory on ``device``, where batches are then cut, mirrored and normalised.
+
+        Changes no value of a batch. Images that are read from files in each epoch stay where they are. Raises UserError
+        if the device has too little memory.
+        """
+        splits = self._loaded()
+        for source in {
+            id(part.source): part.source for part in (splits.train, splits.val, splits.test)
+        }.values():
+            source.move_to(device)
 
     @property
     def train(self) -> Split:

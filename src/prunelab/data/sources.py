@@ -14,13 +14,14 @@ from prunelab.data.decode import open_image
 from prunelab.data.loader import Batch
 from prunelab.data.order import Shard
 from prunelab.data.tree import ImageTree
+from prunelab.errors import UserError
 
 ImageView = Callable[[Image.Image], Tensor]
 """Makes one opened image a uint8 tensor (C, H, W) of fixed size; may use torch's global generator."""
 
 
 class MemoryImages:
-    """All images as one uint8 tensor (N, C, H, W), transformed a batch at a time."""
+    """All images as one uint8 tensor (N, C, H, W), transformed a batch at a time on the device that holds them."""
 
     num_workers = 0
 
@@ -31,8 +32,26 @@ class MemoryImages:
 
     def batch(self, indices: np.ndarray, augment: torch.Generator | None, shard: Shard = ALONE) -> Batch:
         """The images and classes at ``indices``, transformed; see ImageSource."""
-        images = self.images[torch.from_numpy(indices)]
-        return self.transform(images, augment, shard), torch.from_numpy(self.targets[indices])
+        device = self.images.device
+        # Copies from pageable memory are staged before the call returns, so they need not be waited for.
+        images = self.images[torch.from_numpy(indices).to(device, non_blocking=True)]
+        classes = torch.from_numpy(self.targets[indices]).to(device, non_blocking=True)
+        return self.transform(images, augment, shard), classes
+
+    def move_to(self, device: torch.device) -> None:
+        """Hold the images on ``device``: from now on batches are made there. Raises UserError if they do not fit."""
+        if device.type == "cuda" and self.images.device != device:
+            _require_memory(self.images, device)
+        self.images = self.images.to(device)
+
+
+def _require_memory(images: Tensor, device: torch.device) -> None:
+    needed, (free, _) = images.nbytes, torch.cuda.mem_get_info(device)
+    if needed > free / 2:  # the other half is for the network and its activations
+        raise UserError(
+            f"trainer.images_on_device=true: the images take {needed / 2**30:.1f} GiB, but may take half of the "
+            f"{free / 2**30:.1f} GiB that are free on {device}. Set trainer.images_on_device=false."
+        )
 
 
 class FileImages:
@@ -62,6 +81,9 @@ class FileImages:
         else:
             images = self._augmented(opened, augment.initial_seed(), shard)
         return self.transform(torch.stack(images), augment, shard), torch.from_numpy(self.targets[indices])
+
+    def move_to(self, device: torch.device) -> None:
+        """Does nothing: workers read the files on the CPU, and the trainer moves each batch."""
 
     def _augmented(self, opened: Iterable[Image.Image], seed: int, shard: Shard) -> list[Tensor]:
         """torchvision's transforms know the global generator only: it is lent to them, seeded for each image.

@@ -36,6 +36,7 @@ WITHOUT_EFFECT = (
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.threads",
+    "trainer.images_on_device",
 )
 """Dotted names of the settings that are left out of every key, because they cannot change a result."""
 
@@ -49,6 +50,8 @@ UNSAID: Mapping[str, Any] = {
     "fast_dev_run": None,
     "model.module": None,
     "trainer.sync_batchnorm": False,
+    "trainer.tf32": False,
+    "trainer.fused": False,
 }
 """Settings that came after the first records, and the values at which a run is what it was before there were
 such settings. A key knows them at other values only."""

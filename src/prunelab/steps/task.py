@@ -78,9 +78,11 @@ class Task:
         )
 
     def prepare_data(self) -> None:
-        """Make the images ready: download what must be, read what fits into memory."""
+        """Make the images ready: download what must be, read what fits into memory, move that to the GPU if set."""
         self.data.prepare_data()
         self.data.setup()
+        if self.machine.images_on_device:
+            self.data.move_to(self.machine.device)
 
     def example_input(self) -> Tensor:
         """One image, (1, C, H, W)."""

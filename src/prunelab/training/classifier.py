@@ -38,7 +38,9 @@ class Classifier(pl.LightningModule):
         num_classes: number of classes.
         training: optimizer, schedule and label smoothing.
         channels_last: keep weights and images in channels-last order, faster on GPUs with tensor cores.
-        compile: compile the backbone's forward pass when a fit or test begins, after it was pruned.
+        compile: compile the backbone's forward pass when a fit or test begins, after it was pruned; a name is the mode
+            of ``torch.compile``, such as "reduce-overhead", which replays kernels as CUDA graphs.
+        fused: update all parameters in one kernel per step, see ``make_optimizer``.
     """
 
     def __init__(
@@ -47,7 +49,8 @@ class Classifier(pl.LightningModule):
         num_classes: int,
         training: Training,
         channels_last: bool = False,
-        compile: bool = False,
+        compile: bool | str = False,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -55,7 +58,8 @@ class Classifier(pl.LightningModule):
         self.training_settings = training
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.compiles = compile
-        self.train_top1 = _accuracy(num_classes, 1)
+        self.fused = fused
+        self._train_sums = _TrainSums()
         self.val_top1, self.val_top5 = _accuracy(num_classes, 1), _accuracy(num_classes, 5)
         self.test_top1, self.test_top5 = _accuracy(num_classes, 1), _accuracy(num_classes, 5)
 
@@ -72,10 +76,17 @@ class Classifier(pl.LightningModule):
         images, classes = batch
         logits = self(images)
         loss = self.loss(images, logits, classes)
-        self.train_top1.update(logits, classes)
-        self._log_epoch("train/loss", loss, classes)
-        self._log_epoch("train/top1", self.train_top1, classes)
+        self._train_sums.add(loss, logits, classes)
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        self._train_sums = _TrainSums()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
+        """Log the epoch's means after its last step: logging at each step is slow for small networks."""
+        if self.trainer.is_last_batch or self.trainer.global_step == self.trainer.max_steps:
+            for name, mean in self._train_sums.means().items():
+                self._log_epoch(f"train/{name}", mean, self._train_sums.images)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         self._evaluate("val", batch, self.val_top1, self.val_top5)
@@ -87,7 +98,7 @@ class Classifier(pl.LightningModule):
         """Lay out and compile the backbone; callbacks (their ``setup`` comes before) have pruned it."""
         self.backbone.to(memory_format=self.memory_format)
         if self.compiles:
-            self.backbone.compile()
+            self.backbone.compile(**({"mode": self.compiles} if isinstance(self.compiles, str) else {}))
 
     def teardown(self, stage: str) -> None:
         """Back to the eager forward pass: who looks into a network between fits wants its operators."""
@@ -101,7 +112,7 @@ class Classifier(pl.LightningModule):
                 f"The Trainer has no end, so the learning rate cannot be scheduled: give it max_epochs="
                 f"{self.training_settings.epochs}, as in the training settings."
             )
-        optimizer = make_optimizer(self.backbone, self.training_settings)
+        optimizer = make_optimizer(self.backbone, self.training_settings, self.fused)
         schedule = make_schedule(optimizer, self.training_settings, int(total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -124,11 +135,11 @@ class Classifier(pl.LightningModule):
         logits = self(images)
         top1.update(logits, classes)
         top5.update(logits, classes)
-        self._log_epoch(f"{stage}/loss", cross_entropy(logits, classes), classes)
-        self._log_epoch(f"{stage}/top1", top1, classes)
-        self._log_epoch(f"{stage}/top5", top5, classes)
+        self._log_epoch(f"{stage}/loss", cross_entropy(logits, classes), len(classes))
+        self._log_epoch(f"{stage}/top1", top1, len(classes))
+        self._log_epoch(f"{stage}/top5", top5, len(classes))
 
-    def _log_epoch(self, name: str, value: Tensor | MulticlassAccuracy, classes: Tensor) -> None:
+    def _log_epoch(self, name: str, value: Tensor | MulticlassAccuracy, images: int) -> None:
         """Log the mean over an epoch's images on all ranks (metrics add up over ranks by themselves)."""
         self.log(
             name,
@@ -137,8 +148,30 @@ class Classifier(pl.LightningModule):
             on_epoch=True,
             prog_bar=not name.endswith("top5"),
             sync_dist=isinstance(value, Tensor),
-            batch_size=len(classes),
+            batch_size=images,
         )
+
+
+class _TrainSums:
+    """Loss and hits of the training images of an epoch, added up on the device without waiting for it."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._sums: Tensor | None = None  # of loss times images, and of images whose best logit is right
+
+    def add(self, loss: Tensor, logits: Tensor, classes: Tensor) -> None:
+        hits = (logits.detach().argmax(dim=1) == classes).sum()
+        wide = torch.float32 if loss.device.type == "mps" else torch.float64
+        sums = torch.stack([loss.detach().to(wide) * len(classes), hits.to(wide)])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self.images += len(classes)
+
+    def means(self) -> dict[str, Tensor]:
+        """The mean loss and the top-1 accuracy of the images added so far."""
+        if self._sums is None:
+            return {}
+        loss, top1 = (self._sums / self.images).float()
+        return {"loss": loss, "top1": top1}
 
 
 def _accuracy(num_classes: int, top_k: int) -> MulticlassAccuracy:

@@ -56,7 +56,9 @@ def fit(
     if machine.batches is not None:
         training = training.lasting(1)
     clock = Timer()
-    model = Classifier(backbone, data.num_classes, training, machine.channels_last, machine.compile)
+    model = Classifier(
+        backbone, data.num_classes, training, machine.channels_last, machine.compile, machine.fused
+    )
     with _without_advice(), _interruptible():
         trainer = machine.trainer(
             max_epochs=training.epochs,

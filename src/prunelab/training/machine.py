@@ -32,7 +32,10 @@ class Machine:
         precision: "32-true", "16-mixed" or "bf16-mixed"; evaluation is always in float32.
         deterministic: True, False, or "warn" to use deterministic operators where there are some.
         channels_last: keep images and weights in channels-last order.
-        compile: compile the network before each training.
+        compile: compile the network before each training; "reduce-overhead" replays its kernels as CUDA graphs.
+        tf32: compute float32 convolutions and matrix products on NVIDIA GPUs in TF32 (mantissas of 10 bits).
+        fused: update all parameters in one kernel per optimizer step.
+        images_on_device: hold images that are in memory on the device, and make batches there.
         batches: for a trial: no pass over images takes more batches than that, and no training more than one epoch.
     """
 
@@ -45,7 +48,10 @@ class Machine:
     precision: str | int = "32-true"
     deterministic: bool | Literal["warn"] = "warn"
     channels_last: bool = False
-    compile: bool = False
+    compile: bool | Literal["reduce-overhead"] = False
+    tf32: bool = False
+    fused: bool = False
+    images_on_device: bool = False
     batches: int | None = None
 
     def trainer(self, **more: Any) -> pl.Trainer:
@@ -79,6 +85,12 @@ class Machine:
             raise UserError(
                 "trainer.sync_batchnorm=true works on GPUs only: torch has no such normalisation for CPUs."
             )
+        if self.fused and str(self.precision).startswith("16"):
+            raise UserError(
+                f"trainer.fused=true cannot be combined with trainer.precision={self.precision}: a fused optimizer "
+                "removes the loss scale of float16 inside its step, after methods that learn have read the gradients. "
+                "Set trainer.fused=false, or trainer.precision=bf16-mixed."
+            )
         if self.threads is not None and (not isinstance(self.threads, int) or self.threads < 1):
             raise UserError(
                 f"trainer.threads must be null or a whole number, at least 1, not {self.threads!r}."
@@ -89,7 +101,9 @@ class Machine:
             )
 
     def prepare_process(self) -> None:
-        """Give this process the threads that it may use."""
+        """Set what holds for the whole process: threads on the CPU, and the precision of float32 on the GPU."""
+        torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = self.tf32  # torch's own default is True
         if self.threads is not None:
             torch.set_num_threads(self.threads)
 

@@ -94,8 +94,10 @@ class Training:
         )
 
 
-def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
+def make_optimizer(model: nn.Module, training: Training, fused: bool = False) -> Optimizer:
     """The optimizer of the parameters of ``model`` that are trained, at the schedule's highest rate.
+
+    ``fused`` updates all of them in one kernel; the parameters must be on the device that trains.
 
     With ``decay_norm_and_bias=False`` every vector and scalar (the scales and shifts of norms, biases) goes
     undecayed.
@@ -108,8 +110,10 @@ def make_optimizer(model: nn.Module, training: Training) -> Optimizer:
         {"params": vectors, "weight_decay": training.weight_decay if training.decay_norm_and_bias else 0.0},
     ]
     if training.optimizer == "adamw":
-        return AdamW(groups, lr=training.lr)
-    return SGD(groups, lr=training.lr, momentum=training.momentum, nesterov=training.nesterov)
+        return AdamW(groups, lr=training.lr, fused=fused or None)
+    return SGD(
+        groups, lr=training.lr, momentum=training.momentum, nesterov=training.nesterov, fused=fused or None
+    )
 
 
 def _known(name: str, value: str, known: tuple[str, ...]) -> None:
