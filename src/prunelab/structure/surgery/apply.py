@@ -13,6 +13,7 @@ from prunelab.errors import UserError
 from prunelab.structure.plan import Cut, PruningPlan
 from prunelab.structure.surgery.attributes import integers, set_integer
 from prunelab.structure.surgery.cutting import Cutter
+from prunelab.structure.surgery.replacing import replace_content, states_to_cut
 from prunelab.structure.surgery.rewriting import check_written, rewrite
 from prunelab.structure.tracing.side_effects import forget_caches
 
@@ -41,18 +42,28 @@ class Dropped(nn.Module):
 def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = None) -> nn.Module:
     """Remove from ``model``, in place, what ``plan`` does not keep; returns the model.
 
-    Each kept weight is copied once; parameters stay the same objects, so that ties and optimizers keep them.
-    ``optimizer``'s state (momentum, ...) is cut with its parameters. The plan is remembered on the model
-    (``model.prunelab_plan``, composed with an earlier one), so that ``prunelab.save`` can write it.
+    Each kept weight is copied once. Parameters stay the same objects, also when an autograd graph that was recorded
+    before (a loss, an output) is still alive: ties, parametrisations, hooks and optimizers refer to them as before.
+    Backward through such an old graph raises UserError.
 
-    Raises UserError, before anything is changed, if the plan was made for another network.
+    An optimizer that has taken steps holds state for each parameter (momentum, ...). Pass it, so that its state is cut
+    too, or make a new one. The model stores the plan as ``model.prunelab_plan`` (composed with an earlier one);
+    ``prunelab.save`` writes it.
+
+    Raises UserError, before anything is changed, if the plan was made for another network, or if the state of
+    ``optimizer`` cannot be cut.
+
+    Example::
+
+        structure = prunelab.analyze(model, images)
+        prunelab.apply(model, structure.plan(kept={"layer1": [0, 2, 5]}), optimizer)
     """
     modules = named_modules(model)
     tensors = tensors_of(modules)
     by_tensor = checked_cuts(modules, tensors, plan)
+    states = states_to_cut(optimizer, tensors, by_tensor)
     forget_caches(model)
     drop_blocks(model, plan)
-    states = _states(optimizer)
     cutter = Cutter()
     done: set[int] = set()
     for name, cuts in by_tensor.items():
@@ -64,11 +75,10 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == tensor.shape:
                 state[key] = cutter.kept(value, cuts)
-        tensor.grad = None
-        tensor.data = cutter.kept(tensor.data, cuts)
+        replace_content(tensor, cutter.kept(tensor.data, cuts))
     for name, values in plan.values.items():
         buffer = tensors[name]
-        buffer.data = torch.tensor(values, dtype=buffer.dtype, device=buffer.device)
+        replace_content(buffer, torch.tensor(values, dtype=buffer.dtype, device=buffer.device))
     for module, name, value in attribute_changes(modules, tensors, plan):
         set_integer(module, name, value)
     rewrite_methods(modules, plan)
@@ -155,10 +165,6 @@ def _check_values(name: str, buffer: Tensor | None, values: tuple[int, ...], cut
             f"this plan was made for another network: the {len(values)} entries that it gives to {name!r} "
             "do not fit there"
         )
-
-
-def _states(optimizer: Optimizer | None) -> Mapping[Any, dict[str, Any]]:
-    return optimizer.state if optimizer is not None else {}
 
 
 def drop_blocks(model: nn.Module, plan: PruningPlan) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from prunelab.structure.plan import Cut, PruningPlan
 from prunelab.structure.surgery.apply import (
@@ -107,9 +108,18 @@ def _copied(module: nn.Module, memo: Memo) -> nn.Module:
         elif isinstance(value, dict | set) and not value:
             own[name] = type(value)()
         elif not _immutable(value):
+            _detach(value, memo)
             own[name] = copy.deepcopy(value, memo)
     twin.__dict__.update(own)
     return twin
+
+
+def _detach(value: Any, memo: Memo) -> None:
+    """Give each result of an earlier pass in ``value`` (a loss, features) a copy without its graph: ``deepcopy`` raises
+    an error for a tensor with one."""
+    for tensor in tree_leaves(value):
+        if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+            memo.setdefault(id(tensor), tensor.detach().clone())
 
 
 def _immutable(value: Any) -> bool:
