@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from prunelab.cli.config import configure
 from prunelab.cli.report import main
+from prunelab.records import RunFolder
 from prunelab.records.schema import (
     Accuracy,
     BudgetSummary,
@@ -16,6 +19,7 @@ from prunelab.records.schema import (
     Record,
     Timings,
 )
+from prunelab.steps import Setup
 
 RECORD = Record(
     key="0a0a",
@@ -102,6 +106,22 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(
     assert output.out == ""
     message = f"{tmp_path / 'nowhere'} does not exist. Give the folder of a study, such as outputs/demo."
     assert output.err == f"prunelab-report: {message}\n"
+
+
+def test_the_command_that_is_suggested_for_an_empty_study_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outputs" / "empty").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert main(["outputs/empty"]) == 1
+
+    _, _, command = capsys.readouterr().err.partition("To start one: ")
+    program, *words = shlex.split(command)
+    config = configure(words)
+
+    assert program == "prunelab"
+    assert Setup.of(config).budget.keep == 0.5
+    assert RunFolder.of(config).path.parent.resolve() == tmp_path / "outputs" / "empty"
 
 
 def test_a_folder_that_cannot_be_written_is_a_users_mistake(

@@ -75,8 +75,8 @@ def test_a_small_study_meets_little(study: StudyFolder) -> None:
         "- not met: mean and standard deviation: none for 2 rows with one seed",
         "- not met: random pruning at every budget: random at 0 of 2 budgets",
         "- not met: magnitude pruning at every budget: l1 or l2 at 1 of 2 budgets",
-        "- met: budgets down to a substantial loss (5 points): largest change -7.00 points",
+        "- met: budgets down to a substantial loss of accuracy (5 points): largest loss 7.00 points",
         "- met: identical recovery: the same 1 setting in all 2 runs",
-        "- not met: at least 3 pairs of model and data set: 1: resnet20 on digits",
+        "- not met: at least 3 pairs of model and data set in the study: 1: resnet20 on digits",
     ):
         assert line in page.splitlines()

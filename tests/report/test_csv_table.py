@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -60,6 +61,32 @@ def test_runs_without_a_record_are_lines_too(study: StudyFolder) -> None:
     assert (unfinished["status"], unfinished["path"]) == ("unfinished", "0a0a")
     assert (left_out["status"], left_out["path"]) == ("left_out", "bad/record.json")
     assert "was it cut off?" in left_out["error"]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\uff1d"])
+def test_text_of_a_record_is_no_formula(study: StudyFolder, start: str) -> None:
+    formula = f"{start}HYPERLINK(1)"
+    study.finished(formula, folder="a", recipe=formula)
+    study.finished("l1", folder="b", config={"seed": 0, "recipe": {"epochs": formula}})
+    study.finished("l1", folder="c", key="other")
+    study.failed("fpgm", error=formula)
+    study.write("bad/record.json", "{")
+    names = {"method": formula, "model": formula, "data": formula}
+    config = {"names": names, "budget": {"flops": 0.5, "params": None}, "seed": 0, "levels": [formula]}
+    study.write("open/config.yaml", json.dumps(config))
+
+    cells = [cell for line in lines_of(study) for cell in line.values()]
+
+    assert sum("HYPERLINK" in cell for cell in cells) >= 7
+    assert not [cell for cell in cells if "HYPERLINK" in cell and cell[0] in "=+-@\uff1d"]
+
+
+def test_negative_numbers_stay_numbers(study: StudyFolder) -> None:
+    study.finished("l1", top1=0.90)
+
+    (line,) = lines_of(study)
+
+    assert float(line["top1_change_mean"]) == pytest.approx(-0.05)
 
 
 def test_the_names_of_the_columns_are_stable(study: StudyFolder) -> None:

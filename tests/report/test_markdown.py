@@ -52,11 +52,12 @@ def test_a_small_study_in_full(study: StudyFolder) -> None:
 
     page = to_markdown(aggregate(read_study(study.path)))
 
-    content, _, caption = page.partition("\nAccuracies are")
+    content, _, caption = page.partition("\nAccuracies: ")
     assert content == EXPECTED.replace("GRID\n", GRID)
-    assert "of the last epoch on the test set" in caption
-    assert "2 x MAC + bias, the survey's convention" in caption
-    assert "± is the sample standard deviation over seeds" in caption
+    assert "on the test set after the last epoch" in caption
+    assert "2 x MAC + bias" in caption
+    assert "costs that differ by at most 1 % count as the same" in caption
+    assert "±: sample standard deviation over seeds" in caption
 
 
 def test_deviations_are_left_out_where_every_row_has_one_seed(study: StudyFolder) -> None:
@@ -65,7 +66,7 @@ def test_deviations_are_left_out_where_every_row_has_one_seed(study: StudyFolder
     page = to_markdown(aggregate(read_study(study.path)))
 
     assert "| l1 | 1 | 95.00 | 50.00 | 90.00 | -5.00 |" in page
-    assert "One seed for each row, so there are no standard deviations." in page
+    assert "Each row has one seed, so there are no standard deviations." in page
 
 
 def test_text_of_records_cannot_break_the_page(study: StudyFolder) -> None:

@@ -89,7 +89,10 @@ def test_a_folder_that_is_no_study_is_refused_with_what_to_do(study: StudyFolder
     for folder, message in (
         (study.path / "nowhere", "does not exist. Give the folder of a study"),
         (study.path / "0a0a/record.json", "is not a folder. Give the folder of a study"),
-        (study.path / "empty", "has no runs in it. Make one first: prunelab study=empty"),
+        (
+            study.path / "empty",
+            "contains no runs. To start one: prunelab study=empty method=l1 budget.flops=0.5",
+        ),
         (study.path / "0a0a", f"is a single run. Give the folder of its study: {study.path}"),
         (study.path.parent, f"holds studies, not runs. Give one of them: {study.path}"),
     ):

@@ -41,7 +41,8 @@ def of_report(report: Report) -> tuple[Item, ...]:
     """The item that concerns all tables together."""
     pairs = [f"{table.model} on {table.data}" for table in report.tables if table.rows]
     finding = f"{len(pairs)}: {_named(pairs)}"
-    return (Item(f"At least {PAIRS} pairs of model and data set", len(pairs) >= PAIRS, finding),)
+    demand = f"At least {PAIRS} pairs of model and data set in the study"
+    return (Item(demand, len(pairs) >= PAIRS, finding),)
 
 
 def of_table(table: Table) -> tuple[Item, ...]:
@@ -91,8 +92,9 @@ def _operating_points(table: Table) -> Item:
 
 def _extreme(table: Table) -> Item:
     worst = min(statistic.mean for row in table.rows if (statistic := row.statistics["top1_change"]))
-    demand = f"Budgets down to a substantial loss ({100 * SUBSTANTIAL_LOSS:.0f} points)"
-    return Item(demand, worst <= -SUBSTANTIAL_LOSS, f"largest change {100 * worst:+z.2f} points")
+    demand = f"Budgets down to a substantial loss of accuracy ({100 * SUBSTANTIAL_LOSS:.0f} points)"
+    finding = f"largest loss {-100 * worst:.2f} points" if worst < 0 else "no row loses accuracy"
+    return Item(demand, worst <= -SUBSTANTIAL_LOSS, finding)
 
 
 def _same_data(table: Table) -> Item:

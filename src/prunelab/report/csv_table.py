@@ -42,6 +42,10 @@ PUBLISHED = (
     "published_pruned_printed",
     "published_flag",
 )
+FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""A cell that begins with one of these is a formula for spreadsheet programs (OWASP, "CSV Injection"); the last four
+are the full-width forms."""
+
 COLUMNS = (
     *NAMES,
     *(f"{measure.name}_{part}" for measure in MEASURES for part in ("mean", "std")),
@@ -61,10 +65,16 @@ def to_csv(report: Report) -> str:
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     for line in _lines(report):
-        writer.writerow(
-            {name: one_line(value) if isinstance(value, str) else value for name, value in line.items()}
-        )
+        writer.writerow({name: _cell(value) for name, value in line.items()})
     return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Text as one line that spreadsheet programs do not evaluate: an apostrophe precedes a possible formula."""
+    if not isinstance(value, str):
+        return value
+    line = one_line(value)
+    return f"'{line}" if line.startswith(FORMULA_STARTS) else line
 
 
 def _lines(report: Report) -> Iterator[Mapping[str, object]]:

@@ -8,25 +8,26 @@ from dataclasses import replace
 from prunelab.report import checklist
 from prunelab.report.aggregate import Report, Table
 from prunelab.report.columns import Layout, budget_text, levels_text, share_text
+from prunelab.report.pareto import SAME_COST
 from prunelab.report.quantities import one_line
 from prunelab.report.read import UnfinishedRun
 from prunelab.report.row_key import RowKey
 
 CAPTION = (
-    "Accuracies are of the last epoch on the test set, in percent; the change is against the baseline of the "
-    "same run. FLOPs count a multiply-accumulate as two operations (2 x MAC + bias, the survey's convention) "
-    "and, like MACs, are for one image; in brackets what is kept of the baseline. Times are of one forward "
-    "pass; in brackets how much faster it is than the baseline timed in the same run, beside the ratio of FLOPs, "
-    "which is the speed-up in theory. Pruning is the time to learn, score and prune. Front: no other row, nor the "
-    "baseline, is as accurate with as few FLOPs (F), parameters (P), or as little time for a batch of 64 (T)."
+    "Accuracies: on the test set after the last epoch, in percent; the change is the difference from the baseline of "
+    "the same run. FLOPs (2 x MAC + bias) and MACs: for one image; in brackets the fraction of the baseline that is "
+    "kept. Times: one forward pass; in brackets the speed-up over the baseline, which is timed in the same run. The "
+    "FLOPs ratio is the speed-up in theory. Pruning: seconds for learning, scoring and pruning. Front: no other row, "
+    "nor the baseline, is at least as accurate at the same or a lower cost and better in one of the two; costs that "
+    f"differ by at most {100 * SAME_COST:g} % count as the same. F: FLOPs, P: parameters, T: time for a batch of 64."
 )
 PUBLISHED = (
-    "Published figures stand beside the row of the same method that keeps nearly the same share of the FLOPs; "
-    "their change is computed from their accuracies."
+    "Published figures: from the paper of the row's method, at the published point with nearly the same fraction of "
+    "FLOPs; their change is computed from the published accuracies."
 )
-SPREAD = "± is the sample standard deviation over seeds, '-' for a single seed."
+SPREAD = "±: sample standard deviation over seeds, '-' for a single seed."
 FORGOTTEN = "A failed run is listed until it succeeds or its folder is deleted."
-ONE_SEED = "One seed for each row, so there are no standard deviations."
+ONE_SEED = "Each row has one seed, so there are no standard deviations."
 
 
 def caption(report: Report) -> list[str]:
@@ -90,9 +91,9 @@ def flags(table: Table) -> list[str]:
     ]
 
 
-def unmet(table: Table) -> list[str]:
-    """A line with the demands of the checklist that the table does not meet, if there are any."""
-    items = checklist.of_table(table)
+def unmet(table: Table, report: Report) -> list[str]:
+    """A line with the items of the checklist that the table or the whole report does not meet, if there are any."""
+    items = [*checklist.of_table(table), *checklist.of_report(report)] if table.rows else []
     lacking = [f"{item.demand.lower()} ({item.finding})" for item in items if not item.met]
     met = f"{len(items) - len(lacking)} of {len(items)} demands of Blalock et al. (2020) are met"
     return [f"checklist: {met}; not met: {'; '.join(lacking)}"] if lacking else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,4 +153,12 @@ def _why_no_runs(folder: Path, inside: list[Path]) -> str:
     studies = [path for path in inside if path.name != BASELINES and any(map(_is_run, path.iterdir()))]
     if studies:
         return f"{folder} holds studies, not runs. Give one of them: " + ", ".join(map(str, studies))
-    return f"{folder} has no runs in it. Make one first: prunelab study={folder.resolve().name} method=l1"
+    return f"{folder} contains no runs. To start one: {_first_command(folder)}"
+
+
+def _first_command(folder: Path) -> str:
+    """A command that makes a run in the study ``folder``."""
+    words = ["prunelab", f"study={folder.resolve().name}", "method=l1", "budget.flops=0.5"]
+    if folder.resolve().parent != Path("outputs").resolve():
+        words.append(f"outputs={folder.resolve().parent}")
+    return shlex.join(words)

@@ -23,7 +23,7 @@ def print_report(report: Report, console: Console) -> None:
             _print_table(table, console)
         _print_lines(notes.failures(table), "red", console)
         _print_lines(notes.warnings(table), "yellow", console)
-        _print_lines([*notes.flags(table), *notes.unmet(table)], "dim", console)
+        _print_lines([*notes.flags(table), *notes.unmet(table, report)], "dim", console)
         if table.only_published:
             count = len(table.only_published)
             _print_lines([f"{count} published points have no run here yet: see table.md."], "dim", console)

@@ -140,11 +140,45 @@ def test_it_loads_and_everything_is_drawn(small: StudyFolder, points: Published,
     assert flops["published"]["y"] == [92, 90]
     assert all(symbol.endswith("-open") for symbol in flops["published"]["marker"]["symbol"])
     assert flops["Pareto front"]["x"] == [20_000_000, 40_000_000, 80_000_000]
-    assert list(traces(page, "curves")) == ["bn_gamma", "fpgm"]
+    assert list(traces(page, "curves")) == ["bn_gamma · 50 % FLOPs", "fpgm · 50 % FLOPs"]
     assert "10 of 12 runs have no curves.csv" in page.locator("section").inner_text()
     assert "was it cut off?" in page.locator(".troubles").inner_text()
     assert "failed: taylor" in page.locator("section").inner_text()
     assert "<b>90</b>" in page.locator(".notes").last.inner_text()
+
+
+def test_a_row_has_one_learning_curve_with_a_band(study: StudyFolder, opened: Open) -> None:
+    for keep in (0.5, 0.25):
+        for seed, top1 in enumerate((0.4, 0.6)):
+            study.finished("l1", seed, keep=keep)
+            text = f"phase,epoch,val/top1\nrecovery,1,{top1 / 2}\nrecovery,2,{top1}\n"
+            study.write(f"l1-{keep}-{seed}/curves.csv", text)
+    page = opened(study.path)
+    see_everything(page)
+
+    curves = traces(page, "curves")
+
+    assert list(curves) == ["l1, deviation", "l1 · 50 % FLOPs", "l1 · 25 % FLOPs"]
+    assert curves["l1 · 50 % FLOPs"]["y"] == pytest.approx([0.25, 0.5])
+    assert curves["l1, deviation"]["y"][1] == pytest.approx(0.5 + 0.1 * 2**0.5)
+    dashes = page.locator("[data-figure=curves]").evaluate(
+        "element => element.data.filter((each) => each.line.dash).map((each) => each.line.dash)"
+    )
+    assert len(set(dashes)) == 2
+    assert page.locator("[data-figure=curves] .legendtext").all_text_contents() == list(curves)[1:]
+
+
+def test_there_is_no_empty_card(study: StudyFolder, opened: Open) -> None:
+    study.finished("l1")
+    page = opened(study.path)
+    see_everything(page)
+
+    for card in page.locator(".card").all():
+        heading = card.locator("h3").first
+        text = card.inner_text().removeprefix(heading.inner_text() if heading.count() else "").strip()
+        assert text or card.locator("svg").count(), card.inner_html()
+    assert page.locator("footer .check").count() == 0
+    assert page.locator(".check li", has_text="3 pairs of model and data set").count() == 1
 
 
 def test_columns_sort(small: StudyFolder, opened: Open) -> None:

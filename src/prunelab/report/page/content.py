@@ -25,15 +25,14 @@ def content_of(report: Report, study: str) -> Plain:
     """Everything on the page; ``study`` is the folder of the records."""
     return {
         "study": one_line(report.study),
-        "tables": [_table(table, study) for table in report.tables],
-        "checklist": _checked(checklist.of_report(report)),
+        "tables": [_table(table, report, study) for table in report.tables],
         "unfinished": notes.unfinished(report),
         "leftOut": notes.left_out(report),
         "caption": " ".join(notes.caption(report)),
     }
 
 
-def _table(table: Table, study: str) -> Plain:
+def _table(table: Table, report: Report, study: str) -> Plain:
     title = {"title": notes.title(table), "failures": notes.failures(table)}
     if table.baseline is None:
         return title | {"rows": []}
@@ -49,7 +48,7 @@ def _table(table: Table, study: str) -> Plain:
         "published": [_published(point, alone=point in table.only_published) for point in table.published],
         "warnings": notes.warnings(table),
         "flags": notes.flags(table),
-        "checklist": _checked(checklist.of_table(table)),
+        "checklist": _checked([*checklist.of_table(table), *checklist.of_report(report)]),
     }
 
 

@@ -92,21 +92,55 @@ function widthsKept(section, rows) {
   })];
 }
 
-// One trace for each method: its runs one after another, with gaps between them.
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+const MOST_IN_LEGEND = 24;
+
+// Mean and sample standard deviation over the runs of a row, for each epoch; runs are aligned by phase and epoch.
+function meanCurve(row, figure) {
+  const places = new Map(); // "phase, epoch 3" -> values
+  for (const curves of row.curves.filter((each) => each && each.figures[figure])) {
+    const names = curves.phases.flatMap(([phase, epochs]) => Array.from({ length: epochs }, (_, epoch) => `${phase}, epoch ${epoch + 1}`));
+    curves.figures[figure].forEach((value, index) => {
+      if (!places.has(names[index])) places.set(names[index], []);
+      if (value !== null) places.get(names[index]).push(value);
+    });
+  }
+  return [...places].map(([name, values]) => {
+    if (!values.length) return { name, mean: null, deviation: null, count: 0 };
+    const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+    const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
+    return { name, mean, deviation: values.length > 1 ? Math.sqrt(squares / (values.length - 1)) : null, count: values.length };
+  });
+}
+
+// One line for each row of the table: colour by method, dash by place among the rows of that method; a band of one
+// standard deviation around it.
 function learningCurves(section, rows, figure) {
-  const traces = [];
+  const lines = [], bands = [];
   for (const method of section.filters.methods) {
-    const x = [], y = [], text = [];
-    for (const row of rows.filter((each) => each.method === method)) {
-      row.curves.forEach((curves, index) => {
-        if (!curves || !curves.figures[figure]) return;
-        const phases = curves.phases.flatMap(([phase, epochs]) => Array.from({ length: epochs }, (_, epoch) => `${phase}, epoch ${epoch + 1}`));
-        curves.figures[figure].forEach((value, epoch) => { x.push(epoch + 1); y.push(value); text.push(`${escaped(row.label)}, seed ${row.runs[index].seed}<br>${escaped(phases[epoch])}`); });
-        x.push(null); y.push(null); text.push("");
+    const colour = section.colours.get(method);
+    const band = { x: [], y: [] };
+    rows.filter((row) => row.method === method).forEach((row, place) => {
+      const curve = meanCurve(row, figure);
+      if (!curve.some((each) => each.mean !== null)) return;
+      const text = curve.map((each) => `${escaped(row.label)}<br>${escaped(each.name)}, ${counted(each.count, "seed")}${each.deviation === null ? "" : `, ± ${each.deviation.toPrecision(3)}`}`);
+      lines.push({
+        name: escaped(row.label), x: curve.map((_, index) => index + 1), y: curve.map((each) => each.mean), text, mode: curve.length < 60 ? "lines+markers" : "lines",
+        line: { color: colour, width: 1.8, dash: DASHES[place % DASHES.length] }, marker: { size: 4, symbol: section.symbols.get(method) }, hovertemplate: "%{text}<br>%{y:.4g}<extra></extra>",
       });
-    }
-    if (x.length) traces.push({ name: method, mode: x.length < 200 ? "lines+markers" : "lines", x, y, text, line: { color: section.colours.get(method), width: 1.6 }, marker: { size: 4, symbol: section.symbols.get(method) }, hovertemplate: "%{text}<br>%{y:.4g}<extra></extra>" });
+      const spread = curve.map((each, index) => [index + 1, each.mean, each.deviation]).filter(([, , deviation]) => deviation);
+      if (spread.length < 2) return;
+      band.x.push(...spread.map(([x]) => x), ...spread.map(([x]) => x).reverse(), null);
+      band.y.push(...spread.map(([, mean, deviation]) => mean + deviation), ...spread.map(([, mean, deviation]) => mean - deviation).reverse(), null);
+    });
+    if (band.x.length) bands.push({ name: `${escaped(method)}, deviation`, ...band, mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: `${colour}2e`, hoverinfo: "skip", showlegend: false });
   }
   const share = /top\d$/.test(figure) ? { tickformat: ".0%" } : {};
-  return [traces, layout({ xaxis: { title: { text: "Epoch, all phases one after another" }, tickformat: "d", ...(traces.some((trace) => trace.x.some((epoch) => epoch > 10)) ? {} : { dtick: 1 }) }, yaxis: { title: { text: figure }, ...share } })];
+  const few = lines.every((line) => line.x.length <= 10) ? { dtick: 1 } : {};
+  const narrow = section.element.clientWidth < 600;
+  const legend = narrow ? { orientation: "h", y: -0.25, font: { size: 10 } } : { font: { size: 11 }, tracegroupgap: 0 };
+  return [[...bands, ...lines], layout({
+    showlegend: lines.length > 1 && lines.length <= MOST_IN_LEGEND, legend,
+    xaxis: { title: { text: "Epoch, all phases in sequence" }, tickformat: "d", rangemode: "tozero", ...few }, yaxis: { title: { text: figure }, ...share },
+  })];
 }

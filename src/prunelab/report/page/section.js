@@ -29,14 +29,21 @@ class Section {
     return `<h2>${escaped(table.title)}</h2><p class="faint">${escaped(table.common)}</p>
       <div class="facts">${facts.map(([value, what]) => `<div class="fact"><b>${escaped(value)}</b><span>${escaped(what)}</span></div>`).join("")}</div>
       <div class="card filters" role="search">${this.controls()}</div>
-      <div class="charts">${["flops", "params", "time"].map((each) => `<div class="card"><div class="head"><h3>Accuracy against ${each === "time" ? this.batches() : COSTS[each]}</h3></div><div class="figure" data-figure="${each}"></div></div>`).join("")}</div>
+      <div class="charts">${["flops", "params", "time"].map((each) => `<div class="card"><div class="head"><h3>Accuracy against ${each === "time" ? this.batches() : each === "params" ? "parameters" : COSTS[each]}</h3></div><div class="figure" data-figure="${each}"></div></div>`).join("")}</div>
       <p class="key">★ full network · dotted line: Pareto front · bars: standard deviation over seeds${table.published.length ? " · hollow: published" : ""}</p>
       <div class="card"><div class="head"><h3>All rows</h3><span class="faint shown" aria-live="polite"></span></div><p class="key">Click a column to sort, a method to see how to make its row again.</p><div class="scroll" tabindex="0" role="region" aria-label="All rows"></div></div>
       <div class="card"><h3>Channels kept, group by group</h3><div data-figure="widths"></div></div>
-      <div class="card"><div class="head"><h3>Learning curves</h3>${this.curveChoice()}</div>${this.curveNote()}<div class="figure" data-figure="curves"></div></div>
+      ${this.curvesCard()}
       ${this.publishedTable()}
-      <div class="two"><div class="card"><h3>Checklist of Blalock et al. (2020)</h3>${checked(table.checklist)}</div>
-      <div class="card"><h3>What to know</h3>${listed([...table.failures, ...table.warnings, ...table.flags])}</div></div>`;
+      ${this.remarks()}`;
+  }
+
+  // The checklist, and beside it the warnings of this table if there are any.
+  remarks() {
+    const { table } = this;
+    const lines = [...table.failures, ...table.warnings, ...table.flags];
+    const checklist = `<div class="card"><h3>Checklist of Blalock et al. (2020)</h3>${checked(table.checklist)}</div>`;
+    return lines.length ? `<div class="two">${checklist}<div class="card"><h3>Warnings and remarks</h3>${listed(lines)}</div></div>` : checklist;
   }
 
   controls() {
@@ -57,6 +64,12 @@ class Section {
     const preferred = ["val/top1", "val/loss", "train/top1", "train/loss", "learning_rate", "val/top5"];
     names.sort((a, b) => (preferred.indexOf(a) + 99) % 99 - (preferred.indexOf(b) + 99) % 99);
     return names.length ? `<select class="figure-name" aria-label="Figure">${names.map((name) => `<option>${escaped(name)}</option>`).join("")}</select>` : "";
+  }
+
+  curvesCard() {
+    const choice = this.curveChoice();
+    const figure = choice ? `<p class="key">One line per row: the mean over its seeds. Shaded: one standard deviation.</p><div class="figure tall" data-figure="curves"></div>` : "";
+    return `<div class="card"><div class="head"><h3>Learning curves</h3>${choice}</div>${this.curveNote()}${figure}</div>`;
   }
 
   curveNote() {

@@ -4,7 +4,7 @@ const content = JSON.parse(document.getElementById("content").textContent);
 const sections = [];
 
 function listed(lines) {
-  return lines.length ? `<ul class="notes">${lines.map((line) => `<li>${escaped(line)}</li>`).join("")}</ul>` : `<p class="faint">Nothing is missing.</p>`;
+  return `<ul class="notes">${lines.map((line) => `<li>${escaped(line)}</li>`).join("")}</ul>`;
 }
 
 function checked(items) {
@@ -17,7 +17,7 @@ function build() {
   page.innerHTML = `<header><h1>${escaped(content.study)}</h1><p class="faint">Methods of structured pruning compared, from the records of the study, by prunelab-report.</p></header>
     ${troubles.length ? `<div class="card troubles"><details ${troubles.length < 6 ? "open" : ""}><summary><b class="warn">${counted(troubles.length, "file or run")} not in the tables</b></summary>${listed(troubles)}</details></div>` : ""}
     <div id="sections"></div>
-    <footer class="card"><h3>What the numbers are</h3><p class="faint">${escaped(content.caption)}</p>${checked(content.checklist)}</footer>`;
+    ${content.caption ? `<footer class="card"><h3>Definitions</h3><p class="faint">${escaped(content.caption)}</p></footer>` : ""}`;
   for (const table of content.tables) {
     const element = document.createElement("section");
     document.getElementById("sections").append(element);
