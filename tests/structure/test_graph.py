@@ -40,16 +40,60 @@ def test_kept_channels_in_any_container(graph: ChannelGraph, kept: object) -> No
     assert graph.plan({"layer1": kept}).kept["layer1"] == (0, 1, 2)
 
 
+MASK = [False, True, True, *[False] * 12, True]
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        MASK,
+        tuple(MASK),
+        np.array(MASK),
+        torch.tensor(MASK),
+        [np.bool_(each) for each in MASK],
+        list(torch.tensor(MASK)),
+        np.arange(16) % 16 != 0,
+    ],
+    ids=lambda mask: type(mask).__name__,
+)
+def test_masks_keep_what_is_true(graph: ChannelGraph, mask: object) -> None:
+    expected = tuple(np.flatnonzero(np.array([bool(each) for each in mask])))
+    assert graph.plan({"layer1": mask}).kept["layer1"] == expected
+
+
+@pytest.mark.parametrize("mask", [[True, False], [False, True], [True, True]])
+def test_a_mask_of_a_group_of_two_is_not_read_as_indices(mask: list[bool]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Conv2d(2, 4, 3))
+    plan = prunelab.analyze(model, torch.zeros(1, 3, 8, 8)).plan({"0": mask})
+    assert plan.kept["0"] == tuple(number for number in (0, 1) if mask[number])
+
+
 @pytest.mark.parametrize(
     ("kept", "dropped", "words"),
     [
         ({"layer9": [0]}, [], "no prunable group 'layer9'"),
         ({"linear": [0]}, [], "no prunable group 'linear'"),
         ({"layer1": []}, [], "layer1: at least one channel"),
-        ({"layer1": [0, 1, 0]}, [], "layer1: a channel is named twice"),
+        ({"layer1": [0, 1, 0]}, [], "layer1: channel 0 is named twice"),
+        ({"layer1": [1, 0, 1, 1]}, [], "give booleans"),
         ({"layer1": [0, 16]}, [], "channels 0 to 15; 16 is not one"),
         ({"layer1": [-1, 3]}, [], "channels 0 to 15; -1 is not one"),
-        ({"layer1": [0.5, 3]}, [], "layer1"),
+        ({"layer1": [0.5, 3]}, [], "layer1.*float64"),
+        ({"layer1": [1.0, 0.0]}, [], "layer1.*float64"),
+        ({"layer1": torch.ones(16)}, [], "layer1.*float32"),
+        ({"layer1": ["0", "1"]}, [], "layer1"),
+        ({"layer1": [None]}, [], "layer1"),
+        ({"layer1": [[0], [1, 2]]}, [], "layer1.*flat"),
+        ({"layer1": np.ones((2, 8), dtype=bool)}, [], "layer1.*2 dimensions"),
+        ({"layer1": [True] * 15}, [], "mask has 15 entries.*16"),
+        ({"layer1": [False] * 16}, [], "layer1: at least one channel"),
+        ({"layer1": [True, False, 3]}, [], "layer1.*mixes"),
+        ({"layer1": [True, np.int64(1)]}, [], "layer1.*mixes"),
+        ({"layer1": 3}, [], "layer1: 3 is not a list"),
+        ({"layer1": True}, [], "layer1: True is not a list"),
+        ({"layer1": torch.tensor(3)}, [], "layer1.*0 dimensions"),
+        ({"layer1": "012"}, [], "layer1.*not a list"),
+        ({"layer1": None}, [], "layer1: None"),
         ({}, ["layer1.9"], "no residual block 'layer1.9'"),
         ({}, ["layer2.0"], "no residual block 'layer2.0'"),
         ({}, "layer1.1", "layer1.1"),

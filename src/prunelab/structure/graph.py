@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from prunelab.errors import UserError, nearest
 from prunelab.structure.blocks import ResidualBlock, describe, find_blocks
@@ -16,6 +16,7 @@ from prunelab.structure.cost import CostModel, cost_model
 from prunelab.structure.gathers import find_gathers
 from prunelab.structure.groups import ChannelGroup, Partition, partition
 from prunelab.structure.hook_points import find_hook_points
+from prunelab.structure.kept_channels import kept_indices
 from prunelab.structure.network import Network
 from prunelab.structure.plan import Cut, PruningPlan
 from prunelab.structure.proving.proof import prove
@@ -53,16 +54,29 @@ class ChannelGraph:
         return tuple(group for group in self.groups if group.level in levels)
 
     def plan(
-        self, kept: Mapping[str, Sequence[int]] | None = None, dropped_blocks: Collection[str] = ()
+        self,
+        kept: Mapping[str, Sequence[int] | Sequence[bool] | NDArray[Any] | Tensor] | None = None,
+        dropped_blocks: Collection[str] = (),
     ) -> PruningPlan:
         """The plan that keeps these channels (groups not named stay whole) and drops these blocks.
 
-        Raises UserError for unknown names, indices out of range or repeated, or nothing kept.
+        Args:
+            kept: name of a group -> the channels to keep: their indices, or a mask of one boolean for each channel.
+            dropped_blocks: names of residual blocks.
+
+        Raises UserError for unknown names, indices out of range or repeated, a mask of another length, or nothing kept.
+
+        Example::
+
+            structure.plan(kept={"layer1": [0, 2, 5], "layer2": scores > 0.1}, dropped_blocks=["layer3.1"])
         """
         chosen = {group.name: tuple(range(group.size)) for group in self.groups}
-        for name, indices in (kept or {}).items():
-            chosen[name] = _valid(self.group(name), indices)
+        for name, channels in (kept or {}).items():
+            group = self.group(name)
+            chosen[name] = kept_indices(name, group.size, channels)
         names = [block.name for block in self.blocks]
+        if isinstance(dropped_blocks, str):
+            raise UserError(f"dropped_blocks={dropped_blocks!r} is one name; give a list: [{dropped_blocks!r}]")
         for name in dropped_blocks:
             if name not in names:
                 raise UserError(
@@ -70,21 +84,6 @@ class ChannelGraph:
                 )
         dropped = tuple(name for name in names if name in set(dropped_blocks))
         return self._resolve(chosen, dropped)
-
-
-def _valid(group: ChannelGroup, indices: Sequence[int]) -> tuple[int, ...]:
-    chosen = list(indices)
-    wrong = [index for index in chosen if index != int(index) or not 0 <= index < group.size]
-    if wrong:
-        raise UserError(
-            f"group {group.name} has channels 0 to {group.size - 1}; {wrong[0]} is not one of them"
-        )
-    ordered = tuple(sorted(int(index) for index in chosen))
-    if not ordered:
-        raise UserError(f"group {group.name}: at least one channel must be kept")
-    if len(set(ordered)) != len(ordered):
-        raise UserError(f"group {group.name}: a channel is named twice among those to keep")
-    return ordered
 
 
 @dataclass(frozen=True)
