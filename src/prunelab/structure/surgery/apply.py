@@ -189,10 +189,8 @@ def attribute_changes(
 
     ``modules`` hold their tensors of the new shapes; ``tensors`` (before or after) say which names are one tensor.
     """
-    cut = {id(tensors[each.tensor]) for each in plan.cuts}
-    homes = dict.fromkeys(name.rpartition(".")[0] for name, tensor in tensors.items() if id(tensor) in cut)
     changes: list[tuple[nn.Module, str, Any]] = []
-    for path in homes:
+    for path in cut_modules(tensors, plan):
         if path in modules:
             groups = plan.attributes.get(path, {}).get("groups")
             changes.extend((modules[path], name, value) for name, value in _widths(modules[path], groups))
@@ -202,15 +200,37 @@ def attribute_changes(
     return changes
 
 
+def cut_modules(tensors: Mapping[str, Tensor], plan: PruningPlan) -> list[str]:
+    """The paths of the modules with a tensor that ``plan`` cuts, and of the layers whose parametrisation has one."""
+    cut = {id(tensors[each.tensor]) for each in plan.cuts}
+    names = [name for name, tensor in tensors.items() if id(tensor) in cut]
+    return list(dict.fromkeys(path for name in names for path in (name.rpartition(".")[0], owner(name))))
+
+
+def owner(tensor: str) -> str:
+    """The path of the module that owns a tensor: "conv" for "conv.weight" and "conv.parametrizations.weight.0.gain"."""
+    path = tensor.rpartition(".")[0]
+    before, inside, _ = f"{path}.".partition("parametrizations.")
+    return before.rstrip(".") if inside and (not before or before.endswith(".")) else path
+
+
+def _weight_shape(module: nn.Module) -> tuple[int, ...]:
+    """The shape of the weight of a layer, () if it has none. Layers of ``torch.nn.utils.weight_norm``,
+    ``spectral_norm`` and ``prune`` compute their weight at the beginning of a forward pass from a parameter of the same
+    shape; until then ``module.weight`` is the one of the last pass."""
+    for name in ("weight", "weight_v", "weight_orig"):
+        if module._parameters.get(name) is not None:
+            return tuple(module._parameters[name].shape)  # type: ignore[union-attr]
+    weight = getattr(module, "weight", None)
+    return tuple(weight.shape) if isinstance(weight, Tensor) else ()
+
+
 def _widths(module: nn.Module, groups: int | None) -> list[tuple[str, Any]]:
     """The attributes of PyTorch's own layers (and their subclasses) that follow from the shapes of their weights.
 
     ``groups``: of a convolution, where the plan changes their number (depthwise).
     """
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor):
-        weight = module._parameters.get("weight_v")
-    shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    shape = _weight_shape(module)
     if isinstance(module, nn.modules.conv._ConvNd) and len(shape) > 2:
         made, read = (1, 0) if module.transposed else (0, 1)
         groups = module.groups if groups is None else groups

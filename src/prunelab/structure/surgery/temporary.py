@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from prunelab.structure.plan import PruningPlan
-from prunelab.structure.surgery.apply import attribute_changes, rewrite_methods, tensors_of
+from prunelab.structure.surgery.apply import attribute_changes, cut_modules, owner, rewrite_methods, tensors_of
 from prunelab.structure.surgery.attributes import set_integer
 from prunelab.structure.surgery.cutting import Cutter
 
@@ -42,7 +42,8 @@ def as_pruned(
 
     ``tensors`` are those of the full network by name, ``pruned`` what is left of them.
     """
-    own = {name: tensor for name, tensor in tensors_of(modules).items() if pruned[name] is not tensors[name]}
+    cut = set(cut_modules(tensors, plan))
+    own = [name for name in tensors_of(modules) if owner(name) in cut]
     saved: list[tuple[nn.Module, str, Any]] = []
     classes = [(modules[path], type(modules[path])) for path in plan.rewritten if path in modules]
     try:
@@ -63,9 +64,10 @@ def as_pruned(
 
 @contextmanager
 def _shapes(
-    modules: Mapping[str, nn.Module], own: Mapping[str, Tensor], pruned: Mapping[str, Tensor]
+    modules: Mapping[str, nn.Module], own: Iterable[str], pruned: Mapping[str, Tensor]
 ) -> Iterator[None]:
-    """Let the modules see the pruned tensors while their attributes are computed."""
+    """Put the ``pruned`` tensors named ``own`` into the modules while their attributes are computed. A layer with a
+    parametrisation computes its weight from all its tensors, so all of them must be there."""
     owners: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for path in own:

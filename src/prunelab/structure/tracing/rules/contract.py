@@ -92,15 +92,9 @@ def _grouped(
     if made == 0 and leaving is not None:
         ledger.ids.tie_rows(leaving.reshape(groups, -1))
         return leaving
-    if leaving is None:  # one output channel per group of a transposed convolution
-        return None if entering is None else _frozen(ledger, groups, op)
+    if leaving is None:  # a weight without channels, or one output channel per group of a transposed convolution
+        return None
     return np.tile(leaving, groups)
-
-
-def _frozen(ledger: Ledger, size: int, reason: str) -> Ids:
-    ids = ledger.ids.fresh(size)
-    ledger.ids.freeze(ids, reason)
-    return ids
 
 
 def _count(ledger: Ledger, weight: Marked, stops: int) -> None:
