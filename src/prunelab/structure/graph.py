@@ -76,7 +76,9 @@ class ChannelGraph:
             chosen[name] = kept_indices(name, group.size, channels)
         names = [block.name for block in self.blocks]
         if isinstance(dropped_blocks, str):
-            raise UserError(f"dropped_blocks={dropped_blocks!r} is one name; give a list: [{dropped_blocks!r}]")
+            raise UserError(
+                f"dropped_blocks={dropped_blocks!r} is one name; give a list: [{dropped_blocks!r}]"
+            )
         for name in dropped_blocks:
             if name not in names:
                 raise UserError(

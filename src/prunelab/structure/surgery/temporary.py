@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from prunelab.structure.plan import PruningPlan
-from prunelab.structure.surgery.apply import attribute_changes, cut_modules, owner, rewrite_methods, tensors_of
+from prunelab.structure.surgery.apply import (
+    attribute_changes,
+    cut_modules,
+    owner,
+    rewrite_methods,
+    tensors_of,
+)
 from prunelab.structure.surgery.attributes import set_integer
 from prunelab.structure.surgery.cutting import Cutter
 

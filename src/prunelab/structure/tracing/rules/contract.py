@@ -92,7 +92,9 @@ def _grouped(
     if made == 0 and leaving is not None:
         ledger.ids.tie_rows(leaving.reshape(groups, -1))
         return leaving
-    if leaving is None:  # a weight without channels, or one output channel per group of a transposed convolution
+    if (
+        leaving is None
+    ):  # a weight without channels, or one output channel per group of a transposed convolution
         return None
     return np.tile(leaving, groups)
 
