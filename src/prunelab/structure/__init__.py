@@ -10,6 +10,7 @@ from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery.apply import apply
 from prunelab.structure.surgery.candidate import candidate
 from prunelab.structure.surgery.masking import check, masked_forward
+from prunelab.structure.surgery.sliced import SlicedNetwork
 
 __all__ = [
     "LEVELS",
@@ -22,6 +23,7 @@ __all__ = [
     "PruningPlan",
     "ResidualBlock",
     "Slice",
+    "SlicedNetwork",
     "analyze",
     "apply",
     "candidate",

@@ -14,7 +14,7 @@ from prunelab.structure.plan import Cut, PruningPlan
 from prunelab.structure.surgery.attributes import integers, set_integer
 from prunelab.structure.surgery.cutting import Cutter
 from prunelab.structure.surgery.replacing import replace_content, states_to_cut
-from prunelab.structure.surgery.rewriting import check_written, rewrite
+from prunelab.structure.surgery.rewriting import Width, check_written, rewrite
 from prunelab.structure.tracing.side_effects import forget_caches
 
 _LEAVES = {"identity": lambda x: x, "relu": torch.relu, "relu6": nn.functional.relu6}
@@ -81,7 +81,7 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
         replace_content(buffer, torch.tensor(values, dtype=buffer.dtype, device=buffer.device))
     for module, name, value in attribute_changes(modules, tensors, plan):
         set_integer(module, name, value)
-    rewrite_methods(modules, plan)
+    rewrite_methods(modules, plan.rewritten)
     previous = getattr(model, "prunelab_plan", None)
     model.prunelab_plan = plan if previous is None else previous.compose(plan)  # type: ignore[assignment]
     return model
@@ -175,9 +175,9 @@ def drop_blocks(model: nn.Module, plan: PruningPlan) -> None:
         setattr(model.get_submodule(parent), name, Dropped(leaves))
 
 
-def rewrite_methods(modules: Mapping[str, nn.Module], plan: PruningPlan) -> None:
-    """Let those of ``modules`` (by path) that ``plan`` names compute the widths that their source writes out."""
-    for path, widths in plan.rewritten.items():
+def rewrite_methods(modules: Mapping[str, nn.Module], rewritten: Mapping[str, tuple[Width, ...]]) -> None:
+    """Let those of ``modules`` (by path) that ``rewritten`` names compute the widths that their source writes out."""
+    for path, widths in rewritten.items():
         if path in modules:
             rewrite(modules[path], widths)
 
@@ -193,7 +193,9 @@ def attribute_changes(
     for path in cut_modules(tensors, plan):
         if path in modules:
             groups = plan.attributes.get(path, {}).get("groups")
-            changes.extend((modules[path], name, value) for name, value in _widths(modules[path], groups))
+            changes.extend(
+                (modules[path], name, value) for name, value in layer_widths(modules[path], groups)
+            )
     for path, found in plan.attributes.items():
         if path in modules:
             changes.extend((modules[path], name, value) for name, value in found.items())
@@ -225,7 +227,7 @@ def _weight_shape(module: nn.Module) -> tuple[int, ...]:
     return tuple(weight.shape) if isinstance(weight, Tensor) else ()
 
 
-def _widths(module: nn.Module, groups: int | None) -> list[tuple[str, Any]]:
+def layer_widths(module: nn.Module, groups: int | None) -> list[tuple[str, Any]]:
     """The attributes of PyTorch's own layers (and their subclasses) that follow from the shapes of their weights.
 
     ``groups``: of a convolution, where the plan changes their number (depthwise).

@@ -57,7 +57,7 @@ def candidate(model: nn.Module, plan: PruningPlan, share: bool = False) -> nn.Mo
     copies = named_modules(pruned)
     for module, name, value in attribute_changes(copies, tensors, plan):
         set_integer(module, name, value)
-    rewrite_methods(copies, plan)
+    rewrite_methods(copies, plan.rewritten)
     return pruned
 
 

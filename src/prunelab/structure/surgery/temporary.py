@@ -53,7 +53,7 @@ def as_pruned(
     saved: list[tuple[nn.Module, str, Any]] = []
     classes = [(modules[path], type(modules[path])) for path in plan.rewritten if path in modules]
     try:
-        rewrite_methods(modules, plan)
+        rewrite_methods(modules, plan.rewritten)
         with _shapes(modules, own, pruned):
             changes = attribute_changes(modules, tensors, plan)
         for module, name, value in changes:

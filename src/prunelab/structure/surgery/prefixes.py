@@ -1,0 +1,162 @@
+"""Which entries of which tensors belong to the first channels of each group; no tensor is touched.
+
+The same cuts as those of a plan that keeps the first channels, but worked out from tables made once: a search changes
+the widths at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prunelab.errors import UserError
+from prunelab.structure.proving.remedies import Link, Unwritten
+from prunelab.structure.surgery.apply import owner
+from prunelab.structure.surgery.rewriting import Width
+
+if TYPE_CHECKING:
+    from prunelab.structure.graph import ChannelGraph
+    from prunelab.structure.tracing.ids import Ids
+
+
+class Part(NamedTuple):
+    """What is kept along ``dim``: the first ``length`` entries, or those at ``positions``."""
+
+    dim: int
+    length: int
+    positions: Tensor | None
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The first channels of each group, resolved to tensors, as a plan would: see ``PruningPlan``.
+
+    ``homes`` are the paths of the modules that own a cut tensor.
+    """
+
+    cuts: Mapping[str, tuple[Part, ...]]
+    values: Mapping[str, Tensor]
+    attributes: Mapping[str, Mapping[str, int]]
+    rewritten: Mapping[str, tuple[Width, ...]]
+    homes: tuple[str, ...] = field(repr=False)
+
+
+class _Pattern:
+    """Which channel each of a number of ids belongs to; equal patterns are kept once."""
+
+    def __init__(self, owner: Ids, rank: Ids) -> None:
+        self.owner, self.rank = owner, rank
+
+    def kept(self, widths: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the ids stay; ``widths`` end with the (unlimited) width of what belongs to no group."""
+        kept: NDArray[np.bool_] = self.rank < widths[self.owner]
+        return kept
+
+
+class Prefixes:
+    """The tables of one network; ``order`` as for ``SlicedNetwork``."""
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph, order: Mapping[str, Sequence[int]]) -> None:
+        found = graph._resolve
+        trace, label = found.trace, found.components.label
+        owner = np.full(found.components.count, len(graph.groups), dtype=np.int64)
+        rank = np.zeros(found.components.count, dtype=np.int64)
+        for name in order:
+            graph.group(name)
+        for number, (group, channels) in enumerate(zip(graph.groups, found.members, strict=True)):
+            owner[channels] = number
+            rank[channels] = _ranks(group.name, group.size, order.get(group.name))
+        self._owner, self._rank, self._label = owner, rank, label
+        self._groups = len(graph.groups)
+        self._patterns: dict[bytes, _Pattern] = {}
+        dimensions: dict[str, list[tuple[int, _Pattern]]] = {}
+        born: dict[str, _Pattern] = {}
+        for origin in trace.ids.origins:
+            pattern = self._pattern(origin.ids)
+            if (pattern.owner < self._groups).any():
+                dimensions.setdefault(origin.tensor, []).append((origin.dim, pattern))
+                born[origin.tensor] = pattern
+        self._dimensions = {name: tuple(dims) for name, dims in dimensions.items()}
+        self._gathers = [
+            (gather.buffer, self._pattern(gather.source), born.get(gather.buffer), gather.values)
+            for gather in trace.gathers
+        ]
+        numbers = {key: ids for key, ids in trace.numbers.items() if key[0] in found.grouped}
+        links = {(r.module, r.attribute): r.ids for r in found.remedies if isinstance(r, Link)}
+        self._numbers = [(key, self._pattern(ids)) for key, ids in {**numbers, **links}.items()]
+        written: dict[str, set[Width]] = {}
+        for remedy in found.remedies:
+            if isinstance(remedy, Unwritten):
+                written.setdefault(remedy.module, set()).add(remedy.width)
+        self._rewritten = {module: tuple(sorted(widths)) for module, widths in written.items()}
+        self._homes = {
+            name: tuple(
+                path
+                for alias in found.aliases.get(name, (name,))
+                for path in dict.fromkeys((alias.rpartition(".")[0], owner(alias)))
+            )
+            for name in self._dimensions
+        }
+
+    def _pattern(self, ids: Ids) -> _Pattern:
+        channels = self._label[ids]
+        pattern = _Pattern(self._owner[channels], self._rank[channels])
+        return self._patterns.setdefault(pattern.owner.tobytes() + pattern.rank.tobytes(), pattern)
+
+    def at(self, widths: Sequence[int]) -> Prefix:
+        """What is kept at these widths, one for each group."""
+        limits = np.append(np.asarray(widths, dtype=np.int64), np.iinfo(np.int64).max)
+        kept = {id(pattern): pattern.kept(limits) for pattern in self._patterns.values()}
+        parts = {number: _part(found) for number, found in kept.items() if not found.all()}
+        cuts = {}
+        for name, dimensions in self._dimensions.items():
+            own = tuple(Part(dim, *parts[id(pattern)]) for dim, pattern in dimensions if id(pattern) in parts)
+            if own:
+                cuts[name] = own
+        attributes: dict[str, dict[str, int]] = {}
+        for (module, name), pattern in self._numbers:
+            if id(pattern) in parts:
+                attributes.setdefault(module, {})[name] = int(kept[id(pattern)].sum())
+        return Prefix(
+            cuts=cuts,
+            values=self._values(kept),
+            attributes=attributes,
+            rewritten=self._rewritten if parts else {},
+            homes=tuple(dict.fromkeys(home for name in cuts for home in self._homes[name])),
+        )
+
+    def _values(self, kept: Mapping[int, NDArray[np.bool_]]) -> dict[str, Tensor]:
+        """New content of index buffers: kept sources are renumbered, removed ones become the zero channel."""
+        values = {}
+        for buffer, source, out, content in self._gathers:
+            alive = kept[id(source)]
+            rows = kept[id(out)] if out is not None else np.ones(len(content), dtype=np.bool_)
+            if not (alive.all() and rows.all()):
+                place = np.where(alive, np.cumsum(alive) - 1, alive.sum() - 1)
+                values[buffer] = torch.from_numpy(place[content[rows]])
+        return values
+
+
+def _ranks(name: str, size: int, order: Sequence[int] | None) -> NDArray[np.int64]:
+    """The place of each channel in the order in which channels are kept."""
+    if order is None:
+        return np.arange(size, dtype=np.int64)
+    given = np.asarray(order)
+    if sorted(given.tolist()) != list(range(size)):
+        raise UserError(f"the order of group {name} must name each of its channels 0 to {size - 1} once")
+    ranks = np.empty(size, dtype=np.int64)
+    ranks[given] = np.arange(size)
+    return ranks
+
+
+def _part(kept: NDArray[np.bool_]) -> tuple[int, Tensor | None]:
+    places = np.flatnonzero(kept)
+    if places[-1] == places.size - 1:
+        return int(places.size), None
+    return int(places.size), torch.from_numpy(places)

@@ -1,0 +1,218 @@
+"""``SlicedNetwork``: one set of weights that runs at any widths, with gradients to the shared weights.
+
+A *supernet*: within ``at(widths)`` every module sees the part of its tensors that belongs to the first ``widths[g]``
+channels of each group. The parts are differentiable views (or selections) of the full tensors, so that the arithmetic
+shrinks with the widths and gradients reach the full parameters. No module is replaced and no weight is copied.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from torch import Tensor, nn
+
+from prunelab.errors import UserError, nearest
+from prunelab.structure.surgery.apply import Dropped, layer_widths, named_modules, rewrite_methods
+from prunelab.structure.surgery.attributes import set_integer
+from prunelab.structure.surgery.prefixes import Part, Prefix, Prefixes
+
+if TYPE_CHECKING:
+    from prunelab.structure.graph import ChannelGraph
+
+_REMEMBERED = 16
+
+
+class SlicedNetwork:
+    """``model`` at any widths of its groups and without any of its blocks.
+
+    Equal to ``candidate(model, plan)`` for the plan of the same widths, forward and gradients::
+
+        network = SlicedNetwork(model, analyze(model, images[:1]))
+        with network.at({"layer1": 8}):  # groups that are not named stay whole
+            loss = cross_entropy(model(images), targets)
+        loss.backward()  # into the parameters of the full model; those of removed channels get zeros
+
+    Args:
+        model: the network that ``graph`` describes. It is not changed outside of ``at``.
+        graph: its structure.
+        order: for each group its channels in the order in which they are kept, such as by falling importance;
+            groups that are not named keep their first channels.
+
+    Running statistics that a forward pass updates within ``at`` are those of the full network, the kept part of them.
+
+    Raises:
+        UserError: an unknown group, or an order that is not a permutation of the group's channels.
+    """
+
+    def __init__(
+        self, model: nn.Module, graph: ChannelGraph, order: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
+        self.model, self.graph = model, graph
+        self._prefixes = Prefixes(model, graph, order or {})
+        self._modules = named_modules(model)
+        self._slots = _slots(self._modules)
+        self._blocks = {block.name: block.leaves for block in graph.blocks}
+        self._seen: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        self._open = False
+
+    def widths(self, chosen: Mapping[str, int]) -> tuple[int, ...]:
+        """The widths of all groups, in the order of ``graph.groups``; groups that are not named stay whole.
+
+        Raises:
+            UserError: an unknown group, or a width below 1 or above the size of the group.
+        """
+        for name in chosen:
+            self.graph.group(name)
+        return self._valid([chosen.get(group.name, group.size) for group in self.graph.groups])
+
+    @contextmanager
+    def at(
+        self,
+        widths: Mapping[str, int] | Sequence[int],
+        dropped: Collection[str] = (),
+        tensors: Mapping[str, Tensor] | None = None,
+        parts: Mapping[str, Tensor] | None = None,
+    ) -> Iterator[nn.Module]:
+        """Inside, ``model`` runs at these widths and without these blocks.
+
+        Args:
+            widths: by group, or one for each group in the order of ``graph.groups``.
+            dropped: names of residual blocks.
+            tensors: tensors of full size that stand in for parameters or buffers, such as generated weights.
+            parts: the same for tensors that have the reduced size already.
+
+        Raises:
+            UserError: unknown names or widths out of range.
+            RuntimeError: the network is sliced already.
+        """
+        if self._open:
+            raise RuntimeError("this network is sliced already: leave the other context first")
+        chosen = self.widths(widths) if isinstance(widths, Mapping) else self._valid(widths)
+        prefix = self._prefix(chosen)
+        self._open = True
+        with ExitStack() as undo:
+            undo.callback(setattr, self, "_open", False)
+            self._drop(dropped, undo)
+            self._put(prefix, tensors or {}, parts or {}, undo)
+            self._count(prefix, undo)
+            yield self.model
+
+    def _valid(self, widths: Sequence[int]) -> tuple[int, ...]:
+        groups = self.graph.groups
+        if len(widths) != len(groups):
+            raise UserError(f"{len(widths)} widths were given for {len(groups)} groups")
+        chosen = tuple(int(width) for width in widths)
+        for group, width in zip(groups, chosen, strict=True):
+            if not 1 <= width <= group.size:
+                raise UserError(f"group {group.name}: width {width} is not between 1 and {group.size}")
+        return chosen
+
+    def _prefix(self, widths: tuple[int, ...]) -> Prefix:
+        if widths in self._seen:
+            self._seen.move_to_end(widths)
+        else:
+            self._seen[widths] = self._prefixes.at(widths)
+            if len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+        return self._seen[widths]
+
+    def _drop(self, dropped: Collection[str], undo: ExitStack) -> None:
+        for name in dropped:
+            if name not in self._blocks:
+                raise UserError(
+                    f"this network has no residual block {name!r} to drop. {nearest(name, list(self._blocks))}"
+                )
+            parent, _, child = name.rpartition(".")
+            modules: dict[str, Any] = self._modules[parent]._modules
+            undo.callback(modules.__setitem__, child, modules[child])
+            modules[child] = Dropped(self._blocks[name])
+
+    def _put(
+        self, prefix: Prefix, tensors: Mapping[str, Tensor], parts: Mapping[str, Tensor], undo: ExitStack
+    ) -> None:
+        """Let the modules see the parts of their tensors."""
+        for name in (*tensors, *parts):
+            if name not in self._slots:
+                raise UserError(f"this network has no parameter or buffer {name!r}")
+        found: dict[str, Tensor] = dict(parts)
+        for name, cuts in prefix.cuts.items():
+            if name not in found:
+                home, table, key = self._slots[name][0]
+                own = table[key]
+                full = tensors.get(name, own)
+                found[name] = part = cut(full, cuts)
+                if full is own and home.training and table is home._buffers:
+                    _write_back(own, part, cuts, undo)
+        for name, full in tensors.items():
+            found.setdefault(name, full)
+        for name, values in prefix.values.items():
+            _, table, key = self._slots[name][0]
+            found[name] = values.to(table[key].device)
+        for name, part in found.items():
+            for _, table, key in self._slots[name]:
+                undo.callback(table.__setitem__, key, table[key])
+                table[key] = part
+
+    def _count(self, prefix: Prefix, undo: ExitStack) -> None:
+        """Set the widths that modules remember, and let those be computed that their source writes out."""
+        for path in prefix.rewritten:
+            undo.callback(setattr, self._modules[path], "__class__", type(self._modules[path]))
+        rewrite_methods(self._modules, prefix.rewritten)
+        for path in prefix.homes:
+            module = self._modules[path]
+            groups = prefix.attributes.get(path, {}).get("groups")
+            for name, value in layer_widths(module, groups):
+                _set(module, name, value, undo)
+        for path, attributes in prefix.attributes.items():
+            for name, value in attributes.items():
+                _set(self._modules[path], name, value, undo)
+
+
+def cut(tensor: Tensor, parts: Sequence[Part]) -> Tensor:
+    """The kept part of ``tensor``: a view where the kept entries follow each other, else a selection."""
+    for part in parts:
+        if part.positions is None:
+            tensor = tensor.narrow(part.dim, 0, part.length)
+        else:
+            tensor = tensor.index_select(part.dim, part.positions.to(tensor.device))
+    return tensor
+
+
+def _write_back(own: Tensor, part: Tensor, cuts: Sequence[Part], undo: ExitStack) -> None:
+    """Copy what a forward pass writes into a selection (running statistics) back to the full tensor."""
+    index = cuts[0].positions
+    if index is not None and own.is_floating_point():
+        undo.callback(lambda: own.index_copy_(cuts[0].dim, index.to(own.device), part))
+
+
+def _set(module: nn.Module, name: str, value: Any, undo: ExitStack) -> None:
+    attribute = name.partition("[")[0]
+    before = getattr(module, attribute)
+    if before != value or attribute != name:
+        undo.callback(setattr, module, attribute, before)
+        set_integer(module, name, value)
+
+
+class _Slot(NamedTuple):
+    """A place where a module holds a tensor: an entry of its table of parameters or of buffers."""
+
+    home: nn.Module
+    table: dict[str, Any]
+    key: str
+
+
+def _slots(modules: Mapping[str, nn.Module]) -> dict[str, list[_Slot]]:
+    """For each name of a tensor all places where modules hold that tensor."""
+    places: dict[int, dict[tuple[int, str], _Slot]] = {}
+    names: dict[str, int] = {}
+    for path, module in modules.items():
+        for table in (module._parameters, module._buffers):
+            for key, tensor in table.items():
+                if tensor is not None:
+                    names[f"{path}.{key}" if path else key] = id(tensor)
+                    slot = _Slot(module, cast(dict[str, Any], table), key)
+                    places.setdefault(id(tensor), {})[id(table), key] = slot
+    return {name: list(places[number].values()) for name, number in names.items()}
