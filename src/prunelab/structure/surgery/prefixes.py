@@ -50,12 +50,12 @@ class Prefix:
 class _Pattern:
     """Which channel each of a number of ids belongs to; equal patterns are kept once."""
 
-    def __init__(self, owner: Ids, rank: Ids) -> None:
-        self.owner, self.rank = owner, rank
+    def __init__(self, group: Ids, rank: Ids) -> None:
+        self.group, self.rank = group, rank
 
     def kept(self, widths: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the ids stay; ``widths`` end with the (unlimited) width of what belongs to no group."""
-        kept: NDArray[np.bool_] = self.rank < widths[self.owner]
+        kept: NDArray[np.bool_] = self.rank < widths[self.group]
         return kept
 
 
@@ -65,21 +65,21 @@ class Prefixes:
     def __init__(self, model: nn.Module, graph: ChannelGraph, order: Mapping[str, Sequence[int]]) -> None:
         found = graph._resolve
         trace, label = found.trace, found.components.label
-        owner = np.full(found.components.count, len(graph.groups), dtype=np.int64)
+        group_of = np.full(found.components.count, len(graph.groups), dtype=np.int64)
         rank = np.zeros(found.components.count, dtype=np.int64)
         for name in order:
             graph.group(name)
         for number, (group, channels) in enumerate(zip(graph.groups, found.members, strict=True)):
-            owner[channels] = number
+            group_of[channels] = number
             rank[channels] = _ranks(group.name, group.size, order.get(group.name))
-        self._owner, self._rank, self._label = owner, rank, label
+        self._group_of, self._rank, self._label = group_of, rank, label
         self._groups = len(graph.groups)
         self._patterns: dict[bytes, _Pattern] = {}
         dimensions: dict[str, list[tuple[int, _Pattern]]] = {}
         born: dict[str, _Pattern] = {}
         for origin in trace.ids.origins:
             pattern = self._pattern(origin.ids)
-            if (pattern.owner < self._groups).any():
+            if (pattern.group < self._groups).any():
                 dimensions.setdefault(origin.tensor, []).append((origin.dim, pattern))
                 born[origin.tensor] = pattern
         self._dimensions = {name: tuple(dims) for name, dims in dimensions.items()}
@@ -106,8 +106,8 @@ class Prefixes:
 
     def _pattern(self, ids: Ids) -> _Pattern:
         channels = self._label[ids]
-        pattern = _Pattern(self._owner[channels], self._rank[channels])
-        return self._patterns.setdefault(pattern.owner.tobytes() + pattern.rank.tobytes(), pattern)
+        pattern = _Pattern(self._group_of[channels], self._rank[channels])
+        return self._patterns.setdefault(pattern.group.tobytes() + pattern.rank.tobytes(), pattern)
 
     def at(self, widths: Sequence[int]) -> Prefix:
         """What is kept at these widths, one for each group."""
