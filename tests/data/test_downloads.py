@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import pickle
+import tarfile
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -12,7 +16,7 @@ import pytest
 import torch
 import torchvision
 
-from prunelab.data import Cifar10, FashionMnist
+from prunelab.data import Cifar10, FashionMnist, cifar10, fashion_mnist
 from prunelab.data.download import Archive
 from prunelab.errors import UserError
 
@@ -47,6 +51,13 @@ def write_fashion_mnist(root: Path, images: int = 40) -> np.ndarray:
 
 
 @pytest.fixture
+def small_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets of 100 and 20, and of 40 and 40 images are complete."""
+    monkeypatch.setattr(cifar10, "ARCHIVE", replace(cifar10.ARCHIVE, images=(100, 20)))
+    monkeypatch.setattr(fashion_mnist, "ARCHIVE", replace(fashion_mnist.ARCHIVE, images=(40, 40)))
+
+
+@pytest.fixture
 def no_checksums(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         torchvision.datasets.cifar, "check_integrity", lambda path, md5=None: Path(path).exists()
@@ -61,7 +72,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
 
 
-def test_cifar10_is_read_into_memory(tmp_path: Path, no_checksums: None):
+def test_cifar10_is_read_into_memory(tmp_path: Path, no_checksums: None, small_sets: None):
     pixels = write_cifar10(tmp_path)
     data = Cifar10(tmp_path, batch_size=16)
     data.prepare_data()
@@ -76,7 +87,7 @@ def test_cifar10_is_read_into_memory(tmp_path: Path, no_checksums: None):
     assert next(iter(data.train_dataloader()))[0].shape == (16, 3, 32, 32)
 
 
-def test_fashion_mnist_is_read_into_memory(tmp_path: Path):
+def test_fashion_mnist_is_read_into_memory(tmp_path: Path, small_sets: None):
     pixels = write_fashion_mnist(tmp_path)
     data = FashionMnist(tmp_path, val_fraction=0.25)
     data.prepare_data()
@@ -100,14 +111,95 @@ def test_without_a_network_the_message_says_where_to_put_the_files(
         data_class(root).prepare_data()
     message = str(caught.value)
     assert f"could not be downloaded into {root}" in message and "no route to host" in message
-    assert address in message and f"so that {root / folder} exists" in message and "PRUNELAB_DATA" in message
+    assert address in message and "PRUNELAB_DATA" in message and f"contains {folder}/" in message
     assert list(root.iterdir()) == []
 
 
 @pytest.mark.parametrize("data_class", [Cifar10, FashionMnist])
 def test_missing_files_are_reported_by_setup(tmp_path: Path, data_class: type):
-    with pytest.raises(UserError, match=r"(?s)is missing or damaged in .*Remove that folder"):
+    with pytest.raises(UserError, match=r"(?s)is missing or damaged in .*rename it") as caught:
         data_class(tmp_path).setup()
+    assert "remove" not in str(caught.value).lower() and "delete" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("part", ["training", "test"])
+def test_a_part_of_a_published_set_is_not_taken_for_the_set(
+    tmp_path: Path, no_checksums: None, monkeypatch: pytest.MonkeyPatch, part: str
+):
+    complete = (40, 10_000) if part == "test" else (60_000, 40)
+    monkeypatch.setattr(fashion_mnist, "ARCHIVE", replace(fashion_mnist.ARCHIVE, images=complete))
+    monkeypatch.setattr(cifar10, "ARCHIVE", replace(cifar10.ARCHIVE, images=(100, 10_000)))
+    write_fashion_mnist(tmp_path)
+    write_cifar10(tmp_path)
+    with pytest.raises(UserError, match=rf"holds 40 {part} images, but Fashion-MNIST has [16]0,000"):
+        FashionMnist(tmp_path, val_fraction=0.25).setup()
+    with pytest.raises(UserError, match=r"holds 20 test images, but CIFAR-10 has 10,000"):
+        Cifar10(tmp_path).setup()
+
+
+def test_the_numbers_of_images_are_the_published_ones():
+    assert (cifar10.ARCHIVE.images, fashion_mnist.ARCHIVE.images) == ((50_000, 10_000), (60_000, 10_000))
+
+
+@pytest.fixture
+def packed_fashion_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """The four .gz files of a small set, whose checksums count as the published ones."""
+    write_fashion_mnist(tmp_path / "made")
+    files = {
+        f"{path.name}.gz": gzip.compress(path.read_bytes()) for path in (tmp_path / "made").rglob("*-ubyte")
+    }
+    checksums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "resources", list(checksums.items()))
+    archive = replace(fashion_mnist.ARCHIVE, packed=checksums, images=(40, 40))
+    monkeypatch.setattr(fashion_mnist, "ARCHIVE", archive)
+    return files
+
+
+@pytest.mark.parametrize("place", ["", "FashionMNIST", "FashionMNIST/raw"])
+def test_packed_files_are_unpacked(
+    tmp_path: Path, no_network: None, packed_fashion_mnist: dict[str, bytes], place: str
+):
+    root = tmp_path / "sets"
+    (root / place).mkdir(parents=True)
+    for name, content in packed_fashion_mnist.items():
+        (root / place / name).write_bytes(content)
+    data = FashionMnist(root, val_fraction=0.25)
+    data.prepare_data()
+    data.setup()
+    assert (len(data.train), len(data.test)) == (30, 40)
+    for name, content in packed_fashion_mnist.items():  # they are the user's and stay
+        assert (root / place / name).read_bytes() == content
+    assert len(list(root.rglob("*.gz"))) == 4
+    assert not list(root.glob(".download-*"))
+
+
+def test_a_damaged_packed_file_is_named_and_kept(
+    tmp_path: Path, no_network: None, packed_fashion_mnist: dict[str, bytes]
+):
+    for name, content in packed_fashion_mnist.items():
+        (tmp_path / name).write_bytes(content[:50] if name.startswith("t10k-images") else content)
+    with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte.gz has a wrong checksum and was not used"):
+        FashionMnist(tmp_path).prepare_data()
+    assert len((tmp_path / "t10k-images-idx3-ubyte.gz").read_bytes()) == 50
+    assert not (tmp_path / "FashionMNIST").exists()
+
+
+def test_the_packed_archive_of_cifar10_is_unpacked(
+    tmp_path: Path, no_network: None, no_checksums: None, monkeypatch: pytest.MonkeyPatch, small_sets: None
+):
+    write_cifar10(tmp_path / "made")
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(tmp_path / "made" / "cifar-10-batches-py", "cifar-10-batches-py")
+    content = archive.read_bytes()
+    checksum = hashlib.md5(content).hexdigest()
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "tgz_md5", checksum)
+    monkeypatch.setattr(cifar10, "ARCHIVE", replace(cifar10.ARCHIVE, packed={archive.name: checksum}))
+    data = Cifar10(tmp_path)
+    data.prepare_data()
+    data.setup()
+    assert len(data.test) == 20
+    assert archive.read_bytes() == content
 
 
 @pytest.mark.parametrize("kept", [0, 3, 10, 200, 5000])

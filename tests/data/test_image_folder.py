@@ -10,7 +10,7 @@ from PIL import Image
 
 import prunelab.data.image_folder
 from prunelab.data import ImageFolder
-from prunelab.data.decode import decode_all
+from prunelab.data.decode import LISTED, decode_all
 from prunelab.data.sources import FileImages, MemoryImages
 from prunelab.errors import UserError
 
@@ -27,6 +27,9 @@ def test_what_it_says_of_itself(write_tree):
     data = ImageFolder(write_tree({"train": 4, "val": 2}), name="animals", image_size=16)
     assert (data.name, data.num_classes, data.image_shape) == ("animals", 3, (3, 16, 16))
     assert data.class_names == ("cat", "dog", "owl")
+    form = data.input_format
+    assert (form.classes, form.image_shape, form.resize) == (("cat", "dog", "owl"), (3, 16, 16), 16)
+    assert (form.mean, form.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_a_constructor_reads_nothing(tmp_path: Path):
@@ -115,7 +118,37 @@ def test_an_unreadable_image_is_named(write_tree, how: str, in_memory: bool):
     with pytest.raises(UserError) as caught:
         list(ready(root, in_memory=in_memory, num_workers=1).test_dataloader())
     message = str(caught.value)
-    assert message.startswith(f"Cannot read the image {bad}: ") and "replace it" in message
+    assert message.startswith(f"1 image(s) cannot be read:\n  {bad}: ")
+    assert "delete" not in message.lower() and "remove" not in message.lower()
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_all_unreadable_images_are_listed_at_once(write_tree, in_memory: bool):
+    root = write_tree({"train": 30, "val": 2})
+    bad = [root / "train" / "cat" / f"{number:03}.png" for number in range(LISTED + 3)]
+    for path in bad:
+        damage(path, "text")
+    data = ready(root, in_memory=False, batch_size=60)
+    with pytest.raises(UserError) as caught:
+        if in_memory:
+            ready(root, in_memory=True)
+        else:
+            data.train.source.batch(np.arange(90), None)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{len(bad)} image(s) cannot be read:"
+    assert [line.partition(": ")[0].strip() for line in lines[1 : LISTED + 1]] == [
+        str(path) for path in bad[:LISTED]
+    ]
+    assert lines[LISTED + 1] == "  and 3 more"
+
+
+def test_unreadable_images_of_training_and_test_are_in_one_list(write_tree):
+    root = write_tree({"train": 4, "val": 2})
+    for part in ("train", "val"):
+        damage(root / part / "dog" / "001.png", "empty")
+    with pytest.raises(UserError, match=r"2 image\(s\) cannot be read") as caught:
+        ready(root)
+    assert all(str(root / part / "dog" / "001.png") in str(caught.value) for part in ("train", "val"))
 
 
 def test_a_truncated_jpeg_is_named(write_tree):
@@ -123,15 +156,28 @@ def test_a_truncated_jpeg_is_named(write_tree):
     bad = root / "train" / "owl" / "zzz.jpg"
     Image.effect_noise((32, 32), 50).save(bad)
     damage(bad, "truncated")
-    with pytest.raises(UserError, match=rf"Cannot read the image {bad}: .*truncated"):
+    with pytest.raises(UserError, match=rf"{bad}: .*truncated"):
         ready(root)
 
 
-def test_images_of_16_bits_are_refused(write_tree):
+@pytest.mark.parametrize("name", ["deep.png", "deep.tiff"])
+@pytest.mark.parametrize(("mean", "channels"), [([0.5], 1), ([0.5] * 3, 3)])
+def test_images_of_16_bits_are_read_with_their_high_bits(
+    write_tree, name: str, mean: list[float], channels: int
+):
     root = write_tree({"train": 4, "val": 2})
-    deep = root / "train" / "cat" / "deep.png"
-    Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(deep)
-    with pytest.raises(UserError, match=f"{deep} has more than 8 bits per channel"):
+    values = np.array([0, 255, 256, 40_000, 65_535, 1, 32_768, 12_345] * 8, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(values).save(root / "val" / "cat" / name)
+    images = ready(root, mean=mean, std=mean).test.source.images
+    assert images.shape == (7, channels, 8, 8)
+    assert np.array_equal(images[2], np.broadcast_to(values >> 8, (channels, 8, 8)))
+
+
+def test_images_of_32_bits_are_refused(write_tree):
+    root = write_tree({"train": 4, "val": 2})
+    deep = root / "train" / "cat" / "deep.tiff"
+    Image.fromarray(np.full((8, 8), 0.5, dtype=np.float32)).save(deep)
+    with pytest.raises(UserError, match=f"{deep}: it has 32 bits per channel"):
         ready(root)
 
 
@@ -158,12 +204,12 @@ def test_wrong_arguments_are_named(tmp_path: Path, argument: str, value: object,
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the folders that were decoded so far."""
+    """The names of the folders that were decoded."""
     calls: list[str] = []
 
-    def spy(tree, size, channels):
-        calls.append(tree.folder.name)
-        return decode_all(tree, size, channels)
+    def spy(trees, size, channels):
+        calls.extend(tree.folder.name for tree in trees.values())
+        return decode_all(trees, size, channels)
 
     monkeypatch.setattr(prunelab.data.image_folder, "decode_all", spy)
     return calls
@@ -198,9 +244,11 @@ def test_a_file_that_is_no_cache_is_not_overwritten(write_tree, tmp_path: Path):
     weights, text = tmp_path / "model.safetensors", tmp_path / "notes.txt"
     save_file({"weight": torch.zeros(3)}, weights)
     text.write_text("mine")
-    with pytest.raises(UserError, match=f"{weights} is no image cache and is not overwritten"):
+    with pytest.raises(UserError, match=f"{weights} is not an image cache and is not overwritten"):
         ready(root, cache=weights)
-    with pytest.raises(UserError, match=f"Cannot read the image cache {text}: .* Delete it"):
+    with pytest.raises(
+        UserError, match=f"Cannot read {text} as an image cache: .* Choose another data.cache"
+    ):
         ready(root, cache=text)
     assert text.read_text() == "mine"
 

@@ -36,6 +36,8 @@ def test_its_val_folder_is_the_test_set(write_tree):
     Image.new("RGB", (8, 8)).save(root / "test" / "ILSVRC2012_test_1.JPEG")
     data = ready(root)
     assert (len(data.train), len(data.val), len(data.test)) == (24, 6, 6)
+    form = data.input_format
+    assert (form.classes, form.resize, form.keep_aspect) == (("cat", "dog", "owl"), 10, True)
     assert set(data.train.indices) & set(data.val.indices) == set()
 
 
@@ -100,8 +102,8 @@ def test_a_wrong_number_of_classes(write_tree):
     with pytest.raises(UserError) as caught:
         ready(root, num_classes=1000)
     assert str(caught.value) == (
-        f"{root / 'train'} has 3 class folders, but 1000 are expected (data.num_classes). "
-        "Complete the folder, or, for a subset, set data.num_classes=3."
+        f"{root / 'train'} has 3 class folders instead of 1000 (data.num_classes). Complete the folder, or set "
+        "data.num_classes=3 for a subset."
     )
 
 

@@ -96,14 +96,55 @@ def test_the_seed_chooses_the_calibration_images(digits: Digits):
     assert not np.array_equal(*chosen)
 
 
-def test_all_training_images_may_be_calibrated_on_but_no_more(digits: Digits):
-    assert sum(len(targets) for _, targets in digits.calibration_dataloader(1293)) == 1293
-    for images in (1294, 0):
-        with pytest.raises(
-            UserError,
-            match=f"{images} calibration images were asked for, .* Ask for 1 to 1293: recipe.calibration_images=1293",
-        ):
-            digits.calibration_dataloader(images)
+@pytest.mark.parametrize(("images", "given"), [(1293, 1293), (100_000, 1293), (7, 7)])
+def test_the_number_of_calibration_images_is_an_upper_limit(digits: Digits, images: int, given: int):
+    assert sum(len(targets) for _, targets in digits.calibration_dataloader(images)) == given
+
+
+def test_less_than_one_calibration_image_is_refused(digits: Digits):
+    with pytest.raises(
+        UserError, match=r"recipe\.calibration_images must be a whole number of at least 1, not 0"
+    ):
+        digits.calibration_dataloader(0)
+
+
+def ready(**options) -> Digits:
+    data = Digits(**options)
+    data.setup()
+    return data
+
+
+def test_a_fraction_of_the_training_images_keeps_the_classes_and_the_other_parts(digits: Digits):
+    half, tenth = ready(train_fraction=0.5), ready(train_fraction=0.1)
+    assert (len(half.train), len(tenth.train)) == (646, 129)
+    assert set(tenth.train.indices) < set(half.train.indices) < set(digits.train.indices)
+    shares = np.bincount(digits.train.targets) / len(digits.train)
+    for data in (half, tenth):
+        assert np.abs(np.bincount(data.train.targets) - shares * len(data.train)).max() <= 1
+        assert np.array_equal(data.val.indices, digits.val.indices)
+        assert np.array_equal(data.test.indices, digits.test.indices)
+        seen = np.concatenate(data.train_dataloader().order.batches(0))
+        assert set(seen) <= set(data.train.indices)
+    assert sum(len(targets) for _, targets in tenth.calibration_dataloader(512)) == 129
+
+
+def test_the_fraction_does_not_depend_on_the_seed_of_the_run():
+    first, other_seed, other_split = (
+        ready(train_fraction=0.2, **seeds).train.indices for seeds in ({}, {"seed": 1}, {"split_seed": 1})
+    )
+    assert np.array_equal(first, other_seed)
+    assert not np.array_equal(first, other_split)
+
+
+def test_all_training_images_by_default(digits: Digits):
+    assert np.array_equal(ready(train_fraction=1).train.indices, digits.train.indices)
+
+
+def test_a_fraction_without_images_of_a_class_is_refused():
+    with pytest.raises(
+        UserError, match=r"data\.train_fraction=0\.005 selects 6 of 1293 .*4 of 10 classes without"
+    ):
+        ready(train_fraction=0.005)
 
 
 @pytest.mark.parametrize(
@@ -115,12 +156,15 @@ def test_all_training_images_may_be_calibrated_on_but_no_more(digits: Digits):
         ("val_fraction", 0, r"data.val_fraction must lie between 0 and 1 \(both excluded\), not 0"),
         ("val_fraction", 1.0, "data.val_fraction must lie between 0 and 1"),
         ("val_fraction", "a", "data.val_fraction must lie between 0 and 1"),
+        ("train_fraction", 0, r"data.train_fraction must be above 0 and at most 1, not 0"),
+        ("train_fraction", 1.5, r"data.train_fraction must be above 0 and at most 1, not 1.5"),
+        ("train_fraction", True, r"data.train_fraction must be above 0 and at most 1, not True"),
         ("seed", -1, "data.seed must be a whole number of at least 0, not -1"),
         ("seed", True, "data.seed must be a whole number of at least 0, not True"),
         ("split_seed", None, "data.split_seed must be a whole number of at least 0, not None"),
         ("image_size", 7, "data.image_size must be a whole number of at least 8, not 7"),
         ("crop_padding", -1, "data.crop_padding must be a whole number of at least 0, not -1"),
-        ("crop_padding", 8, "data.crop_padding=8 is too much for images of 8 pixels: .* at most 7"),
+        ("crop_padding", 8, "data.crop_padding=8 is too large for images of 8 pixels: .* at most 7"),
         ("mean", (0.1, 0.2), r"data.mean must be a list of 1 number\(s\), one per channel, not \(0.1, 0.2\)"),
         ("std", 0.5, "data.std must be a list of 1 number"),
         ("std", "1", "data.std must be a list of 1 number"),

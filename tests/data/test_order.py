@@ -89,7 +89,7 @@ def test_ranks_evaluate_every_image_once(images: int, batch_size: int, count: in
 
 
 def test_more_processes_than_images_is_refused():
-    with pytest.raises(UserError, match=r"3 image\(s\) cannot be shared out among 4 processes"):
+    with pytest.raises(UserError, match=r"3 image\(s\) are too few for 4 processes"):
         BatchOrder(np.arange(3), batch_size=1, shard=Shard(0, 4))
 
 

@@ -42,5 +42,7 @@ def test_a_part_of_a_part_keeps_the_positions_in_the_source():
     ("targets", "fraction"), [([0] * 9 + [1], 0.5), ([0] * 10 + [1] * 10, 0.01), ([0] * 10 + [1] * 10, 0.99)]
 )
 def test_too_few_images_to_hold_out_is_explained(targets: list[int], fraction: float):
-    with pytest.raises(UserError, match=r"each of the 2 classes must be in both parts .*data.val_fraction"):
+    with pytest.raises(
+        UserError, match=r"both parts need images of each of the 2 classes .*data.val_fraction"
+    ):
         hold_out(split_of(targets), fraction, seed=0)

@@ -64,7 +64,7 @@ def test_no_classes(write_tree, tmp_path: Path):
     root = write_tree({"train": 2, "val": 2})
     (tmp_path / "tree" / "val").rename(tmp_path / "away")
     (root / "val").mkdir()
-    assert message_of(ImageFolder(root)).startswith(f"{root / 'val'} has no class folders. Put each class's")
+    assert message_of(ImageFolder(root)).startswith(f"{root / 'val'} has no class folders. Put the images of")
 
 
 def test_images_that_are_not_sorted_into_classes(write_tree):
@@ -72,36 +72,44 @@ def test_images_that_are_not_sorted_into_classes(write_tree):
     for number in range(3):
         Image.new("RGB", (4, 4)).save(root / "val" / f"ILSVRC2012_val_{number}.JPEG")
     message = message_of(ImageNet(root, num_classes=3))
-    assert f"3 image(s) lie directly in {root / 'val'} (such as ILSVRC2012_val_0.JPEG)" in message
-    assert "Sort them into one folder per class" in message
+    assert f"3 image(s) lie directly in {root / 'val'} and have no class: ILSVRC2012_val_0.JPEG" in message
+    assert f"{root / 'val'}/<class>/ILSVRC2012_val_0.JPEG" in message
 
 
 def test_a_single_class(write_tree):
     root = write_tree({"train": 4, "val": 2}, classes=("cat",))
-    assert f"{root / 'train'} has one class folder only, cat/." in message_of(ImageFolder(root))
+    assert f"{root / 'train'} has only one class folder, cat/." in message_of(ImageFolder(root))
 
 
-def test_a_class_without_images(write_tree):
+def test_all_classes_without_images_are_listed(write_tree):
     root = write_tree({"train": 4, "val": 2})
-    (root / "train" / "ape").mkdir()
-    assert message_of(ImageFolder(root)) == (
-        f"The class folder {root / 'train' / 'ape'} holds no images. Fill it or remove it."
-    )
+    for name in ("ape", "yak"):
+        (root / "train" / name).mkdir()
+    message = message_of(ImageFolder(root))
+    assert message.startswith(f"2 class folder(s) in {root / 'train'} contain no images: ape, yak.")
 
 
 def test_different_classes(write_tree):
     root = write_tree({"train": 4})
     write_tree({"val": 2}, classes=("cat", "dog", "fox", "yak"), root=root)
     message = message_of(ImageFolder(root))
-    assert f"{root / 'train'} and {root / 'val'} differ in classes." in message
+    assert f"{root / 'train'} and {root / 'val'} have different classes." in message
     assert "Only in train/: owl; only in val/: fox, yak." in message
 
 
-def test_a_file_that_is_no_image(write_tree):
+@pytest.mark.parametrize("cache", [False, True])
+def test_files_that_are_no_images_are_skipped_with_one_count(
+    write_tree, tmp_path: Path, caplog: pytest.LogCaptureFixture, cache: bool
+):
     root = write_tree({"train": 4, "val": 2})
-    (root / "train" / "dog" / "boxes.txt").write_text("1 2 3 4")
-    message = message_of(ImageFolder(root))
-    assert message.startswith(f"{root / 'train' / 'dog' / 'boxes.txt'} is not an image file. Move it out")
+    for name in ("cat/labels.xml", "dog/boxes.txt", "dog/clip.mp4"):
+        (root / "train" / name).write_text("1 2 3 4")
+    data = ImageFolder(root, val_fraction=0.25, cache=tmp_path / "cache.safetensors" if cache else None)
+    data.prepare_data()
+    data.setup()
+    assert (len(data.train), len(data.val)) == (9, 3)
+    (said,) = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
+    assert f"{root / 'train'}: 3 file(s) that are not images were skipped" in said and "labels.xml" in said
 
 
 def test_a_folder_that_may_not_be_read(write_tree, monkeypatch: pytest.MonkeyPatch):

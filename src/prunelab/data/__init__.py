@@ -1,4 +1,4 @@
-"""Image data sets as LightningDataModules: train, validation, test and calibration batches."""
+"""Image data sets as LightningDataModules with training, validation, test and calibration batches."""
 
 from prunelab.data.cifar10 import Cifar10
 from prunelab.data.digits import Digits

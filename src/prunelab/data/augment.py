@@ -20,9 +20,9 @@ ALONE = Shard()
 
 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator, shard: Shard = ALONE) -> Tensor:
-    """Images (N, C, H, W) with ``padding`` zeros put around them, each cut to a random (H, W) window.
+    """Images (N, C, H, W) with ``padding`` pixels of zeros around them, each cut to a random (H, W) window.
 
-    They are this process's ``shard`` of a batch: each image gets the window that it has if one process does it all.
+    They are the ``shard`` of this process in a batch: an image has the same window for every number of processes.
     """
     count, _, height, width = images.shape
     device = images.device
@@ -46,7 +46,7 @@ def random_flip(images: Tensor, generator: torch.Generator, shard: Shard = ALONE
 class BatchTransform:
     """Random crop and flip (training only), then ``(x / 255 - mean) / std`` per channel.
 
-    Raises UserError for values that no image could be transformed with.
+    Raises UserError for mean and std of different lengths and for a std that is not positive.
     """
 
     mean: tuple[float, ...]
@@ -78,5 +78,5 @@ class BatchTransform:
 
 @lru_cache(maxsize=16)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """``values`` times 255 as (C, 1, 1) on ``device``; copied once, not for each batch."""
+    """``values`` times 255 as (C, 1, 1) on ``device``; cached, so that they are not copied for each batch."""
     return (torch.tensor(values)[:, None, None] * 255).to(device)

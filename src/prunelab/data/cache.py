@@ -1,4 +1,4 @@
-"""Decoded images in one safetensors file: a folder of small files is decoded once, not in every run."""
+"""Decoded images in one safetensors file, so that a folder of images is decoded once and not in every run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FORMAT = "prunelab images 1"
 
 
 def cached(path: Path, key: str, decode: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-    """The tensors stored in ``path`` under ``key``; or those of ``decode()``, which are stored there.
+    """The tensors stored in ``path`` under ``key``, or else those of ``decode()``, which are then stored there.
 
-    A cache with another key is out of date and replaced, in one step. Raises UserError if the file is
-    something else, or if it cannot be written.
+    A cache with another key is out of date and is replaced atomically. Raises UserError if the file is not a cache, or
+    if it cannot be written.
     """
     if path.exists():
         stored = _read(path, key)
@@ -36,14 +36,15 @@ def _read(path: Path, key: str) -> Mapping[str, Tensor] | None:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise UserError(
-                    f"{path} is no image cache and is not overwritten. Choose another data.cache."
+                    f"{path} is not an image cache and is not overwritten. Choose another data.cache."
                 )
             if metadata.get("key") != key:
                 return None
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"Cannot read the image cache {path}: {error}. Delete it, or choose another data.cache."
+            f"Cannot read {path} as an image cache: {error}. Choose another data.cache, or remove the file if it is a "
+            "damaged cache."
         ) from error
 
 
@@ -57,7 +58,7 @@ def _write(path: Path, key: str, tensors: Mapping[str, Tensor]) -> None:
         scratch.replace(path)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"Cannot write the image cache {path}: {error}. Choose another data.cache, or null for none."
+            f"Cannot write the image cache {path}: {error}. Choose another data.cache, or data.cache=null."
         ) from error
     finally:
         if scratch is not None:

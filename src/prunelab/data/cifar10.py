@@ -21,23 +21,28 @@ ARCHIVE = Archive(
     dataset=CIFAR10,
     folder="cifar-10-batches-py",
     address="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-    by_hand="unpack the archive there",
+    by_hand="copy cifar-10-python.tar.gz to that folder, packed or unpacked",
+    contents=(*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"),
+    packed={CIFAR10.filename: CIFAR10.tgz_md5},
+    images=(50_000, 10_000),
 )
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 class Cifar10(ImageData):
     """CIFAR-10, held in memory.
 
     Args:
-        root: folder that holds, or will hold, ``cifar-10-batches-py``.
+        root: folder that contains ``cifar-10-batches-py``, or into which it is downloaded.
         mean, std: normalisation per channel of values in [0, 1]; by default those of the training images.
         crop_padding: pixels of zero padding for the random training crop; 0 switches it off.
         flip: mirror training images at random.
-        batch_size, eval_batch_size, val_fraction, seed, split_seed: see ImageData.
+        batch_size, eval_batch_size, val_fraction, train_fraction, seed, split_seed: see ImageData.
     """
 
     name = "cifar10"
     num_classes = 10
+    class_names = CLASSES
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class Cifar10(ImageData):
         batch_size: int = 128,
         eval_batch_size: int = 512,
         val_fraction: float = 0.1,
+        train_fraction: float = 1.0,
         seed: int = 0,
         split_seed: int = 0,
     ) -> None:
@@ -57,6 +63,7 @@ class Cifar10(ImageData):
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             val_fraction=val_fraction,
+            train_fraction=train_fraction,
             seed=seed,
             split_seed=split_seed,
         )
@@ -69,7 +76,7 @@ class Cifar10(ImageData):
         )
 
     def prepare_data(self) -> None:
-        """Downloads 170 MB, unless they are there. Raises UserError if that is impossible."""
+        """Downloads 170 MB unless the files are there. Raises UserError if that is impossible."""
         ARCHIVE.download(self.root)
 
     def read_splits(self) -> Splits:

@@ -1,4 +1,4 @@
-"""The digits of scikit-learn: 1,797 real handwritten digits of 8x8 pixels that come with the package."""
+"""The digits of scikit-learn: 1,797 real handwritten digits of 8x8 pixels, part of the package."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from prunelab.data.sources import MemoryImages
 from prunelab.data.split import Split, Splits, hold_out
 
 SIDE = 8
-LEVELS = 16  # grey values run from 0 to 16
+LEVELS = 16  # grey values are 0 to 16
 TEST_FRACTION = 0.2  # 360 images
-TEST_SEED = 0  # the test images are the same whatever the seeds
+TEST_SEED = 0  # fixed: the test images are the same for all seeds
 
 
 class Digits(ImageData):
     """scikit-learn's ``load_digits``: 10 classes, one channel, nothing to download.
 
-    The set has no test images of its own: 360 are held out, stratified, always the same.
+    The set has no separate test images: 360 are held out, stratified, the same for all seeds.
 
     Args:
         image_size: side in pixels; above 8 the images are enlarged bilinearly.
         mean, std: normalisation of grey values in [0, 1].
         crop_padding: pixels of zero padding for the random training crop; 0 switches it off. No flip.
-        batch_size, eval_batch_size, val_fraction, seed, split_seed: see ImageData.
+        batch_size, eval_batch_size, val_fraction, train_fraction, seed, split_seed: see ImageData.
     """
 
     name = "digits"
@@ -46,6 +46,7 @@ class Digits(ImageData):
         batch_size: int = 64,
         eval_batch_size: int = 256,
         val_fraction: float = 0.1,
+        train_fraction: float = 1.0,
         seed: int = 0,
         split_seed: int = 0,
     ) -> None:
@@ -55,6 +56,7 @@ class Digits(ImageData):
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             val_fraction=val_fraction,
+            train_fraction=train_fraction,
             seed=seed,
             split_seed=split_seed,
         )
@@ -65,7 +67,7 @@ class Digits(ImageData):
         )
 
     def read_splits(self) -> Splits:
-        """Reads the images that scikit-learn carries, and holds out test and validation parts."""
+        """Reads the images from scikit-learn, and holds out test and validation parts."""
         digits = load_digits()
         images = enlarge(torch.from_numpy(digits.images), self.image_shape[1])
         source = MemoryImages(images, digits.target.astype(np.int64), self.transform)

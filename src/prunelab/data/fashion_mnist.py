@@ -19,7 +19,23 @@ ARCHIVE = Archive(
     dataset=FashionMNIST,
     folder="FashionMNIST",
     address="https://github.com/zalandoresearch/fashion-mnist (data/fashion)",
-    by_hand="unpack the four .gz files into FashionMNIST/raw there",
+    by_hand="copy the four .gz files to FashionMNIST/raw in that folder, packed or unpacked",
+    contents=tuple(f"raw/{name.removesuffix('.gz')}" for name, _ in FashionMNIST.resources),
+    packed=dict(FashionMNIST.resources),
+    packed_folder="FashionMNIST/raw",
+    images=(60_000, 10_000),
+)
+CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
 )
 
 
@@ -27,15 +43,17 @@ class FashionMnist(ImageData):
     """Fashion-MNIST, held in memory.
 
     Args:
-        root: folder that holds, or will hold, ``FashionMNIST/raw``.
+        root: folder that contains ``FashionMNIST/raw``, or into which it is downloaded. Packed files (.gz) in it are
+            unpacked.
         mean, std: normalisation of grey values in [0, 1]; by default those of the training images.
         crop_padding: pixels of zero padding for the random training crop; 0 switches it off.
         flip: mirror training images at random.
-        batch_size, eval_batch_size, val_fraction, seed, split_seed: see ImageData.
+        batch_size, eval_batch_size, val_fraction, train_fraction, seed, split_seed: see ImageData.
     """
 
     name = "fashion_mnist"
     num_classes = 10
+    class_names = CLASSES
 
     def __init__(
         self,
@@ -47,6 +65,7 @@ class FashionMnist(ImageData):
         batch_size: int = 128,
         eval_batch_size: int = 512,
         val_fraction: float = 0.1,
+        train_fraction: float = 1.0,
         seed: int = 0,
         split_seed: int = 0,
     ) -> None:
@@ -55,6 +74,7 @@ class FashionMnist(ImageData):
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             val_fraction=val_fraction,
+            train_fraction=train_fraction,
             seed=seed,
             split_seed=split_seed,
         )
@@ -67,7 +87,7 @@ class FashionMnist(ImageData):
         )
 
     def prepare_data(self) -> None:
-        """Downloads 31 MB, unless they are there. Raises UserError if that is impossible."""
+        """Downloads 31 MB unless the files are there. Raises UserError if that is impossible."""
         ARCHIVE.download(self.root)
 
     def read_splits(self) -> Splits:

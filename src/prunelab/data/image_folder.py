@@ -1,10 +1,10 @@
-"""Any set of images that is sorted into train/<class>/ and val/<class>/ or test/<class>/."""
+"""Any set of images in the folders train/<class>/ and val/<class>/ or test/<class>/."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -28,23 +28,23 @@ AUTO_MEMORY_BYTES = 2 * 2**30
 class ImageFolder(ImageData):
     """Images in folders, one per class; the classes are numbered in alphabetical order.
 
-    With train/ and one of val/ or test/, the latter is the test set, and validation is held out of train/.
-    With all three, each is what its name says and ``val_fraction`` is not used. Every image becomes a square:
-    its centre, resized. What the batches hold depends neither on ``in_memory`` nor on ``num_workers``.
+    With train/ and one of val/ or test/, the latter is the test set, and validation is held out of train/. With all
+    three, each is used as its name says, and ``val_fraction`` has no effect. Every image becomes a square: its centre,
+    resized. The content of the batches depends neither on ``in_memory`` nor on ``num_workers``.
 
     Args:
         root: the folder.
-        name: what records and tables call this data set.
+        name: name of the data set in records and tables.
         image_size: side of the squares in pixels.
-        mean, std: normalisation per channel of values in [0, 1]; one value each: images are read as grey.
+        mean, std: normalisation per channel of values in [0, 1]; with one value each, images are read as grey.
         crop_padding: pixels of zero padding for the random training crop; 0 switches it off.
         flip: mirror training images at random.
-        in_memory: True decodes all images once into uint8 tensors; False has workers read them file by file
-            in each epoch; "auto" takes memory if the decoded images are no larger than 2 GiB.
-        cache: file that keeps the decoded images between runs (only if they are in memory); None for none.
-            It is renewed when a file of the tree has changed.
-        num_workers: processes that read ahead what is not in memory; 0 reads in the training process.
-        batch_size, eval_batch_size, val_fraction, seed, split_seed: see ImageData.
+        in_memory: True decodes all images once into uint8 tensors; False decodes each image in each epoch, in worker
+            processes; "auto" is True if the decoded images take at most 2 GiB.
+        cache: file that stores the decoded images between runs (only if they are in memory), or None. It is replaced
+            when a file of the tree has changed.
+        num_workers: processes that read images ahead if these are not in memory; 0 reads in the training process.
+        batch_size, eval_batch_size, val_fraction, train_fraction, seed, split_seed: see ImageData.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class ImageFolder(ImageData):
         batch_size: int = 128,
         eval_batch_size: int = 256,
         val_fraction: float = 0.1,
+        train_fraction: float = 1.0,
         seed: int = 0,
         split_seed: int = 0,
     ) -> None:
@@ -78,6 +79,7 @@ class ImageFolder(ImageData):
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             val_fraction=val_fraction,
+            train_fraction=train_fraction,
             seed=seed,
             split_seed=split_seed,
         )
@@ -90,33 +92,31 @@ class ImageFolder(ImageData):
 
     @property
     def num_classes(self) -> int:
-        """The number of class folders in train/; reads the folder."""
+        """The number of class folders in train/; lists the folder."""
         return len(self.class_names)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the class folders in train/, in the order of their numbers; reads the folder."""
+        """The names of the class folders in train/, in the order of their numbers; lists the folder."""
         return class_names(subfolder(self.root, ("train",), LAYOUT))
 
     def prepare_data(self) -> None:
-        """Fills the cache, so that one process decodes for all; without one each decodes in ``setup``."""
-        if self.cache is not None:
-            trees = self._trees()
-            if self._fits_memory(trees):
-                self._decoded(trees)
+        """Fills the cache, so that one process decodes for all; without a cache each process decodes in ``setup``."""
+        if self.cache is not None and self._fits_memory(self._trees):
+            self._decoded(self._trees)
 
     def read_splits(self) -> Splits:
-        """Lists the folders, and decodes all images if they are to be in memory."""
-        trees = self._trees()
-        sources = self._sources(trees)
+        """Lists the folders, and decodes all images if they are kept in memory."""
+        sources = self._sources(self._trees)
         train = Split.whole(sources["train"])
         test = Split.whole(sources["test"])
         if "val" in sources:
             return Splits(train, Split.whole(sources["val"]), test)
         return Splits(*self.hold_out_validation(train), test)
 
+    @cached_property
     def _trees(self) -> dict[str, ImageTree]:
-        """The trees that serve as "train", "test" and, if both val/ and test/ are there, "val"."""
+        """The trees for "train", "test" and, if both val/ and test/ exist, "val"."""
         folders = {
             "train": subfolder(self.root, ("train",), LAYOUT),
             "test": subfolder(self.root, ("test", "val"), LAYOUT),
@@ -150,7 +150,7 @@ class ImageFolder(ImageData):
         channels, size, _ = self.image_shape
 
         def decode() -> dict[str, Tensor]:
-            return {part: decode_all(tree, size, channels) for part, tree in trees.items()}
+            return decode_all(trees, size, channels)
 
         if self.cache is None:
             return decode()

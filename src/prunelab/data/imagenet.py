@@ -13,36 +13,36 @@ from prunelab.data.checks import channel_values, one_of, open_fraction, switch, 
 from prunelab.data.module import ImageData
 from prunelab.data.sources import FileImages, ImageView
 from prunelab.data.split import Split, Splits
-from prunelab.data.tree import ImageTree, read_tree, require_same_classes, subfolder
+from prunelab.data.tree import ImageTree, class_names, read_tree, require_same_classes, subfolder
 from prunelab.errors import UserError
 
 TrainCrop = Literal["area", "window"]
 LAYOUT = (
     "the folder of ILSVRC-2012 with train/<class>/ and val/<class>/ "
-    "(the images come from https://image-net.org after registration; they cannot be downloaded for you)"
+    "(download the images from https://image-net.org, which requires registration)"
 )
 
 
 class ImageNet(ImageData):
-    """ILSVRC-2012 in the usual folders, read by workers.
+    """ILSVRC-2012 in the usual folders, read by worker processes.
 
-    Training images: a random crop of 8 to 100 % of the area, resized, and a random flip (Szegedy et al.
-    2015). Test images: shorter side resized to 256, centre 224. (``train_crop`` and ``keep_aspect`` change that to
-    what Caffe's users did: all images resized to 256x256, of which training sees random windows.) The 50,000
-    validation images are the test set here; validation is held out of the training images.
+    Training images: a random crop of 8 to 100 % of the area, resized, and a random flip (Szegedy et al. 2015). Test
+    images: the shorter side is resized to 256 pixels, the centre of 224 pixels is cut out. (With ``train_crop`` and
+    ``keep_aspect`` images are prepared as for Caffe: all images are resized to 256x256, and training uses random
+    windows of them.) The 50,000 validation images are the test set here; validation is held out of the training images.
 
     Args:
-        root: folder that holds train/<class>/ and val/<class>/; test/ (images without classes) is not read.
-        num_classes: how many class folders there must be; below 1000 for a subset.
+        root: folder that contains train/<class>/ and val/<class>/; test/ (images without classes) is not read.
+        num_classes: required number of class folders; below 1000 for a subset.
         image_size: side of the crops in pixels.
         resize: length of the shorter side from which the central test crop (and a window) is cut.
-        keep_aspect: False resizes to a square of this side, whatever the proportions of the image.
+        keep_aspect: False resizes to a square of this side and changes the proportions of the image.
         train_crop: "area": a random part of a training image, resized; "window": a random window of the resized image.
-        min_scale: smallest part of the area of a training image that an area may be.
+        min_scale: for "area": smallest fraction of the area of a training image.
         flip: mirror training images at random.
         mean, std: normalisation per channel of values in [0, 1].
-        num_workers: processes that read ahead; 0 reads in the training process. Never changes a batch.
-        batch_size, eval_batch_size, val_fraction, seed, split_seed: see ImageData.
+        num_workers: processes that read images ahead; 0 reads in the training process. Does not change a batch.
+        batch_size, eval_batch_size, val_fraction, train_fraction, seed, split_seed: see ImageData.
     """
 
     name = "imagenet"
@@ -63,6 +63,7 @@ class ImageNet(ImageData):
         batch_size: int = 256,
         eval_batch_size: int = 256,
         val_fraction: float = 0.01,
+        train_fraction: float = 1.0,
         seed: int = 0,
         split_seed: int = 0,
     ) -> None:
@@ -72,6 +73,7 @@ class ImageNet(ImageData):
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             val_fraction=val_fraction,
+            train_fraction=train_fraction,
             seed=seed,
             split_seed=split_seed,
         )
@@ -90,8 +92,18 @@ class ImageNet(ImageData):
 
     @property
     def num_classes(self) -> int:
-        """How many classes the data set must have; ``setup`` counts them."""
+        """The required number of classes; ``setup`` checks it."""
         return self.classes_expected
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the class folders in train/ (WordNet ids), in the order of their numbers; lists the folder."""
+        return class_names(subfolder(self.root, ("train",), LAYOUT))
+
+    @property
+    def resized(self) -> tuple[int, bool]:
+        """(side, keep_aspect): how an image is resized for testing before its centre is cut out."""
+        return self.resize, self.keep_aspect
 
     def read_splits(self) -> Splits:
         """Lists the files of train/ and val/ and counts the classes; opens no image."""
@@ -102,7 +114,7 @@ class ImageNet(ImageData):
         return Splits(train, val, test=Split.whole(self._source(testing)))
 
     def train_view(self) -> ImageView:
-        """A random part of an image; torchvision's transforms.v2. (BatchTransform flips.)"""
+        """A random part of an image, by torchvision's transforms.v2; BatchTransform flips it."""
         size = self.image_shape[1]
         if self.train_crop == "window":
             return v2.Compose([self._resized(), v2.RandomCrop(size), v2.PILToTensor()])
@@ -110,7 +122,7 @@ class ImageNet(ImageData):
         return v2.Compose([crop, v2.PILToTensor()])
 
     def test_view(self) -> ImageView:
-        """The centre of a resized image; torchvision's transforms.v2."""
+        """The centre of a resized image, by torchvision's transforms.v2."""
         return v2.Compose([self._resized(), v2.CenterCrop(self.image_shape[1]), v2.PILToTensor()])
 
     def _resized(self) -> v2.Transform:
@@ -124,8 +136,8 @@ class ImageNet(ImageData):
         tree = read_tree(subfolder(self.root, (part,), LAYOUT))
         if len(tree.classes) != self.classes_expected:
             raise UserError(
-                f"{tree.folder} has {len(tree.classes)} class folders, but {self.classes_expected} are "
-                f"expected (data.num_classes). Complete the folder, or, for a subset, set "
-                f"data.num_classes={len(tree.classes)}."
+                f"{tree.folder} has {len(tree.classes)} class folders instead of {self.classes_expected} "
+                "(data.num_classes). Complete the folder, or set data.num_classes="
+                f"{len(tree.classes)} for a subset."
             )
         return tree

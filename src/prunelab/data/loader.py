@@ -1,4 +1,4 @@
-"""A loader that hands out whole batches of an image source, in the order that a BatchOrder lays down."""
+"""A loader that yields whole batches of an image source in the order of a BatchOrder."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ class ImageSource(Protocol):
 
     @property
     def num_workers(self) -> int:
-        """How many processes should read ahead; 0 if reading is as quick as handing over."""
+        """The number of processes that read batches ahead; 0 for images in memory."""
 
     def batch(self, indices: np.ndarray, augment: torch.Generator | None, shard: Shard) -> Batch:
         """Normalised float images (n, C, H, W) and their classes, int64 (n,).
 
-        ``augment`` feeds the random training transform; None asks for the test-time transform. ``shard`` says which
-        part of the batch of all processes these are: an image is augmented as if one process had the whole batch.
-        Raises UserError if an image cannot be read.
+        ``augment`` is the generator of the random training transform; None selects the test-time transform. ``shard``
+        is the part of the batch of all processes: an image is augmented as if one process had the whole batch. Raises
+        UserError that lists the images of the batch that cannot be read.
         """
 
     def move_to(self, device: torch.device) -> None:
-        """Hold images that are in memory on ``device``. Raises UserError if they do not fit."""
+        """Move images in memory to ``device``. Raises UserError if they do not fit."""
 
 
 class BatchLoader:
     """An iterable over batches of images for a Lightning Trainer or a plain loop.
 
-    Lightning announces each epoch through ``sampler.set_epoch``; a plain loop need not, because the loader
-    counts its passes by itself. Order and augmentation follow from (seed, epoch, number of the batch, place in
-    it) alone: neither the number of processes or workers nor other random draws change what an image looks like.
+    Lightning sets each epoch through ``sampler.set_epoch``; in a plain loop this is not necessary, because the loader
+    counts its passes. Order and augmentation depend only on (seed, epoch, number of the batch, place in it), not on the
+    number of processes or workers or on other random numbers.
 
-    It is no ``DataLoader``, so that Lightning leaves the order, which is sharded already, as it is.
+    It is not a ``DataLoader``, so that Lightning does not shard the order again.
     """
 
-    batch_sampler = None  # Lightning reads it of everything that has a sampler
+    batch_sampler = None  # Lightning reads this attribute of every object that has a sampler
 
     def __init__(self, source: ImageSource, order: BatchOrder, augment_seed: int | None = None) -> None:
         self.source = source
@@ -59,18 +59,18 @@ class BatchLoader:
 
     @property
     def sampler(self) -> BatchLoader:
-        """Where Lightning looks for ``set_epoch``."""
+        """The object whose ``set_epoch`` Lightning calls."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """The next pass is that of ``epoch`` (counted from 0)."""
+        """Makes ``epoch`` (counted from 0) the next pass."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        # Runs when the first batch is asked for: Lightning makes the iterator before it sets the epoch.
+        # A generator body starts with the first batch: Lightning creates the iterator before it sets the epoch.
         epoch, self.epoch = self.epoch, self.epoch + 1
         one_pass = _Pass(self.source, self.order.batches(epoch), self._random_key(epoch), self.order.shard)
         workers = self.source.num_workers
@@ -78,16 +78,20 @@ class BatchLoader:
             if isinstance(batch, UserError):
                 raise batch
             images, targets = batch
-            yield images, targets  # a DataLoader makes lists of pairs
+            yield images, targets  # a DataLoader converts tuples to lists
 
     def _random_key(self, epoch: int) -> tuple[int, ...] | None:
         if self.augment_seed is None:
             return None
-        return (self.augment_seed, epoch, 0)  # 0: once the rank; runs that are recorded keep their images
+        return (
+            self.augment_seed,
+            epoch,
+            0,
+        )  # 0 was once the rank; it keeps the images of recorded runs reproducible
 
 
 class _Pass(Dataset):
-    """One epoch; item ``k`` is its ``k``-th batch, so that a worker process makes whole batches."""
+    """One epoch; item ``k`` is batch ``k``, so that a worker process makes whole batches."""
 
     def __init__(
         self,
@@ -111,7 +115,7 @@ class _Pass(Dataset):
         try:
             return self.source.batch(self.batches[number], self._generator(number), self.shard)
         except UserError as error:
-            return error  # not raised: a DataLoader would bury the message in the traceback of its worker
+            return error  # not raised: a DataLoader would replace it by a message with the worker's traceback
 
     def _generator(self, number: int) -> torch.Generator | None:
         if self.random_key is None:
@@ -126,5 +130,5 @@ def _read_ahead(one_pass: _Pass, num_workers: int) -> DataLoader:
         batch_size=None,
         num_workers=min(num_workers, len(one_pass)),
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its own: the random numbers of the training are not drawn on
+        generator=torch.Generator(),  # separate, so that the loader takes no random numbers from the training
     )

@@ -1,39 +1,45 @@
-"""The base of all data modules: what they share is how the parts are divided, ordered and loaded."""
+"""The base class of all data modules: it divides, orders and loads the images."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import pytorch_lightning as pl
 import torch
 
-from prunelab.data.checks import open_fraction, whole_number
+from prunelab.data.augment import BatchTransform
+from prunelab.data.checks import open_fraction, positive_fraction, whole_number
 from prunelab.data.loader import BatchLoader
 from prunelab.data.order import BatchOrder, Shard, balanced_order
-from prunelab.data.split import Split, Splits, hold_out
-from prunelab.errors import UserError
+from prunelab.data.split import Split, Splits, hold_out, subset
+from prunelab.records.input_format import InputFormat
 
 
 class ImageData(pl.LightningDataModule, ABC):
     """Labelled images in three parts: training, validation (held out of the training images) and test.
 
-    A batch is a pair: normalised float32 images (N, C, H, W) and int64 classes (N,). A subclass says what it
-    is (``name``, ``num_classes``, ``image_shape``), and reads its images in ``read_splits``. Constructors do
+    A batch is a pair: normalised float32 images (N, C, H, W) and int64 classes (N,). A subclass defines ``name``,
+    ``num_classes`` and ``image_shape``, sets ``transform``, and reads its images in ``read_splits``. Constructors do
     no input or output; ``prepare_data`` downloads, ``setup`` reads, once.
 
     Args:
         image_shape: (C, H, W) of every image of a batch.
         batch_size: training images per batch and process.
         eval_batch_size: images per batch and process of the other loaders.
-        val_fraction: part of the training images that is held out for validation, in (0, 1).
+        val_fraction: fraction of the training images that is held out for validation, in (0, 1).
+        train_fraction: fraction of the remaining training images that is used, in (0, 1]; every class keeps its share.
+            Validation and test images are not affected.
         seed: of the order of training images, their augmentation, and the choice of calibration images.
-        split_seed: of the held-out part; not ``seed``, so that runs of several seeds share one division.
+        split_seed: of the held-out part and of the training images that are used; not ``seed``, so that runs with
+            several seeds have the same split.
 
     Raises:
         UserError: if an argument is out of range.
     """
 
     name: str
+    transform: BatchTransform
 
     def __init__(
         self,
@@ -42,6 +48,7 @@ class ImageData(pl.LightningDataModule, ABC):
         batch_size: int,
         eval_batch_size: int,
         val_fraction: float,
+        train_fraction: float = 1.0,
         seed: int,
         split_seed: int,
     ) -> None:
@@ -50,6 +57,7 @@ class ImageData(pl.LightningDataModule, ABC):
         self.batch_size = whole_number("batch_size", batch_size, at_least=1)
         self.eval_batch_size = whole_number("eval_batch_size", eval_batch_size, at_least=1)
         self.val_fraction = open_fraction("val_fraction", val_fraction)
+        self.train_fraction = positive_fraction("train_fraction", train_fraction)
         self.seed = whole_number("seed", seed, at_least=0)
         self.split_seed = whole_number("split_seed", split_seed, at_least=0)
         self._splits: Splits | None = None
@@ -57,22 +65,48 @@ class ImageData(pl.LightningDataModule, ABC):
     @property
     @abstractmethod
     def num_classes(self) -> int:
-        """How many classes the images belong to."""
+        """The number of classes."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class, in the order of their numbers; the numbers themselves if they have no names."""
+        return tuple(map(str, range(self.num_classes)))
+
+    @property
+    def resized(self) -> tuple[int, bool]:
+        """(side, keep_aspect): how an image is resized for testing before its centre is cut; see InputFormat."""
+        return min(self.image_shape[1:]), True
+
+    @property
+    def input_format(self) -> InputFormat:
+        """What a network that is trained with these images expects as its input, and the names of its outputs."""
+        side, keep_aspect = self.resized
+        return InputFormat(
+            self.image_shape,
+            self.transform.mean,
+            self.transform.std,
+            side,
+            keep_aspect,
+            tuple(self.class_names),
+        )
 
     @abstractmethod
     def read_splits(self) -> Splits:
-        """Reads (or lists) all images; called once. Raises UserError if they are not as they should be."""
+        """Reads (or lists) all images; called once. Raises UserError if images are missing or unusable."""
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the images on the first call, for all stages; later calls do nothing."""
         if self._splits is None:
-            self._splits = self.read_splits()
+            splits = self.read_splits()
+            if self.train_fraction < 1:
+                splits = replace(splits, train=subset(splits.train, self.train_fraction, self.split_seed))
+            self._splits = splits
 
     def move_to(self, device: torch.device) -> None:
-        """Hold the images that are in memory on ``device``, where batches are then cut, mirrored and normalised.
+        """Move the images in memory to ``device``, where batches are then cropped, flipped and normalised.
 
-        Changes no value of a batch. Images that are read from files in each epoch stay where they are. Raises UserError
-        if the device has too little memory.
+        No value of a batch changes. Images that are read from files in each epoch are not moved. Raises UserError if
+        the device has too little memory.
         """
         splits = self._loaded()
         for source in {
@@ -82,57 +116,51 @@ class ImageData(pl.LightningDataModule, ABC):
 
     @property
     def train(self) -> Split:
-        """The images to train with, without those held out."""
+        """The training images, without those held out."""
         return self._loaded().train
 
     @property
     def val(self) -> Split:
-        """The images held out of training, for every decision that a method or a search takes."""
+        """The images held out of training; methods and searches decide with them."""
         return self._loaded().val
 
     @property
     def test(self) -> Split:
-        """The images that only the final evaluation sees."""
+        """The images of the final evaluation; nothing else uses them."""
         return self._loaded().test
 
     def train_dataloader(self) -> BatchLoader:
-        """Augmented batches, reshuffled in each epoch; this process's share of them under DDP."""
+        """Augmented batches, reshuffled in each epoch; under DDP the share of this process."""
         order = BatchOrder(
             self.train.indices, self.batch_size, Shard.of_this_process(), shuffle_seed=self.seed
         )
         return BatchLoader(self.train.source, order, augment_seed=self.seed)
 
     def val_dataloader(self) -> BatchLoader:
-        """The held-out images, each once, with the test-time transform; this process's share under DDP."""
+        """The held-out images, each once, with the test-time transform; under DDP the share of this process."""
         return self._evaluation_loader(self.val)
 
     def test_dataloader(self) -> BatchLoader:
-        """The test images, each once, with the test-time transform; this process's share under DDP."""
+        """The test images, each once, with the test-time transform; under DDP the share of this process."""
         return self._evaluation_loader(self.test)
 
     def calibration_dataloader(self, images: int) -> BatchLoader:
-        """``images`` training images with the test-time transform, in an order that never changes.
+        """Up to ``images`` training images (all if there are fewer) with the test-time transform, in a fixed order.
 
-        They are chosen by ``seed``, balanced over the classes as far as these last, and are the same on every
-        process and machine: nothing is sharded. A smaller number gives the beginning of a larger one.
-        Raises UserError unless there are so many training images.
+        ``seed`` selects them, balanced over the classes. They are the same on every process and machine: nothing is
+        sharded. A smaller number gives the beginning of a larger one. Raises UserError if ``images`` is below 1.
         """
-        if not 1 <= images <= len(self.train):
-            raise UserError(
-                f"{images} calibration images were asked for, but the training part of {self.name} has "
-                f"{len(self.train)}. Ask for 1 to {len(self.train)}: recipe.calibration_images={len(self.train)}."
-            )
-        return self._whole_loader(self.train, images)
+        return self._whole_loader(self.train, whole_number("calibration_images", images, 1, group="recipe"))
 
     def validation_dataloader(self, images: int) -> BatchLoader:
-        """``images`` of the held-out images, or all if there are fewer, for methods that compare networks.
+        """Up to ``images`` held-out images (all if there are fewer), for methods that compare networks.
 
-        Chosen like calibration images, and like them the same on every process: nothing is sharded.
+        They are selected like calibration images and are the same on every process: nothing is sharded.
         """
         return self._whole_loader(self.val, images)
 
     def hold_out_validation(self, split: Split) -> tuple[Split, Split]:
-        """(training, validation) parts of all images that may be trained with."""
+        """(training, validation) parts of all training images."""
         return hold_out(split, self.val_fraction, self.split_seed)
 
     def _whole_loader(self, split: Split, images: int) -> BatchLoader:

@@ -1,4 +1,4 @@
-"""Which images make up each batch of each epoch, on each process: index arithmetic alone, no images."""
+"""The images of each batch of each epoch on each process, as indices."""
 
 from __future__ import annotations
 
@@ -14,38 +14,65 @@ from prunelab.errors import UserError
 def permutation(length: int, *key: int) -> np.ndarray:
     """A shuffled ``arange(length)``, the same for the same ``key`` on every machine and numpy version.
 
-    Raw generator output is sorted, because numpy keeps the streams of its bit generators stable,
-    but not what ``Generator.permutation`` makes of them.
+    The raw output of a bit generator is sorted: numpy guarantees that this output is stable between versions, but not
+    the result of ``Generator.permutation``.
     """
     draws = np.random.PCG64(np.random.SeedSequence(key)).random_raw(length)
     return np.argsort(draws, kind="stable")
 
 
 def balanced_order(targets: np.ndarray, seed: int) -> np.ndarray:
-    """A shuffled order of all positions whose every beginning is as balanced over the classes as can be.
+    """A shuffled order of all positions in which every prefix is balanced over the classes.
 
-    The first ``k`` positions hold each class ``k / classes`` times, rounded, as long as the class lasts.
-    ``targets`` is int64 of shape (N,), as is the result.
+    The first ``k`` positions contain each class ``k / classes`` times, rounded, until the class has no images left.
+    ``targets`` is int64 of shape (N,), and so is the result.
     """
-    shuffled = permutation(len(targets), seed)
-    classes, labels, sizes = np.unique(targets[shuffled], return_inverse=True, return_counts=True)
-    by_class = np.argsort(labels, kind="stable")
-    turn = np.empty(len(targets), dtype=np.int64)  # how many of the same class come before
-    turn[by_class] = np.arange(len(targets)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    class_order = permutation(len(classes), seed)
-    return shuffled[np.lexsort((class_order[labels], turn))]
+    shuffled = _Shuffled.of(targets, seed)
+    return shuffled.positions[np.lexsort((shuffled.class_rank, shuffled.turn))]
+
+
+def proportional_order(targets: np.ndarray, seed: int) -> np.ndarray:
+    """A shuffled order of all positions in which every prefix has the proportions of the classes in the whole.
+
+    The first ``k`` of N positions contain a class of size ``n`` about ``k n / N`` times. ``targets`` is int64 of shape
+    (N,), and so is the result.
+    """
+    shuffled = _Shuffled.of(targets, seed)
+    progress = (shuffled.turn + 0.5) / shuffled.class_size
+    return shuffled.positions[np.lexsort((shuffled.class_rank, progress))]
+
+
+@dataclass(frozen=True)
+class _Shuffled:
+    """All positions in random order, and about the image at each of them: its place among the images of its class
+    (``turn``, from 0), the number of images of its class, and the rank of its class in a random order of the
+    classes."""
+
+    positions: np.ndarray
+    turn: np.ndarray
+    class_size: np.ndarray
+    class_rank: np.ndarray
+
+    @classmethod
+    def of(cls, targets: np.ndarray, seed: int) -> _Shuffled:
+        positions = permutation(len(targets), seed)
+        classes, labels, sizes = np.unique(targets[positions], return_inverse=True, return_counts=True)
+        by_class = np.argsort(labels, kind="stable")
+        turn = np.empty(len(targets), dtype=np.int64)
+        turn[by_class] = np.arange(len(targets)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return cls(positions, turn, sizes[labels], permutation(len(classes), seed)[labels])
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of every epoch that one of several cooperating processes sees."""
+    """The part of every epoch that one of several processes reads."""
 
     rank: int = 0
     ranks: int = 1
 
     @classmethod
     def of_this_process(cls) -> Shard:
-        """The shard of the running process group; everything if there is none."""
+        """The shard of this process in the running process group; everything without a process group."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return cls(torch.distributed.get_rank(), torch.distributed.get_world_size())
         return cls()
@@ -53,14 +80,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """Divides images into batches so that all ranks see disjoint images in an equal number of batches.
+    """Divides images into batches: all ranks get disjoint images and the same number of batches.
 
-    ``shuffle_seed=None`` (evaluation): the order of ``indices`` in every epoch, every image exactly once, in
-    batches whose sizes differ by at most one and do not exceed ``batch_size`` (but for one case: with several
-    processes and a batch size of 1 a batch may hold two images, for no process may be left without one).
+    ``shuffle_seed=None`` (evaluation): every epoch has the order of ``indices``, every image exactly once, in batches
+    whose sizes differ by at most one and do not exceed ``batch_size`` (except that with several processes and a batch
+    size of 1 a batch may contain two images, because every process needs at least one image).
 
-    With a seed (training): reshuffled in each epoch by (seed, epoch), full batches only. What does not
-    fill a batch is left out of this epoch alone.
+    With a seed (training): reshuffled in each epoch by (seed, epoch), full batches only. Images that do not fill a
+    batch are left out of that epoch.
 
     Raises UserError if there are fewer images than processes.
     """
@@ -73,7 +100,7 @@ class BatchOrder:
     def __post_init__(self) -> None:
         if len(self.indices) < self.shard.ranks:
             raise UserError(
-                f"{len(self.indices)} image(s) cannot be shared out among {self.shard.ranks} processes. "
+                f"{len(self.indices)} image(s) are too few for {self.shard.ranks} processes. "
                 "Use fewer devices (trainer.devices) or more images."
             )
 

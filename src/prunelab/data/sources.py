@@ -1,8 +1,9 @@
-"""Where batches of images come from: tensors in memory, or files that are opened when their turn comes."""
+"""Sources of image batches: tensors in memory, or files that are decoded for each batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -10,14 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from prunelab.data.augment import ALONE, BatchTransform
-from prunelab.data.decode import open_image
+from prunelab.data.decode import UnreadableImage, open_image, unreadable
 from prunelab.data.loader import Batch
 from prunelab.data.order import Shard
 from prunelab.data.tree import ImageTree
 from prunelab.errors import UserError
 
 ImageView = Callable[[Image.Image], Tensor]
-"""Makes one opened image a uint8 tensor (C, H, W) of fixed size; may use torch's global generator."""
+"""Converts an opened image to a uint8 tensor (C, H, W) of fixed size; may use torch's global generator."""
 
 
 class MemoryImages:
@@ -33,13 +34,13 @@ class MemoryImages:
     def batch(self, indices: np.ndarray, augment: torch.Generator | None, shard: Shard = ALONE) -> Batch:
         """The images and classes at ``indices``, transformed; see ImageSource."""
         device = self.images.device
-        # Copies from pageable memory are staged before the call returns, so they need not be waited for.
+        # Copies from pageable memory are staged before the call returns, so no synchronisation is necessary.
         images = self.images[torch.from_numpy(indices).to(device, non_blocking=True)]
         classes = torch.from_numpy(self.targets[indices]).to(device, non_blocking=True)
         return self.transform(images, augment, shard), classes
 
     def move_to(self, device: torch.device) -> None:
-        """Hold the images on ``device``: from now on batches are made there. Raises UserError if they do not fit."""
+        """Move the images to ``device``, where batches are then made. Raises UserError if they do not fit."""
         if device.type == "cuda" and self.images.device != device:
             _require_memory(self.images, device)
         self.images = self.images.to(device)
@@ -49,13 +50,13 @@ def _require_memory(images: Tensor, device: torch.device) -> None:
     needed, (free, _) = images.nbytes, torch.cuda.mem_get_info(device)
     if needed > free / 2:  # the other half is for the network and its activations
         raise UserError(
-            f"trainer.images_on_device=true: the images take {needed / 2**30:.1f} GiB, but may take half of the "
+            f"trainer.images_on_device=true: the images need {needed / 2**30:.1f} GiB, more than half of the "
             f"{free / 2**30:.1f} GiB that are free on {device}. Set trainer.images_on_device=false."
         )
 
 
 class FileImages:
-    """Image files that are decoded anew, by ``num_workers`` processes, each time they are read."""
+    """Image files that ``num_workers`` processes decode each time they are read."""
 
     def __init__(
         self,
@@ -75,25 +76,32 @@ class FileImages:
 
     def batch(self, indices: np.ndarray, augment: torch.Generator | None, shard: Shard = ALONE) -> Batch:
         """The images and classes at ``indices``, read and transformed; see ImageSource."""
-        opened = (open_image(self.tree.path(int(index)), self.channels) for index in indices)
-        if augment is None:
-            images = [self.test_view(image) for image in opened]
-        else:
-            images = self._augmented(opened, augment.initial_seed(), shard)
+        images: list[Tensor] = []
+        errors: list[UnreadableImage] = []
+        with nullcontext() if augment is None else torch.random.fork_rng(devices=[]):
+            for number, index in enumerate(indices):
+                try:
+                    image = open_image(self.tree.path(int(index)), self.channels)
+                except UnreadableImage as error:
+                    errors.append(error)
+                    continue
+                if augment is None:
+                    images.append(self.test_view(image))
+                else:
+                    _seed_default_generator(augment, shard.rank + number * shard.ranks)
+                    images.append(self.train_view(image))
+        if errors:
+            raise unreadable(errors)
         return self.transform(torch.stack(images), augment, shard), torch.from_numpy(self.targets[indices])
 
     def move_to(self, device: torch.device) -> None:
         """Does nothing: workers read the files on the CPU, and the trainer moves each batch."""
 
-    def _augmented(self, opened: Iterable[Image.Image], seed: int, shard: Shard) -> list[Tensor]:
-        """torchvision's transforms know the global generator only: it is lent to them, seeded for each image.
 
-        Nothing is drawn from the batch's own generator, so that flips are those of images in memory.
-        """
-        images = []
-        with torch.random.fork_rng(devices=[]):
-            for number, image in enumerate(opened):
-                place = shard.rank + number * shard.ranks  # in the batch of all processes
-                torch.default_generator.manual_seed((seed ^ 1) + place)
-                images.append(self.train_view(image))
-        return images
+def _seed_default_generator(augment: torch.Generator, place: int) -> None:
+    """Seed torch's global generator, the only one that torchvision's transforms use, for one image.
+
+    ``place`` is the position of the image in the batch of all processes. Nothing is drawn from ``augment`` itself, so
+    that images from files are flipped like images in memory.
+    """
+    torch.default_generator.manual_seed((augment.initial_seed() ^ 1) + place)

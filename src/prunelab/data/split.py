@@ -1,4 +1,4 @@
-"""Parts of a data set, and how a part is held out of another."""
+"""Parts of a data set: holding out a part of another, and selecting a fraction of a part."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from prunelab.data.loader import ImageSource
+from prunelab.data.order import proportional_order
 from prunelab.errors import UserError
 
 
@@ -25,7 +26,7 @@ class Split:
 
     @property
     def targets(self) -> np.ndarray:
-        """The class of each image of this part, int64 (n,)."""
+        """The class of each image in this part, int64 (n,)."""
         return self.source.targets[self.indices]
 
     def __len__(self) -> int:
@@ -42,18 +43,35 @@ class Splits:
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Divides a part in two, (kept, held out), with the same mixture of classes in both.
+    """Splits a part in two, (kept, held out), with the same proportions of the classes in both.
 
-    The division depends on ``seed`` and the classes alone. Raises UserError if there are too few images.
+    The split depends only on ``seed`` and the classes. Raises UserError if there are too few images.
     """
     targets = split.targets
     held_out = int(np.ceil(fraction * len(targets)))
     classes, sizes = np.unique(targets, return_counts=True)
     if min(held_out, len(targets) - held_out) < len(classes) or sizes.min() < 2:
         raise UserError(
-            f"Cannot hold {fraction:g} of {len(targets)} training images out for validation: each of the "
-            f"{len(classes)} classes must be in both parts (the smallest has {sizes.min()} image(s); "
-            f"{held_out} would be held out). Use more images, or another data.val_fraction."
+            f"Cannot hold {fraction:g} of {len(targets)} training images out for validation: both parts need images of "
+            f"each of the {len(classes)} classes (the smallest class has {sizes.min()} image(s); {held_out} image(s) "
+            "would be held out). Use more images, or another data.val_fraction."
         )
     kept, held = train_test_split(split.indices, test_size=held_out, stratify=targets, random_state=seed)
     return Split(split.source, np.sort(kept)), Split(split.source, np.sort(held))
+
+
+def subset(split: Split, fraction: float, seed: int) -> Split:
+    """The given fraction of a part, with the same proportions of the classes.
+
+    A smaller fraction gives a subset of a larger one. Raises UserError if a class would have no images.
+    """
+    number = round(fraction * len(split))
+    chosen = proportional_order(split.targets, seed)[:number]
+    classes = len(np.unique(split.targets))
+    remaining = len(np.unique(split.targets[chosen]))
+    if remaining < classes:
+        raise UserError(
+            f"data.train_fraction={fraction:g} selects {number} of {len(split)} training images, which leaves "
+            f"{classes - remaining} of {classes} classes without images. Use a larger fraction."
+        )
+    return Split(split.source, np.sort(split.indices[chosen]))

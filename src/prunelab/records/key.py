@@ -52,6 +52,7 @@ UNSAID: Mapping[str, Any] = {
     "trainer.sync_batchnorm": False,
     "trainer.tf32": False,
     "trainer.fused": False,
+    "data.train_fraction": 1.0,
 }
 """Settings that came after the first records, and the values at which a run is what it was before there were
 such settings. A key knows them at other values only."""

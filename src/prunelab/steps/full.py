@@ -44,7 +44,6 @@ def full_network(setup: Setup) -> FullNetwork:
     require_feasible(graph, *reach, exclude=method.exclude)
     last_part = setup.recipe.rounds(setup.budget.keep)[-1].part
     portion(graph, method, setup.budget, last_part)  # can it be done so?
-    task.data.calibration_dataloader(setup.recipe.calibration_images)  # are there so many?
     baseline, is_new = _stored_or_trained(setup)
     network.load_state_dict(baseline.weights)
     return FullNetwork(network, graph, baseline.accuracy, baseline.seconds if is_new else 0.0)
