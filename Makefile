@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 CONSTRAINED := $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-page test-rows test-slurm docs notebook lint types check wheel clean
+.PHONY: help setup demo test test-page test-rows test-slurm docs notebook refresh lint types check wheel clean
 
 help:  ## What each target does
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ test-slurm: setup  ## Run sweeps on a real Slurm cluster of one node (installs D
 
 docs: $(VENV)/.docs  ## Build the documentation into build/site and check its links
 	$(BIN)/mkdocs build --strict --quiet
+
+refresh: setup  ## Write the generated table of methods in docs/reference/methods.md
+	$(BIN)/prunelab-methods --write docs/reference/methods.md
 
 notebook: $(VENV)/.docs  ## Run examples/tour.ipynb and store its outputs
 	OMP_NUM_THREADS=1 $(BIN)/jupyter-execute --inplace examples/tour.ipynb

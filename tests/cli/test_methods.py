@@ -1,4 +1,4 @@
-"""prunelab-methods: the table of methods, on the screen and in the README."""
+"""prunelab-methods: the table of methods, on the screen and in the documentation."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def found() -> dict[str, About]:
 
 
 def test_the_readme_is_current(found: dict[str, About]) -> None:
-    """prunelab-methods --write README.md"""
-    text = (ROOT / "README.md").read_text()
+    """prunelab-methods --write docs/reference/methods.md"""
+    text = (ROOT / "docs/reference/methods.md").read_text()
     assert written_into(text, found) == text
 
 
@@ -50,7 +50,7 @@ def test_a_file_gets_the_table_between_its_marks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("prunelab.cli.methods.methods", lambda: found)
-    file = tmp_path / "README.md"
+    file = tmp_path / "methods.md"
     file.write_text(f"above\n{BEGIN}old\n{END}\nbelow\n")
     assert main(["--write", str(file)]) == 0
     assert file.read_text() == f"above\n{BEGIN}{markdown(found)}{END}\nbelow\n"

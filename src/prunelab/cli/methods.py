@@ -24,7 +24,10 @@ WIDE = 140
 """Characters of a line from which on the whole table is readable."""
 
 COLUMNS = ("Method", "Paper", "Reads", "Levels", "Cost before pruning", "Faithful to")
-BEGIN, END = "<!-- methods: prunelab-methods --write README.md -->\n", "<!-- end of methods -->"
+BEGIN, END = (
+    "<!-- methods: prunelab-methods --write docs/reference/methods.md -->\n",
+    "<!-- end of methods -->",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
