@@ -30,7 +30,7 @@ from prunelab.methods import (
     Budget,
     Entropy,
     HRank,
-    ImportancePruning,
+    ImportanceMethod,
     PruningMethod,
     ReconstructionPruning,
     ThiNet,
@@ -43,8 +43,8 @@ CASES = {
     "cifar10_resnet56": ("cifar_resnet56", 32, 10, 32),
 }
 METHODS: dict[str, Callable[[int], PruningMethod]] = {
-    "hrank": lambda images: ImportancePruning(HRank(), Budget(flops=0.5), images=images),
-    "entropy": lambda images: ImportancePruning(Entropy(bins=8), Budget(flops=0.5), images=images),
+    "hrank": lambda images: ImportanceMethod(HRank(), Budget(flops=0.5), images=images),
+    "entropy": lambda images: ImportanceMethod(Entropy(bins=8), Budget(flops=0.5), images=images),
     "thinet": lambda images: ReconstructionPruning(
         ThiNet(), Budget(flops=0.5), images=images, levels=["filter"]
     ),

@@ -62,7 +62,7 @@ from prunelab.methods import (
     EagleEye,
     Entropy,
     HRank,
-    ImportancePruning,
+    ImportanceMethod,
     L1Norm,
     L2Norm,
     PruningContext,
@@ -132,7 +132,7 @@ def forward(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
 
 def context_for(model: nn.Module, batches: list[tuple[Tensor, Tensor]], images: int) -> PruningContext:
     """What criteria get."""
-    method = ImportancePruning(L1Norm(), Budget(flops=0.5), images=images)
+    method = ImportanceMethod(L1Norm(), Budget(flops=0.5), images=images)
     return method.context(model, batches[0][0][:1], batches)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunelab.methods import Budget, Criterion, ImportancePruning, PruningContext
+from prunelab.methods import Budget, Criterion, ImportanceMethod, PruningContext
 
 
 class Plain(nn.Module):
@@ -103,7 +103,7 @@ def make_context(batches: Any) -> Callable[..., PruningContext]:
     """(criterion, model, **settings of the method) -> the context in which the criterion scores the model."""
 
     def make(criterion: Criterion, model: nn.Module, **settings: Any) -> PruningContext:
-        method = ImportancePruning(criterion, Budget(flops=0.5), **settings)
+        method = ImportanceMethod(criterion, Budget(flops=0.5), **settings)
         return method.context(model, batches[0][0][:1], batches)
 
     return make

@@ -21,7 +21,7 @@ from prunelab.methods import (
     BNGamma,
     Entropy,
     HRank,
-    ImportancePruning,
+    ImportanceMethod,
     L1Norm,
     L2Norm,
     Random,
@@ -74,7 +74,7 @@ def test_there_is_one_file_for_each_criterion() -> None:
 def test_a_choice_makes_its_method_with_the_settings_of_the_run(conf: Path, name: str) -> None:
     with initialize_config_dir(str(conf), version_base="1.3"):
         method = hydra.utils.instantiate(compose("run", [f"method={name}"]).method)
-    assert isinstance(method, ImportancePruning)
+    assert isinstance(method, ImportanceMethod)
     assert type(method.criterion) is CRITERIA[name]
     assert (method.budget.flops, method.levels, method.images, method.seed) == (0.4, ("filter",), 64, 3)
     assert (method.exclude, method.exact, method.cardinality) == ({"conv1"}, True, True)

@@ -22,7 +22,7 @@ from prunelab.methods import (
     EagleEye,
     Entropy,
     HRank,
-    ImportancePruning,
+    ImportanceMethod,
     L1Norm,
     L2Norm,
     PruningMethod,
@@ -37,14 +37,11 @@ from prunelab.methods.finite import is_finite
 
 BUDGET = Budget(flops=0.6)
 READ_MAPS = [
-    *(
-        ImportancePruning(criterion(), BUDGET)
-        for criterion in (APoZ, Entropy, Taylor, HRank, PFA, NISP, CURL)
-    ),
+    *(ImportanceMethod(criterion(), BUDGET) for criterion in (APoZ, Entropy, Taylor, HRank, PFA, NISP, CURL)),
     *(ReconstructionPruning(rule(), BUDGET) for rule in (ThiNet, ChannelPruning, Subspace)),
 ]
 READ_WEIGHTS = [
-    *(ImportancePruning(criterion(), BUDGET) for criterion in (L1Norm, L2Norm, FPGM, BNGamma, SCSP)),
+    *(ImportanceMethod(criterion(), BUDGET) for criterion in (L1Norm, L2Norm, FPGM, BNGamma, SCSP)),
     Slimming(BUDGET),
     SoftPruning(BUDGET),
 ]
@@ -72,10 +69,10 @@ def test_weights(plain: nn.Module, batches: Any, method: PruningMethod, value: f
 
 def test_running_statistics_count_and_masks_do_not(plain: nn.Module, batches: Any) -> None:
     plain.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
-    decide(ImportancePruning(L1Norm(), BUDGET), plain, batches)
+    decide(ImportanceMethod(L1Norm(), BUDGET), plain, batches)
     plain.norm1.running_var[1] = torch.nan
     with pytest.raises(UserError, match=r"norm1\.running_var"):
-        decide(ImportancePruning(L1Norm(), BUDGET), plain, batches)
+        decide(ImportanceMethod(L1Norm(), BUDGET), plain, batches)
 
 
 @pytest.mark.parametrize("value", [float("nan"), -float("inf")])

@@ -29,8 +29,9 @@ from prunelab.methods import (
     Criterion,
     Entropy,
     HRank,
-    ImportancePruning,
+    ImportanceMethod,
     L1Norm,
+    PruningCallback,
     PruningContext,
     Scores,
     Taylor,
@@ -83,22 +84,23 @@ def loader() -> DataLoader[tuple[Tensor, ...]]:
     return DataLoader(TensorDataset(images, targets), batch_size=8, shuffle=True)
 
 
-def method(criterion: Criterion, **settings: int) -> ImportancePruning:
-    return ImportancePruning(criterion, Budget(flops=0.5), seed=2, **settings)
+def method(criterion: Criterion, **settings: int) -> ImportanceMethod:
+    return ImportanceMethod(criterion, Budget(flops=0.5), seed=2, **settings)
 
 
 def rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def fit(module: Module, method: ImportancePruning) -> str:
+def fit(module: Module, method: ImportanceMethod) -> str:
     """The digest of the plan, or the message of the error."""
+    callback = PruningCallback(method)
     trainer = pl.Trainer(
         strategy="ddp",
         accelerator="cpu",
         devices=2,
         max_steps=1,
-        callbacks=[method],
+        callbacks=[callback],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -108,8 +110,8 @@ def fit(module: Module, method: ImportancePruning) -> str:
         trainer.fit(module, loader())
     except UserError as error:
         return str(error)
-    assert method.plan is not None
-    return method.plan.digest()
+    assert callback.plan is not None
+    return callback.plan.digest()
 
 
 def main(folder: Path) -> None:

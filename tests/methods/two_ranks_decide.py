@@ -21,7 +21,7 @@ from prunelab.methods import (
     Budget,
     ChannelPruning,
     EagleEye,
-    ImportancePruning,
+    ImportanceMethod,
     L2Norm,
     PruningMethod,
     Random,
@@ -39,11 +39,11 @@ def methods() -> dict[str, PruningMethod]:
         "thinet": ReconstructionPruning(ThiNet(), BUDGET, images=40),
         "channel_pruning": ReconstructionPruning(ChannelPruning(), BUDGET, images=40),
         "subspace": ReconstructionPruning(Subspace(), BUDGET, images=40),
-        "l2": ImportancePruning(L2Norm(), BUDGET),
-        "fpgm": ImportancePruning(FPGM(), BUDGET),
-        "bn_gamma": ImportancePruning(BNGamma(), BUDGET),
-        "scsp": ImportancePruning(SCSP(), BUDGET),
-        "random": ImportancePruning(Random(), BUDGET),
+        "l2": ImportanceMethod(L2Norm(), BUDGET),
+        "fpgm": ImportanceMethod(FPGM(), BUDGET),
+        "bn_gamma": ImportanceMethod(BNGamma(), BUDGET),
+        "scsp": ImportanceMethod(SCSP(), BUDGET),
+        "random": ImportanceMethod(Random(), BUDGET),
     }
 
 

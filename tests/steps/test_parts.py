@@ -8,7 +8,7 @@ import torch
 from prunelab.cli.config import configure
 from prunelab.errors import UserError
 from prunelab.experiment import run
-from prunelab.methods import Budget, ImportancePruning, L1Norm
+from prunelab.methods import Budget, ImportanceMethod, L1Norm
 from prunelab.models import build
 from prunelab.steps.parts import portion
 from prunelab.structure import analyze, apply
@@ -16,8 +16,8 @@ from prunelab.structure import analyze, apply
 IMAGE = torch.zeros(1, 3, 16, 16)
 
 
-def uniform(**settings: object) -> ImportancePruning:
-    return ImportancePruning(L1Norm(), Budget(flops=0.5), **{"allocation": "uniform", **settings})  # type: ignore[arg-type]
+def uniform(**settings: object) -> ImportanceMethod:
+    return ImportanceMethod(L1Norm(), Budget(flops=0.5), **{"allocation": "uniform", **settings})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("levels", [["filter"], ["filter", "stage"]])

@@ -1,10 +1,12 @@
-"""Pruning methods: Lightning callbacks that decide what a network keeps."""
+"""Pruning methods, which decide what a network keeps, and the Lightning callback that runs them."""
 
 from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.candidate_widths import Allocation
 from prunelab.methods.allocation.from_scores import allocate
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.calibration import Calibration
+from prunelab.methods.callback import ImportancePruning, PruningCallback
+from prunelab.methods.checkpoint_plan import load_from_checkpoint
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance import (
     CURL,
@@ -17,7 +19,7 @@ from prunelab.methods.importance import (
     Criterion,
     Entropy,
     HRank,
-    ImportancePruning,
+    ImportanceMethod,
     L1Norm,
     L2Norm,
     Random,
@@ -58,10 +60,12 @@ __all__ = [
     "Entropy",
     "GroupBrainDamage",
     "HRank",
+    "ImportanceMethod",
     "ImportancePruning",
     "L1Norm",
     "L2Norm",
     "LearningMethod",
+    "PruningCallback",
     "PruningContext",
     "PruningMethod",
     "Random",
@@ -73,4 +77,5 @@ __all__ = [
     "Taylor",
     "ThiNet",
     "allocate",
+    "load_from_checkpoint",
 ]

@@ -9,12 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DistributedSampler
 
 from prunelab.errors import UserError
 from prunelab.methods.finite import is_finite
+from prunelab.structure.network import on_device
 
 Batch = tuple[Tensor, Any]
+"""(images, targets)."""
+
+Source = tuple[Tensor, Any, Any]
+"""(images, targets, batch of the loader)."""
+
 Unpack = Callable[[Any], Batch]
 
 _IMAGE_KEYS = ("image", "images", "img", "pixel_values", "input", "inputs", "x", "data")
@@ -74,22 +81,38 @@ class Calibration:
         """The (images, targets) of this rank, on ``device``.
 
         Raises:
-            UserError: images hold NaN or infinity.
+            UserError: images contain NaN or infinity.
+        """
+        for images, targets, _ in self.with_source(device):
+            yield images, targets
+
+    def with_source(self, device: torch.device) -> Iterator[Source]:
+        """(images, targets, batch) of this rank, on ``device``; ``batch`` as the loader made it.
+
+        Tensors of the last batch are cut to the number of images that remain.
+
+        Raises:
+            UserError: images contain NaN or infinity.
         """
         sampler = getattr(self.loader, "sampler", None)
         dealt = isinstance(sampler, DistributedSampler)
         remaining = -(-self.images // self.ranks) if dealt else self.images
         with _kept_generators(self.loader, sampler):
             for index, batch in enumerate(self.loader):
-                images, targets = self.unpack(batch)
+                images, _ = self.unpack(batch)
                 if dealt or index % self.ranks == self.rank:
-                    chosen = _on(device, images[:remaining])
+                    used = _first(on_device(batch, device), len(images), remaining)
+                    chosen, targets = self.unpack(used)
+                    chosen = chosen[:remaining].to(
+                        device
+                    )  # batches of other classes than pytrees stay as they are
+                    targets = on_device(_first(targets, len(images), remaining), device)
                     if not is_finite(chosen):
                         raise UserError(
-                            f"Images of batch {index} hold NaN or infinity: nothing can be judged by them. Check the "
-                            "files and how they are normalised."
+                            f"Images of calibration batch {index} contain NaN or infinity, so they give no scores. "
+                            "Check the files and their normalisation."
                         )
-                    yield chosen, _on(device, _first(targets, remaining))
+                    yield chosen, targets, used
                 remaining -= len(images)
                 if remaining <= 0:
                     return
@@ -107,9 +130,11 @@ def _kept_generators(*owners: Any) -> Iterator[None]:
             generator.set_state(state)
 
 
-def _first(targets: Any, count: int) -> Any:
-    return targets[:count] if isinstance(targets, Tensor) else targets
-
-
-def _on(device: torch.device, value: Any) -> Any:
-    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+def _first(batch: Any, size: int, count: int) -> Any:
+    """The first ``count`` images of a batch of ``size``, and what belongs to them."""
+    if count >= size:
+        return batch
+    return tree_map(
+        lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == size else leaf,
+        batch,
+    )

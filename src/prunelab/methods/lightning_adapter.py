@@ -1,19 +1,21 @@
-"""What a callback must find out from a Trainer and a LightningModule that it has never seen."""
+"""Lightning adapter: the network, the loaders and the device of a Trainer and a LightningModule of the user.
+
+Classes are recognised by name, so that ``pytorch_lightning`` and ``lightning.pytorch`` behave alike.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from prunelab.errors import UserError, nearest
 
 
-def find_network(module: pl.LightningModule, name: str | None = None) -> nn.Module:
+def find_network(module: Any, name: str | None = None) -> nn.Module:
     """The network inside a LightningModule: the submodule ``name``; without a name the module itself if it defines
     ``forward``, else its only child with parameters.
 
@@ -27,7 +29,7 @@ def find_network(module: pl.LightningModule, name: str | None = None) -> nn.Modu
                 f"{_class(module)} has no submodule {name!r}. {nearest(name, filter(None, modules))}"
             )
         return modules[name]
-    if type(module).forward is not pl.LightningModule.forward:
+    if _defines_forward(module):
         return module
     children = {
         name: child for name, child in module.named_children() if any(True for _ in child.parameters())
@@ -41,18 +43,92 @@ def find_network(module: pl.LightningModule, name: str | None = None) -> nn.Modu
     )
 
 
-def network_name(network: nn.Module) -> str:
-    """The name that the network was built by, else its class."""
-    return getattr(getattr(network, "prunelab_origin", None), "name", None) or _class(network)
+def made_network(module: Any, name: str | None = None) -> nn.Module:
+    """``find_network``, after ``configure_model`` if the network is made there.
+
+    Callbacks are set up before the Trainer calls ``configure_model``; Lightning requires that it can be called twice.
+
+    Raises:
+        UserError: as ``find_network``; the network has lazy layers without weights.
+    """
+    if not any(True for _ in module.parameters()):
+        module.configure_model()
+    if not any(True for _ in module.parameters()):
+        raise UserError(
+            f"{_class(module)} has no parameters when callbacks are set up. Make the network in __init__ or in "
+            "configure_model: LightningModule.setup runs after the pruning callback."
+        )
+    network = find_network(module, name)
+    if any(is_lazy(parameter) for parameter in network.parameters()):
+        raise UserError(
+            f"{_class(network)} has lazy layers without weights. Run the network once on a batch before fit."
+        )
+    return network
 
 
-def refuse_spawn(trainer: pl.Trainer) -> None:
+def unpruned_networks(module: Any, network: nn.Module) -> str:
+    """A sentence on the other networks of ``module``, which stay as they are; empty if there are none."""
+    if network is module:
+        return ""
+    inside = {id(parameter) for parameter in network.parameters()}
+    others = [
+        name
+        for name, child in module.named_children()
+        if any(id(parameter) not in inside for parameter in child.parameters())
+    ]
+    return f" Not pruned: {', '.join(others)} (one callback prunes one network)." if others else ""
+
+
+def refuse_copies(trainer: Any, callback: Any, module: Any) -> None:
+    """Refuse callbacks that copy the module before it is pruned, such as weight averaging.
+
+    Raises:
+        UserError: names the callback and the right order.
+    """
+    size = sum(parameter.numel() for parameter in module.parameters())
+    for other in trainer.callbacks[: trainer.callbacks.index(callback)]:
+        for value in vars(other).values():
+            copied = (
+                isinstance(value, nn.Module)
+                and value is not module
+                and sum(parameter.numel() for parameter in value.parameters()) >= size > 0
+            )
+            if copied:
+                raise UserError(
+                    f"{_class(other)} copies the network before it is pruned. Put the pruning callback first: "
+                    f"Trainer(callbacks=[{_class(callback)}(...), {_class(other)}(...)])."
+                )
+
+
+def refuse_stale_optimizers(trainer: Any, module: Any) -> None:
+    """Refuse optimizers that were made before the network was pruned.
+
+    Raises:
+        UserError: an optimizer updates tensors that are not parameters of the module, or keeps state of other shapes.
+    """
+    known = set(module.parameters())
+    for optimizer in trainer.optimizers:
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        shapes = [
+            (each.shape, value.shape)
+            for each in parameters
+            for value in optimizer.state.get(each, {}).values()
+            if isinstance(value, torch.Tensor) and value.dim()
+        ]
+        if any(each not in known for each in parameters) or any(one != two for one, two in shapes):
+            raise UserError(
+                f"configure_optimizers of {_class(module)} returns a {_class(optimizer)} that was made before the "
+                "network was pruned. Make a new optimizer in configure_optimizers."
+            )
+
+
+def refuse_spawn(trainer: Any) -> None:
     """Refuse strategies whose worker processes hand their weights back to a network that was not pruned.
 
     Raises:
         UserError: ddp_spawn, ddp_fork, ddp_notebook.
     """
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+    if "_MultiProcessingLauncher" in _class_names(trainer.strategy.launcher):
         raise UserError(
             "Pruning cannot work with a strategy that spawns or forks its processes "
             "(ddp_spawn, ddp_notebook): they hand the weights of a smaller network back to the full one. "
@@ -60,18 +136,18 @@ def refuse_spawn(trainer: pl.Trainer) -> None:
         )
 
 
-def scoring_device(trainer: pl.Trainer) -> torch.device:
+def scoring_device(trainer: Any) -> torch.device:
     """Where images are looked at: the device that trains, or the CPU where that has no double precision."""
     device = trainer.strategy.root_device
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def shows_progress(trainer: pl.Trainer) -> bool:
+def shows_progress(trainer: Any) -> bool:
     """Whether this process draws the progress bars of the run."""
     return trainer.is_global_zero and trainer.progress_bar_callback is not None
 
 
-def calibration_loader(trainer: pl.Trainer, images: int) -> Iterable[Any]:
+def calibration_loader(trainer: Any, images: int) -> Iterable[Any]:
     """Batches to look at before training: the data module's ``calibration_dataloader(images)``, else the
     train batches.
 
@@ -102,7 +178,7 @@ def calibration_loader(trainer: pl.Trainer, images: int) -> Iterable[Any]:
     return loader
 
 
-def validation_loader(trainer: pl.Trainer, images: int) -> Iterable[Any] | None:
+def validation_loader(trainer: Any, images: int) -> Iterable[Any] | None:
     """Batches held out of training: the data module's ``validation_dataloader(images)``, else its val batches.
 
     Test batches are never asked for. None if there are no val batches.
@@ -135,3 +211,12 @@ def validation_loader(trainer: pl.Trainer, images: int) -> Iterable[Any] | None:
 
 def _class(thing: object) -> str:
     return type(thing).__name__
+
+
+def _class_names(thing: object) -> list[str]:
+    return [each.__name__ for each in type(thing).__mro__]
+
+
+def _defines_forward(module: nn.Module) -> bool:
+    """Whether the class of a LightningModule overrides ``forward``."""
+    return type(module).forward.__qualname__ != "LightningModule.forward"

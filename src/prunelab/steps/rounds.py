@@ -13,7 +13,7 @@ from torch import nn
 
 from prunelab.distributed.ranks import from_rank_zero, require_same
 from prunelab.errors import UserError
-from prunelab.methods import Budget, LearningMethod, PruningContext
+from prunelab.methods import Budget, LearningMethod, PruningCallback, PruningContext
 from prunelab.recipes import Round
 from prunelab.records import Accuracy
 from prunelab.steps.decision import Decision, RoundFolder, fingerprint
@@ -98,7 +98,7 @@ def _learn(setup: Setup, context: PruningContext, place: RoundFolder, phase: str
         seed=setup.task.seed,
         folder=folder,
         title=phase,
-        callbacks=[method, Curves(phase, setup.logger.epoch)],
+        callbacks=[PruningCallback(method), Curves(phase, setup.logger.epoch)],
     )
 
 

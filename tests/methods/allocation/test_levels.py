@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 
 from prunelab.cli.config import configure_part
 from prunelab.errors import UserError
-from prunelab.methods import LearningMethod, PruningMethod
-from prunelab.structure import LEVELS, analyze
+from prunelab.methods import LearningMethod, PruningCallback, PruningMethod
+from prunelab.structure import LEVELS, PruningPlan, analyze
 
 METHODS = sorted(file.stem for file in (Path(__file__).parents[3] / "conf" / "method").glob("*.yaml"))
 WORDS = {"eagleeye": ("method.candidates=3", "method.tolerance=0.3", "method.draws=200")}
@@ -42,15 +42,17 @@ def settings(name: str) -> dict[str, Any]:
     return configure_part("method", [f"method={name}", "budget.params=0.75", *WORDS.get(name, ())])
 
 
-def fitted(module: Module, method: PruningMethod, batches: Any) -> None:
-    """Learning that lasts for a step, if the method learns; then pruning."""
-    method.validation = batches
+def plan_of(module: Module, method: PruningMethod, batches: Any) -> PruningPlan:
+    """One step of learning, if the method learns; then pruning."""
+    callback = PruningCallback(method, validation=batches)
     for _ in range(1 + isinstance(method, LearningMethod)):
         trainer = pl.Trainer(
-            max_steps=1, accelerator="cpu", callbacks=[method], logger=False, enable_checkpointing=False,
+            max_steps=1, accelerator="cpu", callbacks=[callback], logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(module, DataLoader(batches, batch_size=None))
+    assert callback.plan is not None
+    return callback.plan
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -66,9 +68,8 @@ def test_a_level_is_pruned_alone_or_refused(name: str, level: str, residual: nn.
         return
     graph = analyze(copy.deepcopy(residual), batches[0][0][:1])
     method = instantiate(chosen)
-    fitted(Module(residual.train()), method, batches)
-    assert method.plan is not None
-    narrower = {group.level for group in graph.groups if len(method.plan.kept[group.name]) < group.size}
-    dropped = {"block"} if method.plan.dropped_blocks else set()
+    plan = plan_of(Module(residual.train()), method, batches)
+    narrower = {group.level for group in graph.groups if len(plan.kept[group.name]) < group.size}
+    dropped = {"block"} if plan.dropped_blocks else set()
     assert narrower | dropped == {level}
-    assert graph.cost.params(method.plan) <= 0.75 * graph.cost.params()
+    assert graph.cost.params(plan) <= 0.75 * graph.cost.params()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunelab.errors import UserError
-from prunelab.methods import APoZ, Budget, Criterion, Entropy, ImportancePruning, PruningContext, Taylor
+from prunelab.methods import APoZ, Budget, Criterion, Entropy, ImportanceMethod, PruningContext, Taylor
 from prunelab.methods.importance.entropy import histogram_entropy
 from prunelab.methods.importance.taylor import ActivationGradient, mflops_per_channel
 
@@ -70,7 +70,7 @@ def test_apoz_equals_a_plain_count(
 
 def test_apoz_is_not_defined_for_a_branch_before_its_relu() -> None:
     with pytest.raises(UserError, match="APoZ is not defined for level block"):
-        ImportancePruning(APoZ(), Budget(flops=0.5), levels=["filter", "block"])
+        ImportanceMethod(APoZ(), Budget(flops=0.5), levels=["filter", "block"])
 
 
 def test_apoz_of_a_dead_channel_is_zero(plain: nn.Module, make_context: MakeContext) -> None:
@@ -179,7 +179,7 @@ def test_the_last_smaller_batch_counts_by_its_images(
 ) -> None:
     images, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
     for criterion in (APoZ(), Taylor(), Entropy(bins=5)):
-        method = ImportancePruning(criterion, Budget(flops=0.5))
+        method = ImportanceMethod(criterion, Budget(flops=0.5))
         at_once = criterion.score(method.context(plain, images[:1], [(images, targets)]))
         in_batches = criterion.score(make_context(criterion, plain))
         for name, scores in in_batches.channels.items():
@@ -214,27 +214,26 @@ def test_one_pass_serves_all_layers_and_leaves_no_trace(
 
 
 def test_images_and_targets_are_asked_for(plain: nn.Module, batches: Any) -> None:
-    method = ImportancePruning(Taylor(), Budget(flops=0.5))
+    method = ImportanceMethod(Taylor(), Budget(flops=0.5))
     example = batches[0][0][:1]
-    with pytest.raises(UserError, match="none were given"):
+    with pytest.raises(UserError, match="there are none"):
         method.decide(method.context(plain, example))
     with pytest.raises(UserError, match="holds no images"):
         method.decide(method.context(plain, example, []))
-    with pytest.raises(UserError, match="images alone"):
+    with pytest.raises(UserError, match="images only"):
         method.decide(method.context(plain, example, [example]))
-    unreduced = ImportancePruning(
-        Taylor(),
-        Budget(flops=0.5),
-        loss=lambda out, target: functional.cross_entropy(out, target, reduction="none"),
-    )
-    with pytest.raises(UserError, match="one number"):
-        unreduced.decide(unreduced.context(plain, example, batches))
+
+    def unreduced(out: Tensor, target: Tensor) -> Tensor:
+        return functional.cross_entropy(out, target, reduction="none")
+
+    with pytest.raises(UserError, match="scalar"):
+        method.decide(method.context(plain, example, batches, loss=unreduced))
 
 
 def test_the_loss_can_be_replaced(plain: nn.Module, batches: Any) -> None:
     plans = []
     for loss in (functional.cross_entropy, lambda outputs, targets: outputs[:, 0].mean()):
-        method = ImportancePruning(Taylor(), Budget(flops=0.5), loss=loss)
-        context = method.context(plain, batches[0][0][:1], batches)
+        method = ImportanceMethod(Taylor(), Budget(flops=0.5))
+        context = method.context(plain, batches[0][0][:1], batches, loss=loss)
         plans.append(Taylor().score(context).channels["conv1"])
     assert not np.allclose(*plans)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunelab.errors import UserError
-from prunelab.methods import CURL, Budget, ImportancePruning, PruningContext
+from prunelab.methods import CURL, Budget, ImportanceMethod, PruningContext
 from prunelab.methods.importance.prefix import record_schedule
 from prunelab.structure import masked_forward
 
@@ -101,7 +101,7 @@ class Functional(nn.Module):
 
 def test_functional_networks_and_parts_of_batches(batches: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Functional()
-    method = ImportancePruning(CURL(), Budget(flops=0.5))
+    method = ImportanceMethod(CURL(), Budget(flops=0.5))
     context = method.context(model, batches[0][0][:1], batches)
     scores = CURL().score(context).channels
     images = torch.cat([images for images, _ in batches])
@@ -128,7 +128,7 @@ def test_the_proxy_set_is_smaller_than_the_calibration_set(
     plain: nn.Module, batches: Any, make_context: MakeContext
 ) -> None:
     few = CURL(proxy_images=8).score(make_context(CURL(), plain)).channels
-    first = ImportancePruning(CURL(), Budget(flops=0.5)).context(plain, batches[0][0][:1], batches[:1])
+    first = ImportanceMethod(CURL(), Budget(flops=0.5)).context(plain, batches[0][0][:1], batches[:1])
     np.testing.assert_allclose(few["conv1"], CURL().score(first).channels["conv1"], rtol=1e-6)
 
 

@@ -21,7 +21,7 @@ from prunelab.methods import (
     Criterion,
     Entropy,
     HRank,
-    ImportancePruning,
+    ImportanceMethod,
     L1Norm,
     L2Norm,
     Taylor,
@@ -38,7 +38,7 @@ def test_dead_channels_are_what_is_removed(
     for part in (plain.conv2.weight, plain.norm2.weight, plain.norm2.bias):
         part.data[dead] = 0.0
     plain.head.weight.data[:, dead] = 0.0
-    method = ImportancePruning(criterion(), Budget(flops=0.76))  # without the two it is 3/4
+    method = ImportanceMethod(criterion(), Budget(flops=0.76))  # without the two it is 3/4
     plan = method.decide(method.context(plain, batches[0][0][:1], batches))
     assert plan.kept["conv2"] == alive
     assert plan.kept["conv1"] == (0, 1, 2, 3)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunelab.methods import Budget, HRank, ImportancePruning, PruningContext
+from prunelab.methods import Budget, HRank, ImportanceMethod, PruningContext
 from prunelab.methods.importance import kernels
 from prunelab.methods.importance.hrank import MeanRank
 from prunelab.methods.importance.kernels import proven_ranks
@@ -114,7 +114,7 @@ def test_of_channels_that_tie_the_first_stay(plain: nn.Module, make_context: Mak
     plain.norm1.weight.data.zero_()
     plain.norm1.bias.data.fill_(1.0)  # every map of conv1 is constant
     plan_context = make_context(HRank(), plain, allocation="uniform")
-    plan = ImportancePruning(HRank(), Budget(flops=0.5), allocation="uniform").decide(plan_context)
+    plan = ImportanceMethod(HRank(), Budget(flops=0.5), allocation="uniform").decide(plan_context)
     kept = plan.kept["conv1"]
     assert kept == tuple(range(len(kept)))
 

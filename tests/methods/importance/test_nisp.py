@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunelab.errors import UserError
-from prunelab.methods import NISP, Budget, ImportancePruning, PruningContext
+from prunelab.methods import NISP, Budget, ImportanceMethod, PruningContext
 from prunelab.methods.importance.nisp import inf_fs
 from prunelab.methods.importance.propagation import final_response
 
@@ -21,7 +21,7 @@ MakeContext = Callable[..., PruningContext]
 
 
 def scores_of(criterion: NISP, model: nn.Module, images: Tensor) -> dict[str, np.ndarray]:
-    method = ImportancePruning(criterion, Budget(flops=0.5))
+    method = ImportanceMethod(criterion, Budget(flops=0.5))
     return dict(criterion.score(method.context(model, images[:1], [images])).channels)
 
 
@@ -192,7 +192,7 @@ def test_what_importance_cannot_pass_is_refused(residual: nn.Module, make_contex
     with pytest.raises(UserError, match="cannot send importance through Normed"):
         scores_of(NISP(), Normed(), torch.randn(10, 2, 3, 3))
     with pytest.raises(UserError, match="NISP is not defined for level block: take block out of levels"):
-        ImportancePruning(NISP(), Budget(flops=0.5), levels=["stage", "block"])
+        ImportanceMethod(NISP(), Budget(flops=0.5), levels=["stage", "block"])
     with pytest.raises(UserError, match="alpha=2"):
         NISP(alpha=2)
 

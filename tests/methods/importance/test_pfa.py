@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from prunelab.errors import UserError
-from prunelab.methods import PFA, Budget, ImportancePruning, PruningContext
+from prunelab.methods import PFA, Budget, ImportanceMethod, PruningContext
 from prunelab.methods.importance.pfa import PooledCovariance, dropping_order, eigenvalues, kl_width
 
 MakeContext = Callable[..., PruningContext]
@@ -137,7 +137,7 @@ def test_a_dead_filter_goes_first(plain: nn.Module, make_context: MakeContext) -
 def test_stages_are_scored_and_blocks_are_refused(residual: nn.Module, make_context: MakeContext) -> None:
     assert len(PFA().score(make_context(PFA(), residual)).channels) == 4
     with pytest.raises(UserError, match="PFA is not defined for level block: take block out of levels"):
-        ImportancePruning(PFA(), Budget(flops=0.5), levels=["filter", "block"])
+        ImportanceMethod(PFA(), Budget(flops=0.5), levels=["filter", "block"])
 
 
 def test_too_few_images_are_pointed_out(plain: nn.Module, make_context: MakeContext) -> None:

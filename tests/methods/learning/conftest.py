@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from prunelab import experiment
 from prunelab.cli.config import configure
 from prunelab.data import Digits
-from prunelab.methods import LearningMethod, PruningContext
+from prunelab.methods import LearningMethod, PruningCallback, PruningContext
 from prunelab.training import Machine, Training, fit
 
 Make = Callable[[], LearningMethod]
@@ -111,7 +111,7 @@ def learn(tmp_path: Path) -> Callable[..., dict[str, float]]:
             seed=3,
             folder=tmp_path / folder,
             title="learning",
-            callbacks=[method, *callbacks, logged],
+            callbacks=[PruningCallback(method), *callbacks, logged],
         )
         return logged.figures
 
@@ -171,9 +171,9 @@ def signals() -> Callable[..., tuple[nn.Module, tuple[int, ...]]]:
 
     def kept(method: LearningMethod, epochs: int = 20, lr: float = 0.05) -> tuple[nn.Module, tuple[int, ...]]:
         module, example = Signals(lr), torch.zeros(1, 4, 2, 2)
-        method.example_input = example
+        callback = PruningCallback(method, example_input=example)
         trainer = pl.Trainer(
-            max_epochs=epochs, accelerator="cpu", callbacks=[method], logger=False, enable_checkpointing=False,
+            max_epochs=epochs, accelerator="cpu", callbacks=[callback], logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(module)

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from prunelab.errors import UserError
-from prunelab.methods import AutoPruner, Budget
+from prunelab.methods import AutoPruner, Budget, PruningCallback
 from prunelab.methods.learning.codes import CodeLayer
 
 ENDLESS = 2**24
@@ -78,7 +78,7 @@ def test_while_training_codes_multiply_what_the_next_layer_reads(small: Any, con
     plain, images = copy.deepcopy(small), torch.randn(4, 1, 8, 8)
     method.learning = context(method, small)
     method.prepare(method.learning)
-    method._steps = 10
+    method.steps = 10
     found = small.train()(images)
 
     hidden = functional.relu(plain.norm(plain.stem(images)))
@@ -97,7 +97,7 @@ def test_learning_leaves_an_ordinary_network_that_computes_what_its_binary_codes
     method = autopruner()
     found = context(method, small)
     method.prepare(found)
-    method._steps = 10
+    method.steps = 10
     images = torch.randn(4, 1, 8, 8)
     small.train()(images)
     off = {
@@ -169,16 +169,16 @@ def test_a_network_that_is_not_called_is_noticed() -> None:
         def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
             return functional.cross_entropy(self.net.forward(batch[0]), batch[1])
 
-    method = autopruner(example_input=Module.EXAMPLE)
+    method = autopruner()
     with pytest.raises(UserError, match="saw no activations of 0 in this step"):
-        quiet(max_epochs=1, callbacks=[method]).fit(Around())
+        quiet(max_epochs=1, callbacks=[PruningCallback(method, example_input=Module.EXAMPLE)]).fit(Around())
 
 
 def test_the_scale_rises_and_faster_if_codes_are_not_settled_in_the_end(small: Any, context: Any) -> None:
     method = autopruner(first_scale=1.0, last_scale=101.0)
     found = context(method, small)
     method.prepare(found)
-    method._steps, scales = 10, []
+    method.steps, scales = 10, []
     for code in method._codes.values():
         code.last = torch.tensor([0.0, 0.02, 0.5, 1.0, 0.97, 0.2])
     assert method.watch(found)["settled"] == pytest.approx(4 / 6)
@@ -197,7 +197,9 @@ def test_the_scale_rises_and_faster_if_codes_are_not_settled_in_the_end(small: A
 
 def test_a_trainer_without_end_is_refused() -> None:
     with pytest.raises(UserError, match="this Trainer has no end"):
-        quiet(max_epochs=-1, callbacks=[autopruner(example_input=Module.EXAMPLE)]).fit(Module())
+        quiet(max_epochs=-1, callbacks=[PruningCallback(autopruner(), example_input=Module.EXAMPLE)]).fit(
+            Module()
+        )
 
 
 @pytest.mark.parametrize(

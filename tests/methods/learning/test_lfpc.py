@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from prunelab.errors import UserError
-from prunelab.methods import LFPC, APoZ, Budget, Criterion, L1Norm, PruningContext, Scores
+from prunelab.methods import LFPC, APoZ, Budget, Criterion, L1Norm, PruningCallback, PruningContext, Scores
 from prunelab.methods.learning.sampler import Sampler
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
@@ -31,7 +31,7 @@ def learning(method: LFPC, network: nn.Module) -> PruningContext:
     context = method.context(network, EXAMPLE, validation=HELD_OUT)
     method.begin(context)
     method.prepare(context)
-    method.step, method._steps = 5, 10
+    method.step, method.steps = 5, 10
     return context
 
 
@@ -187,7 +187,7 @@ def test_each_layer_finds_its_criterion_by_held_out_images_alone() -> None:
     module = Halves()
     method = LFPC(Budget(params=0.5), criteria=[First(), Last()], keep=0.5, sampler_lr=0.05)
     trainer = pl.Trainer(
-        max_epochs=8, accelerator="cpu", callbacks=[method], logger=False, enable_checkpointing=False,
+        max_epochs=8, accelerator="cpu", callbacks=[PruningCallback(method)], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
     )  # fmt: skip
     trainer.fit(module, Data())

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from prunelab.errors import UserError
-from prunelab.methods import Budget, L1Norm, LearningMethod, PruningContext
+from prunelab.methods import Budget, L1Norm, LearningMethod, PruningCallback, PruningContext
 from prunelab.methods.allocation.from_scores import keep_best
 from prunelab.structure import PruningPlan
 from prunelab.training import Training
@@ -99,31 +99,32 @@ EPOCH = [*STEP * BATCHES, "after_epoch", "watch"]
 
 def test_the_first_fit_learns_with_the_full_network_and_the_second_prunes_it() -> None:
     module, method = Unseen(), Diary()
-    learning = trainer(method)
+    callback = PruningCallback(method)
+    learning = trainer(callback)
     learning.fit(module, loader())
     assert method.entries == ["prepare", "before_first_step", *EPOCH, *EPOCH, "finish"]
     assert module.net[0].weight.shape[0] == 8
-    assert method.plan is None
+    assert callback.plan is None
     assert learning.callback_metrics["learning/pages"] == 2 + 2 * len(EPOCH)
 
     method.entries.clear()
-    trainer(method).fit(module, loader())
+    trainer(callback).fit(module, loader())
     assert method.entries == ["decide"]
     assert module.net[0].weight.shape[0] < 8
 
-    trainer(method).fit(module, loader())  # and a third only trains
+    trainer(callback).fit(module, loader())  # and a third only trains
     assert method.entries == ["decide"]
 
 
 def test_learning_that_ends_within_an_epoch_ends_properly() -> None:
     method = Diary()
-    trainer(method, max_epochs=-1, max_steps=2).fit(Unseen(), loader())
+    trainer(PruningCallback(method), max_epochs=-1, max_steps=2).fit(Unseen(), loader())
     assert method.entries == ["prepare", "before_first_step", *STEP * 2, "after_epoch", "watch", "finish"]
 
 
 def test_accumulated_batches_are_one_step() -> None:
     method = Diary()
-    trainer(method, max_epochs=1, accumulate_grad_batches=2).fit(Unseen(), loader())
+    trainer(PruningCallback(method), max_epochs=1, accumulate_grad_batches=2).fit(Unseen(), loader())
     assert method.entries == ["prepare", "before_first_step", *STEP * 2, "after_epoch", "watch", "finish"]
 
 
@@ -134,21 +135,22 @@ def test_an_error_leaves_an_ordinary_network_that_has_not_learned() -> None:
 
     module, method = Unseen(), Diary()
     with pytest.raises(RuntimeError, match="disk full"):
-        trainer(method, Fails()).fit(module, loader())
+        trainer(PruningCallback(method), Fails()).fit(module, loader())
     assert method.entries[-1] == "finish"
     assert method.learning is None
     method.entries.clear()
-    trainer(method).fit(module, loader())
+    trainer(PruningCallback(method)).fit(module, loader())
     assert method.entries[0] == "prepare"
 
 
 def test_a_program_that_finds_the_plan_does_not_learn_again(tmp_path: Path) -> None:
-    module, method = Unseen(), Diary(plan_file=tmp_path / "plan.json")
+    module, plan_file = Unseen(), tmp_path / "plan.json"
+    callback = PruningCallback(Diary(), plan_file=plan_file)
     for _ in range(2):
-        trainer(method).fit(module, loader())
-    restarted = Diary(plan_file=tmp_path / "plan.json")
+        trainer(callback).fit(module, loader())
+    restarted = Diary()
     again = Unseen()
-    trainer(restarted).fit(again, loader())
+    trainer(PruningCallback(restarted, plan_file=plan_file)).fit(again, loader())
     assert restarted.entries == []
     assert again.net[0].weight.shape == module.net[0].weight.shape
 
@@ -168,7 +170,7 @@ def test_a_network_is_not_compiled_while_a_method_looks_into_it(
     calls: list[int] = []
     monkeypatch.setattr(Diary, "eager", eager)
     method = Diary()
-    trainer(method, max_epochs=1).fit(Compiled(), loader())
+    trainer(PruningCallback(method), max_epochs=1).fit(Compiled(), loader())
     assert calls == ([] if eager else [8] * BATCHES)
 
 

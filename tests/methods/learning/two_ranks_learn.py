@@ -29,6 +29,7 @@ from prunelab.methods import (
     GroupBrainDamage,
     L1Norm,
     LearningMethod,
+    PruningCallback,
     Slimming,
     SoftPruning,
 )
@@ -96,8 +97,9 @@ def fit(module: Module, method: LearningMethod, ranks: int, epochs: int) -> None
     found = images(1, 5 * STEP_IMAGES)[rank() if ranks > 1 else 0 :: ranks]
     loader = DataLoader(TensorDataset(found, classes(found)), batch_size=STEP_IMAGES // ranks)
     trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=epochs, callbacks=[method], logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, **several,
+        accelerator="cpu", max_epochs=epochs, callbacks=[PruningCallback(method)], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, **several,
     )  # fmt: skip
     pl.seed_everything(5, verbose=False)
     trainer.fit(module, loader)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from prunelab.errors import UserError
-from prunelab.methods import Budget, EagleEye, L1Norm
+from prunelab.methods import Budget, EagleEye, L1Norm, PruningCallback
 from prunelab.methods.search.widths import WidthSpace
 from prunelab.structure import apply
 
@@ -162,12 +162,13 @@ def test_candidates_are_judged_on_held_out_images_and_never_on_test_images(
         return decide(context)
 
     monkeypatch.setattr(method, "decide", spying)
+    callback = PruningCallback(method)
     trainer = pl.Trainer(
-        max_steps=1, accelerator="cpu", callbacks=[method], logger=False, enable_checkpointing=False,
+        max_steps=1, accelerator="cpu", callbacks=[callback], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(Module(plain), Data())
-    assert method.plan is not None
+    assert callback.plan is not None
     assert seen == {"calibration": {1.0}, "validation": {2.0}}
 
 

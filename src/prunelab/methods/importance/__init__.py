@@ -7,7 +7,7 @@ from prunelab.methods.importance.curl import CURL
 from prunelab.methods.importance.entropy import Entropy
 from prunelab.methods.importance.fpgm import FPGM
 from prunelab.methods.importance.hrank import HRank
-from prunelab.methods.importance.importance_pruning import ImportancePruning
+from prunelab.methods.importance.importance_method import ImportanceMethod
 from prunelab.methods.importance.l1 import L1Norm
 from prunelab.methods.importance.l2 import L2Norm
 from prunelab.methods.importance.nisp import NISP
@@ -27,7 +27,7 @@ __all__ = [
     "Criterion",
     "Entropy",
     "HRank",
-    "ImportancePruning",
+    "ImportanceMethod",
     "L1Norm",
     "L2Norm",
     "Random",

@@ -23,7 +23,7 @@ from prunelab.errors import UserError
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.calibration import Batch
 from prunelab.methods.context import PruningContext
-from prunelab.methods.finite import finite_outputs
+from prunelab.methods.finite_pass import finite_outputs
 from prunelab.methods.importance.criterion import Reduction, joined, warn_left_whole
 from prunelab.methods.untouched import untouched
 from prunelab.structure import HookPoint, channels_first, observe
@@ -85,6 +85,11 @@ def score_taps(
 
 def calibration_batches(context: PruningContext) -> Iterator[Batch]:
     """The (images, targets) of this rank, with a progress bar if the context asks for one."""
+    for images, targets, _ in _batches(context):
+        yield images, targets
+
+
+def _batches(context: PruningContext) -> Iterator[tuple[Tensor, Any, Any]]:
     calibration = context.images()
     bar = Progress(
         TextColumn("{task.description:<10}"),
@@ -96,8 +101,8 @@ def calibration_batches(context: PruningContext) -> Iterator[Batch]:
     )
     with bar:
         task = bar.add_task("scoring", total=calibration.images / calibration.ranks)
-        for images, targets in calibration.batches(context.device):
-            yield images, targets
+        for images, targets, batch in calibration.with_source(context.device):
+            yield images, targets, batch
             bar.advance(task, len(images))
         # The loader may hold fewer images than were asked for.
         bar.update(task, total=bar.tasks[task].completed)
@@ -123,11 +128,11 @@ def _one_pass(
         observe(context.model, observers),
         torch.set_grad_enabled(gradients),
     ):
-        for images, targets in calibration_batches(context):
+        for images, targets, batch in _batches(context):
             # Parameters need no gradient here: activations get theirs because the images ask for one.
             outputs = finite_outputs(context, images.detach().requires_grad_(gradients))
             if gradients:
-                (_loss(context, outputs, targets) * len(images)).backward()
+                (context.loss_of(outputs, targets, batch) * len(images)).backward()
             seen += len(images)
     return seen
 
@@ -157,14 +162,3 @@ def _maps(tensor: Tensor, dim: int) -> Tensor:
     """(N, C, H, W); what has no two spatial dimensions is one row."""
     channels = channels_first(tensor, dim)
     return channels if channels.dim() == 4 else channels.reshape(*channels.shape[:2], 1, -1)
-
-
-def _loss(context: PruningContext, outputs: Tensor, targets: Any) -> Tensor:
-    if targets is None:
-        raise UserError("This criterion needs targets, but the calibration batches hold images alone.")
-    loss = context.loss(outputs, targets)
-    if loss.dim() != 0:
-        raise UserError(
-            f"loss= must give one number, the mean over the images; it gave shape {tuple(loss.shape)}."
-        )
-    return loss

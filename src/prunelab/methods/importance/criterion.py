@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
-from pytorch_lightning.utilities import rank_zero_warn
 
+from prunelab.distributed.messages import warn
 from prunelab.errors import UserError, nearest
 from prunelab.methods.about import About, Origin
 from prunelab.methods.allocation.candidate_widths import Normalisation
@@ -74,9 +74,7 @@ class Criterion(ABC):
 def warn_left_whole(context: PruningContext, groups: Sequence[str], why: str) -> None:
     """Say which groups a criterion cannot score; they stay as they are."""
     if groups:
-        rank_zero_warn(
-            f"{len(groups)} groups of {context.name} stay whole, as they {why}: {', '.join(groups)}."
-        )
+        warn(f"{len(groups)} groups of {context.name} stay whole, as they {why}: {', '.join(groups)}.")
 
 
 def joined(members: Sequence[np.ndarray], reduction: Reduction) -> np.ndarray:

@@ -25,7 +25,7 @@ from prunelab.errors import UserError
 from prunelab.methods.about import About, Origin
 from prunelab.methods.allocation.candidate_widths import Normalisation
 from prunelab.methods.allocation.scores import Scores
-from prunelab.methods.finite import finite_outputs
+from prunelab.methods.finite_pass import finite_outputs
 from prunelab.methods.importance.activations import calibration_batches
 from prunelab.methods.importance.criterion import Criterion, Reads, warn_left_whole
 from prunelab.methods.importance.prefix import record_outputs, record_schedule

@@ -29,7 +29,7 @@ from prunelab.errors import UserError
 from prunelab.methods.about import Origin
 from prunelab.methods.allocation.candidate_widths import normalised
 from prunelab.methods.allocation.scores import Scores
-from prunelab.methods.finite import require_finite
+from prunelab.methods.finite_pass import require_finite
 from prunelab.methods.importance.activations import calibration_batches, score_taps
 from prunelab.methods.importance.criterion import Criterion, Reads
 from prunelab.methods.importance.propagation import final_response, propagate

@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import numpy as np
 import scipy.linalg
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
+from prunelab.distributed.messages import warn
 from prunelab.errors import UserError, nearest
 from prunelab.methods.about import Origin
 from prunelab.methods.allocation.candidate_widths import Normalisation
@@ -228,7 +228,7 @@ def _warn_of_few_images(context: PruningContext) -> None:
     widest = max((group.size for group in context.groups), default=0)
     images = context.images().images
     if images < widest:
-        rank_zero_warn(
+        warn(
             f"PFA looks at {images} images, but a layer of {context.name} has {widest} channels: their "
             "covariance is only known from as many images or more (recipe.calibration_images)."
         )

@@ -85,6 +85,7 @@ class AutoPruner(LearningMethod):
     )
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
     eager: ClassVar[bool] = True
+    needs_training_mode: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -170,7 +171,7 @@ class AutoPruner(LearningMethod):
     def scale(self) -> float:
         """alpha, now."""
         rise = self.last_scale - self.first_scale
-        return self.first_scale + rise * (self.progress + self._extra_steps / max(1, self._steps))
+        return self.first_scale + rise * (self.progress + self._extra_steps / max(1, self.steps))
 
     def watch(self, context: PruningContext) -> dict[str, float]:
         codes = torch.cat([code.last for code in self._codes.values() if code.last is not None])

@@ -20,7 +20,7 @@ from prunelab.methods.about import About, Origin
 from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.from_scores import keep_best
 from prunelab.methods.allocation.scores import Scores
-from prunelab.methods.calibration import Batch
+from prunelab.methods.calibration import Source
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.criterion import Criterion
 from prunelab.methods.importance.fpgm import FPGM
@@ -76,6 +76,7 @@ class LFPC(LearningMethod):
     )
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
     eager: ClassVar[bool] = True
+    needs_training_mode: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -206,7 +207,7 @@ class _Search:
         self._own: Tensor | None = None
         self._masks: dict[str, Tensor] = {}
         self._losses: list[float] = []
-        self._held_out: Iterator[Batch] = iter(())
+        self._held_out: Iterator[Source] = iter(())
         self._gates = Gates(context.model, [group for group in context.groups if group.name in set(names)])
         self._handle = context.model.register_forward_pre_hook(lambda *_: self._set_gates())
 
@@ -220,7 +221,8 @@ class _Search:
             if batch is not None:
                 self._own = drawn
                 try:
-                    loss = self.context.loss(model(batch[0]), batch[1])
+                    images, targets, source = batch
+                    loss = self.context.loss_of(model(images), targets, source)
                 finally:
                     self._own = None
             self._losses.append(self.sampler.descend(loss))
@@ -270,11 +272,11 @@ class _Search:
                 self._masks[name] = masks
         return self._masks
 
-    def _next_batch(self, device: torch.device) -> Batch | None:
+    def _next_batch(self, device: torch.device) -> Source | None:
         """The next held-out images of this rank, from the first again after the last; None if it has none."""
         batch = next(self._held_out, None)
         if batch is None:
-            self._held_out = self.context.held_out_images().batches(device)
+            self._held_out = self.context.held_out_images().with_source(device)
             batch = next(self._held_out, None)
         return batch
 

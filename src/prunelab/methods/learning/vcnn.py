@@ -68,6 +68,7 @@ class VCNN(LearningMethod):
     )
 
     suited_normalisation: ClassVar[Normalisation] = "none"
+    needs_training_mode: ClassVar[bool] = True
 
     def __init__(
         self,

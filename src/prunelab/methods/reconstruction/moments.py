@@ -20,7 +20,7 @@ from torchmetrics import Metric
 from prunelab.distributed.ranks import gather, on_all_ranks
 from prunelab.errors import UserError
 from prunelab.methods.context import PruningContext
-from prunelab.methods.finite import finite_outputs
+from prunelab.methods.finite_pass import finite_outputs
 from prunelab.methods.importance.activations import calibration_batches
 from prunelab.methods.reconstruction.readers import Reader, sampled_windows
 from prunelab.methods.untouched import untouched

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
+from prunelab.distributed.messages import info
 from prunelab.errors import UserError
 from prunelab.methods.about import About, require_covered
 from prunelab.methods.allocation.budget import Budget
@@ -118,7 +118,7 @@ class ReconstructionPruning(PruningMethod):
             before.append(relative_error(weights, weights, inputs.second, kept))
             after.append(relative_error(weights, adjusted, inputs.second, kept, about))
         if before:
-            rank_zero_info(
+            info(
                 f"{self.title} adjusted {len(before)} layers: their outputs were off by "
                 f"{np.mean(before):.1%} of their energy, now by {np.mean(after):.1%} (on average)."
             )

@@ -23,9 +23,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from prunelab.distributed.messages import info
 from prunelab.distributed.ranks import gather, on_all_ranks, world
 from prunelab.errors import UserError
 from prunelab.methods.about import About, Origin, require_covered
@@ -131,7 +131,7 @@ class EagleEye(PruningMethod):
             lambda: self._judged(context, strategies, lambda widths: space.plan(widths, scores))
         )
         best = int(np.argmax(correct))  # of equals the first
-        rank_zero_info(
+        info(
             f"EagleEye: of {len(strategies)} sub-networks the best is right about {correct[best] / images:.1%} of "
             f"{images} held-out images; half of them about {np.median(correct) / images:.1%} or less."
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from pytorch_lightning.utilities import rank_zero_info
 
+from prunelab.distributed.messages import info
 from prunelab.errors import UserError
 from prunelab.methods.search.widths import Widths, WidthSpace
 
@@ -65,7 +65,7 @@ class StrategySampler:
                 f"Only {len(found)} of {drawn} strategies meet {budget} within {self.tolerance:g}: {self._advice()}"
             )
         if len(found) < self.count:
-            rank_zero_info(
+            info(
                 f"{len(found)} of {drawn} strategies meet {budget} within {self.tolerance:g}; rates of others are "
                 "scaled until they do."
             )

@@ -1,8 +1,10 @@
-"""ImportancePruning: score every channel once, keep the best within the budget."""
+"""ImportanceMethod: score every channel once, keep the best within the budget."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from prunelab.errors import UserError
 from prunelab.methods.about import About, require_covered
@@ -16,7 +18,7 @@ from prunelab.methods.method import PruningMethod
 from prunelab.structure import PruningPlan
 
 
-class ImportancePruning(PruningMethod):
+class ImportanceMethod(PruningMethod):
     """Keep the channels (and blocks) that a criterion scores highest, within a budget.
 
     Args:
@@ -24,15 +26,16 @@ class ImportancePruning(PruningMethod):
         budget: how much to keep.
         normalisation: how ``global`` allocation makes layers comparable, see ``Allocation``; None: as the
             criterion says (``mean``, but ``none`` for Taylor, which normalises by itself).
-        settings: those of ``PruningMethod``: levels, allocation, min_keep, divisor, images, network, plan_file,
-            ...
+        settings: those of ``PruningMethod``: levels, allocation, exclude, min_keep, divisor, images, ...
     """
 
     def __init__(
         self, criterion: Criterion, budget: Budget, normalisation: str | None = None, **settings: Any
     ) -> None:
         if not isinstance(criterion, Criterion):
-            raise UserError(f"criterion={criterion!r} is no criterion: give one such as prunelab.L1Norm().")
+            raise UserError(
+                f"criterion={criterion!r} is not a criterion: give for example prunelab.L1Norm()."
+            )
         super().__init__(budget, normalisation=normalisation or criterion.normalisation, **settings)
         require_covered(type(criterion).__name__, self.levels, criterion.covers)
         self.criterion = criterion
@@ -55,4 +58,18 @@ class ImportancePruning(PruningMethod):
     def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
         require_within_reach(context)
         scores = self.criterion.score(context)
+        _require_differences(self, context, scores)
         return scores, keep_best(context, scores)
+
+
+def _require_differences(method: ImportanceMethod, context: PruningContext, scores: Scores) -> None:
+    """Raise UserError if all channels have the same score: the order of their indices would decide."""
+    values = [np.asarray(found) for found in scores.channels.values()]
+    if not values or not any(len(found) > 1 for found in values):
+        return
+    joined = np.concatenate(values)
+    if np.ptp(joined) == 0:
+        raise UserError(
+            f"{method.title} gives all channels of {context.name} the same score ({joined[0]:g}), so it cannot decide "
+            "which ones to keep. Check the weights, the calibration images and the loss."
+        )
