@@ -26,7 +26,7 @@ def main() -> None:
     torch.manual_seed(0)
     images = torch.randn(2, 3, 64, 64)
     model = torchvision.models.mobilenet_v2(num_classes=10)
-    method = prunelab.ImportancePruning(prunelab.L2Norm(), prunelab.Budget(params=0.6))
+    method = prunelab.ImportanceMethod(prunelab.L2Norm(), prunelab.Budget(params=0.6))
     prunelab.apply(model, method.decide(method.context(model, images)))
     prunelab.save(model, folder)
 

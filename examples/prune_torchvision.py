@@ -30,7 +30,7 @@ def main() -> None:
     images = torch.randn(4, 3, arguments.image_size, arguments.image_size)
 
     # Scores come from the weights alone here. A criterion that reads activations gets batches of images in context().
-    method = prunelab.ImportancePruning(prunelab.FPGM(), prunelab.Budget(flops=arguments.flops))
+    method = prunelab.ImportanceMethod(prunelab.FPGM(), prunelab.Budget(flops=arguments.flops))
     context = method.context(model, images)
     plan = method.decide(context)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from prunelab.errors import UserError
 from prunelab.methods.calibration import Unpack
@@ -81,14 +83,17 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def _silent(module: Any) -> Iterator[None]:
-    """Inside, ``module.log`` and ``module.log_dict`` do nothing: outside a training loop they raise."""
+    """Inside, ``module.log`` and ``module.log_dict`` do nothing (outside a training loop they raise); the state of metrics
+    is restored afterwards."""
     with (
         _replaced(module, "log", lambda *_, **__: None),
         _replaced(module, "log_dict", lambda *_, **__: None),
     ):
+        metrics = [part for part in module.modules() if isinstance(part, Metric)]
+        states = [copy.deepcopy(metric.metric_state) for metric in metrics]
         try:
             yield
         finally:
-            for part in module.modules():
-                if hasattr(part, "_defaults") and hasattr(part, "reset"):  # a torchmetrics.Metric
-                    part.reset()
+            for metric, state in zip(metrics, states, strict=True):
+                for name, value in state.items():
+                    setattr(metric, name, value)

@@ -38,8 +38,7 @@ BUDGET = Budget(flops=0.5)
 STEP_IMAGES = 8  # of all ranks together
 
 
-def methods(ranks: int) -> dict[str, LearningMethod]:
-    held_out = images(2, 48).split(STEP_IMAGES // ranks)
+def methods() -> dict[str, LearningMethod]:
     return {
         "slimming": Slimming(BUDGET, strength=0.05),
         "ssl": SSL(BUDGET, filters=0.1, channels=0.1),
@@ -52,7 +51,6 @@ def methods(ranks: int) -> dict[str, LearningMethod]:
             BUDGET,
             [L1Norm(), FPGM()],
             sampler_lr=0.05,
-            validation=[(batch, classes(batch)) for batch in held_out],
         ),
     }
 
@@ -91,13 +89,13 @@ def classes(found: Tensor) -> Tensor:
     return (found[:, 0].mean(dim=(1, 2)) > found[:, 1].mean(dim=(1, 2))).long()
 
 
-def fit(module: Module, method: LearningMethod, ranks: int, epochs: int) -> None:
+def fit(module: Module, callback: PruningCallback, ranks: int, epochs: int) -> None:
     """Images are dealt out in turn, so that in each step ranks see together what one process sees alone."""
     several: dict[str, Any] = {"strategy": "ddp", "devices": ranks} if ranks > 1 else {}
     found = images(1, 5 * STEP_IMAGES)[rank() if ranks > 1 else 0 :: ranks]
     loader = DataLoader(TensorDataset(found, classes(found)), batch_size=STEP_IMAGES // ranks)
     trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=epochs, callbacks=[PruningCallback(method)], logger=False,
+        accelerator="cpu", max_epochs=epochs, callbacks=[callback], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, **several,
     )  # fmt: skip
@@ -112,13 +110,14 @@ def rank() -> int:
 def answers(ranks: int = 1) -> dict[str, Any]:
     """For each method the weights that it learned and its plan."""
     answers = {}
-    for name, method in methods(ranks).items():
-        module = Module()
-        fit(module, method, ranks, epochs=3)
+    for name, method in methods().items():
+        held_out = [(batch, classes(batch)) for batch in images(2, 48).split(STEP_IMAGES // ranks)]
+        module, callback = Module(), PruningCallback(method, validation=held_out)
+        fit(module, callback, ranks, epochs=3)
         learned = [tensor.flatten().tolist() for _, tensor in sorted(module.net.state_dict().items())]
-        fit(module, method, ranks, epochs=1)  # prunes
-        assert method.plan is not None
-        answers[name] = {"plan": method.plan.digest(), "weights": list(chain.from_iterable(learned))}
+        fit(module, callback, ranks, epochs=1)  # prunes
+        assert callback.plan is not None
+        answers[name] = {"plan": callback.plan.digest(), "weights": list(chain.from_iterable(learned))}
     return answers
 
 
