@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from prunelab.cli.config import configure
 from prunelab.errors import UserError
 from prunelab.experiment import run
 
+DEMO = Path(__file__).parents[2] / "experiments" / "demo" / "records"
 Configure = Callable[..., dict[str, Any]]
 
 
@@ -30,6 +32,23 @@ def test_a_run_made_again_gives_the_same_figures(
     assert lines["top-1, recovered"] == [f"{first.record.pruned.top1:.2%}"] * 2
     assert lines["plan"] == [first.record.plan.digest[:12]] * 2
     assert output.startswith("l2 on resnet20, digits, seed 0: then and now\n")
+
+
+def test_the_runs_of_a_study_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = tmp_path / "demo"
+    shutil.copytree(DEMO, study)
+    (study / "damaged").mkdir()
+    (study / "damaged" / "record.json").write_text("{")
+    runs = sorted(study.glob("*/record.json"))
+
+    assert main([str(study)]) == 1
+
+    message, *lines = capsys.readouterr().err.splitlines()
+    assert f"{study} is a study. Give one of its {len(runs)} runs:" in message
+    assert [line.split()[0] for line in lines] == [str(file.parent) for file in runs]
+    whole = [line for line in lines if "damaged" not in line]
+    assert all("resnet20, digits, flops=0.5, seed 0" in line for line in whole)
+    assert {line.split()[1] for line in whole} >= {"l1,", "taylor,"}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +88,7 @@ def test_what_stands_for_a_setting_changes_with_it() -> None:
 
 
 def test_a_group_is_not_exchanged() -> None:
-    with pytest.raises(UserError, match=r"method=l2: a recorded run keeps its method; .* method\.KEY=VALUE"):
+    with pytest.raises(UserError, match=r"method=l2: .*cannot be exchanged; .* method\.KEY=VALUE"):
         changed(configure(["budget.flops=0.5"]), ["method=l2"])
 
 
@@ -80,4 +99,4 @@ def test_what_is_no_record_is_a_users_mistake(tmp_path: Path, capsys: pytest.Cap
 
     absent, cut = capsys.readouterr().err.splitlines()
     assert absent.endswith("cannot be read: No such file or directory. Give the record.json of a run.")
-    assert "is no record that can be used: not valid JSON" in cut
+    assert "is not a usable record: not valid JSON" in cut

@@ -45,7 +45,18 @@ def test_a_part_can_be_had_while_others_miss_values() -> None:
         (["budget.flops"], "'budget.flops' is not understood. Write key=value"),
         (["=0.5"], "'=0.5' is not understood. Write key=value"),
         (["budget.flops=0.5,0.3"], "To run them all: prunelab -m budget.flops=0.5,0.3"),
-        (["budget=0.5"], "to set one of its keys write budget.KEY=VALUE"),
+        (
+            ["budget=0.5"],
+            "'budget=0.5': choose one file of budget by its name (keep). To set a key in it write budget.",
+        ),
+        (["debug=true"], "'debug=true': choose one file of debug by its name (fast_dev_run). "),
+        (["logger=false"], "by its name (csv, none, wandb)"),
+        (
+            ["hydra/launcher=true"],
+            "choose one file of hydra/launcher by its name (local, slurm). To set a key in it",
+        ),
+        (["model=[a]"], "choose one file of model by its name (lenet5, "),
+        (["model=resnet18"], "it is a network of timm: model=timm model.name=resnet18"),
         (["model=timm"], "model.name is not given. Add model.name=... to the command line."),
         (["data=image_folder"], "data.root is not given."),
         (
@@ -55,7 +66,7 @@ def test_a_part_can_be_had_while_others_miss_values() -> None:
         (["data.root=my photos (2)"], "its value needs quotes"),
         (["outputs=null"], "outputs=None is no folder. Write outputs=FOLDER."),
         (["~method"], "A run has a method: choose one with method=NAME."),
-        (["model=null"], "a model is chosen by its name"),
+        (["model=null"], "choose one file of model by its name"),
         (["study=${nowhere}"], "refers to an unknown key"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,59 @@ def test_renamed_weights_are_missing_and_unexpected(weights: Weights, tmp_path: 
 
 
 def test_what_is_not_weights_is_refused(weights: Weights, tmp_path: Path) -> None:
-    assert "holds no weights by name, but list" in refusal([1, 2], tmp_path)
-    assert "holds no weights by name, but dict" in refusal({}, tmp_path)
-    assert "holds more than weights: epoch" in refusal({**weights, "epoch": 3}, tmp_path)
-    assert "is damaged, or holds Python objects besides weights" in refusal(CifarResNet(1), tmp_path)
+    assert "does not contain named weights, but list" in refusal([1, 2], tmp_path)
+    assert "does not contain named weights, but dict" in refusal({}, tmp_path)
+    assert "contains more than weights: epoch" in refusal({**weights, "epoch": 3}, tmp_path)
+    assert "is damaged, or contains Python objects besides weights" in refusal(CifarResNet(1), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["net.pth.tar", "net.bin", "net.th", "net.pt", "net.ckpt"])
+def test_usual_names_of_checkpoints(weights: Weights, tmp_path: Path, name: str) -> None:
+    torch.save({"state_dict": weights, "best_acc": torch.tensor(0.9)}, tmp_path / name)
+    model = CifarResNet(1)
+    load_weights(model, tmp_path / name)
+    assert_loaded(model, weights)
+
+
+def test_a_checkpoint_of_timm(weights: Weights, tmp_path: Path) -> None:
+    """It contains the arguments of timm's train script as an argparse.Namespace."""
+    arguments = Namespace(model="resnet20", lr=0.1, mean=[0.5], mixup=None)
+    checkpoint = {"epoch": 3, "arch": "resnet20", "state_dict": weights, "optimizer": {}, "args": arguments}
+    torch.save(checkpoint, tmp_path / "model_best.pth.tar")
+    model = CifarResNet(1)
+    load_weights(model, tmp_path / "model_best.pth.tar")
+    assert_loaded(model, weights)
+
+
+def test_a_namespace_brings_no_code(weights: Weights, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    checkpoint = {"state_dict": weights, "args": Namespace(lr=Code(ran))}
+    assert "could run code and are not loaded" in refusal(checkpoint, tmp_path)
+    assert not ran.exists()
+
+
+class Code:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_integers_are_not_taken_for_weights(weights: Weights, tmp_path: Path) -> None:
+    quantised = {name: tensor.to(torch.int8) for name, tensor in weights.items()}
+    message = refusal(quantised, tmp_path)
+    assert f"{len(weights)} of wrong type (conv1.weight is torch.int8, not torch.float32, " in message
+
+
+def test_half_precision_is_converted(weights: Weights, tmp_path: Path) -> None:
+    torch.save({name: tensor.half() for name, tensor in weights.items()}, tmp_path / "net.pth")
+    model = CifarResNet(1)
+    load_weights(model, tmp_path / "net.pth")
+    assert model.conv1.weight.dtype == torch.float32
+    assert_loaded(model, {name: tensor.half().float() for name, tensor in weights.items()})
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -101,5 +151,7 @@ def test_a_missing_or_unknown_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"There is no weight file .*net\.pth"):
         load_weights(CifarResNet(1), tmp_path / "net.pth")
     (tmp_path / "net.h5").write_bytes(b"")
-    with pytest.raises(UserError, match=r"must end in \.safetensors, \.pth, \.pt or \.ckpt"):
+    with pytest.raises(
+        UserError, match=r"must end in \.safetensors or \.pth, \.pt, \.ckpt, \.bin, \.th or \.pth\.tar"
+    ):
         load_weights(CifarResNet(1), tmp_path / "net.h5")

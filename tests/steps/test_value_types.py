@@ -24,6 +24,7 @@ OWN = [choice for choice in CHOICES if choice.partition("=")[0] in GROUPS]
         (["cardinality=1"], "cardinality must be true or false, not 1."),
         (["seed=one"], "seed must be a whole number, not 'one'."),
         (["levels=filter"], "levels='filter' is one word: write a list, such as levels=[filter]."),
+        (["seed=-1"], "seed must be 0 or more, not -1."),
         (["exclude=[7]"], "exclude must be a list of names, not [7]."),
         (["budget.min_keep=low"], "budget.min_keep must be a number, not 'low'."),
         (["budget.divisor=null"], "budget.divisor must be a whole number, not null."),

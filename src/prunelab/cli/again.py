@@ -76,12 +76,28 @@ def _parser() -> argparse.ArgumentParser:
 
 def _record(path: Path) -> Record:
     file = path / RECORD_FILE if path.is_dir() else path
+    if path.is_dir() and not file.exists() and (records := sorted(path.glob(f"*/{RECORD_FILE}"))):
+        raise UserError(f"{path} is a study. Give one of its {len(records)} runs:\n{_listed(records)}")
     try:
         return Record.from_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}. Give the record.json of a run.") from error
     except (RecordError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not a usable record: {error}.") from error
+
+
+def _listed(records: Sequence[Path]) -> str:
+    """A line for each record: what the run is, and its folder."""
+    lines = []
+    for file in records:
+        try:
+            run = Record.from_json(file.read_text(encoding="utf-8"))
+        except (OSError, RecordError, UnicodeDecodeError) as error:
+            lines.append(f"  {file.parent}  (not a usable record: {error})")
+            continue
+        budget = f"{run.budget.resource}={run.budget.keep:g}"
+        lines.append(f"  {file.parent}  {run.method}, {run.model}, {run.data}, {budget}, seed {run.seed}")
+    return "\n".join(lines)
 
 
 def changed(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:

@@ -104,17 +104,20 @@ def explain(error: HydraException | ValueError, overrides: Sequence[str]) -> str
     """What is wrong with the command line, in one message that offers the nearest names."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, choice = error.missing_cfg_file.rpartition("/")
+        if group == "model" and _is_of_timm(choice):
+            return f"conf/model has no file for {choice!r}, but it is a network of timm: model=timm model.name={choice}"
         return f"There is no {group} called {choice!r}. {nearest(choice, error.options)}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return _choose(f"{group}=[...]", group)
     if isinstance(error, OverrideParseException):
         return _not_understood(error.override)
     if "Config group override must be" in str(error):
         word = next(
-            (word for word in overrides if re.fullmatch(r"\w*=(null|true|false|[^a-zA-Z]+)", word)), ""
+            (word for word in overrides if re.fullmatch(r"[\w/]*=(null|true|false|[^a-zA-Z]+)", word)), ""
         )
         group = word.partition("=")[0]
-        if not group:
-            return _not_understood(word)
-        return f"{word!r}: a {group} is chosen by its name; to set one of its keys write {group}.KEY=VALUE."
+        return _choose(word, group) if group else _not_understood(word)
     if isinstance(error, ConfigCompositionException):
         text = str(error)
         if unknown := re.search(r"Could not override '([^']+)'", text):
@@ -123,6 +126,25 @@ def explain(error: HydraException | ValueError, overrides: Sequence[str]) -> str
             several = next((word for word in overrides if "," in word), "")
             return f"{several!r} gives several values. To run them all: prunelab -m {' '.join(overrides)}"
     return " ".join([_first_line(error), *([_first_line(error.__cause__)] if error.__cause__ else [])])
+
+
+def _choose(word: str, group: str) -> str:
+    """The message for a group of the configuration whose choice is not the name of a file."""
+    names = sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in (conf_folder() / group).iterdir()
+        if entry.name.endswith(".yaml")
+    )
+    return (
+        f"{word!r}: choose one file of {group} by its name ({', '.join(names)}). "
+        f"To set a key in it write {group.replace('/', '.')}.KEY=VALUE."
+    )
+
+
+def _is_of_timm(name: str) -> bool:
+    from timm.models import is_model  # takes seconds to import
+
+    return is_model(name)
 
 
 def _not_understood(word: str) -> str:

@@ -1,4 +1,4 @@
-"""Networks by name (ours are in timm's registry once this is imported) and their weights; nothing that trains."""
+"""Networks by name, and loading their weights. Importing this package adds its networks to timm's registry."""
 
 from prunelab.models.build import build
 from prunelab.models.cifar_mobilenet import CifarMobileNetV1, CifarMobileNetV2

@@ -1,4 +1,4 @@
-"""A network by its name."""
+"""Building a network by its name."""
 
 from __future__ import annotations
 
@@ -20,24 +20,30 @@ def build(
     pretrained: bool = False,
     **arguments: Any,
 ) -> nn.Module:
-    """The network ``name`` of timm's registry, which has ours too (``cifar_resnet20``, ``lenet5``, ...).
+    """The network ``name`` of timm's registry, which includes those of prunelab (``cifar_resnet20``, ``lenet5``, ...).
 
     Args:
         name: a timm name, with or without a weights tag (``resnet50``, ``resnet50.a1_in1k``).
         num_classes: width of the classifier, at least 1.
-        in_chans: channels of the images; pretrained first convolutions are adapted by timm.
-        image_size: height and width in pixels (one number for squares). If given, the network is asked
-            whether it takes such images before any work is done.
-        pretrained: start from timm's published weights, which are downloaded once.
-        arguments: what else the network's constructor takes, as JSON values (``shortcut="B"``,
+        in_chans: channels of the images; timm adapts the pretrained weights of the first convolution.
+        image_size: height and width in pixels (one number for squares). If given, the network is run once on an
+            image of this size to check that it accepts it.
+        pretrained: start from the weights that timm publishes, which are downloaded once.
+        arguments: further arguments of the network's constructor, as JSON values (``shortcut="B"``,
             ``drop_rate=0.1``).
 
     Returns:
-        The network in train mode. Its ``prunelab_origin`` says how to build it again.
+        The network in train mode. Its attribute ``prunelab_origin`` contains what is needed to build it again.
 
     Raises:
-        UserError: an unknown name, impossible arguments, an image size that the network cannot take, or
-            pretrained weights that do not exist or cannot be fetched.
+        UserError: an unknown name, impossible arguments, an image size that the network does not accept, or
+            pretrained weights that do not exist or cannot be downloaded.
+
+    Example:
+        >>> from prunelab.models import build
+        >>> network = build("cifar_resnet20", num_classes=10, image_size=32)
+        >>> network.prunelab_origin.name
+        'cifar_resnet20'
     """
     if num_classes < 1 or in_chans < 1:
         raise UserError(f"{name}: num_classes={num_classes} and in_chans={in_chans} must both be at least 1.")
@@ -49,8 +55,9 @@ def build(
         model = create(origin, pretrained)
     except OSError as error:
         raise UserError(
-            f"The pretrained weights of {name} could not be fetched: {error} Fetch them once where there is "
-            "a network (the cache of the Hugging Face hub, HF_HOME, keeps them), or use pretrained=false."
+            f"The pretrained weights of {name} could not be downloaded: {error} Download them once on a machine with "
+            "a network connection (they are stored in the cache of the Hugging Face hub, HF_HOME), or use "
+            "pretrained=false."
         ) from error
     if image_size is not None:
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size

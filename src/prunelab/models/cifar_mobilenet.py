@@ -14,7 +14,7 @@ from prunelab.models.initialization import initialize_convolutions
 class CifarMobileNetV1(nn.Module):
     """MobileNetV1 (Howard et al. 2017, https://arxiv.org/abs/1704.04861, table 1) for small images.
 
-    The first convolution has a stride of 1 instead of 2; the last block sees H/16 (rounded up).
+    The first convolution has a stride of 1 instead of 2; the maps of the last block have the height H/16 (rounded up).
     Input (N, in_chans, H, W) of any size, output (N, num_classes).
     """
 
@@ -65,8 +65,8 @@ class SeparableConv(nn.Module):
 class CifarMobileNetV2(nn.Module):
     """MobileNetV2 (Sandler et al. 2018, https://arxiv.org/abs/1801.04381, table 2) for small images.
 
-    The first convolution and the 24-channel stage have a stride of 1 instead of 2; the last stage sees H/8
-    (rounded up). Input (N, in_chans, H, W) of any size, output (N, num_classes).
+    The first convolution and the 24-channel stage have a stride of 1 instead of 2; the maps of the last stage have the
+    height H/8 (rounded up). Input (N, in_chans, H, W) of any size, output (N, num_classes).
     """
 
     # (expansion, output channels, blocks, stride of the first block)
@@ -110,7 +110,7 @@ class CifarMobileNetV2(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widen (1x1), filter (depthwise 3x3), narrow (1x1, no activation); a shortcut if the shapes allow it."""
+    """Expand (1x1), filter (depthwise 3x3), project (1x1, no activation); a shortcut if the shapes are equal."""
 
     def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int) -> None:
         super().__init__()

@@ -1,11 +1,10 @@
 """ResNets for 32x32 images (He et al. 2016, https://arxiv.org/abs/1512.03385, section 4.2).
 
-A network of 6n+2 layers: one 3x3 convolution, three stages of n blocks with 16, 32 and 64 channels, one
-linear layer. The survey writes "ResNet-52" for its CIFAR-10 experiments; 6n+2 is never 52, and the papers it
-cites use 56 (n = 9).
+A network of 6n+2 layers: one 3x3 convolution, three stages of n blocks with 16, 32 and 64 channels, one linear layer.
+The survey names its network for CIFAR-10 "ResNet-52", which 6n+2 cannot give; the papers that it cites use 56 (n = 9).
 
 Parameter names are those of Idelbayev's ``pytorch_resnet_cifar10``: ``conv1``, ``bn1``,
-``layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}``, ``linear``, so that its weight files load as they are.
+``layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}``, ``linear``, so that its weight files can be loaded without changes.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ Shortcut = Literal["A", "B"]
 class CifarResNet(nn.Module):
     """A CIFAR ResNet of ``6 * blocks_per_stage + 2`` layers.
 
-    Input (N, in_chans, H, W) of any size; the three stages see H, H/2 and H/4 (rounded up). Output (N,
-    num_classes).
+    Input (N, in_chans, H, W) of any size; the maps of the three stages have the heights H, H/2 and H/4 (rounded up).
+    Output (N, num_classes).
 
-    ``shortcut`` is what joins two stages: "A" pads with zero channels and has no parameters (the paper's
-    choice for CIFAR), "B" projects with a 1x1 convolution and a batch norm.
+    ``shortcut`` is the shortcut between two stages: "A" pads with zero channels and has no parameters (the variant of
+    the paper for CIFAR), "B" projects with a 1x1 convolution and a batch norm.
     """
 
     def __init__(
@@ -128,7 +127,7 @@ def cifar_resnet44(pretrained: bool = False, **arguments: Any) -> nn.Module:
 
 @register_model
 def cifar_resnet56(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """ResNet-56, the survey's "ResNet-52": 250.97 MFLOPs at 32x32 and 0.853 M parameters (option A)."""
+    """ResNet-56 ("ResNet-52" in the survey): 250.97 MFLOPs at 32x32 and 0.853 M parameters (option A)."""
     return _cifar_resnet(56, pretrained, **arguments)
 
 

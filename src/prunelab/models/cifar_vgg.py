@@ -16,12 +16,12 @@ _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 51
 class CifarVgg16Bn(nn.Module):
     """The 13 convolutions of VGG-16, each with a batch norm, and one linear layer 512 -> classes.
 
-    This is the CIFAR form that pruning papers use (some put a second linear layer of 512 in between). The
-    convolutions have no bias: the batch norm behind them would take it away.
+    This is the variant for CIFAR in papers on pruning (some have a second linear layer of 512 in between). The
+    convolutions have no bias, because the batch norm after each of them would cancel it.
 
-    The max-pools round up (``ceil_mode``), which changes nothing at 32x32 and lets smaller images through:
-    28x28 runs at 28, 14, 7, 4, 2 and 1, 8x8 at 8, 4, 2, 1, 1 and 1. All five pools stay at every size, and so
-    do the parameters. Input (N, in_chans, H, W) of any size, output (N, num_classes).
+    The max-pools round up (``ceil_mode``), which changes nothing at 32x32 and permits smaller images: the maps of a
+    28x28 image have 28, 14, 7, 4, 2 and 1 pixels, those of an 8x8 image 8, 4, 2, 1, 1 and 1. Pools and parameters are
+    the same for every size. Input (N, in_chans, H, W) of any size, output (N, num_classes).
     """
 
     def __init__(self, num_classes: int = 10, in_chans: int = 3) -> None:

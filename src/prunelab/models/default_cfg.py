@@ -1,4 +1,4 @@
-"""What timm wants to know of a network: its input, its classes, the names of its first and last layer."""
+"""The description of a network that timm requires: input, classes, names of the first and the last layer."""
 
 from __future__ import annotations
 

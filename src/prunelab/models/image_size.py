@@ -1,4 +1,4 @@
-"""Does a network take images of a given size? Found out by asking it, without computing anything."""
+"""Checks whether a network accepts images of a given size, by a run on the meta device, which computes no values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from prunelab.errors import UserError
 
-# Sides tried, in order, when a network refuses a size, to tell the user one that it takes.
+# Sides that are tried in this order if a network does not accept a size, to suggest one that it accepts.
 _SIDES = (8, 16, 24, 28, 32, 48, 64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512)
 
 _REFUSALS = (RuntimeError, ValueError, AssertionError, LookupError, ArithmeticError)
@@ -20,7 +20,7 @@ def check_image(model: nn.Module, name: str, image: tuple[int, int, int], num_cl
     """Run one image of shape ``image`` (channels, height, width) through ``model`` in eval mode.
 
     Raises:
-        UserError: the network cannot take this size, or what it gives is not (1, num_classes).
+        UserError: the network does not accept this size, or its output is not of shape (1, num_classes).
     """
     was_training = model.training
     model.eval()
@@ -31,8 +31,8 @@ def check_image(model: nn.Module, name: str, image: tuple[int, int, int], num_cl
     if not isinstance(output, Tensor) or tuple(output.shape) != (1, num_classes):
         given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise UserError(
-            f"{name} does not classify into {num_classes} classes: for one image it gives {given}, "
-            f"not {(1, num_classes)}. Leave out arguments that change its output."
+            f"{name} does not classify into {num_classes} classes: its output for one image is {given}, not "
+            f"{(1, num_classes)}. Leave out arguments that change its output."
         )
 
 
@@ -40,7 +40,7 @@ def _output(model: nn.Module, name: str, image: tuple[int, int, int]) -> Any:
     try:
         return _dry_run(model, image)
     except _REFUSALS:
-        # Some networks cannot run on the meta device; the real one has the last word.
+        # Some networks cannot run on the meta device; the run on the real device decides.
         try:
             with torch.no_grad():
                 return model(torch.zeros(1, *image))
@@ -49,7 +49,7 @@ def _output(model: nn.Module, name: str, image: tuple[int, int, int]) -> Any:
 
 
 def _dry_run(model: nn.Module, image: tuple[int, int, int]) -> Any:
-    """What ``model`` gives for one image, on the meta device: shapes without values."""
+    """The output of ``model`` for one image on the meta device: a shape without values."""
     weights = {
         name: tensor.to("meta") for name, tensor in (*model.named_parameters(), *model.named_buffers())
     }
@@ -60,7 +60,7 @@ def _dry_run(model: nn.Module, image: tuple[int, int, int]) -> Any:
 def _refusal(model: nn.Module, name: str, image: tuple[int, int, int], error: Exception) -> str:
     channels, height, width = image
     reason = str(error).strip().split("\n")[0].rstrip(".")
-    message = f"{name} cannot take images of {height}x{width} pixels ({reason})."
+    message = f"{name} does not accept images of {height}x{width} pixels ({reason})."
     for side in _SIDES:
         if side == height == width:
             continue
@@ -68,12 +68,12 @@ def _refusal(model: nn.Module, name: str, image: tuple[int, int, int], error: Ex
             _dry_run(model, (channels, side, side))
         except _REFUSALS:
             continue
-        message += f" It works with {side}x{side}: use images of that size,"
+        message += f" It accepts {side}x{side}: use images of that size,"
         break
     else:
         message += " Use images of another size,"
     if getattr(model, "pretrained_cfg", {}).get("fixed_input_size"):
-        return message + f" or build it for yours with the argument img_size={min(height, width)}."
+        return message + f" or build it for your size with the argument img_size={min(height, width)}."
     return (
         message + " or a network for small images (cifar_resnet20, cifar_vgg16_bn, cifar_mobilenetv2, ...)."
     )

@@ -1,4 +1,4 @@
-"""How the convolutions of our networks start."""
+"""Initial weights of the convolutions in the networks of this package."""
 
 from __future__ import annotations
 

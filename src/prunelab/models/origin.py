@@ -1,4 +1,4 @@
-"""How a network was made, as plain data: what a saved pruned network needs to be made again."""
+"""The call that built a network, as plain data, so that a saved pruned network can be built again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prunelab.models.names import check_name
 
 BUILDERS = frozenset({"timm"})
 
-# Arguments of timm that fetch weights or read files. An origin describes a network's shape alone.
+# Arguments of timm that download weights or read files. An origin describes only the shape of a network.
 _WEIGHT_SOURCES = frozenset(
     {
         "pretrained",
@@ -28,7 +28,7 @@ _WEIGHT_SOURCES = frozenset(
     }
 )
 
-# What constructors raise when an argument makes no sense to them; not OSError, which means no network.
+# Exceptions of constructors for wrong arguments; not OSError, which means a failed download.
 _REFUSALS = (
     TypeError,
     ValueError,
@@ -42,13 +42,13 @@ _REFUSALS = (
 
 @dataclass(frozen=True)
 class Origin:
-    """The call that makes a network: ``builder``'s ``name`` with ``arguments`` (JSON values).
+    """The call that builds a network: ``name`` of ``builder`` with ``arguments`` (JSON values).
 
-    An origin may come from a file that somebody else wrote. So it can only say what is allowed here: a known
-    builder, a name of timm's registry, and arguments that neither fetch nor read anything.
+    An origin can come from a file that somebody else wrote. Therefore only a known builder, a name of timm's registry,
+    and arguments that neither download nor read anything are allowed.
 
     Raises:
-        UserError: a builder, name or argument that is not allowed, or an argument that JSON cannot hold.
+        UserError: a builder, name or argument that is not allowed, or an argument that is not a JSON value.
     """
 
     builder: str
@@ -58,13 +58,13 @@ class Origin:
     def __post_init__(self) -> None:
         if not isinstance(self.builder, str) or self.builder not in BUILDERS:
             raise UserError(
-                f"No builder of networks is called {self.builder!r}. {nearest(str(self.builder), BUILDERS)}"
+                f"There is no builder of networks {self.builder!r}. {nearest(str(self.builder), BUILDERS)}"
             )
         check_name(self.name)
         object.__setattr__(self, "arguments", _checked_arguments(self.name, self.arguments))
 
     def build(self) -> nn.Module:
-        """The network with fresh weights and this origin as its ``prunelab_origin``; downloads nothing."""
+        """The network with random weights and this origin as its ``prunelab_origin``; downloads nothing."""
         return create(self, pretrained=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,25 +73,27 @@ class Origin:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Origin:
-        """The inverse of ``to_dict``; missing or unknown keys are a UserError."""
+        """The inverse of ``to_dict``; raises UserError for missing or unknown keys."""
         if not isinstance(data, Mapping) or set(data) != {"builder", "name", "arguments"}:
-            raise UserError(f"An origin has exactly the keys builder, name and arguments, unlike {data!r}.")
+            raise UserError(
+                f"An origin must have exactly the keys builder, name and arguments, not {data!r}."
+            )
         return cls(**data)
 
 
 def create(origin: Origin, pretrained: bool) -> nn.Module:
-    """The network that ``origin`` describes, with its published weights if asked.
+    """The network that ``origin`` describes, with its published weights if ``pretrained`` is true.
 
     Raises:
         UserError: the network cannot be built with these arguments.
-        OSError: the weights cannot be fetched.
+        OSError: the weights cannot be downloaded.
     """
-    arguments = deepcopy(dict(origin.arguments))  # networks may keep or change what they are given
+    arguments = deepcopy(dict(origin.arguments))  # constructors may keep or change their arguments
     try:
         model: Any = timm.create_model(origin.name, pretrained=pretrained, **arguments)
     except _REFUSALS as error:
         listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        reason = f"{error} is not known" if isinstance(error, KeyError) else error
+        reason = f"{error} is unknown" if isinstance(error, KeyError) else error
         raise UserError(f"{origin.name} cannot be built with {listed}: {reason}.") from error
     model.prunelab_origin = origin
     network: nn.Module = model
@@ -100,18 +102,17 @@ def create(origin: Origin, pretrained: bool) -> nn.Module:
 
 def _checked_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(arguments, Mapping):
-        raise UserError(f"The arguments of {name} must be names with values, not {arguments!r}.")
+        raise UserError(f"The arguments of {name} must be a mapping of names to values, not {arguments!r}.")
     sources = sorted(_WEIGHT_SOURCES & set(arguments))
     if sources:
         raise UserError(
-            f"{', '.join(sources)} cannot be among the arguments of {name}: it says where weights come from, "
-            "not how the network is built. Ask for pretrained weights, or load a weight file after building."
+            f"{', '.join(sources)} is not allowed among the arguments of {name}: it selects weights, not the shape of "
+            "the network. Use pretrained=true, or load a weight file after building."
         )
     try:
         plain: dict[str, Any] = json.loads(json.dumps(dict(arguments)))
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"The arguments of {name} must be numbers, strings, booleans, lists or mappings, so that a "
-            f"file can hold them: {error}."
+            f"The arguments of {name} must be JSON values (numbers, strings, booleans, lists or mappings): {error}."
         ) from error
     return plain

@@ -1,7 +1,7 @@
-"""ResNet-50 with the stride on the first 1x1 of a bottleneck, as in He et al. 2016 and its Caffe models.
+"""ResNet-50 with the stride on the first 1x1 convolution of a bottleneck, as in He et al. 2016 and its Caffe models.
 
-torchvision and timm put it on the 3x3 (their plain ``resnet50``: 8.178 GFLOPs). ThiNet and the entropy method
-were measured on this one: 7.716 GFLOPs, the survey's 7.72.
+In torchvision and timm the stride is on the 3x3 convolution (``resnet50``: 8.178 GFLOPs). ThiNet and the entropy method
+were measured on this variant: 7.716 GFLOPs, 7.72 in the survey.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Networks that a user registers with timm in a module of their own."""
+"""Networks that a user module registers with timm."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from prunelab.errors import UserError
 
 
 def import_user_module(module: str) -> None:
-    """Import ``module``, which registers networks (``timm.models.register_model``), so that ``build`` knows them.
+    """Import ``module``, which registers networks (``timm.models.register_model``) so that ``build`` finds them.
 
-    It is looked for in the folder of work, as Python does for scripts, and among what is installed.
+    The module is searched in the working directory, as Python does for scripts, and among the installed packages.
 
     Raises:
-        UserError: it is not there, or cannot be imported.
+        UserError: it is not found, or cannot be imported.
     """
     folder = str(Path.cwd())
     if folder not in sys.path:
@@ -26,7 +26,7 @@ def import_user_module(module: str) -> None:
         if error.name != module.partition(".")[0]:
             raise _broken(module, error) from error
         raise UserError(
-            f"There is no Python module {module!r} in {folder}, nor is one installed. For nets.py write "
+            f"There is no Python module {module!r} in {folder} or among the installed packages. For nets.py write "
             "model.module=nets."
         ) from error
     except Exception as error:

@@ -1,7 +1,8 @@
-"""Weights from a file into a network: all of them, or none and a message that says what does not fit."""
+"""Loading weights from a file into a network: all of them, or none and an error that lists what does not fit."""
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,34 +15,38 @@ from torch import Tensor, nn
 
 from prunelab.errors import UserError
 
-# Keys under which checkpoints keep the weights.
+_PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".th", ".tar")
+# Keys under which checkpoints store the weights.
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
-# What DDP, LightningModules and torch.compile put before names.
+# Prefixes that DDP, LightningModules and torch.compile add to names.
 _PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.")
-_SHOWN = 3  # names shown of each kind of misfit
+# Classes in the checkpoints of timm and torchvision that only hold values. Setting their attributes runs no code.
+_SAFE_CLASSES = [argparse.Namespace]
+_SHOWN = 3  # names listed of each kind of misfit
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a baseline's weights into ``model``, in place.
+    """Load the weights of a baseline into ``model``, in place.
 
-    Reads ``.safetensors``, and ``.pth``, ``.pt`` or ``.ckpt`` as tensors only: no code in the file is run.
-    Weights may lie under a key such as ``state_dict``, and all names may share a prefix such as ``module.``
-    or ``backbone.``. Integer buffers (batch norm's step counters, a zero-padded shortcut's channel map) may
-    be absent; nothing else.
+    Reads ``.safetensors`` files and checkpoints of PyTorch (``.pth``, ``.pt``, ``.ckpt``, ``.bin``, ``.th``,
+    ``.pth.tar``), timm's and torchvision's included; no code in a file is run. The weights may be stored under a key
+    such as ``state_dict`` (of timm's checkpoints the averaged weights, ``state_dict_ema``, are not used), and all names
+    may have a prefix such as ``module.`` or ``backbone.``. Integer buffers (step counters of batch normalisation, the
+    channel map of a zero-padded shortcut) may be absent.
 
     Raises:
-        UserError: the file is missing or unreadable, or its names or shapes are not the network's. Nothing is
-            loaded then.
+        UserError: the file is missing or unreadable, or its names, shapes or kinds of numbers are not those of the
+            network. Then nothing is loaded.
     """
     path = Path(path)
     given = _without_prefixes(_unwrapped(_read(path), path), model.state_dict().keys())
     misfits = _misfits(model, given)
     if misfits:
         raise UserError(
-            f"The weights in {path} do not fit this {type(model).__name__}: {'; '.join(misfits)}. "
-            "Nothing was loaded. Is it the same network, with the same classes, input channels and arguments?"
+            f"The weights in {path} do not fit this {type(model).__name__}: {'; '.join(misfits)}. Nothing was loaded. "
+            "The network must have the same architecture, classes, input channels and arguments."
         )
-    model.load_state_dict(given, strict=False)  # all that may be absent has been checked
+    model.load_state_dict(given, strict=False)  # _misfits has checked what may be absent
 
 
 def _read(path: Path) -> Any:
@@ -50,16 +55,17 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        if path.suffix in (".pth", ".pt", ".ckpt"):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix in _PICKLES:
+            with torch.serialization.safe_globals(_SAFE_CLASSES):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is damaged, or holds Python objects besides weights, which could run code and are not "
-            "loaded. Save the network's state_dict() alone, or convert it to .safetensors."
+            f"{path} is damaged, or contains Python objects besides weights. These could run code and are not loaded. "
+            "Save only the state_dict() of the network, or convert it to .safetensors."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise UserError(f"The weight file {path} cannot be read: {error}") from error
-    raise UserError(f"{path} must end in .safetensors, .pth, .pt or .ckpt.")
+    raise UserError(f"{path} must end in .safetensors or {', '.join(_PICKLES[:-1])} or .pth.tar.")
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
@@ -69,7 +75,7 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
             break
         content = inner[0]
     if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{path} holds no weights by name, but {type(content).__name__}.")
+        raise UserError(f"{path} does not contain named weights, but {type(content).__name__}.")
     strangers = [
         str(name)
         for name, value in content.items()
@@ -77,13 +83,13 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     ]
     if strangers:
         raise UserError(
-            f"{path} holds more than weights: {_listed(strangers)}. Save the network's state_dict() alone."
+            f"{path} contains more than weights: {_listed(strangers)}. Save only the state_dict() of the network."
         )
     return dict(content)
 
 
 def _without_prefixes(given: dict[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
-    """Take away prefixes that all given names share and that no expected name has."""
+    """Remove prefixes that all given names have and no expected name has."""
     while True:
         shared = [prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in given)]
         if not shared or any(name.startswith(shared[0]) for name in expected):
@@ -101,7 +107,17 @@ def _misfits(model: nn.Module, given: Mapping[str, Tensor]) -> list[str]:
         for name, tensor in expected.items()
         if name in given and given[name].shape != tensor.shape
     ]
-    kinds = (("missing", missing), ("unexpected", unexpected), ("of wrong shape", wrong))
+    other_type = [
+        f"{name} is {given[name].dtype}, not {tensor.dtype}"
+        for name, tensor in expected.items()
+        if name in given and given[name].is_floating_point() != tensor.is_floating_point()
+    ]
+    kinds = (
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("of wrong shape", wrong),
+        ("of wrong type", other_type),
+    )
     return [f"{len(names)} {kind} ({_listed(names)})" for kind, names in kinds if names]
 
 

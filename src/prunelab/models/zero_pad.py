@@ -1,4 +1,4 @@
-"""The parameter-free shortcut of the CIFAR ResNets, written so that its channels can be removed."""
+"""The parameter-free shortcut of the CIFAR ResNets, in a form whose channels can be removed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from torch import Tensor, nn
 class ZeroPadShortcut(nn.Module):
     """Option A of He et al. 2016 (https://arxiv.org/abs/1512.03385, section 3.3): subsample, zero-pad.
 
-    The usual ``F.pad`` fixes which output channel comes from which input channel by position, so no channel
-    on either side can be removed. Here that map is data: entry k of the buffer ``source`` is the input
-    channel that becomes output channel k, or ``in_channels`` for a channel of zeros. Removing output channels
-    drops entries; removing input channels renumbers the others, and an entry that lost its channel becomes a
-    zero.
+    The usual ``F.pad`` assigns input channels to output channels by position, so no channel on either side can be
+    removed. Here this map is data: entry k of the buffer ``source`` is the input channel that becomes output channel
+    k, or ``in_channels`` for a channel of zeros. Removing output channels removes entries; removing input channels
+    renumbers the others, and the entry of a removed channel becomes a zero channel.
 
-    Input (N, in_channels, H, W), output (N, out_channels, ceil(H / stride), ceil(W / stride)). The zeros are
-    split evenly: half before the input's channels and half after.
+    Input (N, in_channels, H, W), output (N, out_channels, ceil(H / stride), ceil(W / stride)). Half of the zero
+    channels precede the channels of the input, half follow them.
 
-    ``source`` is saved with the weights, because a pruned network needs it. Weight files from elsewhere do
-    not have it; loading one keeps the module's own (a pre-hook of ``load_state_dict`` fills it in).
+    ``source`` is saved with the weights, because a pruned network needs it. Weight files from other projects do not
+    contain it; then the module keeps its own (a pre-hook of ``load_state_dict`` adds it).
     """
 
     source: Tensor
@@ -41,7 +40,7 @@ class ZeroPadShortcut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]
         images, _, height, width = x.shape
-        # Not a slice of x, such as zeros_like(x[:, :1]): the structure engine would see channel 0 in use.
+        # Not a slice of x, such as zeros_like(x[:, :1]): in the trace, channel 0 would then be in use.
         zero_channel = x.new_zeros(images, 1, height, width)
         return torch.index_select(torch.cat([x, zero_channel], dim=1), 1, self.source)
 

@@ -40,6 +40,8 @@ def check_common(config: Mapping[str, Any]) -> None:
         values = config.get(group, {}) if group else config
         if key in values:
             _check_value(name, values[key], hint)
+    if config.get("seed", 0) < 0:
+        raise UserError(f"seed must be 0 or more, not {config['seed']}.")
 
 
 def check_kinds(settings: Mapping[str, Any], where: str, made: Any = None) -> None:
