@@ -57,7 +57,10 @@ def test_unknown_names_get_the_nearest_ones(name: str, message: str) -> None:
             "cifar_resnet20 cannot be built with .*depth=20.* unexpected keyword argument 'depth'",
         ),
         ({"shortcut": print}, "must be JSON values"),
-        ({"checkpoint_path": "net.pth"}, "checkpoint_path is not allowed among the arguments of cifar_resnet20"),
+        (
+            {"checkpoint_path": "net.pth"},
+            "checkpoint_path is not allowed among the arguments of cifar_resnet20",
+        ),
         ({"image_size": 8, "in_chans": 0}, "num_classes=10 and in_chans=0 must both be at least 1"),
     ],
 )
@@ -67,9 +70,7 @@ def test_impossible_arguments_are_refused(arguments: dict, message: str) -> None
 
 
 def test_an_unknown_layer_type_is_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"resnet18 cannot be built with .*act_layer='foo': 'foo' is unknown"
-    ):
+    with pytest.raises(UserError, match=r"resnet18 cannot be built with .*act_layer='foo': 'foo' is unknown"):
         build("resnet18", 10, act_layer="foo")
 
 

@@ -20,8 +20,6 @@ _PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".th", ".tar")
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 # Prefixes that DDP, LightningModules and torch.compile add to names.
 _PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.")
-# Classes in the checkpoints of timm and torchvision that only hold values. Setting their attributes runs no code.
-_SAFE_CLASSES = [argparse.Namespace]
 _SHOWN = 3  # names listed of each kind of misfit
 
 
@@ -56,7 +54,8 @@ def _read(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         if path.suffix in _PICKLES:
-            with torch.serialization.safe_globals(_SAFE_CLASSES):
+            # In checkpoints of timm and torchvision. It only has attributes; restoring it runs no code.
+            with torch.serialization.safe_globals([argparse.Namespace]):
                 return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
