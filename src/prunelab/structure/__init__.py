@@ -9,7 +9,8 @@ from prunelab.structure.hook_points import GroupHookPoint, HookPoint, channels_f
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery.apply import apply
 from prunelab.structure.surgery.candidate import candidate
-from prunelab.structure.surgery.masking import check, masked_forward
+from prunelab.structure.surgery.checking import check
+from prunelab.structure.surgery.masking import masked_forward
 from prunelab.structure.surgery.sliced import SlicedNetwork
 
 __all__ = [

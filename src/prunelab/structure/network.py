@@ -202,15 +202,6 @@ def on_device(values: Any, device: torch.device | str) -> Any:
     return tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, values)
 
 
-def one_image(example_input: Any) -> Any:
-    """The first image of a batch; inputs that are wrapped in lists or the like stay whole."""
-    args, kwargs = arguments(example_input)
-    inputs = (*args, *kwargs.values())
-    if any(tensors_in(value) and not isinstance(value, Tensor) for value in inputs):
-        return example_input
-    return tree_map(lambda value: value[:1] if isinstance(value, Tensor) else value, example_input)
-
-
 def _images(example_input: Any) -> int:
     """The batch size: the length of the first input, or of a list of images (C, H, W)."""
     args, kwargs = arguments(example_input)

@@ -1,74 +1,60 @@
-"""``check``: does the pruned network compute what the masked full network computes?
+"""The masked run: the full network on real images, in which whatever a plan removes counts as zero.
 
-The masked run is independent of groups and surgery's shapes: the full network runs on real images under the same
-tracer, and at every contraction (convolution, matrix product, gather) the input channels that the plan removes are
-set to zero: the weight columns that read a removed channel do not count, whatever the activation function between.
-A dropped block's branch counts as zero at its addition.
+It depends neither on groups nor on the shapes that ``apply`` makes. The full network runs under the same tracer as in
+an analysis, and at every contraction (convolution, matrix product, gather, sum over weights) the input channels that
+the plan removes are set to zero: the weight columns that read a removed channel do not count, whatever the activation
+function between. The branch of a dropped block is zero at its addition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from prunelab.structure.blocks import find_blocks
-from prunelab.structure.network import Network, arguments, one_image
+from prunelab.structure.network import Network, arguments
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery.apply import named_tensors
+from prunelab.structure.surgery.precision import copied, double_precision
 from prunelab.structure.surgery.temporary import call_with
-from prunelab.structure.tracing.calls import Call
+from prunelab.structure.tracing.calls import Call, Calls
 from prunelab.structure.tracing.ids import Ids
 from prunelab.structure.tracing.marks import Marked, Trace
-from prunelab.structure.tracing.outputs import tensors_in
-from prunelab.structure.tracing.side_effects import evaluating
+from prunelab.structure.tracing.rules.reduce import reduced_dims
 from prunelab.structure.tracing.trace import Tracer, run
 
 # Which argument of a contraction is read, and along which dimension.
-_READS = {
-    "convolution": (0, 1),
-    "addmm": (1, 1),
-    "mm": (0, 1),
-    "bmm": (0, 2),
-    "baddbmm": (1, 2),
-    "index_select": (0, None),
-}
+_READS = {"convolution": (0, 1), "addmm": (1, 1), "mm": (0, 1), "bmm": (0, 2), "baddbmm": (1, 2)}
 
 
-def check(original: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Any) -> float:
-    """The largest difference between the masked ``original`` and ``pruned``, relative to the output's largest value.
-
-    ``images`` is one batch (or a tuple or dict of inputs); both networks run in float64, evaluation mode. Exact groups
-    give 1e-6 or less; see ``ChannelGroup.exact`` for those that cannot.
-    """
-    masked = _floating(masked_forward(original, plan, images))
-    args, kwargs = arguments(_as_double(images))
-    tensors = _as_double(named_tensors(pruned))
-    with evaluating(pruned), torch.no_grad(), _double_precision():
-        found = _floating(call_with(pruned, tensors, args, kwargs))
-    if [value.shape for value in masked] != [value.shape for value in found]:
-        return float("inf")
-    worst = 0.0
-    for expected, value in zip(masked, found, strict=True):
-        scale = float(expected.abs().max()) or 1.0
-        difference = float((expected - value).abs().max()) / scale
-        worst = max(worst, difference if difference == difference else float("inf"))
-    return worst
+Watch = Callable[[Calls], AbstractContextManager[Any]]
+"""Enters a context around a forward pass, whose Python-level calls are numbered by the argument."""
 
 
-def masked_forward(model: nn.Module, plan: PruningPlan, images: Any) -> Any:
+def masked_forward(model: nn.Module, plan: PruningPlan, inputs: Any) -> Any:
     """The output of the full ``model`` with everything that ``plan`` removes masked (float64, evaluation mode)."""
-    network = Network(model, one_image(images))
-    additions = _dropped_additions(plan, network.trace())
-    args, kwargs = arguments(_as_double(images))
-    tensors = _as_double(named_tensors(model))
-    tracer = _Masking(tensors, plan, additions, network)
-    with _double_precision():
-        return run(model, tracer, lambda: call_with(model, tensors, args, kwargs))[1]
+    return masked_run(model, plan, inputs, double=True)
+
+
+def masked_run(
+    model: nn.Module, plan: PruningPlan, inputs: Any, double: bool, watch: Watch = lambda calls: nullcontext()
+) -> Any:
+    """The same in float64 or, with ``double`` False, in the precision of the network and its inputs."""
+    network = Network(model, inputs)
+    trace = network.trace()
+    tensors = copied(named_tensors(model), double)
+    tracer = _Masking(tensors, plan, network, trace)
+    args, kwargs = arguments(copied(inputs, double))
+
+    def forward() -> Any:
+        with watch(tracer.calls), double_precision() if double else nullcontext():
+            return call_with(model, tensors, args, kwargs)
+
+    return run(model, tracer, forward)[1]
 
 
 class _Masking(Tracer):
@@ -78,11 +64,12 @@ class _Masking(Tracer):
         self,
         tensors: dict[str, Tensor],
         plan: PruningPlan,
-        additions: dict[tuple[Call | None, str], int],
         network: Network,
+        trace: Trace,
     ) -> None:
         super().__init__(tensors.items(), lambda name: tensors[name], network.carry, network.kernels)
-        self.additions = additions
+        self.additions = _dropped_additions(plan, trace)
+        self._components = trace.ids.components()
         removed = torch.zeros(self.ledger.ids.count, dtype=torch.bool)
         first_name = {name: names[0] for names in network.aliases().values() for name in names}
         by_dimension = {(first_name[cut.tensor], cut.dim): cut for cut in plan.cuts}
@@ -103,23 +90,39 @@ class _Masking(Tracer):
                 zeros = args[0].zero_()  # the result must stay the same tensor
             self.ledger.write(zeros, Marked(tuple(zeros.shape), list(shortcut.dims), activation=True))
             return (zeros, args[1]) if branch == 0 else (args[0], zeros), kwargs
-        if name not in _READS:
-            return args, kwargs
-        position, dim = _READS[name]
-        source = args[position]
+        for position, dim in self._reads(name, args, kwargs):
+            args = (*args[:position], self._zeroed(args[position], dim), *args[position + 1 :])
+        return args, kwargs
+
+    def _reads(self, name: str, args: Any, kwargs: Any) -> list[tuple[int, int]]:
+        """(argument, dimension) of everything that an operator contracts."""
+        if name == "index_select":
+            return [(0, int(args[1]) % args[0].dim())]
+        if name == "sum" and not self.marked(args[0]).activation:
+            # A merged bias (re-parameterised convolutions); a sum that normalises weights is a statistic.
+            dims = reduced_dims(args, kwargs, args[0].dim(), 1)
+            return [(0, dim) for dim in dims if not self._is_inexact(self.marked(args[0]).dims[dim])]
+        return [_READS[name]] if name in _READS else []
+
+    def _is_inexact(self, ids: Ids | None) -> bool:
+        return ids is not None and not self._components.inexact.keys().isdisjoint(
+            self._components.label[ids].tolist()
+        )
+
+    def _zeroed(self, source: Tensor, dim: int) -> Tensor:
+        """``source`` with zeros where dimension ``dim`` carries channels that the plan removes."""
         marked = self.marked(source)
-        dim = int(args[1]) % source.dim() if dim is None else dim
         ids = marked.dims[dim]
         if ids is None:
-            return args, kwargs
+            return source
         keep = self._kept(ids)
         if bool(keep.all()):
-            return args, kwargs
+            return source
         shape = [1] * source.dim()
         shape[dim] = -1
-        zeroed = source * keep.to(source.dtype).reshape(shape)
+        zeroed = source * keep.to(source).reshape(shape)
         self.ledger.write(zeroed, marked)
-        return (*args[:position], zeroed, *args[position + 1 :]), kwargs
+        return zeroed
 
     def _kept(self, ids: Ids) -> Tensor:
         known = torch.tensor(ids)
@@ -135,30 +138,3 @@ def _dropped_additions(plan: PruningPlan, trace: Trace) -> dict[tuple[Call | Non
             for addition, branch in zip(path.additions, path.branches, strict=True):
                 additions[addition.made_in, addition.op] = addition.parents.index(branch)
     return additions
-
-
-@contextmanager
-def _double_precision() -> Iterator[None]:
-    """Tensors that a network makes for itself (``torch.zeros``) are float64 too."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(default)
-
-
-def _as_double(values: Any) -> Any:
-    """Floating-point tensors as float64; shared tensors stay shared."""
-    made: dict[int, Tensor] = {}
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return made.setdefault(id(value), value.detach().double())
-        return value
-
-    return tree_map(convert, values)
-
-
-def _floating(out: Any) -> list[Tensor]:
-    return [value for value in tensors_in(out) if value.is_floating_point()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import prunelab
 from prunelab.models import ZeroPadShortcut
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8).sin()
@@ -57,6 +59,31 @@ def test_along_channels_freezes(
     pruning = exact(network(forward, stem=conv(3, 6), conv=conv(6, 8), out=conv(8, 3)), IMAGES)
     assert pruning.groups == {"stem": ("filter", 6)}
     assert pruning.frozen == {"conv": f"{operator} along the channels"}
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        lambda x: x[x[:, :, 0, 0] > 0],
+        lambda x: x[:, :, x.mean((0, 1)) > 0],
+        lambda x: x[:, :, torch.ones(8, 8, dtype=torch.bool)],
+        lambda x: x[x > 0],
+        lambda x: x[x > 1e9],
+    ],
+    ids=["images and channels", "places", "constant", "all", "nothing"],
+)
+def test_a_mask_stands_for_as_many_dimensions_as_it_has(
+    network: Any, pick: Callable[[Tensor], Tensor]
+) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return pick(net.out(F.relu(net.conv(x))))
+
+    model = network(forward, conv=conv(3, 8), out=conv(8, 3))
+    graph = prunelab.analyze(model, IMAGES)
+    assert [group.name for group in graph.groups] == ["conv"]
+    plan = graph.plan({"conv": [0, 3, 4]})
+    pruned = prunelab.apply(copy.deepcopy(model), plan)
+    assert prunelab.check(model, pruned, plan, IMAGES) < 1e-9
 
 
 def test_the_zero_padded_shortcut_renumbers_its_sources(prune: Callable[..., Any], network: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prunelab.structure.tracing.ledger import Ledger
@@ -42,10 +43,21 @@ def index_select(
 def index(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``index(input, [None or tensor per dimension])``: indexed dimensions lose their channels."""
-    source, choosers, out = inputs[0], list(args[1]), outputs[0]
+    """``index(input, [None or tensor per dimension])``: indexed dimensions lose their channels.
+
+    A mask of booleans stands for as many dimensions of the input as it has itself.
+    """
+    source, out = inputs[0], outputs[0]
     statistics_end_here(ledger, op, inputs)
-    indexed = [dim for dim, chooser in enumerate(choosers) if chooser is not None]
+    indexed: list[int] = []
+    dim = 0
+    for chooser in args[1]:
+        covered = chooser.dim() if chooser is not None and chooser.dtype in (torch.bool, torch.uint8) else 1
+        if chooser is not None:
+            indexed.extend(range(dim, dim + covered))
+            for ids in ledger.marked(chooser).dims:
+                ledger.ids.freeze(ids, f"{op} along the channels")
+        dim += covered
     for dim in indexed:
         ledger.ids.freeze(source.dims[dim], f"{op} along the channels")
     kept: Dims = [ids for dim, ids in enumerate(source.dims) if dim not in indexed]

@@ -11,7 +11,7 @@ from prunelab.structure.tracing.marks import Dims, Marked
 from prunelab.structure.tracing.rules.common import Rule, statistics_end_here
 
 
-def _reduced_dims(args: Any, kwargs: Any, rank: int, position: int) -> list[int]:
+def reduced_dims(args: Any, kwargs: Any, rank: int, position: int) -> list[int]:
     """The reduced dimensions; all of them where the operator names none."""
     dims = args[position] if len(args) > position else kwargs.get("dim")
     if dims is None or dims == [] or isinstance(dims, bool):
@@ -32,7 +32,7 @@ def _reduce(
     source = inputs[0]
     statistics_end_here(ledger, op, inputs)
     rank = len(source.shape)
-    gone = _reduced_dims(args, kwargs, rank, position)
+    gone = reduced_dims(args, kwargs, rank, position)
     over_channels = [source.dims[dim] for dim in gone if source.dims[dim] is not None]
     statistics = tuple(ids for ids in over_channels if ids is not None) if op in _STATISTICS else ()
     if op not in _STATISTICS:

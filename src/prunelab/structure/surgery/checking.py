@@ -1,0 +1,103 @@
+"""``check``: does the pruned network compute what the masked full network computes?"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunelab.structure.network import arguments
+from prunelab.structure.plan import PruningPlan
+from prunelab.structure.surgery.apply import named_tensors
+from prunelab.structure.surgery.discontinuous import Record, Recording, Repeating
+from prunelab.structure.surgery.masking import masked_run
+from prunelab.structure.surgery.precision import copied, double_precision
+from prunelab.structure.surgery.temporary import call_with
+from prunelab.structure.tracing.calls import Calls, following
+from prunelab.structure.tracing.outputs import tensors_in
+from prunelab.structure.tracing.side_effects import evaluating
+
+
+def check(original: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Any) -> float:
+    """The largest difference between the masked ``original`` and ``pruned``, relative to the largest value.
+
+    Compared are the outputs, and whatever enters an operator that is not continuous (a sort, a comparison, the
+    suppression of boxes): the pruned run takes the same decisions there as the masked one, so that two equal scores
+    that rounding puts in another order are no difference.
+
+    Args:
+        original: the full network.
+        pruned: a copy of it after ``apply(..., plan)``.
+        plan: what was removed.
+        images: one batch, or a tuple of positional or a dict of keyword arguments.
+
+    Returns:
+        1e-6 or less for exact groups; see ``ChannelGroup.exact`` for those that cannot be. Both networks run in
+        evaluation mode and in float64, also where they name another type. Where float64 is not possible (a device or an
+        operator without it), they run in their own precision, and 1e-4 (float32) or 1e-1 (16 bits) is to be expected.
+        ``inf`` where shapes differ or an output is not finite.
+
+    Example::
+
+        pruned = prunelab.apply(copy.deepcopy(model), plan)
+        assert prunelab.check(model, pruned, plan, images) < 1e-6
+    """
+    try:
+        return _difference_of_runs(original, pruned, plan, images, double=True)
+    except Exception as in_double:
+        try:
+            return _difference_of_runs(original, pruned, plan, images, double=False)
+        except Exception as error:
+            raise in_double from error
+
+
+def _difference_of_runs(
+    original: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Any, double: bool
+) -> float:
+    record = Record()
+    masked = _floating(masked_run(original, plan, images, double, lambda calls: Recording(calls, record)))
+    found, differences = _pruned_run(pruned, images, double, record)
+    if [value.shape for value in masked] != [value.shape for value in found]:
+        return float("inf")
+    differences.extend(difference(*pair) for pair in zip(masked, found, strict=True))
+    return max(differences, default=0.0)
+
+
+def _pruned_run(
+    pruned: nn.Module, images: Any, double: bool, record: Record
+) -> tuple[list[Tensor], list[float]]:
+    """The outputs of ``pruned``, and the differences at discontinuous operators."""
+    args, kwargs = arguments(copied(images, double))
+    tensors = copied(named_tensors(pruned), double)
+    calls = Calls(lambda call, out: None)
+    repeating = Repeating(calls, record, difference)
+    with (
+        evaluating(pruned),
+        torch.no_grad(),
+        following(pruned, calls),
+        calls,
+        repeating,
+        double_precision() if double else nullcontext(),
+    ):
+        out = call_with(pruned, tensors, args, kwargs)
+    return _floating(out), repeating.differences
+
+
+def difference(expected: Tensor, found: Tensor, least_scale: float = 0.0) -> float:
+    """The largest difference between two tensors of one shape, relative to the largest finite value of ``expected``
+    (at least ``least_scale``). Equal infinite values do not differ; NaN differs from everything."""
+    unequal = expected != found
+    if not bool(unequal.any()):
+        return 0.0
+    gap = (expected - found)[unequal].abs()
+    if not bool(gap.isfinite().all()):
+        return float("inf")
+    finite = expected[expected.isfinite()].abs()
+    scale = max(float(finite.max()) if finite.numel() else 0.0, least_scale) or 1.0
+    return float(gap.max()) / scale
+
+
+def _floating(out: Any) -> list[Tensor]:
+    return [value for value in tensors_in(out) if value.is_floating_point()]
