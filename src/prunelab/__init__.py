@@ -23,13 +23,16 @@ if TYPE_CHECKING:
         Criterion,
         Entropy,
         HRank,
+        ImportanceMethod,
         ImportancePruning,
         L1Norm,
         L2Norm,
+        PruningCallback,
         PruningContext,
         PruningMethod,
         Random,
         Taylor,
+        load_from_checkpoint,
     )
     from prunelab.structure import ChannelGraph, ChannelGroup, CostModel, PruningPlan, analyze, apply, check
 
@@ -52,7 +55,10 @@ _HOMES = {
         "Criterion",
         "Entropy",
         "FPGM",
+        "ImportanceMethod",
         "ImportancePruning",
+        "PruningCallback",
+        "load_from_checkpoint",
         "L1Norm",
         "L2Norm",
         "PruningContext",
@@ -87,9 +93,11 @@ __all__ = [
     "Criterion",
     "Entropy",
     "HRank",
+    "ImportanceMethod",
     "ImportancePruning",
     "L1Norm",
     "L2Norm",
+    "PruningCallback",
     "PruningContext",
     "PruningMethod",
     "PruningPlan",
@@ -99,6 +107,7 @@ __all__ = [
     "apply",
     "check",
     "load",
+    "load_from_checkpoint",
     "save",
 ]
 
