@@ -80,7 +80,7 @@ def test_running_statistics_count_and_masks_do_not(plain: nn.Module, batches: An
 def test_images(plain: nn.Module, batches: Any, method: PruningMethod, value: float) -> None:
     broken = [(images.clone(), targets) for images, targets in batches]
     broken[1][0][2, 0, 3, 3] = value
-    with pytest.raises(UserError, match="batch 1 .*NaN or infinity"):
+    with pytest.raises(UserError, match=r"batch 1 .*NaN or infinity"):
         decide(method, plain, broken)
 
 

@@ -237,7 +237,7 @@ def test_masks_follow_the_weights_once_an_epoch(small: Any) -> None:
 
 def test_without_held_out_images_it_says_what_to_give(small: Any) -> None:
     method = lfpc()
-    with pytest.raises(UserError, match="images held out of training.*validation="):
+    with pytest.raises(UserError, match=r"images held out of training.*validation="):
         method.prepare(method.context(small, EXAMPLE))
 
 

@@ -174,7 +174,7 @@ def test_candidates_are_judged_on_held_out_images_and_never_on_test_images(
 
 def test_without_held_out_images_it_says_what_to_give(plain: nn.Module) -> None:
     method = eagleeye()
-    with pytest.raises(UserError, match="images held out of training.*validation="):
+    with pytest.raises(UserError, match=r"images held out of training.*validation="):
         method.decide(method.context(plain, CALIBRATION[0][0][:1], CALIBRATION))
 
 
