@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 CONSTRAINED := $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-page test-rows test-slurm docs notebook refresh lint types check wheel clean
+.PHONY: help setup demo test test-gpu test-page test-rows test-slurm docs notebook refresh lint types check wheel clean
 
 help:  ## What each target does
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ test-page: setup  ## Test the report's page in headless Chromium, which must be 
 
 test-rows: setup  ## Run every row of the studies of ResNet-50 and ResNet-56 once, on tiny images (5 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m rows tests/experiments
+
+test-gpu: setup  ## Test on a CUDA GPU (5 minutes); skipped where there is none
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist worksteal -m gpu tests/gpu
 
 test-slurm: setup  ## Run sweeps on a real Slurm cluster of one node (installs Debian's slurm-wlm and munge; 4 minutes)
 	tests/slurm/install.sh

@@ -72,7 +72,7 @@ from prunelab.methods import (
 from prunelab.methods.search.batch_norm import adapt_batch_norm
 from prunelab.methods.search.widths import WidthSpace
 from prunelab.structure import ChannelGroup, PruningPlan, apply, channels_first, observe
-from prunelab.structure.surgery.apply import candidate
+from prunelab.structure.surgery.candidate import candidate
 
 RECORD = Path(__file__).parent / "records" / "scoring.json"
 CRITERIA: dict[str, Criterion] = {

@@ -1,0 +1,114 @@
+"""How fast is prunelab on a GPU: training, scoring, ranks, candidate networks, and what pruning wins in latency?
+
+    python experiments/benchmarks/gpu.py                            # all parts that the card's record lacks
+    python experiments/benchmarks/gpu.py --parts training scoring   # these, even if the record has them
+    python experiments/benchmarks/gpu.py --quick                    # a trial with few images; nothing is written
+
+One record for each card: records/gpu_<name of the card>.json, written again after each part, so that an interrupted
+benchmark goes on with the part that is missing.
+
+ceilings  Operations per second of a bfloat16 matrix product of 8192 x 8192 x 8192 and bytes per second of a copy: what
+          the card reaches, against which the others are judged.
+training  Images per second of prunelab's own ``fit`` and of a plain PyTorch loop with the same network, batches,
+          precision, memory order, optimizer and compilation; ResNet-56 on images of 32x32 and ResNet-50 on images of
+          224x224. The fraction of the peak counts three forward passes for each image (forward, and two products
+          backward).
+scoring   Each criterion as a multiple of a forward pass over the same images in float32, and the peak of memory.
+ranks     Milliseconds for the ranks of a batch of feature maps as hrank computes them, next to ``matrix_rank``.
+eagleeye  Candidates that are judged per second.
+latency   Milliseconds of ResNet-50, full and with half the FLOPs at widths that are multiples of 1, 8, 16 and 32.
+
+Weights and images are random. Times are medians of times between events on the device, or of wall-clock times that end
+with a synchronisation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_networks import eagleeye, latency, ranks, scoring
+from gpu_timing import device_milliseconds
+from gpu_training import training
+from timing import machine
+
+RECORDS = Path(__file__).parent / "records"
+PACKAGES = ("torch", "pytorch-lightning", "timm", "torchmetrics", "numpy", "prunelab")
+SIDE = 8192
+
+
+def ceilings(quick: bool) -> dict[str, float]:
+    """What the card reaches in a large product and in a large copy."""
+    side = SIDE // 8 if quick else SIDE
+    left, right = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    source = torch.randn(side * side * 16, device="cuda")
+    target = torch.empty_like(source)
+    product_ms = device_milliseconds(lambda: left @ right)
+    copy_ms = device_milliseconds(lambda: target.copy_(source))
+    return {
+        "bf16_tflops": 2 * side**3 / product_ms / 1e9,
+        "copy_gb_per_s": 2 * source.nbytes / copy_ms / 1e6,
+    }
+
+
+PARTS: dict[str, Callable[[dict[str, Any], bool], Any]] = {
+    "ceilings": lambda record, quick: ceilings(quick),
+    "training": lambda record, quick: training(record["ceilings"]["bf16_tflops"], quick),
+    "scoring": lambda record, quick: scoring(quick),
+    "ranks": lambda record, quick: ranks(quick),
+    "eagleeye": lambda record, quick: eagleeye(quick),
+    "latency": lambda record, quick: latency(quick),
+}
+
+
+def card() -> dict[str, Any]:
+    """Which GPU this is, and what drives it."""
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "name": properties.name,
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "multiprocessors": properties.multi_processor_count,
+        "capability": list(torch.cuda.get_device_capability(0)),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--parts", nargs="*", choices=PARTS, help="measure these, even if the record has them"
+    )
+    parser.add_argument("--quick", action="store_true", help="few images; nothing is written")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("No CUDA GPU: nothing is measured.")
+        return
+    name = re.sub(r"\W+", "_", card()["name"].lower()).strip("_")
+    path: Path = arguments.records / f"gpu_{name}.json"
+    record = json.loads(path.read_text()) if path.exists() and not arguments.quick else {}
+    record |= {"card": card(), "machine": machine(*PACKAGES)}
+    wanted = arguments.parts or [part for part in PARTS if part not in record]
+    if "training" in wanted and "ceilings" not in record and "ceilings" not in wanted:
+        wanted.insert(0, "ceilings")
+    for part in [each for each in PARTS if each in wanted]:
+        print(f"== {part}", flush=True)
+        record[part] = PARTS[part](record, arguments.quick)
+        print(json.dumps(record[part], indent=1), flush=True)
+        if not arguments.quick:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"Nothing left to measure: {path}" if not wanted else f"wrote {path}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

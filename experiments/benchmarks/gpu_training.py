@@ -1,0 +1,183 @@
+"""Images per second of prunelab's training and of a plain PyTorch loop that does the same work."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import prunelab
+from prunelab.data.augment import BatchTransform
+from prunelab.data.module import ImageData
+from prunelab.data.sources import MemoryImages
+from prunelab.data.split import Split, Splits
+from prunelab.models import build
+from prunelab.training import Machine, Training, fit
+from prunelab.training.schedule import make_schedule
+from prunelab.training.settings import make_optimizer
+
+CLASSES = 10
+TRAINING = Training(epochs=4, lr=0.05, nesterov=True, weight_decay=5e-4, schedule="one_cycle")
+FULL = Machine(accelerator="gpu", images_on_device=True)
+FAST = replace(FULL, precision="bf16-mixed", channels_last=True, tf32=True, fused=True)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network, one way to train it."""
+
+    network: str
+    side: int
+    images: int
+    batch: int
+    machines: dict[str, Machine] = field(hash=False)
+
+
+CASES = (
+    Case("cifar_resnet56", 32, 25_600, 128, {
+        "trainer=auto": FULL,
+        "trainer=gpu": FAST,
+        "trainer=gpu trainer.deterministic=false": replace(FAST, deterministic=False),
+        "trainer=gpu trainer.compile=reduce-overhead": replace(FAST, compile="reduce-overhead"),
+        "trainer=gpu trainer.compile=reduce-overhead trainer.deterministic=false": replace(
+            FAST, deterministic=False, compile="reduce-overhead"
+        ),
+    }),
+    Case("resnet50", 224, 5_120, 256, {
+        "trainer=gpu": FAST,
+        "trainer=gpu trainer.deterministic=false": replace(FAST, deterministic=False),
+        "trainer=gpu trainer.compile=true trainer.deterministic=false": replace(
+            FAST, deterministic=False, compile=True
+        ),
+    }),
+)  # fmt: skip
+
+
+class RandomImages(ImageData):
+    """Random images and classes; a few of them are for validation."""
+
+    name = "random"
+
+    def __init__(self, images: int, side: int, batch: int) -> None:
+        super().__init__(
+            image_shape=(3, side, side), batch_size=batch, eval_batch_size=batch, val_fraction=0.02, seed=0,
+            split_seed=0,
+        )  # fmt: skip
+        self.count = images
+
+    @property
+    def num_classes(self) -> int:
+        return CLASSES
+
+    def read_splits(self) -> Splits:
+        generator = torch.Generator().manual_seed(0)
+        total = self.count + self.eval_batch_size
+        images = torch.randint(0, 256, (total, *self.image_shape), dtype=torch.uint8, generator=generator)
+        transform = BatchTransform((0.5,) * 3, (0.25,) * 3, crop_padding=4, flip=True)
+        source = MemoryImages(images, np.arange(total) % CLASSES, transform)
+        train, val = Split(source, np.arange(self.count)), Split(source, np.arange(self.count, total))
+        return Splits(train, val, val)
+
+
+class EpochSeconds(pl.Callback):
+    """Seconds from the first to the last step of each epoch, on a device that has done all its work."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        torch.cuda.synchronize()
+        self.begin = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.is_last_batch:
+            torch.cuda.synchronize()
+            self.seconds.append(time.perf_counter() - self.begin)
+
+
+def training(peak_tflops: float, quick: bool) -> dict[str, Any]:
+    """Every case with each of its machines."""
+    found: dict[str, Any] = {}
+    for case in CASES:
+        if quick:
+            case = replace(case, images=2 * case.batch)
+        data = RandomImages(case.images, case.side, case.batch)
+        data.setup()
+        data.move_to(FULL.device)
+        network = _network(case)
+        graph = prunelab.analyze(network, torch.zeros(1, 3, case.side, case.side))
+        flops = 3 * float(graph.cost.flops())
+        rows = {}
+        for words, machine in case.machines.items():
+            machine.prepare_process()
+            ours = case.images / _fit_seconds(case, data, machine)
+            plain = case.images / _plain_seconds(case, data, machine)
+            rows[words] = {
+                "images_per_s": ours,
+                "plain_images_per_s": plain,
+                "ratio": ours / plain,
+                "fraction_of_bf16_peak": ours * flops / (peak_tflops * 1e12),
+            }
+            print(case.network, words, rows[words], flush=True)
+        found[case.network] = {
+            "side": case.side, "images": case.images, "batch": case.batch, "epochs": TRAINING.epochs,
+            "training": asdict(TRAINING), "settings": rows,
+        }  # fmt: skip
+    return found
+
+
+def _network(case: Case) -> nn.Module:
+    torch.manual_seed(0)
+    return build(case.network, num_classes=CLASSES, in_chans=3, image_size=(case.side, case.side))
+
+
+def _fit_seconds(case: Case, data: ImageData, machine: Machine) -> float:
+    """The median of the epochs after the first one, which compiles and warms up."""
+    clock = EpochSeconds()
+    with tempfile.TemporaryDirectory() as folder:
+        fit(
+            _network(case), data, TRAINING, machine=machine, seed=0, folder=Path(folder), title=case.network,
+            callbacks=[clock],
+        )  # fmt: skip
+    return median(clock.seconds[1:])
+
+
+def _plain_seconds(case: Case, data: ImageData, machine: Machine) -> float:
+    """The same of a loop with nothing in it but the steps of a training."""
+    torch.use_deterministic_algorithms(machine.deterministic == "warn", warn_only=True)
+    torch.backends.cudnn.benchmark = False  # as Lightning leaves it
+    layout = torch.channels_last if machine.channels_last else torch.contiguous_format
+    model = _network(case).cuda().to(memory_format=layout).train()
+    if machine.compile:
+        model.compile(**({"mode": machine.compile} if isinstance(machine.compile, str) else {}))
+    optimizer = make_optimizer(model, TRAINING, machine.fused)
+    loader = data.train_dataloader()
+    schedule = make_schedule(optimizer, TRAINING, TRAINING.epochs * len(loader))
+    seconds = []
+    for _ in range(TRAINING.epochs):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for images, classes in loader:
+            loss = _loss(model, images.contiguous(memory_format=layout), classes, machine)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return median(seconds[1:])
+
+
+def _loss(model: nn.Module, images: Tensor, classes: Tensor, machine: Machine) -> Tensor:
+    mixed = machine.precision == "bf16-mixed"
+    with torch.autocast("cuda", torch.bfloat16, enabled=mixed, cache_enabled=False):  # as Lightning does
+        return cross_entropy(model(images), classes)

@@ -1,0 +1,101 @@
+"""Tests that need a CUDA GPU: ``make test-gpu``. Elsewhere they are skipped with one line."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunelab.cli.config import configure
+from prunelab.errors import UserError
+from prunelab.methods import PruningMethod, Scores
+from prunelab.models import CifarResNet
+from prunelab.steps.setup import made
+from prunelab.structure import PruningPlan
+
+HERE = Path(__file__).parent
+EXAMPLE = torch.zeros(1, 1, 8, 8)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A plan, the scores behind it (None: the method has none), and the network that it was made for."""
+
+    plan: PruningPlan
+    scores: Scores | None
+    network: nn.Module
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    ours = [item for item in items if HERE in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.gpu)
+    if ours and not torch.cuda.is_available():
+        ours[0].add_marker(pytest.mark.skip(reason=f"no CUDA GPU, which {len(ours)} tests need"))
+        items[:] = [item for item in items if item not in ours[1:]]
+        config.hook.pytest_deselected(items=ours[1:])
+
+
+@pytest.fixture(autouse=True)
+def _full_precision() -> Iterator[None]:
+    """Convolutions in float32, not in TF32, so that figures compare with those of the CPU; deterministic or not."""
+    tf32, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_float32_matmul_precision(precision)
+
+
+def randomized(model: nn.Module) -> nn.Module:
+    """``model`` with norms and running statistics that all differ, the same in every test; evaluation mode."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.uniform_(-0.5, 0.5, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture
+def small() -> nn.Module:
+    """A ResNet-8 for images of 8x8 with random weights, on the CPU."""
+    torch.manual_seed(0)
+    return randomized(CifarResNet(1, in_chans=1))
+
+
+@pytest.fixture(scope="session")
+def batches() -> list[tuple[Tensor, Tensor]]:
+    """Four batches of 32 random images of 8x8, with classes."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(32, 1, 8, 8, generator=generator), torch.randint(10, (32,), generator=generator))
+        for _ in range(4)
+    ]
+
+
+@pytest.fixture
+def decide(small: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Callable[..., Decided]:
+    """(name of a method, "cpu" or "cuda", more words) -> what it decides about ``small`` there, refitted."""
+
+    def decided(name: str, device: str, *words: str) -> Decided:
+        config = configure(["data=digits", "budget.flops=0.5", f"method={name}", *words])
+        method: PruningMethod = made(config["method"], "method")
+        network = copy.deepcopy(small).to(device)
+        context = method.context(network, EXAMPLE, batches, torch.device(device), validation=batches)
+        scores = None
+        try:
+            scores, plan = method.scored(context)
+        except UserError:  # of methods without scores
+            plan = method.decide(context)
+        method.reconstruct(context, plan)
+        return Decided(plan, scores, network)
+
+    return decided

@@ -1,0 +1,51 @@
+"""Forward times on the GPU are times of the GPU, not of the calls that start its kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from prunelab.evaluation import forward_milliseconds
+
+CUDA = torch.device("cuda", 0)
+
+
+class Products(nn.Module):
+    """``count`` products of matrices of 4096 x 4096: a known number of operations and few launches."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4096, 4096) / 64)
+        self.count = count
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        product = images.flatten(1)
+        for _ in range(self.count):
+            product = product @ self.weight
+        return product
+
+
+def test_times_are_those_of_the_work() -> None:
+    one, ten = Products(1), Products(10)
+    times = forward_milliseconds([one, ten], (1, 64, 64), 4096, CUDA, seconds=0.5)
+    assert 6 < times[1] / times[0] < 14
+    images = torch.rand(4096, 1, 64, 64, device=CUDA)
+    ten.to(CUDA)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    with torch.inference_mode():
+        ten(images)
+        torch.cuda.synchronize()
+        begin.record()
+        for _ in range(20):
+            ten(images)
+        end.record()
+    torch.cuda.synchronize()
+    assert times[1] == pytest.approx(begin.elapsed_time(end) / 20, rel=0.25)
+
+
+def test_networks_end_on_the_cpu() -> None:
+    network = Products(1).train()
+    forward_milliseconds([network], (1, 64, 64), 1, CUDA, torch.channels_last, seconds=0.0)
+    assert not network.weight.is_cuda
+    assert network.training
