@@ -14,7 +14,7 @@ from gpu_timing import device_milliseconds, wall_seconds
 from scoring import CASES, CRITERIA, Case, forward, network_of
 from torch import Tensor, nn
 
-from prunelab.methods import Budget, EagleEye, ImportancePruning, L1Norm
+from prunelab.methods import Budget, EagleEye, ImportanceMethod, L1Norm
 from prunelab.methods.importance.hrank import MeanRank
 from prunelab.structure.surgery.candidate import candidate
 
@@ -50,7 +50,7 @@ def scoring(quick: bool) -> dict[str, Any]:
 
 def _scoring(case: Case, quick: bool) -> dict[str, Any]:
     case, model, batches = loaded(case, quick)
-    method = ImportancePruning(L1Norm(), Budget(flops=0.5), images=case.images)
+    method = ImportanceMethod(L1Norm(), Budget(flops=0.5), images=case.images)
     context = method.context(model, batches[0][0][:1].cpu(), batches, device=CUDA)
     pass_s = wall_seconds(lambda: forward(model, batches), repetitions=5)
     rows: dict[str, Any] = {}
@@ -132,7 +132,7 @@ def latency(quick: bool) -> dict[str, Any]:
     rows = {"full": _latency(model, images) | {"flops_kept": 1.0}}
     for divisor in DIVISORS:
         for keep in BUDGETS:
-            method = ImportancePruning(L1Norm(), Budget(flops=keep), allocation="uniform", divisor=divisor)
+            method = ImportanceMethod(L1Norm(), Budget(flops=keep), allocation="uniform", divisor=divisor)
             context = method.context(model, example, device=CUDA)
             plan = method.decide(context)
             cost = context.graph.cost
