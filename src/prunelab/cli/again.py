@@ -163,3 +163,7 @@ def _compared(before: Record, now: Record) -> list[str]:
     ]
     title = f"{now.method} on {now.model}, {now.data}, seed {now.seed}: then and now"
     return [title, *(f"  {name:<18}{then:>14}  {new:>14}" for name, then, new in pairs)]
+
+
+if __name__ == "__main__":
+    main()

@@ -118,3 +118,7 @@ def _write(contents: Mapping[str, str], folder: Path) -> list[Path]:
             f"The report cannot be written into {folder}: {error.strerror}. Choose another folder with --out."
         ) from error
     return [folder / name for name in contents]
+
+
+if __name__ == "__main__":
+    main()

@@ -147,3 +147,7 @@ def speaking() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(console)
+
+
+if __name__ == "__main__":
+    main()

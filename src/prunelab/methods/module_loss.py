@@ -83,8 +83,10 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def _silent(module: Any) -> Iterator[None]:
-    """Inside, ``module.log`` and ``module.log_dict`` do nothing (outside a training loop they raise); the state of
-    metrics is restored afterwards."""
+    """Inside, ``module.log`` and ``module.log_dict`` do nothing: outside a training loop they raise.
+
+    Afterwards metrics of the module have the state that they had before.
+    """
     with (
         _replaced(module, "log", lambda *_, **__: None),
         _replaced(module, "log_dict", lambda *_, **__: None),

@@ -109,3 +109,7 @@ def _totals(found: Profile) -> str:
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
+if __name__ == "__main__":
+    main()
