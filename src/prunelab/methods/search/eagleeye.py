@@ -16,36 +16,25 @@ arXiv:2007.02491, section 3 and algorithm 1. Where this departs from github.com/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from prunelab.distributed.messages import info
-from prunelab.distributed.ranks import gather, on_all_ranks, world
 from prunelab.errors import UserError
-from prunelab.methods.about import About, Origin, require_covered
+from prunelab.methods.about import About, Origin
 from prunelab.methods.allocation.budget import Budget
-from prunelab.methods.allocation.feasibility import require_within_reach
 from prunelab.methods.allocation.scores import Scores
-from prunelab.methods.calibration import Batch, Calibration
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.criterion import Reduction
 from prunelab.methods.importance.l1 import L1Norm
-from prunelab.methods.method import PruningMethod
 from prunelab.methods.search.batch_norm import adapt_batch_norm
+from prunelab.methods.search.judge import all_batches
+from prunelab.methods.search.method import SearchMethod
 from prunelab.methods.search.strategies import StrategySampler
-from prunelab.methods.search.widths import Widths, WidthSpace
+from prunelab.methods.search.widths import Candidate, WidthSpace
 from prunelab.methods.untouched import untouched
-from prunelab.structure import PruningPlan
-from prunelab.structure.surgery.candidate import candidate
+from prunelab.structure import PruningPlan, candidate
 
 
-class EagleEye(PruningMethod):
+class EagleEye(SearchMethod):
     """Of many random strategies within the budget, the one whose network is most accurate on held-out images.
 
     A strategy removes of each group l the fraction r_l ~ U[min_rate, min_rate + max_rate] of its channels, those
@@ -93,14 +82,12 @@ class EagleEye(PruningMethod):
         workers: int = 1,
         **settings: Any,
     ) -> None:
-        super().__init__(budget, **settings)
-        for name, number in (("candidates", candidates), ("draws", draws), ("workers", workers)):
+        super().__init__(budget, workers, **settings)
+        for name, number in (("candidates", candidates), ("draws", draws)):
             if number < 1:
                 raise UserError(f"{name}={number}: at least 1 is needed.")
-        require_covered(type(self).__name__, self.levels, self.covers)
         self.sampler = StrategySampler(candidates, min_rate, max_rate, tolerance, draws, scale)
         self.criterion = L1Norm(reduction)
-        self.workers = workers
 
     @property
     def about(self) -> About:
@@ -112,101 +99,39 @@ class EagleEye(PruningMethod):
         )
 
     @property
-    def reads_validation(self) -> bool:
-        return True
-
-    @property
     def reconstructs(self) -> bool:
         return True
 
-    def decide(self, context: PruningContext) -> PruningPlan:
-        return self.scored(context)[1]
+    def start(self, context: PruningContext, space: WidthSpace) -> None:
+        self._drawn: list[Candidate] = []
+        self._space = space
 
-    def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
-        require_within_reach(context)
-        scores = self.criterion.score(context)
-        space = WidthSpace.of(context, scores)
-        strategies = self.sampler.draw(space)
-        correct, images = on_all_ranks(
-            lambda: self._judged(context, strategies, lambda widths: space.plan(widths, scores))
-        )
-        best = int(np.argmax(correct))  # of equals the first
-        info(
-            f"EagleEye: of {len(strategies)} sub-networks the best is right about {correct[best] / images:.1%} of "
-            f"{images} held-out images; half of them about {np.median(correct) / images:.1%} or less."
-        )
-        return scores, space.plan(strategies[best], scores)
+    def ask(self) -> list[Candidate]:
+        if self._drawn:
+            return []
+        self._drawn = [Candidate(tuple(row.tolist())) for row in self.sampler.draw(self._space)]
+        return self._drawn
+
+    def tell(self, candidate: Candidate, score: float) -> None:
+        """Nothing is learned from a score: the best of all candidates is chosen in the end."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"drawn": bool(self._drawn)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["drawn"]:
+            self.ask()
+
+    def ranking(self, context: PruningContext) -> Scores:
+        return self.criterion.score(context)
 
     def reconstruct(self, context: PruningContext, plan: PruningPlan) -> None:
         """Give the channels that stay the running statistics with which the winner was judged."""
         with untouched(context.model, context.device, context.seed):
             network = candidate(context.model, plan, share=True)
-            adapt_batch_norm(network, [images for images, _ in _all(context.images(), context)])
+            adapt_batch_norm(network, [images for images, _ in all_batches(context.images(), context)])
         kept = {cut.tensor: list(cut.indices) for cut in plan.cuts if cut.dim == 0}
         found = dict(network.named_buffers())
         for name, buffer in context.model.named_buffers():
             if name in found and name.endswith(("running_mean", "running_var")):
                 buffer[kept.get(name, slice(None))] = found[name].to(buffer.device)
-
-    def _judged(
-        self, context: PruningContext, strategies: Widths, plan: Callable[[Widths], PruningPlan]
-    ) -> tuple[np.ndarray, int]:
-        """For each strategy (B, groups) how many held-out images its network gets right: int (B,); and of how
-        many."""
-        rank, ranks = world()
-        with untouched(context.model, context.device, context.seed):
-            jury = _Jury(
-                context.model,
-                [images for images, _ in _all(context.images(), context)],
-                _labelled(_all(context.held_out_images(), context)),
-            )
-            own = [plan(widths) for widths in strategies[rank::ranks]]
-            if self.workers == 1:
-                counts = [jury.correct(found) for found in own]
-            else:
-                with ThreadPoolExecutor(self.workers) as pool:
-                    counts = list(pool.map(jury.correct, own))
-        correct = np.empty(len(strategies), dtype=np.int64)
-        for other, found in enumerate(gather(counts)):
-            correct[other::ranks] = found
-        return correct, jury.size
-
-
-@dataclass(frozen=True)
-class _Jury:
-    """Judges candidates of one network on images that stay in memory."""
-
-    model: nn.Module
-    calibration: Sequence[Tensor]
-    held_out: Sequence[tuple[Tensor, Tensor]]
-
-    @property
-    def size(self) -> int:
-        """How many images candidates are judged on."""
-        return sum(len(targets) for _, targets in self.held_out)
-
-    @torch.no_grad()
-    def correct(self, plan: PruningPlan) -> int:
-        """How many held-out images the pruned network gets right."""
-        network = candidate(self.model, plan, share=True)
-        adapt_batch_norm(network, self.calibration)
-        hits = [(network(images).argmax(dim=1) == targets).sum() for images, targets in self.held_out]
-        return int(torch.stack(hits).sum())
-
-
-def _all(images: Calibration, context: PruningContext) -> list[Batch]:
-    """All batches, not this rank's share."""
-    batches = list(replace(images, rank=0, ranks=1).batches(context.device))
-    if not batches:
-        raise UserError("EagleEye needs calibration and held-out images, but a loader is empty.")
-    return batches
-
-
-def _labelled(batches: list[Batch]) -> list[tuple[Tensor, Tensor]]:
-    for _, targets in batches:
-        if not isinstance(targets, Tensor) or targets.dim() != 1 or targets.is_floating_point():
-            raise UserError(
-                "EagleEye judges by top-1 accuracy: held-out batches must be pairs of images (N, C, H, W) and "
-                "classes, integers (N,)."
-            )
-    return batches

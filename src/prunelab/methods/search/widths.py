@@ -21,15 +21,30 @@ _HALVINGS = 40
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """One network of a search space.
+
+    Attributes:
+        widths: width of each group of the graph, in the order of ``graph.groups``.
+        dropped: names of the dropped blocks, sorted.
+    """
+
+    widths: tuple[int, ...]
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class WidthSpace:
     """All networks that the groups of a context allow, as rows of widths.
 
-    context: whose levels, min_keep, divisor and budget hold.
+    context: levels, min_keep, divisor and budget of the space.
     choices: for each group that may be pruned its allowed widths, widest first; others keep their size.
+    blocks: names of the blocks that may be dropped.
     """
 
     context: PruningContext
     choices: Mapping[str, Widths]
+    blocks: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, context: PruningContext, scores: Scores) -> WidthSpace:
@@ -41,7 +56,7 @@ class WidthSpace:
             if group.name in scores.channels:
                 least = min(1.0, min_keep * full.get(group.name, group.size) / group.size)
                 choices[group.name] = allowed_widths(group.size, least, divisor)
-        return cls(context, choices)
+        return cls(context, choices, tuple(block.name for block in context.blocks))
 
     @property
     def dimensions(self) -> int:
@@ -72,9 +87,23 @@ class WidthSpace:
             rows[:, columns[name]] = allowed[(wanted[:, None] < halfway).sum(axis=1)]
         return rows
 
-    def costs(self, widths: Widths) -> NDArray[np.float64]:
-        """What each row (B, groups of the graph) costs, in the budget's resource."""
-        return self.context.graph.cost.of(self.context.budget.resource, widths)
+    def uniform(self, keep: float) -> Candidate:
+        """Every group at the allowed width nearest to the fraction ``keep`` of its channels; no block is dropped."""
+        row = self.widths(np.full((1, self.dimensions), 1 - keep))[0]
+        return Candidate(tuple(row.tolist()))
+
+    def costs(self, widths: Widths, alive: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """The cost of each row (B, groups of the graph), in the resource of the budget.
+
+        ``alive`` (B, blocks of the graph): 1 for blocks that stay, 0 for dropped ones; None: all stay.
+        """
+        return self.context.graph.cost.of(self.context.budget.resource, widths, alive)
+
+    def cost(self, candidate: Candidate) -> float:
+        """The cost of one candidate, in the resource of the budget."""
+        blocks = self.context.graph.blocks
+        alive = np.array([[block.name not in candidate.dropped for block in blocks]], dtype=np.int64)
+        return float(self.costs(np.array([candidate.widths], dtype=np.int64), alive)[0])
 
     def shrunk_to_budget(self, rates: Rates) -> Widths:
         """The widths (B', groups) of these strategies once each row of rates is multiplied by the smallest number
@@ -89,8 +118,11 @@ class WidthSpace:
             enough, too_little = np.where(fits, middle, enough), np.where(fits, too_little, middle)
         return self.widths(self._scaled(rates, enough))
 
-    def plan(self, widths: Sequence[int] | Widths, scores: Scores) -> PruningPlan:
-        """Of each group the channels of highest score, as many as ``widths`` (groups of the graph,) says."""
+    def plan(
+        self, widths: Sequence[int] | Widths, scores: Scores, dropped: Sequence[str] = ()
+    ) -> PruningPlan:
+        """Of each group the channels of highest score, as many as ``widths`` (groups of the graph,) says, without the
+        blocks ``dropped``."""
         graph = self.context.graph
         kept = {
             group.name: np.sort(
@@ -99,7 +131,7 @@ class WidthSpace:
             for group, width in zip(graph.groups, widths, strict=True)
             if group.name in self.choices
         }
-        return graph.plan(kept, ())
+        return graph.plan(kept, dropped)
 
     @staticmethod
     def _scaled(rates: Rates, factors: Rates) -> Rates:

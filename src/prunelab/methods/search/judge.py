@@ -1,0 +1,121 @@
+"""Judge: the score of candidate networks on images that are held out of training. Shared by all searches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prunelab.distributed.ranks import gather, on_all_ranks, world
+from prunelab.errors import UserError
+from prunelab.methods.calibration import Batch, Calibration
+from prunelab.methods.context import PruningContext
+from prunelab.methods.search.batch_norm import adapt_batch_norm
+from prunelab.methods.untouched import untouched
+from prunelab.structure import PruningPlan, candidate
+
+Prepare = Callable[[nn.Module, PruningPlan], None]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Top-1 accuracy, a fraction in [0, 1], of networks pruned from ``context.model``.
+
+    Each candidate shares the weights of the full network; its BatchNorm statistics are measured on the calibration
+    images first. Images are kept in memory, on the device of the context. With several ranks each judges its share of
+    the candidates on all images; every rank gets all scores.
+
+    Args:
+        context: the network, its calibration images and its held-out images.
+        workers: threads that judge candidates at the same time.
+        adapt: measure BatchNorm statistics of each candidate.
+        prepare: called with each candidate before it is judged, for instance to train it. The candidate then has
+            weights of its own.
+    """
+
+    context: PruningContext
+    workers: int = 1
+    adapt: bool = True
+    prepare: Prepare | None = None
+
+    def __call__(self, plans: Sequence[PruningPlan]) -> NDArray[np.float64]:
+        """The accuracy (B,) of each candidate, the same on every rank.
+
+        Raises:
+            UserError: there are no images, or held-out targets are not classes.
+        """
+        return on_all_ranks(lambda: self._judged(plans))
+
+    @property
+    def images(self) -> int:
+        """The number of held-out images."""
+        return sum(len(targets) for _, targets in self._held_out())
+
+    def _judged(self, plans: Sequence[PruningPlan]) -> NDArray[np.float64]:
+        context, (rank, ranks) = self.context, world()
+        with untouched(context.model, context.device, context.seed):
+            calibration = (
+                [images for images, _ in all_batches(context.images(), context)] if self.adapt else []
+            )
+            held_out = self._held_out()
+            total = sum(len(targets) for _, targets in held_out)
+
+            def accuracy(plan: PruningPlan) -> float:
+                return self._correct(plan, calibration, held_out) / total
+
+            own = plans[rank::ranks]
+            if self.workers == 1:
+                found = [accuracy(plan) for plan in own]
+            else:
+                with ThreadPoolExecutor(self.workers) as pool:
+                    found = list(pool.map(accuracy, own))
+        scores = np.empty(len(plans), dtype=np.float64)
+        for other, values in enumerate(gather(found)):
+            scores[other::ranks] = values
+        return scores
+
+    def _held_out(self) -> list[tuple[Tensor, Tensor]]:
+        return _labelled(all_batches(self.context.held_out_images(), self.context), self.context)
+
+    def _correct(
+        self, plan: PruningPlan, calibration: Sequence[Tensor], held_out: Sequence[tuple[Tensor, Tensor]]
+    ) -> int:
+        """How many held-out images the candidate classifies correctly."""
+        network = candidate(self.context.model, plan, share=self.prepare is None)
+        if self.prepare is not None:
+            network.requires_grad_(True)
+            with torch.enable_grad():
+                self.prepare(network, plan)
+            network.to(self.context.device).eval()
+        with torch.no_grad():
+            if self.adapt:
+                adapt_batch_norm(network, calibration)
+            hits = [(network(images).argmax(dim=1) == targets).sum() for images, targets in held_out]
+            return int(torch.stack(hits).sum())
+
+
+def all_batches(images: Calibration, context: PruningContext) -> list[Batch]:
+    """All batches of the loader, not the share of this rank.
+
+    Raises:
+        UserError: the loader is empty.
+    """
+    batches = list(replace(images, rank=0, ranks=1).batches(context.device))
+    if not batches:
+        raise UserError(f"{context.method} needs calibration and held-out images, but a loader is empty.")
+    return batches
+
+
+def _labelled(batches: list[Batch], context: PruningContext) -> list[tuple[Tensor, Tensor]]:
+    for _, targets in batches:
+        if not isinstance(targets, Tensor) or targets.dim() != 1 or targets.is_floating_point():
+            raise UserError(
+                f"{context.method} compares networks by top-1 accuracy: held-out batches must be pairs of images "
+                "(N, C, H, W) and classes, integers (N,)."
+            )
+    return batches
