@@ -317,3 +317,121 @@ def test_a_method_of_ones_own_is_one_class() -> None:
     module = module_of()
     trainer(PruningCallback(KeepTheFirst(Budget(flops=0.5)))).fit(module, train_loader())
     assert module.conv1.out_channels == 4
+
+
+class Regression(Unseen):
+    """Targets (N, 1): cross entropy of them is zero whatever the network does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 1)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        self.log("seen", 1.0)
+        return functional.mse_loss(self(batch[0]), batch[1][:, None].float())
+
+
+def test_gradient_criteria_use_the_loss_of_training_step() -> None:
+    callback = pruning(Taylor())
+    trainer(callback).fit(module_of(Regression), train_loader())
+
+    def squares(outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.mse_loss(outputs, targets[:, None].float())
+
+    given = pruning(Taylor(), loss=squares)
+    trainer(given).fit(module_of(Regression), train_loader())
+    assert callback.plan == given.plan
+
+
+def test_scores_that_are_all_equal_are_an_error() -> None:
+    with pytest.raises(UserError, match=r"Taylor gives all channels of Regression the same score \(0\)"):
+        trainer(pruning(Taylor(), loss=lambda outputs, targets: 0 * outputs.sum())).fit(
+            module_of(Regression), train_loader()
+        )
+
+
+def test_a_training_step_that_cannot_serve_as_loss_asks_for_one() -> None:
+    class Twice(Unseen):
+        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+            return functional.cross_entropy(self(batch[0]) + self(batch[0]), batch[1])
+
+    class Flipped(Unseen):
+        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+            return functional.cross_entropy(self(batch[0].flip(-1)), batch[1])
+
+    for kind, cause in ((Twice, "2 times"), (Flipped, "changes the images")):
+        with pytest.raises(UserError, match=f"{cause}.*Give the pruning callback loss="):
+            trainer(pruning(Taylor())).fit(module_of(kind), train_loader())
+
+
+def test_a_network_made_in_configure_model_is_pruned() -> None:
+    class Late(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = None
+
+        def configure_model(self) -> None:
+            if self.net is None:
+                self.net = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten())
+
+        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+            return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    module = Late()
+    trainer(pruning()).fit(module, train_loader())
+    assert module.net[0].out_channels < 8
+
+
+def test_networks_that_are_made_too_late_are_explained() -> None:
+    class InSetup(Unseen):
+        def __init__(self) -> None:
+            pl.LightningModule.__init__(self)
+
+        def setup(self, stage: str) -> None:
+            self.conv1 = nn.Conv2d(2, 8, 3)
+
+    class Lazy(Unseen):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.LazyLinear(3)
+
+    with pytest.raises(UserError, match="__init__ or in configure_model"):
+        trainer(pruning()).fit(InSetup(), train_loader())
+    with pytest.raises(UserError, match="lazy layers"):
+        trainer(pruning()).fit(Lazy(), train_loader())
+
+
+def test_weight_averaging_comes_after_the_pruning_callback() -> None:
+    class Copies(pl.Callback):
+        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            self.average = torch.optim.swa_utils.AveragedModel(pl_module)
+
+    with pytest.raises(UserError, match=r"Copies copies the network before.*callbacks=\[ImportancePruning"):
+        trainer(Copies(), pruning()).fit(module_of(), train_loader())
+    trainer(pruning(), Copies()).fit(module_of(), train_loader())
+
+
+def test_an_optimizer_from_an_earlier_fit_is_refused() -> None:
+    class Keeps(Unseen):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return self.kept
+
+    module = module_of(Keeps)
+    trainer().fit(module, train_loader())
+    with pytest.raises(UserError, match="SGD that was made before the network was pruned"):
+        trainer(pruning()).fit(module, train_loader())
+
+
+def test_the_networks_that_stay_as_they_are_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    module = module_of(Wrapped)
+    module.critic = nn.Linear(2, 2)
+    with caplog.at_level("INFO", logger="prunelab"):
+        trainer(pruning(network="net")).fit(module, train_loader())
+    assert "Not pruned: critic" in caplog.text

@@ -18,7 +18,7 @@ from prunelab.distributed.ranks import from_rank_zero, on_all_ranks, require_sam
 from prunelab.errors import UserError
 from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.calibration import Calibration, Unpack, unpack_batch
-from prunelab.methods.checkpoint_plan import CheckpointPlan
+from prunelab.methods.checkpoint_plan import CheckpointPlan, follow_checkpoints
 from prunelab.methods.context import CPU, Loss, PruningContext
 from prunelab.methods.importance.criterion import Criterion
 from prunelab.methods.importance.importance_method import ImportanceMethod
@@ -120,7 +120,7 @@ class PruningCallback(pl.Callback):
         self._learning = LearningFit(method, unpack) if isinstance(method, LearningMethod) else None
         self._pruned: weakref.ref[nn.Module] | None = None
         self._learned: weakref.ref[nn.Module] | None = None
-        self._checkpoints: CheckpointPlan | None = None
+        self._checkpoints = CheckpointPlan()
 
     @property
     def state_key(self) -> str:
@@ -136,7 +136,8 @@ class PruningCallback(pl.Callback):
             UserError: on every rank, if any rank fails or the plans differ.
         """
         show_info()
-        self._follow_checkpoints(pl_module)
+        self._checkpoints = CheckpointPlan(self.network, self.plan_file)
+        follow_checkpoints(pl_module, self._checkpoints)
         if stage != "fit":
             return
         network = made_network(pl_module, self.network)
@@ -166,7 +167,6 @@ class PruningCallback(pl.Callback):
         self.plan = plan
         if already is None or already.digest() != plan.digest():
             on_all_ranks(lambda: self.method.reconstruct(context, plan))
-            assert self._checkpoints is not None
             self._checkpoints.snapshot = Snapshot(network)
             apply(network, plan)
             info(_effect(context, plan) + unpruned_networks(pl_module, network))
@@ -229,29 +229,7 @@ class PruningCallback(pl.Callback):
             "The calibration loader is empty, so the input shape of the network is unknown. Give example_input=."
         )
 
-    # Checkpoints ----------------------------------------------------------------------------------------
-
-    def _follow_checkpoints(self, pl_module: pl.LightningModule) -> None:
-        self._unfollow_checkpoints()
-        path = self.plan_file
-        self._checkpoints = CheckpointPlan(
-            pl_module,
-            self.network,
-            before_pruning=lambda: self._pruned_by_checkpoint(pl_module),
-            fallback=lambda: None if path is None else read_plan(path),
-        )
-        self._checkpoints.attach()
-
-    def _unfollow_checkpoints(self) -> None:
-        if self._checkpoints is not None:
-            self._checkpoints.detach()
-            self._checkpoints = None
-
-    def _pruned_by_checkpoint(self, pl_module: pl.LightningModule) -> None:
-        """The plan of a checkpoint replaces whatever this process has begun."""
-        if self._learning is not None and self._learning.active:
-            self._learning.detach()
-        self._pruned = weakref.ref(made_network(pl_module, self.network))
+    # State of a method that learns -------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """The state of a method that is learning."""
@@ -281,14 +259,24 @@ class PruningCallback(pl.Callback):
         if not learning.active:
             learning.method.begin(self._context(trainer, pl_module, network))
         learning.attach(pl_module)
+        self._checkpoints.learning = learning
+
+    def _follow(self, network: nn.Module) -> None:
+        """The plan of a checkpoint has replaced what this process decided."""
+        self.plan = getattr(network, "prunelab_plan", None)
+        self._pruned = weakref.ref(network)
 
     def _learns(self) -> LearningFit | None:
         return self._learning if self._learning is not None and self._learning.active else None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert self._checkpoints is not None
-        self._checkpoints.snapshot = None  # frees the tensors of the full network
-        if self._is_pruned(made_network(pl_module, self.network)):
+        network = made_network(pl_module, self.network)
+        self._checkpoints.snapshot = self._checkpoints.learning = (
+            None  # frees the tensors of the full network
+        )
+        if self._checkpoints.followed:
+            self._follow(network)
+        if self._is_pruned(network):
             refuse_stale_optimizers(trainer, pl_module)
         if (learning := self._learns()) is not None:
             learning.on_fit_start()
@@ -319,14 +307,12 @@ class PruningCallback(pl.Callback):
         if stage == "fit" and (learning := self._learns()) is not None:
             self._learned = weakref.ref(made_network(pl_module, self.network))
             learning.detach()
-        self._unfollow_checkpoints()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         if (learning := self._learns()) is not None:
             learning.detach()
-        self._unfollow_checkpoints()
 
 
 class ImportancePruning(PruningCallback):

@@ -1,95 +1,119 @@
-"""CheckpointPlan: a pruned LightningModule writes its plan into checkpoints and is pruned before one is loaded."""
+"""Plans in Lightning checkpoints: a pruned module saves its plan, and is pruned before a checkpoint is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from prunelab.errors import UserError
 from prunelab.methods.lightning_adapter import find_network
+from prunelab.methods.plan_file import read_plan
 from prunelab.structure import PruningPlan
-from prunelab.structure.surgery.snapshot import Snapshot
 from prunelab.training.restored_plan import prune_as
+
+if TYPE_CHECKING:
+    from prunelab.methods.learning.learning_fit import LearningFit
+    from prunelab.structure.surgery.snapshot import Snapshot
 
 PLAN_KEY = "prunelab_plan"
 """Key of a Lightning checkpoint: the plan as JSON."""
 
-
-def plan_key(network: str | None) -> str:
-    """The key of the plan of the submodule ``network`` (None: the network of the module)."""
-    return PLAN_KEY if network is None else f"{PLAN_KEY}[{network}]"
+_ATTRIBUTE = "_prunelab_checkpoint_plans"
 
 
 class CheckpointPlan:
-    """Wraps ``on_save_checkpoint`` and ``on_load_checkpoint`` of one LightningModule, from ``attach`` to ``detach``.
+    """The plan of one network of a LightningModule, in the checkpoints of this module.
 
-    Lightning calls both for every checkpoint, also for one with weights alone, and the latter just before it loads the
-    weights.
+    Lightning calls ``on_save_checkpoint`` and ``on_load_checkpoint`` of a module for every checkpoint, also for
+    one with weights alone, and the latter just before it loads the weights. ``follow_checkpoints`` adds to both.
 
     Args:
-        module: the LightningModule.
         network: name of the pruned submodule, see ``find_network``.
-        before_pruning: called before a network is pruned by the plan of a checkpoint.
-        fallback: the plan for checkpoints without one (None: there is none).
+        plan_file: the plan for checkpoints without one (None: there is none).
+
+    Attributes:
+        snapshot: the full network, while another plan may still replace the one that was applied.
+        learning: the learning fit that was prepared, which ends if the plan of a checkpoint is applied.
+        followed: whether the plan of a checkpoint was applied.
     """
 
-    def __init__(
-        self,
-        module: Any,
-        network: str | None,
-        before_pruning: Callable[[], None] = lambda: None,
-        fallback: Callable[[], PruningPlan | None] = lambda: None,
-    ) -> None:
-        self.module = module
-        self.key = plan_key(network)
-        self.network = lambda: find_network(module, network)
-        self.before_pruning = before_pruning
-        self.fallback = fallback
+    def __init__(self, network: str | None = None, plan_file: Path | None = None) -> None:
+        self.network = network
+        self.plan_file = plan_file
         self.snapshot: Snapshot | None = None
+        self.learning: LearningFit | None = None
+        self.followed = False
 
-    def attach(self) -> None:
-        """Wrap the two hooks of the module."""
-        save, load = self.module.on_save_checkpoint, self.module.on_load_checkpoint
+    @property
+    def key(self) -> str:
+        """The key in the checkpoint; different for each pruned network of a module."""
+        return PLAN_KEY if self.network is None else f"{PLAN_KEY}[{self.network}]"
 
-        def on_save_checkpoint(checkpoint: dict[str, Any]) -> None:
-            save(checkpoint)
-            plan = getattr(self.network(), "prunelab_plan", None)
-            if plan is not None:
-                checkpoint[self.key] = plan.to_json()
+    def save(self, module: Any, checkpoint: dict[str, Any]) -> None:
+        """Add the plan of the network, if it is pruned."""
+        plan = getattr(find_network(module, self.network), "prunelab_plan", None)
+        if plan is not None:
+            checkpoint[self.key] = plan.to_json()
 
-        def on_load_checkpoint(checkpoint: dict[str, Any]) -> None:
-            self._follow(checkpoint)
-            load(checkpoint)
+    def follow(self, module: Any, checkpoint: Mapping[str, Any]) -> None:
+        """Prune the network like the one that was saved.
 
-        self.module.on_save_checkpoint = on_save_checkpoint
-        self.module.on_load_checkpoint = on_load_checkpoint
-
-    def detach(self) -> None:
-        """Undo ``attach``."""
-        self.snapshot = None
-        for name in ("on_save_checkpoint", "on_load_checkpoint"):
-            vars(self.module).pop(name, None)
-
-    def _follow(self, checkpoint: Mapping[str, Any]) -> None:
-        network = self.network()
+        Raises:
+            UserError: the checkpoint is of the full network and this one is pruned; the plan does not fit.
+        """
+        network = find_network(module, self.network)
         done: PruningPlan | None = getattr(network, "prunelab_plan", None)
         plan = PruningPlan.from_json(checkpoint[self.key]) if self.key in checkpoint else None
-        if plan is None and not _fits(self.module, checkpoint):
-            plan = self.fallback()
+        if plan is None and not _fits(module, checkpoint):
+            plan = None if self.plan_file is None else read_plan(self.plan_file)
             if plan is None and done is not None:
                 raise UserError(
                     "The checkpoint contains the full network, but this one is pruned. Load the weights of the full "
                     "network before the fit that prunes it."
                 )
-        if plan is None or (done is not None and done.digest() == plan.digest()):
+        if plan is None:
+            return
+        self.followed = True
+        if self.learning is not None:
+            self.learning.detach()
+            self.learning = None
+        if done is not None and done.digest() == plan.digest():
             return
         if done is not None and self.snapshot is not None:
             self.snapshot.restore()
-        self.before_pruning()
         prune_as(network, plan)
+
+
+class _CheckpointPlans:
+    """The hooks of one module: those of its class, and the plans of its pruned networks by key."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.plans: dict[str, CheckpointPlan] = {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        type(self.module).on_save_checkpoint(self.module, checkpoint)
+        for plan in self.plans.values():
+            plan.save(self.module, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for plan in self.plans.values():
+            plan.follow(self.module, checkpoint)
+        type(self.module).on_load_checkpoint(self.module, checkpoint)
+
+
+def follow_checkpoints(module: Any, plan: CheckpointPlan) -> None:
+    """Save and follow ``plan`` in all checkpoints of ``module`` from now on; replaces an earlier one of its key."""
+    plans = vars(module).get(_ATTRIBUTE)
+    if plans is None:
+        plans = _CheckpointPlans(module)
+        vars(module)[_ATTRIBUTE] = plans
+        for name in ("on_save_checkpoint", "on_load_checkpoint"):
+            vars(module)[name] = getattr(plans, name)
+    plans.plans[plan.key] = plan
 
 
 def _fits(module: nn.Module, checkpoint: Mapping[str, Any]) -> bool:
@@ -101,9 +125,9 @@ def _fits(module: nn.Module, checkpoint: Mapping[str, Any]) -> bool:
 def load_from_checkpoint(
     module_class: type, path: str | Path, network: str | None = None, **arguments: Any
 ) -> Any:
-    """A LightningModule from a checkpoint that was written after ``PruningCallback`` pruned it.
+    """A LightningModule from a checkpoint that was saved after ``PruningCallback`` pruned it.
 
-    ``module_class.load_from_checkpoint`` alone would build the full network and fail on the smaller weights::
+    ``module_class.load_from_checkpoint`` alone builds the full network and fails on the smaller weights::
 
         module = prunelab.load_from_checkpoint(MyModule, "last.ckpt", lr=0.1)
 
@@ -119,7 +143,7 @@ def load_from_checkpoint(
     """
 
     def on_load_checkpoint(module: Any, checkpoint: dict[str, Any]) -> None:
-        CheckpointPlan(module, network)._follow(checkpoint)
+        CheckpointPlan(network).follow(module, checkpoint)
         module_class.on_load_checkpoint(module, checkpoint)  # type: ignore[attr-defined]
 
     prunable = type(module_class.__name__, (module_class,), {"on_load_checkpoint": on_load_checkpoint})

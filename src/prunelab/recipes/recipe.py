@@ -10,6 +10,7 @@ from prunelab.errors import UserError, nearest
 from prunelab.training import Training
 
 ScheduleName = Literal["geometric", "linear"]
+WeightSource = Literal["inherited", "fresh"]
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,14 @@ class Round:
 
     ``keep`` is the fraction of the full network's resource that is left after the last round that prunes the same
     ``part`` of the network: the whole, or (r, n), the r-th of n parts in forward order. ``training`` is None if there
-    is none.
+    is none. ``weights``: of the pruned network when it trains: "inherited" from the full network, or "fresh" (drawn
+    again; the network is trained from scratch).
     """
 
     keep: float
     training: Training | None
     part: tuple[int, int] = (1, 1)
+    weights: WeightSource = "inherited"
 
 
 class Recipe(Protocol):
@@ -41,18 +44,31 @@ class Recipe(Protocol):
 class OneShot:
     """Prune to the budget at once, then train; ``training`` None: the network is measured as it was pruned.
 
+    Attributes:
+        training: the recovery.
+        calibration_images: training images that the method reads.
+        weights: "inherited" from the full network, or "fresh": train the pruned architecture from scratch.
+
     Raises:
-        UserError: ``calibration_images`` is not at least 1.
+        UserError: ``calibration_images`` is not at least 1; unknown ``weights``; fresh weights without training.
     """
 
     training: Training | None
     calibration_images: int = 512
+    weights: WeightSource = "inherited"
 
     def __post_init__(self) -> None:
         _at_least_one("calibration_images", self.calibration_images)
+        if self.weights not in get_args(WeightSource):
+            raise UserError(
+                f"recipe.weights={self.weights!r} does not exist. "
+                f"{nearest(str(self.weights), get_args(WeightSource))}"
+            )
+        if self.weights == "fresh" and self.training is None:
+            raise UserError("recipe.weights=fresh trains from scratch, but recipe.training is null.")
 
     def rounds(self, keep: float) -> tuple[Round, ...]:
-        return (Round(keep, self.training),)
+        return (Round(keep, self.training, weights=self.weights),)
 
 
 @dataclass(frozen=True)

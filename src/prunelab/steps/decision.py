@@ -47,6 +47,10 @@ class RoundFolder:
         """Where the training lies in which a method learns, from these very weights, before it decides."""
         return self.path.with_name(f"{self.path.name}-learning-{weights[:12]}")
 
+    def search(self, weights: str) -> Path:
+        """The folder of a search over networks pruned from these weights: its state and its candidates."""
+        return self.path.with_name(f"{self.path.name}-search-{weights[:12]}")
+
     def decide(self, decision: Decision) -> None:
         """Keep a new decision; checkpoints of an older one are of no use any more, and go first."""
         if self.path.exists():

@@ -16,6 +16,7 @@ from prunelab.errors import UserError
 from prunelab.methods import Budget, LearningMethod, PruningCallback, PruningContext
 from prunelab.recipes import Round
 from prunelab.records import Accuracy
+from prunelab.steps.candidates import CandidateTraining
 from prunelab.steps.decision import Decision, RoundFolder, fingerprint
 from prunelab.steps.full import FullNetwork
 from prunelab.steps.parts import portion
@@ -23,6 +24,7 @@ from prunelab.steps.setup import Setup
 from prunelab.structure import ChannelGraph, PruningPlan, apply, check
 from prunelab.tracking import Curves
 from prunelab.training import fit
+from prunelab.training.restored_plan import prune_as
 
 CHECKED_IMAGES = 4
 TOLERANCE = 1e-4
@@ -58,7 +60,7 @@ def prune_and_recover(setup: Setup, full: FullNetwork, folder: Path) -> Pruned:
     for number, step in enumerate(rounds, start=1):
         last = number == len(rounds)
         place = RoundFolder(folder / str(number))
-        context = _context(setup, network, step, full.graph, is_first=number == 1)
+        context = _context(setup, network, step, full.graph, place, is_first=number == 1)
         score_s += _learn(setup, context, place, "learning" if last else f"learning {number}")
         decision = _decide(setup, context, place)
         score_s += decision.seconds + _reconstruct(setup, context, decision.plan)
@@ -72,12 +74,20 @@ def prune_and_recover(setup: Setup, full: FullNetwork, folder: Path) -> Pruned:
 
 
 def _context(
-    setup: Setup, network: nn.Module, step: Round, full: ChannelGraph, is_first: bool
+    setup: Setup, network: nn.Module, step: Round, full: ChannelGraph, place: RoundFolder, is_first: bool
 ) -> PruningContext:
-    """All that a method may look at in this round; ``full`` is the structure before the first one."""
+    """The input of the method in this round; ``full`` is the structure before the first round."""
     work = portion(full, setup.method, _budget(setup.budget, step.keep), step.part)
     reference = None if is_first else full
-    return setup.context(network, budget=work.budget, exclude=work.exclude, reference=reference)
+    search = place.search(fingerprint(network))
+    return setup.context(
+        network,
+        budget=work.budget,
+        exclude=work.exclude,
+        reference=reference,
+        folder=search,
+        train_candidate=CandidateTraining(setup, step.training, search),
+    )
 
 
 def _learn(setup: Setup, context: PruningContext, place: RoundFolder, phase: str) -> float:
@@ -137,6 +147,14 @@ def _reconstruct(setup: Setup, context: PruningContext, plan: PruningPlan) -> fl
     return time.perf_counter() - start
 
 
+def _draw_weights(setup: Setup, network: nn.Module) -> None:
+    """Give the pruned network the initial weights of a new one: only its architecture is inherited."""
+    pl.seed_everything(setup.task.seed, workers=True, verbose=False)
+    fresh = setup.task.network()
+    prune_as(fresh, cast(PruningPlan, network.prunelab_plan))
+    network.load_state_dict(fresh.state_dict())
+
+
 def _budget(final: Budget, keep: float) -> Budget:
     """The budget of a round: ``keep`` of the resource that the final budget limits."""
     return replace(final, **{final.resource: keep})
@@ -156,6 +174,8 @@ def _prune(setup: Setup, network: nn.Module, plan: PruningPlan, graph: ChannelGr
 
 
 def _recover(setup: Setup, network: nn.Module, step: Round, folder: Path, phase: str) -> float:
+    if step.weights == "fresh":
+        _draw_weights(setup, network)
     if step.training is None:
         return 0.0
     return fit(

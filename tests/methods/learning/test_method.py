@@ -185,3 +185,51 @@ def test_epochs_shorten_the_training_in_proportion() -> None:
     assert shorter is not None
     assert (shorter.epochs, shorter.milestones, shorter.warmup_epochs) == (10, (5, 7.5), 1)
     assert Diary(training=paper).training == paper
+
+
+class OwnLoss(Diary):
+    """Trains with the mean of the loss over two forward passes."""
+
+    def training_loss(self, context: PruningContext, batch: Any, forward: Any) -> Tensor:
+        images, targets = batch
+        self.entries.append("training_loss")
+        own = forward.own_loss()
+        again = functional.cross_entropy(forward(images), targets)
+        assert torch.equal(own, again)
+        return 3 * (own + again) / 2
+
+
+def test_a_method_may_compute_the_training_loss() -> None:
+    module, plain, method = Unseen(), Unseen(), OwnLoss()
+    learning = trainer(PruningCallback(method), max_epochs=1, max_steps=1, accumulate_grad_batches=2)
+    learning.fit(module, loader())
+    assert method.entries.count("training_loss") == 2
+    assert learning.callback_metrics["train/loss"] > 0
+    assert "training_step" not in vars(module)
+
+    class Tripled(pl.Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            for parameter in pl_module.parameters():
+                parameter.grad *= 3
+
+    trainer(Tripled(), max_epochs=1, max_steps=1, accumulate_grad_batches=2).fit(plain, loader())
+    for (name, found), expected in zip(module.named_parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(found, expected, atol=1e-6), name
+
+
+def test_manual_optimization_cannot_be_given_another_loss() -> None:
+    class Manual(Unseen):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+    with pytest.raises(UserError, match="needs automatic optimization"):
+        trainer(PruningCallback(OwnLoss())).fit(Manual(), loader())
+
+
+def test_a_method_that_needs_training_mode_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Diary, "needs_training_mode", True)
+    module = Unseen()
+    module.net.eval()
+    with pytest.raises(UserError, match=r"evaluation mode.*call module\.train\(\)"):
+        trainer(PruningCallback(Diary())).fit(module, loader())

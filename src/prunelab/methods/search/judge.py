@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -54,38 +55,35 @@ class Judge:
     @property
     def images(self) -> int:
         """The number of held-out images."""
-        return sum(len(targets) for _, targets in self._held_out())
+        return sum(len(targets) for _, targets in self._held_out)
 
-    def _judged(self, plans: Sequence[PruningPlan]) -> NDArray[np.float64]:
-        context, (rank, ranks) = self.context, world()
-        with untouched(context.model, context.device, context.seed):
-            calibration = (
-                [images for images, _ in all_batches(context.images(), context)] if self.adapt else []
-            )
-            held_out = self._held_out()
-            total = sum(len(targets) for _, targets in held_out)
+    @cached_property
+    def _calibration(self) -> list[Tensor]:
+        if not self.adapt:
+            return []
+        return [images for images, _ in all_batches(self.context.images(), self.context)]
 
-            def accuracy(plan: PruningPlan) -> float:
-                return self._correct(plan, calibration, held_out) / total
-
-            own = plans[rank::ranks]
-            if self.workers == 1:
-                found = [accuracy(plan) for plan in own]
-            else:
-                with ThreadPoolExecutor(self.workers) as pool:
-                    found = list(pool.map(accuracy, own))
-        scores = np.empty(len(plans), dtype=np.float64)
-        for other, values in enumerate(gather(found)):
-            scores[other::ranks] = values
-        return scores
-
+    @cached_property
     def _held_out(self) -> list[tuple[Tensor, Tensor]]:
         return _labelled(all_batches(self.context.held_out_images(), self.context), self.context)
 
-    def _correct(
-        self, plan: PruningPlan, calibration: Sequence[Tensor], held_out: Sequence[tuple[Tensor, Tensor]]
-    ) -> int:
-        """How many held-out images the candidate classifies correctly."""
+    def _judged(self, plans: Sequence[PruningPlan]) -> NDArray[np.float64]:
+        # All ranks train a candidate together; where nothing is trained, each rank judges other candidates.
+        rank, ranks = world() if self.prepare is None else (0, 1)
+        with untouched(self.context.model, self.context.device, self.context.seed):
+            own = plans[rank::ranks]
+            if self.workers == 1:
+                found = [self._accuracy(plan) for plan in own]
+            else:
+                with ThreadPoolExecutor(self.workers) as pool:
+                    found = list(pool.map(self._accuracy, own))
+        scores = np.empty(len(plans), dtype=np.float64)
+        for other, values in enumerate(gather(found)[:ranks]):
+            scores[other::ranks] = values
+        return scores
+
+    def _accuracy(self, plan: PruningPlan) -> float:
+        """The fraction of held-out images that the candidate classifies correctly."""
         network = candidate(self.context.model, plan, share=self.prepare is None)
         if self.prepare is not None:
             network.requires_grad_(True)
@@ -94,9 +92,9 @@ class Judge:
             network.to(self.context.device).eval()
         with torch.no_grad():
             if self.adapt:
-                adapt_batch_norm(network, calibration)
-            hits = [(network(images).argmax(dim=1) == targets).sum() for images, targets in held_out]
-            return int(torch.stack(hits).sum())
+                adapt_batch_norm(network, self._calibration)
+            hits = [(network(images).argmax(dim=1) == targets).sum() for images, targets in self._held_out]
+            return int(torch.stack(hits).sum()) / self.images
 
 
 def all_batches(images: Calibration, context: PruningContext) -> list[Batch]:
