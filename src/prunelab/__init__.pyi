@@ -16,6 +16,7 @@ from .methods import AutoPruner as AutoPruner
 from .methods import BNGamma as BNGamma
 from .methods import Budget as Budget
 from .methods import Calibration as Calibration
+from .methods import Candidate as Candidate
 from .methods import ChannelPruning as ChannelPruning
 from .methods import Criterion as Criterion
 from .methods import EagleEye as EagleEye
@@ -24,6 +25,7 @@ from .methods import GroupBrainDamage as GroupBrainDamage
 from .methods import HRank as HRank
 from .methods import ImportanceMethod as ImportanceMethod
 from .methods import ImportancePruning as ImportancePruning
+from .methods import Judge as Judge
 from .methods import L1Norm as L1Norm
 from .methods import L2Norm as L2Norm
 from .methods import LearningMethod as LearningMethod
@@ -33,11 +35,13 @@ from .methods import PruningMethod as PruningMethod
 from .methods import Random as Random
 from .methods import ReconstructionPruning as ReconstructionPruning
 from .methods import Scores as Scores
+from .methods import SearchMethod as SearchMethod
 from .methods import Slimming as Slimming
 from .methods import SoftPruning as SoftPruning
 from .methods import Subspace as Subspace
 from .methods import Taylor as Taylor
 from .methods import ThiNet as ThiNet
+from .methods import WidthSpace as WidthSpace
 from .methods import allocate as allocate
 from .methods import load_from_checkpoint as load_from_checkpoint
 from .structure import ChannelGraph as ChannelGraph

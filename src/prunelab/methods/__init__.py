@@ -37,7 +37,7 @@ from prunelab.methods.learning import (
 )
 from prunelab.methods.method import PruningMethod
 from prunelab.methods.reconstruction import ChannelPruning, ReconstructionPruning, Subspace, ThiNet
-from prunelab.methods.search import EagleEye
+from prunelab.methods.search import Candidate, EagleEye, Judge, SearchMethod, WidthSpace
 
 __all__ = [
     "CURL",
@@ -54,6 +54,7 @@ __all__ = [
     "BNGamma",
     "Budget",
     "Calibration",
+    "Candidate",
     "ChannelPruning",
     "Criterion",
     "EagleEye",
@@ -62,6 +63,7 @@ __all__ = [
     "HRank",
     "ImportanceMethod",
     "ImportancePruning",
+    "Judge",
     "L1Norm",
     "L2Norm",
     "LearningMethod",
@@ -71,11 +73,13 @@ __all__ = [
     "Random",
     "ReconstructionPruning",
     "Scores",
+    "SearchMethod",
     "Slimming",
     "SoftPruning",
     "Subspace",
     "Taylor",
     "ThiNet",
+    "WidthSpace",
     "allocate",
     "load_from_checkpoint",
 ]
