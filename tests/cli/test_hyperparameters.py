@@ -78,7 +78,7 @@ def test_a_longer_search_begins_like_a_shorter_one() -> None:
 
 
 def test_nothing_to_search_and_unknown_settings_are_said() -> None:
-    with pytest.raises(UserError, match="has nothing to search"):
+    with pytest.raises(UserError, match="no setting has a range"):
         search(parsed("seed=1"), SearchSettings(), Launched(None))
     with pytest.raises(UserError, match=r"There is no key hydra\.sweeper\.trial\. Did you mean 'trials'"):
         SearchSettings.of({"trial": 3})

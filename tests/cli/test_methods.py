@@ -56,7 +56,7 @@ def test_a_file_gets_the_table_between_its_marks(
     assert file.read_text() == f"above\n{BEGIN}{markdown(found)}{END}\nbelow\n"
     file.write_text("no marks\n")
     assert main(["--write", str(file)]) == 1
-    assert "needs the lines" in capsys.readouterr().err
+    assert "must contain the lines" in capsys.readouterr().err
 
 
 def test_the_screen_has_every_method(

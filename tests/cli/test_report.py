@@ -94,7 +94,7 @@ def test_a_width_that_is_none_is_refused(study: Path, capsys: pytest.CaptureFixt
         main([str(study), f"--width={width}"])
 
     assert caught.value.code == 2
-    assert f"should be 1 or more, not {width}" in capsys.readouterr().err
+    assert f"must be 1 or more, not {width}" in capsys.readouterr().err
 
 
 def test_a_users_mistake_is_one_line_and_exit_code_1(

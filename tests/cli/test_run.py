@@ -187,7 +187,7 @@ def test_who_is_stopped_says_so_in_one_line(tmp_path: Path, sent: signal.Signals
     process.send_signal(sent)
     error = process.communicate(timeout=120)[1]
     assert process.returncode == code, error
-    assert error.endswith("\nprunelab: stopped. The same command goes on from here.\n")
+    assert error.endswith("\nprunelab: stopped. The same command continues from here.\n")
     assert "Traceback" not in error
     left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert not left & {"metrics.json", "record.json", "failure.json"}

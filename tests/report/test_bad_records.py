@@ -55,8 +55,8 @@ def without_a_field(study: StudyFolder) -> None:
 BAD: dict[Callable[[StudyFolder], None], str] = {
     truncated: "was it cut off?",
     of_another_version: "schema 2; this version of prunelab reads schema 1",
-    of_another_data_set: "another data set or network under the same name",
-    duplicate: "the same run must not count twice",
+    of_another_data_set: "another data set or network with the same name",
+    duplicate: "a run must not be counted twice",
     of_something_else: "should be a JSON object",
     without_a_field: "pruned.params is missing",
 }

@@ -19,9 +19,9 @@ GRID
 
 - failed: l2, filter, global, 50 % FLOPs, one_shot, seed 1: out of memory (l2-0.5-1/failure.json)
 - A failed run is listed until it succeeds or its folder is deleted.
-- missing: fpgm, filter, global, 50 % FLOPs, one_shot has no record of seed 1, which other rows have
+- missing: fpgm, filter, global, 50 % FLOPs, one_shot has no record for seed 1, unlike other rows
 
-- unfinished: 0a0a is still running, or was interrupted
+- unfinished: 0a0a is running or was interrupted
 - left out: bad/record.json: schema 7; this version of prunelab reads schema 1
 """
 

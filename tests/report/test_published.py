@@ -70,7 +70,7 @@ def test_every_output_shows_what_was_printed_and_what_follows(study: StudyFolder
 
     page = to_markdown(report)
     assert "| 92.50 | -0.50 (-0.40 printed) | 40.00 (49.4 %) |" in page
-    assert "Published, without a run here:" in page
+    assert "Published figures without a comparable run:" in page
     assert "| L-1 | 93.00 | 90.00 | -3.00 | 20.00 (24.7 %) |" in page
     assert "- published: L-1 at 24.7 % of its FLOPs: counts MACs" in page
 
@@ -82,7 +82,7 @@ def test_every_output_shows_what_was_printed_and_what_follows(study: StudyFolder
 
     screen = io.StringIO()
     print_report(report, Console(file=screen, width=300))
-    assert "1 published points have no run here yet" in screen.getvalue()
+    assert "1 published points have no comparable run" in screen.getvalue()
     assert "-0.50 (-0.40 printed)" in screen.getvalue()
 
 
@@ -104,7 +104,7 @@ def test_points_of_another_network_are_said_to_be(study: StudyFolder, tmp_path: 
     (problem,) = report.problems
     assert report.tables[0].published == ()
     assert problem.reason == (
-        "its full networks have 8.17 GFLOPs, which that of no table has: points of another network"
+        "its full networks have 8.17 GFLOPs, unlike the network of any table: points of another network"
     )
 
 

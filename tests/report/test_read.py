@@ -94,7 +94,7 @@ def test_a_folder_that_is_no_study_is_refused_with_what_to_do(study: StudyFolder
             "contains no runs. To start one: prunelab study=empty method=l1 budget.flops=0.5",
         ),
         (study.path / "0a0a", f"is a single run. Give the folder of its study: {study.path}"),
-        (study.path.parent, f"holds studies, not runs. Give one of them: {study.path}"),
+        (study.path.parent, f"contains studies, not runs. Give one of them: {study.path}"),
     ):
         with pytest.raises(UserError) as caught:
             read_study(folder)

@@ -18,7 +18,7 @@ def test_a_copied_run_counts_once_and_the_original_stays(study: StudyFolder) -> 
     (problem,) = report.problems
     assert row.statistics["top1"].mean == 0.9
     assert str(problem.path) == "a copy/record.json"
-    assert problem.reason == "has the key of l1-0.5-0/record.json: the same run must not count twice"
+    assert problem.reason == "has the same key as l1-0.5-0/record.json: a run must not be counted twice"
 
 
 def test_another_task_under_the_same_name_is_left_out(study: StudyFolder) -> None:
@@ -31,8 +31,11 @@ def test_another_task_under_the_same_name_is_left_out(study: StudyFolder) -> Non
     (problem,) = report.problems
     assert sorted(row.key.method for row in report.tables[0].rows) == ["l1", "l2"]
     assert str(problem.path) == "fpgm-0.5-0/record.json"
-    assert "has 80100000 FLOPs and 801000 parameters, the others' 80000000 and 800000" in problem.reason
-    assert "another data set or network under the same name" in problem.reason
+    assert (
+        "has 80100000 FLOPs and 801000 parameters, that of the other runs 80000000 and 800000"
+        in problem.reason
+    )
+    assert "another data set or network with the same name" in problem.reason
 
 
 def test_of_two_runs_of_the_same_settings_and_seed_the_newer_counts(study: StudyFolder) -> None:
@@ -45,7 +48,7 @@ def test_of_two_runs_of_the_same_settings_and_seed_the_newer_counts(study: Study
     (problem,) = report.problems
     assert row.statistics["top1"].mean == 0.8
     assert str(problem.path) == "b/record.json"
-    assert problem.reason == "has the settings and the seed of a/record.json, which is newer"
+    assert problem.reason == "has the same settings and seed as a/record.json, which is newer"
 
 
 def test_other_models_and_data_sets_get_tables_of_their_own(study: StudyFolder) -> None:

@@ -42,10 +42,10 @@ def test_nothing_is_cut_at_usual_widths(large_study: StudyFolder, width: int) ->
 def test_room_is_used(large_study: StudyFolder) -> None:
     narrow, usual, wide = (printed(large_study, width) for width in (80, 120, 300))
 
-    assert "No room here for: Top-1, % baseline" in narrow
+    assert "Columns that do not fit: Top-1, % baseline" in narrow
     assert "speed-up)  " not in narrow.split("No room")[0]
     assert "20.0 (2.00x)" in usual
-    assert "No room here for" not in wide
+    assert "Columns that do not fit" not in wide
     assert "40.00 ± 0.00 (50.0 %)" in wide
 
 
@@ -73,10 +73,10 @@ def test_what_is_missing_is_said(study: StudyFolder) -> None:
     expected = """\
 failed: fpgm, filter, global, 50 % FLOPs, one_shot, seed 0: [bold]no memory[/bold] (fpgm-0.5-0/failure.json)
 failed: l1, filter, global, 50 % FLOPs, one_shot, seed 1: killed (l1-0.5-1/failure.json)
-missing: l2, filter, global, 50 % FLOPs, one_shot has no record of seed 0, which other rows have
+missing: l2, filter, global, 50 % FLOPs, one_shot has no record for seed 0, unlike other rows
 timed on 2 machines, so compare speed-ups rather than times: cpu fast; cpu slow
-unfinished: 0a0a is still running, or was interrupted
-unfinished: l1, filter, 50 % FLOPs, lenet5 on digits, seed 3 (1b1b) is still running, or was interrupted"""
+unfinished: 0a0a is running or was interrupted
+unfinished: l1, filter, 50 % FLOPs, lenet5 on digits, seed 3 (1b1b) is running or was interrupted"""
     assert [line for line in expected.splitlines() if line not in lines] == []
     assert any(line.startswith("left out: bad/record.json: not valid JSON") for line in lines)
 

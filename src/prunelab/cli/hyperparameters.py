@@ -1,4 +1,4 @@
-"""Optuna's search for a method's own settings: the best by the accuracy on validation images after recovery."""
+"""Optuna's search for the settings of a method, by the accuracy on validation images after recovery."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
 
 WORTH_OF_A_FAILURE = 0.0
-"""Optuna's sampler does not see trials without a value, and would propose their like again and again."""
+"""The value of a failed trial. Optuna's sampler ignores trials without a value and would propose similar ones again."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The keys of conf/hydra/sweeper/optuna.yaml, which says what each of them means.
+    """The keys of conf/hydra/sweeper/optuna.yaml, which describes them.
 
     Raises:
-        UserError: a number that cannot be.
+        UserError: a number out of range.
     """
 
     trials: int = 20
@@ -56,18 +56,18 @@ class SearchSettings:
 
     @property
     def words(self) -> list[str]:
-        """``params`` as they would be on the command line."""
+        """``params`` in the form of the command line."""
         return [f"{key}={value}" for key, value in (self.params or {}).items()]
 
 
 def search(words: Sequence[Override], settings: SearchSettings, launch: Launch) -> list[JobReturn]:
-    """All trials, done by ``launch(command lines, number of the first)``, some at a time.
+    """All trials, run by ``launch(command lines, number of the first)``, ``settings.parallel`` at a time.
 
-    Nothing is kept between two starts: the same proposals come again from the same seed and the same results, and
-    runs that are finished are not repeated. So an interrupted search goes on, and a longer one continues a shorter.
+    No state is stored between two starts: the same seed and the same results give the same proposals, and finished runs
+    are not repeated. Therefore an interrupted search continues, and a longer search continues a shorter one.
 
     Raises:
-        UserError: Optuna is not installed, or there is nothing to search.
+        UserError: Optuna is not installed, or no setting has a range.
     """
     _require_optuna()
     space, fixed = _divided(words)
@@ -89,27 +89,28 @@ def search(words: Sequence[Override], settings: SearchSettings, launch: Launch) 
 
 
 def validation_top1(job: Job) -> float | None:
-    """What a search wants more of; None for a run that failed. Test images have no part in it.
+    """The accuracy on validation images, which the search maximises; None for a failed run. Test images are not used.
 
     Raises:
-        UserError: the record comes from a version that did not measure it.
+        UserError: the record was made by a version that did not measure it.
     """
     if job.record is None:
         return None
     if job.record.validation is None:
         raise UserError(
-            f"{job.folder} was recorded before accuracies on validation images were. Take another study: study=NAME."
+            f"The record in {job.folder} contains no accuracy on validation images, because an older version made it. "
+            "Use another study: study=NAME."
         )
     return job.record.validation.top1
 
 
 def _divided(words: Sequence[Override]) -> tuple[dict[str, BaseDistribution], list[str]]:
-    """(what to search, words that all trials share); of two words for one key the last counts."""
+    """(ranges of the search, words that all trials share); of two words for one key the last one counts."""
     last = {word.get_key_element(): word for word in words}
     space = {key: _distribution(word) for key, word in last.items() if word.is_sweep_override()}
     if not space:
         raise UserError(
-            "hydra/sweeper=optuna has nothing to search. Give a setting a range, such as "
+            "hydra/sweeper=optuna: no setting has a range. Give a range, such as "
             "'method.strength=tag(log,interval(1e-5,1e-2))', or choices, such as method.criterion.reduction=mean,max."
         )
     fixed = [
@@ -121,7 +122,7 @@ def _divided(words: Sequence[Override]) -> tuple[dict[str, BaseDistribution], li
 
 
 def _distribution(word: Override) -> BaseDistribution:
-    """The values that a word of the command line allows."""
+    """The range of values in a word of the command line."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     sweep = word.value()
@@ -153,7 +154,7 @@ def _study(seed: int) -> Study:
 
 
 def _announce(runs: Sequence[tuple[str, Job]]) -> None:
-    """Which trial was best; of equals the first."""
+    """Log the best trial; of equal ones the first."""
     scored = [(value, words, job) for words, job in runs if (value := validation_top1(job)) is not None]
     if scored:
         value, words, job = max(scored, key=lambda each: each[0])

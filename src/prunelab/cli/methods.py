@@ -1,4 +1,4 @@
-"""``prunelab-methods``: every pruning method that can be chosen, from what the methods say about themselves."""
+"""``prunelab-methods``: lists all pruning methods, with the descriptions in their classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "prunelab-methods"
 WIDE = 140
-"""Characters of a line from which on the whole table is readable."""
+"""Minimum characters in a line for the table with six columns."""
 
 COLUMNS = ("Method", "Paper", "Reads", "Levels", "Cost before pruning", "Faithful to")
 BEGIN, END = (
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def methods() -> dict[str, About]:
-    """The names of conf/method, in alphabetical order, and what their methods say about themselves."""
+    """The description of each method in conf/method, by name, in alphabetical order."""
     return {name: _about(name) for name in sorted(_names())}
 
 
@@ -61,15 +61,15 @@ def markdown(found: dict[str, About]) -> str:
 
 
 def written_into(text: str, found: dict[str, About]) -> str:
-    """``text`` with the table of today between its two marks.
+    """``text`` with the current table between its two markers.
 
     Raises:
-        UserError: the marks are not there.
+        UserError: a marker is missing.
     """
     before, mark, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not mark or not end:
-        raise UserError(f"The file needs the lines {BEGIN.strip()!r} and {END!r} around the table.")
+        raise UserError(f"The file must contain the lines {BEGIN.strip()!r} and {END!r} around the table.")
     return f"{before}{BEGIN}{markdown(found)}{END}{after}"
 
 
@@ -92,7 +92,7 @@ def _paper(origin: Origin) -> str:
 
 
 def _held(origin: Origin) -> str:
-    """What the definition was held against."""
+    """The sources that the implementation was compared with."""
     if not origin.paper:
         return ""
     code = f", [code](https://github.com/{origin.code})" if origin.code else ""
@@ -112,7 +112,7 @@ def _show(as_markdown: bool, file: Path | None) -> int:
 
 
 def _narrow_screen(found: dict[str, About]) -> Table:
-    """Two lines or three for each method, where six columns would leave none of them readable."""
+    """Two or three lines for each method, for terminals that are too narrow for six columns."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="bold")
     for name, about in found.items():
@@ -135,16 +135,15 @@ def _screen(found: dict[str, About]) -> Table:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="List every pruning method: where it comes from, what it looks at, what it can remove, what it "
-        "costs before anything is pruned, and what its definition was held against. Choose one with "
-        "prunelab method=NAME.",
+        description="List all pruning methods: the paper, what the method reads, what it can remove, its cost before "
+        "pruning, and the sources that the implementation was compared with. Choose one with prunelab method=NAME.",
     )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--markdown", action="store_true", help="print the table in Markdown, with links")
     shape.add_argument(
-        "--write", type=Path, metavar="FILE", help="put that table between the marks of a file"
+        "--write", type=Path, metavar="FILE", help="write this table between the two markers in a file"
     )
-    parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show where in the program an error arose")
+    parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show the traceback of an error")
     return parser
 
 

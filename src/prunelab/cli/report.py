@@ -1,4 +1,4 @@
-"""``prunelab-report``: the comparison table of a study, from its records."""
+"""``prunelab-report``: compares the runs of a study, from their records."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from prunelab.report import (
 from prunelab.report.wandb_report import publish
 
 WIDTH_OF_LOGS = 160
-"""Where the output is not a terminal (a pipe, a log), nobody says how wide it may be."""
+"""Characters in a line if the output is not a terminal (a pipe, a log), which has no width."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,11 +56,11 @@ def _report(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prunelab-report",
-        description="Compare the runs of a study: print a table, one row per method and budget with mean and "
+        description="Compare the runs of a study: print a table with one row per method and budget, with mean and "
         "standard deviation over seeds, and write it as table.md, table.csv and table.tex, and with figures as "
-        "page.html, which opens in any browser without a network.",
-        epilog="Only the records are read (record.json of every run), so a study can be reported on another "
-        "machine. Runs that failed or did not finish, and records that cannot be used, are listed.",
+        "page.html, which opens in any browser without a network connection.",
+        epilog="Only the records (record.json of every run) and learning curves are read, so a report can be made on "
+        "another machine. Failed and unfinished runs and unusable records are listed.",
     )
     parser.add_argument("study", type=Path, metavar="STUDY", help="folder of a study, such as outputs/demo")
     parser.add_argument(
@@ -70,23 +70,26 @@ def _parser() -> argparse.ArgumentParser:
         "--published",
         type=Path,
         metavar="FILE",
-        help="CSV file of published points to compare with (default: published.csv in STUDY, if there is one)",
+        help="CSV file with published points for comparison (default: published.csv in STUDY, if it exists)",
     )
     parser.add_argument(
         "--wandb",
         metavar="ENTITY/PROJECT",
-        help="also save a report with the same panels in this W&B project, of the runs that were logged there",
+        help="also save a report with the same panels in this W&B project, from the runs that were logged there",
     )
     parser.add_argument(
-        "--width", type=_positive, metavar="N", help="characters in a line (default: the terminal's)"
+        "--width",
+        type=_positive,
+        metavar="N",
+        help="characters in a line (default: the width of the terminal)",
     )
-    parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show where in the program an error arose")
+    parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show the traceback of an error")
     return parser
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"should be 1 or more, not {text}")
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
     return int(text)
 
 
@@ -98,7 +101,7 @@ def _console(width: int | None) -> Console:
 
 
 def _contents(report: Report, study: Path) -> dict[str, str]:
-    """The name of each file and what is in it."""
+    """The name and the content of each file."""
     return {
         "table.md": to_markdown(report),
         "table.csv": to_csv(report),

@@ -77,9 +77,7 @@ def _help(app: Callable[[], Any]) -> None:
         group = line.partition(":")[0]
         indent = " " * (len(group) + 2) if group.replace("/", "_").isidentifier() else ""
         print(textwrap.fill(line, WIDTH, subsequent_indent=indent) if indent else line)
-    print(
-        f"What each key means and which values it takes is said beside it, in the files of\n  {conf_folder()}"
-    )
+    print(f"Comments in the files of this folder describe each key and its values:\n  {conf_folder()}")
 
 
 def _job(config: DictConfig) -> Job:

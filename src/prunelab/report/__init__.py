@@ -1,4 +1,4 @@
-"""From the records of a study to its tables and its page. Needs no torch."""
+"""Tables and the page of a study, from its records. Does not import torch."""
 
 from prunelab.report.aggregate import Baseline, Report, Row, Table, aggregate
 from prunelab.report.csv_table import to_csv

@@ -1,4 +1,4 @@
-"""Gathers the runs of a study into tables with one row per method and budget, over seeds."""
+"""Aggregates the runs of a study into tables with one row per method and budget, over seeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prunelab.report.screen import screen
 from prunelab.report.settings import telling_settings
 
 SAME_BASELINE = 0.001
-"""Two evaluations of one network may differ by this much in top-1 (a tenth of a point) between machines."""
+"""The top-1 of one network can differ by this much (a tenth of a point) between machines."""
 
 Statistics = Mapping[str, Statistic | None]
 """The name of a measure -> its statistic over seeds."""
@@ -25,10 +25,10 @@ Statistics = Mapping[str, Statistic | None]
 
 @dataclass(frozen=True)
 class Row:
-    """The finished runs of one ``RowKey``; ``missing_seeds`` are those that only other rows have.
+    """The finished runs of one ``RowKey``; ``missing_seeds`` are seeds of other rows that this row lacks.
 
-    ``front`` names the costs (of ``pareto.COSTS``) for which no other row, nor the full network, is as cheap and
-    as accurate; ``published`` is what the method's paper reports near this budget.
+    ``front`` names the costs (of ``pareto.COSTS``) for which neither another row nor the full network dominates this
+    row; ``published`` is the published point of the method near this budget.
     """
 
     key: RowKey
@@ -47,12 +47,12 @@ class Baseline:
     seeds: tuple[int, ...]
     statistics: Statistics
     differing_seeds: tuple[int, ...]
-    """Seeds whose runs did not all start from the same network: their methods are not comparable."""
+    """Seeds whose runs started from different networks; their methods are not comparable."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """All runs of one model on one data set. ``baseline`` is None if none of them has finished."""
+    """All runs of one model on one data set. ``baseline`` is None if no run has finished."""
 
     model: str
     data: str
@@ -60,20 +60,20 @@ class Table:
     rows: tuple[Row, ...]
     failed: tuple[FailedRun, ...]
     machines: tuple[str, ...]
-    """The machines that the runs were timed on, each described by its record."""
+    """The machines on which the runs were timed, as described in the records."""
     published: tuple[PublishedPoint, ...]
-    """All that was published for this network, whether or not it stands beside a row."""
+    """All published points for this network, with or without a comparable row."""
 
     @property
     def only_published(self) -> tuple[PublishedPoint, ...]:
-        """The points that stand beside no row."""
+        """The points without a comparable row."""
         beside_rows = {row.published for row in self.rows}
         return tuple(point for point in self.published if point not in beside_rows)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What there is to show of a study."""
+    """The content of a report."""
 
     study: str
     tables: tuple[Table, ...]
@@ -98,13 +98,11 @@ def aggregate(study: Study, published: Published | None = None) -> Report:
 
 
 def _without_table(published: Published, tables: Iterable[Table]) -> Iterator[Problem]:
-    """A file of points none of which is about a network of this study was probably meant for another."""
+    """A problem if no point of the file is about a network of this study: it probably belongs to another study."""
     if published.path and published.points and not any(table.published for table in tables):
         flops = sorted({point.baseline_flops for point in published.points})
         full = " or ".join(f"{count / 1e9:.4g}" for count in flops)
-        reason = (
-            f"its full networks have {full} GFLOPs, which that of no table has: points of another network"
-        )
+        reason = f"its full networks have {full} GFLOPs, unlike the network of any table: points of another network"
         yield Problem(Path(published.path.name), reason)
 
 
@@ -200,7 +198,7 @@ def _baseline(records: Sequence[Record]) -> Baseline:
     by_seed: defaultdict[int, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda record: (record.seed, record.key)):
         by_seed[record.seed].append(record)
-    # Every run times the baseline anew, but its accuracy is a property of the seed: one vote each.
+    # Every run times the baseline again, but its accuracy depends on the seed only: each seed counts once.
     accuracies = _statistics([same_seed[0] for same_seed in by_seed.values()])
     return Baseline(
         seeds=tuple(by_seed),

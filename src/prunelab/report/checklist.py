@@ -1,7 +1,7 @@
-"""What a study has of the checklist in "What is the State of Neural Network Pruning?" (Blalock et al. 2020).
+"""The checklist of "What is the State of Neural Network Pruning?" (Blalock et al. 2020), applied to a study.
 
-Items are those of its section 6 and appendix B that records can answer; what only a reader can judge (are the
-claims restricted to what was tried?) is not among them.
+The items are those of its section 6 and appendix B that can be decided from records. Items that need a reader's
+judgement (whether the claims go beyond the experiments) are left out.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ OPERATING_POINTS = 5
 SEEDS = 3
 PAIRS = 3
 SUBSTANTIAL_LOSS = 0.05
-"""Top-1 falls by this much (five points) at a budget that counts as extreme."""
+"""A loss of top-1 (five points) from which on a budget counts as extreme."""
 
 NAMED = 4
-"""At most this many methods or settings are named."""
+"""At most this many methods or settings are listed."""
 
 MAGNITUDE = ("l1", "l2")
 RANDOM = ("random",)
@@ -30,7 +30,7 @@ RANDOM = ("random",)
 
 @dataclass(frozen=True)
 class Item:
-    """A demand of the checklist, whether it is met, and what was found in the records."""
+    """An item of the checklist, whether it is met, and the finding from the records."""
 
     demand: str
     met: bool
@@ -38,7 +38,7 @@ class Item:
 
 
 def of_report(report: Report) -> tuple[Item, ...]:
-    """The item that concerns all tables together."""
+    """The item about all tables together."""
     pairs = [f"{table.model} on {table.data}" for table in report.tables if table.rows]
     finding = f"{len(pairs)}: {_named(pairs)}"
     demand = f"At least {PAIRS} pairs of model and data set in the study"
@@ -46,7 +46,7 @@ def of_report(report: Report) -> tuple[Item, ...]:
 
 
 def of_table(table: Table) -> tuple[Item, ...]:
-    """The items that concern one table; none if it has no rows."""
+    """The items about one table; none if it has no rows."""
     return tuple(item(table) for item in ITEMS) if table.rows else ()
 
 
@@ -55,7 +55,7 @@ def _raw(table: Table) -> Item:
 
 
 def _relative(table: Table) -> Item:
-    finding = "change of top-1 against the same run's baseline"
+    finding = "change of top-1 from the baseline of the same run"
     return Item("Accuracy relative to the full network", True, finding)
 
 
@@ -110,7 +110,7 @@ def _same_settings(table: Table, demand: str, part: str) -> Item:
     names = sorted({name for each in settings for name in each if name.startswith(part)})
     differing = [name for name in names if len({each.get(name) for each in settings}) > 1]
     if not names:
-        return Item(demand, False, "the records do not say")
+        return Item(demand, False, "not in the records")
     same = f"the same {_counted(len(names), 'setting')} in all {_counted(len(settings), 'run')}"
     return Item(demand, not differing, f"differing: {_named(differing)}" if differing else same)
 

@@ -1,4 +1,4 @@
-"""The columns of a table as text, the same for the terminal and for Markdown."""
+"""The columns of a table as text, for all output formats."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from prunelab.report.row_key import RowKey
 
 RESOURCES = {"flops": "FLOPs", "params": "parameters"}
 FRONTS = {"flops": "F", "params": "P", "forward_ms_batch_64": "T"}
-"""How the table writes that a row is on the front of accuracy against this cost."""
+"""The letter of the front of accuracy against each cost."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: the lines of its header, the baseline's cell, and a cell for each row.
+    """A column: the lines of its header, the cell of the baseline, and a cell for each row.
 
-    Where there is no room, the column with the highest ``spare`` goes first; one with 0 always stays.
+    If the terminal is too narrow, columns with the highest ``spare`` are left out first; 0 is never left out.
     """
 
     header: tuple[str, ...]
@@ -37,7 +37,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Deviations:
-    """Which numbers are written with their standard deviation over seeds."""
+    """The kinds of numbers that are written with their standard deviation over seeds."""
 
     accuracies: bool = True
     costs: bool = True
@@ -45,14 +45,14 @@ class Deviations:
 
 @dataclass(frozen=True)
 class Layout:
-    """A table ready to be drawn; ``common`` is what all its rows share and therefore no column."""
+    """The columns of a table; ``common`` lists the names that are equal in all rows and therefore have no column."""
 
     common: tuple[str, ...]
     columns: tuple[Column, ...]
 
 
 def lay_out(table: Table, deviations: Deviations) -> Layout:
-    """The columns of a table that has rows. Deviations are left out if every row has a single seed."""
+    """The columns of a table that has rows. Deviations are left out if every row has only one seed."""
     assert table.baseline is not None
     if all(len(row.seeds) == 1 for row in table.rows):
         deviations = Deviations(accuracies=False, costs=False)
@@ -70,7 +70,7 @@ def lay_out(table: Table, deviations: Deviations) -> Layout:
 
 
 def budget_text(key: RowKey) -> str:
-    """``50 % FLOPs``, and the divisor if channels come in multiples."""
+    """``50 % FLOPs``, and the width divisor if it is above 1."""
     text = share_text(key.resource, key.keep)
     return text if key.divisor <= 1 else f"{text}, multiples of {key.divisor}"
 
@@ -81,12 +81,12 @@ def share_text(resource: str, keep: float) -> str:
 
 
 def front_text(row: Row) -> str:
-    """``F P``: the costs for which no other row is as cheap and as accurate."""
+    """``F P``: the fronts that the row is on."""
     return " ".join(letter for cost, letter in FRONTS.items() if cost in row.front)
 
 
 def printed_change(point: PublishedPoint) -> str:
-    """What was printed, where it does not follow from the accuracies: ``-0.17 printed``."""
+    """The printed change if it contradicts the accuracies: ``-0.17 printed``."""
     if point.flag != "delta" or point.printed_change is None:
         return ""
     return f"{100 * point.printed_change:+z.2f} printed"
@@ -106,7 +106,7 @@ NAMES: tuple[tuple[str, Callable[[RowKey], str]], ...] = (
 
 
 def _names(table: Table) -> tuple[tuple[str, ...], list[Column]]:
-    """What all rows share, and the columns of names: the method and whatever differs."""
+    """The names that are equal in all rows, and the columns of names: the method and every name that differs."""
     common: list[str] = []
     columns = [
         Column(("Method",), "baseline", tuple(one_line(row.key.method) for row in table.rows), numeric=False)
@@ -197,7 +197,7 @@ def _times(table: Table, baseline: Baseline, deviation: bool) -> list[Column]:
 
 
 def _published(table: Table) -> list[Column]:
-    """What the papers report beside the rows, if anything does."""
+    """The columns of published figures, if any row has one."""
     points = [row.published for row in table.rows]
     if not any(points):
         return []
@@ -218,7 +218,7 @@ def published_top1(point: PublishedPoint) -> str:
 
 
 def published_change(point: PublishedPoint) -> str:
-    """Computed; what was printed is said if it is something else."""
+    """The computed change, and the printed one if it differs."""
     printed = printed_change(point)
     return f"{100 * point.change:+z.2f}" + (f" ({printed})" if printed else "")
 

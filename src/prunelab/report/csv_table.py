@@ -1,4 +1,4 @@
-"""Writes a report as CSV: raw numbers under stable column names, for other programs."""
+"""Writes a report as CSV for other programs: raw numbers under stable column names."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ COLUMNS = (
 def to_csv(report: Report) -> str:
     """One line for each row of the tables, and one for each run, file or published point that is not in them.
 
-    ``status`` is ``finished``, ``published``, ``failed``, ``unfinished`` or ``left_out``. Accuracies and changes
-    are fractions of 1, seeds are separated by spaces, ``front_...`` is 1 or 0, and what is not known is empty (a
-    deviation over one seed).
+    ``status`` is ``finished``, ``published``, ``failed``, ``unfinished`` or ``left_out``. Accuracies and changes are
+    fractions of 1, seeds are separated by spaces, ``front_...`` is 1 or 0, and unknown values are empty (such as the
+    deviation of one seed).
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")

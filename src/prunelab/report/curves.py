@@ -1,4 +1,4 @@
-"""Reads curves.csv, which lies beside a record: one row of figures for each epoch of a run's trainings."""
+"""Reads the curves.csv beside a record: one row of figures for each epoch of the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ("phase", "epoch")
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch, counted from 1 in each phase ("learning", "round 1", "recovery"), and what was measured in it."""
+    """An epoch, counted from 1 in each phase ("learning", "round 1", "recovery"), and its figures."""
 
     phase: str
     epoch: int
@@ -23,9 +23,9 @@ class Epoch:
 
 
 def parse_curves(text: str) -> tuple[Epoch, ...]:
-    """The epochs in the text of a curves.csv; what was not measured is left out of their figures.
+    """The epochs in the text of a curves.csv; figures that were not measured are left out.
 
-    Raises ``RecordError`` for a file that was cut off or is something else.
+    Raises ``RecordError`` for a truncated file or one of another kind.
     """
     try:
         lines = list(csv.DictReader(io.StringIO(text), strict=True))
@@ -38,7 +38,9 @@ def parse_curves(text: str) -> tuple[Epoch, ...]:
 
 def _epoch(line: Mapping[str | None, str | None], number: int) -> Epoch:
     if None in line or None in line.values():
-        raise RecordError(f"line {number} has not as many cells as the first; was it cut off?")
+        raise RecordError(
+            f"line {number} has another number of cells than the first; the file may be truncated"
+        )
     try:
         cells = {str(name): cell for name, cell in line.items() if name not in NAMES and cell}
         figures = {name: float(cell) for name, cell in cells.items()}

@@ -1,4 +1,4 @@
-"""Writes the tables of a report as LaTeX, to be \\input into a paper."""
+"""Writes the tables of a report as LaTeX, for \\input in a paper."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ SPECIAL = {
     "…": r"\dots{}",
 }
 BEYOND_ASCII = 0x7F
-"""Letters from here on depend on the fonts that a paper has chosen."""
+"""Characters from this code on depend on the fonts of the paper."""
 
 
 def to_latex(report: Report) -> str:
-    """The tables that have rows, each as a ``table*`` with booktabs' rules, as wide as the page."""
+    """The tables that have rows, each as a ``table*`` with the rules of booktabs, as wide as the page."""
     tables = [_table(table, number) for number, table in enumerate(report.tables, start=1) if table.rows]
     return "\n\n".join([NEEDS, *tables]) + "\n"
 
 
 def escaped(text: str) -> str:
-    """``text`` as LaTeX that shows it and does nothing else; letters that pdfLaTeX may not know become '?'."""
+    """``text`` as LaTeX that prints it literally; characters that pdfLaTeX may not support become '?'."""
     return "".join(SPECIAL.get(each) or (each if ord(each) < BEYOND_ASCII else "?") for each in text)
 
 
@@ -72,7 +72,7 @@ def _table(table: Table, number: int) -> str:
 
 
 def _ruled(table: Table, lines: Sequence[str]) -> Iterable[str]:
-    """The lines of the rows, with a rule above each budget."""
+    """The lines of the rows, with a rule before each budget."""
     budget = None
     for row, line in zip(table.rows, lines, strict=True):
         if (row.key.resource, row.key.keep) != budget:

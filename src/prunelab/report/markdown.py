@@ -48,7 +48,7 @@ def _checklist(report: Report) -> list[str]:
 
 
 def _only_published(table: Table) -> list[str]:
-    """A table of the published points that no run stands beside."""
+    """A table of the published points that are compared with no run."""
     points = table.only_published
     if not points:
         return []
@@ -70,7 +70,7 @@ def _only_published(table: Table) -> list[str]:
             for point in points
         ),
     ]
-    return ["Published, without a run here:", "\n".join(lines)]
+    return ["Published figures without a comparable run:", "\n".join(lines)]
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -82,5 +82,5 @@ def _list(lines: Sequence[str]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """``text`` as Markdown that shows it: none of it starts a cell, code, emphasis, a link or HTML."""
+    """``text`` as Markdown that shows it literally: without cells, code, emphasis, links or HTML."""
     return "".join(f"\\{character}" if character in MARKS else character for character in text)

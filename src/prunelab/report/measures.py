@@ -1,4 +1,4 @@
-"""What a report measures: the numbers that it reads from each record, and their mean and deviation."""
+"""The numbers that a report reads from each record, and their mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Statistic:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Statistic | None:
-        """The statistic of the values that are known; None if none is."""
+        """The statistic of the values that are not None; None if there are none."""
         known = [value for value in values if value is not None]
         if not known:
             return None
@@ -32,7 +32,7 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Measure:
-    """One number of a record; None where the record does not have it (a batch size that was not timed)."""
+    """One number of a record; None if the record does not contain it (a batch size that was not timed)."""
 
     name: str
     read: Callable[[Record], float | None]
@@ -87,4 +87,5 @@ MEASURES: tuple[Measure, ...] = (
     Measure("total_s", lambda record: record.timings.total_s),
     Measure("masked_vs_pruned", lambda record: record.plan.masked_vs_pruned),
 )
-"""In the order of the CSV columns. Accuracies, changes and fractions are fractions of 1; times as named."""
+"""In the order of the CSV columns. Accuracies, changes and fractions are fractions of 1; the names state the units of
+times."""

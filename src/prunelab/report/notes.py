@@ -1,4 +1,4 @@
-"""The sentences around a table: what its numbers are, which runs it lacks, and what is wrong with it."""
+"""The sentences around a table: definitions, missing runs and warnings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ONE_SEED = "Each row has one seed, so there are no standard deviations."
 
 
 def caption(report: Report) -> list[str]:
-    """A line that says what the numbers of the tables are, if there are any."""
+    """The definitions of the numbers in the tables, in one line, if there are rows."""
     rows = [row for table in report.tables for row in table.rows]
     single = all(len(row.seeds) == 1 for row in rows)
     published = [PUBLISHED] if any(row.published for row in rows) else []
@@ -39,17 +39,17 @@ def caption(report: Report) -> list[str]:
 
 
 def title(table: Table) -> str:
-    """What the table is about."""
+    """The model and the data set of the table."""
     return one_line(f"{table.model} on {table.data}")
 
 
 def common(layout: Layout) -> list[str]:
-    """A line with what all rows of the table share, if they share anything."""
+    """A line with the names that are equal in all rows of the table, if there are any."""
     return [f"All rows: {', '.join(layout.common)}."] if layout.common else []
 
 
 def failures(table: Table) -> list[str]:
-    """A line for each failed run of the table, and one that says how to be rid of them."""
+    """A line for each failed run of the table, and one about how to remove these lines."""
     lines = [
         f"failed: {_named(RowKey.of(run.failure))}, seed {run.failure.seed}: "
         f"{one_line(run.failure.error)} ({one_line(str(run.path))})"
@@ -59,15 +59,13 @@ def failures(table: Table) -> list[str]:
 
 
 def warnings(table: Table) -> list[str]:
-    """What a reader of the table should know: rows without some seeds, runs from other baselines."""
+    """Warnings about the table: missing seeds, different baselines, different machines."""
     failed = {(RowKey.of(run.failure), run.failure.seed) for run in table.failed}
     lines = []
     for row in table.rows:
         silent = [seed for seed in row.missing_seeds if (replace(row.key, settings=""), seed) not in failed]
         if silent:
-            lines.append(
-                f"missing: {_named(row.key)} has no record of {_seeds(silent)}, which other rows have"
-            )
+            lines.append(f"missing: {_named(row.key)} has no record for {_seeds(silent)}, unlike other rows")
     if table.baseline and table.baseline.differing_seeds:
         lines.append(
             f"not comparable: the runs of {_seeds(table.baseline.differing_seeds)} started from baselines of "
@@ -82,7 +80,7 @@ def warnings(table: Table) -> list[str]:
 
 
 def flags(table: Table) -> list[str]:
-    """What does not follow from the other figures of a published point, for each such point."""
+    """A line for each published point with a figure that contradicts the others."""
     return [
         f"published: {one_line(point.method)} at {100 * point.flops_fraction:.1f} % of its FLOPs: "
         f"{one_line(point.note or point.flag, 400)}"
@@ -95,22 +93,22 @@ def unmet(table: Table, report: Report) -> list[str]:
     """A line with the items of the checklist that the table or the whole report does not meet, if there are any."""
     items = [*checklist.of_table(table), *checklist.of_report(report)] if table.rows else []
     lacking = [f"{item.demand.lower()} ({item.finding})" for item in items if not item.met]
-    met = f"{len(items) - len(lacking)} of {len(items)} demands of Blalock et al. (2020) are met"
+    met = f"{len(items) - len(lacking)} of {len(items)} items of Blalock et al. (2020) are met"
     return [f"checklist: {met}; not met: {'; '.join(lacking)}"] if lacking else []
 
 
 def demands(items: Iterable[checklist.Item]) -> list[str]:
-    """A line for each demand of the checklist."""
+    """A line for each item of the checklist."""
     return [f"{'met' if item.met else 'not met'}: {item.demand.lower()}: {item.finding}" for item in items]
 
 
 def unfinished(report: Report) -> list[str]:
     """A line for each run folder without a record."""
-    return [f"unfinished: {_intended(run)} is still running, or was interrupted" for run in report.unfinished]
+    return [f"unfinished: {_intended(run)} is running or was interrupted" for run in report.unfinished]
 
 
 def left_out(report: Report) -> list[str]:
-    """A line for each file that could not be used."""
+    """A line for each file that cannot be used."""
     return [
         f"left out: {one_line(str(problem.path))}: {one_line(problem.reason, 400)}"
         for problem in report.problems

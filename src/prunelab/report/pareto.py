@@ -1,4 +1,4 @@
-"""Which rows of a table nothing else in it beats."""
+"""The Pareto fronts of a table: accuracy against each cost."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ COSTS: Mapping[str, str] = {
     "params": "baseline_params",
     **{f"forward_ms_batch_{batch}": f"baseline_forward_ms_batch_{batch}" for batch in BATCH_SIZES},
 }
-"""The measure of each cost that accuracy is weighed against, and the full network's."""
+"""The measure of each cost, and that of the full network."""
 
 SAME_COST = 0.01
-"""Costs that differ by at most this share are the same: a budget is hit as closely as one channel allows."""
+"""Costs that differ by at most this fraction count as the same, because a budget is met only up to one channel."""
 
 Point = tuple[float, float]
 """A cost and a top-1 accuracy."""
 
 
 def on_front(point: Point, others: Sequence[Point]) -> bool:
-    """Whether no other point is as cheap and as accurate, and better in one of the two."""
+    """Whether no other point dominates it, that is, has at least its accuracy at the same or a lower cost and is better
+    in one of the two."""
     return not any(_beats(other, point) for other in others)
 
 

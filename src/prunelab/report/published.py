@@ -1,4 +1,4 @@
-"""The points that papers published for the network of a study, to stand beside what was measured."""
+"""Figures that papers report for the network of a study, for comparison with the measured ones."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from prunelab.report.read import COPIED_RECORDS, Problem
 PUBLISHED_FILE = "published.csv"
 REQUIRED = ("method", "top1", "baseline_top1", "computed_flops_g", "baseline_flops_g")
 SAME_NETWORK = 0.1
-"""Networks of one architecture whose FLOPs differ by at most this share (ResNet-50's two strides: 6 %)."""
+"""Networks of one architecture differ by at most this fraction of FLOPs (the two variants of ResNet-50: 6 %)."""
 
 SAME_BUDGET = 0.03
-"""A published point stands beside a row if the shares of FLOPs that they keep differ by at most this."""
+"""A published point is compared with a row if the fractions of FLOPs that they keep differ by at most this."""
 
 
 @dataclass(frozen=True)
 class PublishedPoint:
-    """What a paper reports of one pruned network. Accuracies and changes are fractions of 1, FLOPs counts.
+    """The figures of one pruned network in a paper. Accuracies and changes are fractions of 1, FLOPs are counts.
 
-    ``flops`` follows this project's convention (2 x MAC) whatever was printed. ``printed_change`` and
-    ``printed_pruned`` (the share of FLOPs) are what was printed, None if nothing was. ``flag`` names what does
-    not follow from the other figures, and ``note`` explains. ``choice`` is the word for the method after ``method=``.
+    ``flops`` follows the convention of this project (2 x MAC), whatever the paper prints. ``printed_change`` and
+    ``printed_pruned`` (the fraction of FLOPs) are as printed, None if they are not. ``flag`` names a figure that
+    contradicts the others, and ``note`` explains it. ``choice`` is the name of the method after ``method=``.
     """
 
     method: str
@@ -46,7 +46,7 @@ class PublishedPoint:
 
     @property
     def change(self) -> float:
-        """By subtraction, which what was printed does not always follow."""
+        """Computed by subtraction; the printed change sometimes differs."""
         return self.top1 - self.baseline_top1
 
     @property
@@ -54,13 +54,13 @@ class PublishedPoint:
         return self.flops / self.baseline_flops
 
     def is_of(self, baseline_flops: float) -> bool:
-        """Whether the full network is the one with these FLOPs."""
+        """Whether the full network of the paper is the one with these FLOPs."""
         return abs(self.baseline_flops / baseline_flops - 1) <= SAME_NETWORK if baseline_flops else False
 
 
 @dataclass(frozen=True)
 class Published:
-    """The points of one file, without full networks, and the lines that cannot be used."""
+    """The points of one file, without those of full networks, and the lines that cannot be used."""
 
     path: Path | None = None
     points: tuple[PublishedPoint, ...] = ()
@@ -68,14 +68,14 @@ class Published:
 
 
 def find_published(study: Path) -> Path | None:
-    """published.csv in the study's folder, or beside it if the folder is called ``records``."""
+    """published.csv in the folder of the study, or beside it if the folder is named ``records``."""
     folder = study.resolve()
     folders = [folder, folder.parent] if folder.name == COPIED_RECORDS else [folder]
     return next((each / PUBLISHED_FILE for each in folders if (each / PUBLISHED_FILE).is_file()), None)
 
 
 def read_published(path: Path) -> Published:
-    """The points of the CSV file ``path``. Raises ``UserError`` if it cannot be read or lacks a column."""
+    """The points in the CSV file ``path``. Raises ``UserError`` if it cannot be read or lacks a column."""
     try:
         lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -95,7 +95,7 @@ def read_published(path: Path) -> Published:
 
 
 def beside(method: str, flops_fraction: float, points: Iterable[PublishedPoint]) -> PublishedPoint | None:
-    """The point of this method that keeps the nearest share of the FLOPs, if it is near enough."""
+    """The point of this method with the most similar fraction of FLOPs, if the difference is at most SAME_BUDGET."""
     near = [
         point
         for point in points
@@ -106,7 +106,7 @@ def beside(method: str, flops_fraction: float, points: Iterable[PublishedPoint])
 
 
 def _plain(name: str) -> str:
-    """Papers write SFP and DMCP, configurations sfp and dmcp."""
+    """A name without case and punctuation: papers write SFP and DMCP, the configuration sfp and dmcp."""
     return "".join(character for character in name.casefold() if character.isalnum())
 
 

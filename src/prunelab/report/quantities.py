@@ -1,4 +1,4 @@
-"""How numbers are written: accuracies in percent, counts in k, M or G, times to three digits."""
+"""Formatting of numbers: accuracies in percent, counts in k, M or G, times with three digits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DIGITS = 3
 
 @dataclass(frozen=True)
 class Unit:
-    """A power of a thousand and its letter; one for a whole column, to compare its numbers at sight."""
+    """A power of a thousand and its letter. A column has one unit, so that its numbers can be compared directly."""
 
     size: float
     letter: str
@@ -48,7 +48,7 @@ def count(statistic: Statistic | None, unit: Unit, deviation: bool) -> str:
 
 
 def duration(statistic: Statistic | None, deviation: bool) -> str:
-    """A time to three digits, in the unit that it has: ``0.953 ± 0.012``."""
+    """A time with three digits, without its unit: ``0.953 ± 0.012``."""
     if statistic is None:
         return UNKNOWN
     before_point = math.floor(math.log10(statistic.mean)) + 1 if statistic.mean > 0 else 1

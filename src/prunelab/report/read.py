@@ -1,4 +1,4 @@
-"""Collects what is in a study's folder: finished, failed and unfinished runs, and unusable files."""
+"""Reads the folder of a study: finished, failed and unfinished runs, and unusable files."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from prunelab.report.unfinished import Intention, read_intention
 Content = TypeVar("Content")
 
 COPIED_RECORDS = "records"
-"""A study that is kept beside its report lies in a folder of this name; it is called by the folder around it."""
+"""A study in a folder of this name, beside its report, takes the name of the parent folder."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run with a record. ``path`` is the file, relative to the study's folder, here and below.
+    """A run with a record. ``path`` is the file, relative to the folder of the study, here and below.
 
-    ``curves`` is what curves.csv beside the record says; None if there is no such file, or it cannot be used.
+    ``curves`` is the content of curves.csv beside the record; None if it does not exist or cannot be used.
     """
 
     record: Record
@@ -43,9 +43,9 @@ class FailedRun:
 
 @dataclass(frozen=True)
 class UnfinishedRun:
-    """A run that has neither a record nor a failure: it is at work, or was interrupted.
+    """A run with neither a record nor a failure: it is running or was interrupted.
 
-    ``intention`` is None if its configuration does not tell what it is about.
+    ``intention`` is None if its configuration cannot be read.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class UnfinishedRun:
 
 @dataclass(frozen=True)
 class Problem:
-    """A file, or a line of one, that the report leaves out, and why."""
+    """A file, or a line of one, that is not in the report, and the reason."""
 
     path: Path
     reason: str
@@ -62,7 +62,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything in the folder of one study, sorted by path."""
+    """The content of the folder of one study, sorted by path."""
 
     name: str
     finished: tuple[FinishedRun, ...]
@@ -74,8 +74,8 @@ class Study:
 def read_study(folder: Path) -> Study:
     """Read the run folders directly inside ``folder`` (``outputs/<study>/<run key>/``).
 
-    A file that cannot be read becomes a ``Problem``. Raises ``UserError`` if there is no such folder, or no
-    run in it.
+    A file that cannot be read becomes a ``Problem``. Raises ``UserError`` if the folder does not exist or contains no
+    runs.
     """
     found = [part for run_folder in _run_folders(folder) for part in _read_run(run_folder)]
     path = folder.resolve()
@@ -89,7 +89,7 @@ def read_study(folder: Path) -> Study:
 
 
 def _read_run(folder: Path) -> Iterator[FinishedRun | FailedRun | UnfinishedRun | Problem]:
-    """The run in ``folder``, and what is wrong with its files."""
+    """The run in ``folder``, and the problems of its files."""
     path = Path(folder.name)
     try:
         if (folder / RECORD_FILE).exists():
@@ -105,7 +105,7 @@ def _read_run(folder: Path) -> Iterator[FinishedRun | FailedRun | UnfinishedRun 
 
 
 def _with_curves(run: FinishedRun, folder: Path) -> Iterator[FinishedRun | Problem]:
-    """A run whose curves cannot be used still counts."""
+    """The run with its curves; unusable curves are a problem, but the run counts."""
     file = folder / CURVES_FILE
     if not file.exists():
         yield run
@@ -115,7 +115,8 @@ def _with_curves(run: FinishedRun, folder: Path) -> Iterator[FinishedRun | Probl
     except RecordError as error:
         yield run
         yield Problem(
-            Path(folder.name) / CURVES_FILE, f"the run counts, but its curves are not shown: {error}"
+            Path(folder.name) / CURVES_FILE,
+            f"the run is in the tables, but its curves are not shown: {error}",
         )
 
 
@@ -147,12 +148,12 @@ def _is_run(folder: Path) -> bool:
 
 
 def _why_no_runs(folder: Path, inside: list[Path]) -> str:
-    """What is wrong with a folder without runs, with the folder that was probably meant."""
+    """The message for a folder without runs, with the folder that was probably meant."""
     if _is_run(folder):
         return f"{folder} is a single run. Give the folder of its study: {folder.resolve().parent}"
     studies = [path for path in inside if path.name != BASELINES and any(map(_is_run, path.iterdir()))]
     if studies:
-        return f"{folder} holds studies, not runs. Give one of them: " + ", ".join(map(str, studies))
+        return f"{folder} contains studies, not runs. Give one of them: " + ", ".join(map(str, studies))
     return f"{folder} contains no runs. To start one: {_first_command(folder)}"
 
 

@@ -1,4 +1,4 @@
-"""What makes runs belong to one row of a table: all that they are called by, but for the seed."""
+"""The key of a table row: everything that identifies a run except its seed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LEVELS = ("filter", "stage", "block")
 
 @dataclass(frozen=True)
 class RowKey:
-    """What a row is about. ``settings`` tells apart rows that have all else in common."""
+    """The identity of a row. ``settings`` distinguishes rows that are otherwise equal."""
 
     method: str
     levels: tuple[str, ...]

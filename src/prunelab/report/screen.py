@@ -1,4 +1,4 @@
-"""Sorts out records that are sound by themselves but must not stand in one table with the others."""
+"""Removes valid records that must not be in one table with the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prunelab.report.settings import settings_of
 
 
 def screen(study: Study) -> Study:
-    """The study without copies, runs of another task and outdated runs; each becomes a ``Problem``."""
+    """The study without copies, runs of another task and outdated runs; each of these becomes a ``Problem``."""
     finished, copies = _without_copies(study.finished)
     finished, strangers = _without_strangers(finished)
     finished, outdated = _without_outdated(finished)
@@ -22,22 +22,22 @@ def screen(study: Study) -> Study:
 
 
 def _without_copies(runs: Iterable[FinishedRun]) -> tuple[list[FinishedRun], list[Problem]]:
-    """One run of each key: the one whose folder has the key's name, or else the first."""
+    """One run of each key: the one whose folder is named by the key, or else the first."""
     kept: list[FinishedRun] = []
     problems: list[Problem] = []
     for same_key in _grouped(runs, lambda run: run.record.key):
         original = next((run for run in same_key if run.path.parent.name == run.record.key), same_key[0])
         kept.append(original)
-        reason = f"has the key of {original.path}: the same run must not count twice"
+        reason = f"has the same key as {original.path}: a run must not be counted twice"
         problems += [Problem(run.path, reason) for run in same_key if run is not original]
     return kept, problems
 
 
 def _without_strangers(runs: Iterable[FinishedRun]) -> tuple[list[FinishedRun], list[Problem]]:
-    """Under one model and data name only runs whose full networks cost the same.
+    """For each name of model and data only runs whose full networks have the same costs.
 
-    Another cost means another number of classes, image size or architecture, hence a task that the others did
-    not solve. The most frequent one stays.
+    Other costs mean another number of classes, image size or architecture, that is, another task. The most frequent
+    costs are kept.
     """
     kept: list[FinishedRun] = []
     problems: list[Problem] = []
@@ -52,13 +52,13 @@ def _without_strangers(runs: Iterable[FinishedRun]) -> tuple[list[FinishedRun], 
 
 
 def _without_outdated(runs: Iterable[FinishedRun]) -> tuple[list[FinishedRun], list[Problem]]:
-    """Of runs that differ in nothing but their key (the baseline's file has changed) only the newest."""
+    """Of runs that differ only in their key (because the file of the baseline has changed) only the newest."""
     kept: list[FinishedRun] = []
     problems: list[Problem] = []
     for same_run in _grouped(runs, _settings_and_seed):
         newest = max(same_run, key=lambda run: run.record.finished)
         kept.append(newest)
-        reason = f"has the settings and the seed of {newest.path}, which is newer"
+        reason = f"has the same settings and seed as {newest.path}, which is newer"
         problems += [Problem(run.path, reason) for run in same_run if run is not newest]
     return kept, problems
 
@@ -76,9 +76,9 @@ def _cost(metrics: Metrics) -> tuple[int, int]:
 def _stranger(run: FinishedRun, usual: tuple[int, int]) -> str:
     record = run.record
     return (
-        f"its full {record.model} on {record.data} has {record.baseline.flops} FLOPs and "
-        f"{record.baseline.params} parameters, the others' {usual[0]} and {usual[1]}: "
-        "another data set or network under the same name; move it to a study of its own"
+        f"its full network, {record.model} on {record.data}, has {record.baseline.flops} FLOPs and "
+        f"{record.baseline.params} parameters, that of the other runs {usual[0]} and {usual[1]}: "
+        "another data set or network with the same name; move this run to another study"
     )
 
 

@@ -1,4 +1,4 @@
-"""Draws a report in the terminal, with as many columns as there is room for."""
+"""Prints a report in the terminal, with as many columns as fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prunelab.report.columns import Deviations, Layout, lay_out
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print every table of the report, and what is missing from it."""
+    """Print every table of the report, and the runs and files that are not in it."""
     for table in report.tables:
         console.print(Text(notes.title(table), style="bold"))
         if table.rows:
@@ -26,7 +26,7 @@ def print_report(report: Report, console: Console) -> None:
         _print_lines([*notes.flags(table), *notes.unmet(table, report)], "dim", console)
         if table.only_published:
             count = len(table.only_published)
-            _print_lines([f"{count} published points have no run here yet: see table.md."], "dim", console)
+            _print_lines([f"{count} published points have no comparable run: see table.md."], "dim", console)
         console.print()
     _print_lines(notes.unfinished(report), "yellow", console)
     _print_lines(notes.left_out(report), "red", console)
@@ -47,17 +47,17 @@ def _print_table(table: Table, console: Console) -> None:
     shown = [column.title for column in layout.columns]
     hidden = [column.title for column in layouts[0].columns if column.title not in shown]
     if hidden:
-        _print_lines([f"No room here for: {'; '.join(hidden)}. See table.md."], "dim", console)
+        _print_lines([f"Columns that do not fit: {'; '.join(hidden)}. See table.md."], "dim", console)
 
 
 def _width(grid: Grid, console: Console) -> int:
-    """How wide the table is if nothing in it is cut or wrapped."""
+    """The width of the table if no cell is cut or wrapped."""
     unlimited = console.options.update(width=10_000)
     return console.measure(grid, options=unlimited).maximum
 
 
 def _layouts(table: Table) -> Iterator[Layout]:
-    """From the widest to the narrowest: deviations of costs go first, then columns, then all deviations."""
+    """Layouts from the widest to the narrowest: without deviations of costs, without columns, without deviations."""
     full = lay_out(table, Deviations())
     yield full
     most = max(column.spare for column in full.columns)
@@ -67,7 +67,7 @@ def _layouts(table: Table) -> Iterator[Layout]:
 
 
 def _without(layout: Layout, spare: int) -> Layout:
-    """The layout without the columns that are more than ``spare`` to spare."""
+    """The layout without the columns whose ``spare`` is larger."""
     return replace(layout, columns=tuple(column for column in layout.columns if column.spare <= spare))
 
 

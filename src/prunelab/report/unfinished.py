@@ -1,4 +1,4 @@
-"""What a run without a record is about, as far as its configuration tells."""
+"""The identity of a run without a record, from its configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prunelab.records.fields import Fields, RecordError
 
 @dataclass(frozen=True)
 class Intention:
-    """What a run set out to do. ``keep`` maps each limited resource to the fraction to keep of it."""
+    """The identity of an unfinished run. ``keep`` maps each limited resource to the fraction of it to keep."""
 
     method: str
     model: str
@@ -23,7 +23,7 @@ class Intention:
 
 
 def read_intention(path: Path) -> Intention | None:
-    """What the ``config.yaml`` at ``path`` asks for, or None if that cannot be told from it."""
+    """The identity of the run with this ``config.yaml``, or None if the file cannot be read or is incomplete."""
     try:
         fields = Fields(yaml.safe_load(path.read_text(encoding="utf-8")))
         names, budget = fields.nested("names"), fields.nested("budget")

@@ -1,4 +1,4 @@
-"""A report on W&B with the panels of the page, built from what runs have logged there (logger=wandb)."""
+"""A W&B report with the panels of the page, from the runs that were logged there (logger=wandb)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from prunelab.report.measures import BATCH_SIZES
 
 LONGEST_TITLE = 128
 LONGEST_TAG = 64
-"""W&B cuts no tag: a run with a longer one is refused."""
+"""W&B rejects a run with a longer tag."""
 
 RESULT = "result"
-"""The job type of the W&B runs that have the final figures, under the names of the report's CSV."""
+"""The job type of the W&B runs that hold the final figures, under the column names of the report's CSV file."""
 
 LEARNING_JOBS = ("learning", "round", "recovery")
 CURVES = ("val/top1", "val/loss", "train/top1", "train/loss")
@@ -36,12 +36,12 @@ COLUMNS = (
 def publish(report: Report, path: str) -> str:
     """Save the report in the W&B project ``path`` (ENTITY/PROJECT) and return its address.
 
-    Raises ``UserError`` if there is no such project, or W&B cannot be reached, or its client is not there.
+    Raises ``UserError`` if the project does not exist, W&B cannot be reached, or its client is not installed.
     """
     entity, slash, project = path.partition("/")
     if not (entity and slash and project) or "/" in project:
         raise UserError(
-            f"--wandb {path} is no project. Write ENTITY/PROJECT, as in --wandb my-team/prunelab."
+            f"--wandb {path} is not a project. Write ENTITY/PROJECT, as in --wandb my-team/prunelab."
         )
     client = _client()
     import wandb
@@ -51,7 +51,7 @@ def publish(report: Report, path: str) -> str:
     except (wandb.errors.Error, ValueError, OSError) as error:
         raise UserError(f"The report cannot be saved in W&B's {path}: {error}") from error
     except Exception as error:
-        # The client says that nobody is logged in with an exception of no other class.
+        # Without a login the client raises a plain Exception.
         if "not logged in" in str(error):
             raise UserError("You are not logged in to W&B. Run `wandb login` once.") from error
         raise
@@ -173,6 +173,6 @@ def _client() -> ModuleType:
         import wandb_workspaces.reports.v2 as client
     except ModuleNotFoundError as error:
         raise UserError(
-            "W&B reports need its client for reports: pip install 'prunelab[wandb-report]'."
+            "W&B reports need an additional package: pip install 'prunelab[wandb-report]'."
         ) from error
     return client

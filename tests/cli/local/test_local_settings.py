@@ -53,5 +53,5 @@ def test_what_cannot_be_is_refused(settings: dict[str, object], message: str) ->
 
 
 def test_more_gpus_than_there_are() -> None:
-    with pytest.raises(UserError, match=r"gpus_per_job=8 is more than the 4 GPU\(s\) there are"):
+    with pytest.raises(UserError, match=r"gpus_per_job=8 is more than the 4 available GPU\(s\)"):
         LocalSettings(gpus_per_job=8).shares(GPUS, 8)

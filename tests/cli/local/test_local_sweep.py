@@ -51,7 +51,7 @@ def test_each_process_has_its_share_and_one_that_dies_stops_no_other(
     first = sweep()
     assert first.returncode == 1, first.stderr
     assert "Finished:\n  seed=0\n1 finished, 0 already there, 2 failed." in first.stdout
-    assert "prunelab: seed=2: its process was told to stop (SIGTERM). The same command" in first.stderr
+    assert "prunelab: seed=2: its process received SIGTERM. The same command" in first.stderr
     assert (
         "prunelab: seed=1: its process was killed (SIGKILL(-9)), perhaps because memory ran out."
         in first.stderr
@@ -73,7 +73,7 @@ def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(sweeps: Sweeps,
         time.sleep(0.02)
     os.kill(started.pid, signal.SIGINT)
     assert sweeps.wait(started) == 130, started.said()
-    assert started.said().endswith("\nprunelab: stopped. The same command goes on from here.\n")
+    assert started.said().endswith("\nprunelab: stopped. The same command continues from here.\n")
     assert "Traceback" not in started.said()
     with pytest.raises(ProcessLookupError):  # nobody is left of its group
         os.killpg(started.pid, 0)

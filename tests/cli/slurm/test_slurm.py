@@ -47,7 +47,7 @@ def test_without_submitit_or_slurm_it_says_what_is_missing(
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(tmp_path))
-        assert "no Slurm here (no sbatch)" in said(SWEEP, monkeypatch, capfd)
+        assert "no Slurm (no sbatch)" in said(SWEEP, monkeypatch, capfd)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "submitit", None)
         assert "pip install 'prunelab[cluster]'" in said(SWEEP, monkeypatch, capfd)
@@ -62,7 +62,7 @@ def test_what_slurm_says_against_the_jobs_is_passed_on(
         tmp_path, "sbatch", "echo 'sbatch: error: invalid partition specified: gpuu' >&2; exit 1", monkeypatch
     )
     error = said([*SWEEP, "hydra.launcher.partition=gpuu"], monkeypatch, capfd)
-    expected = "prunelab: Slurm does not take the jobs (sbatch: error: invalid partition specified: gpuu)."
+    expected = "prunelab: Slurm rejects the jobs (sbatch: error: invalid partition specified: gpuu)."
     assert expected in error
     assert "Traceback" not in error
 
@@ -72,7 +72,7 @@ def test_what_slurm_says_against_the_jobs_is_passed_on(
     [
         ({"gpus": -1}, r"hydra\.launcher\.gpus must be a whole number, at least 0, not -1"),
         ({"minutes": 1.5}, r"hydra\.launcher\.minutes must be a whole number"),
-        ({"minutes": 2, "warning_s": 120}, "leaves nothing"),
+        ({"minutes": 2, "warning_s": 120}, "must be shorter than the time limit"),
         ({"gpu": 1}, "There is no key hydra.launcher.gpu. Did you mean 'gpus'"),
     ],
 )
@@ -145,7 +145,7 @@ def test_every_job_ends_with_a_result_or_a_reason(tmp_path: Path, monkeypatch: p
     assert [found[number].error for number in range(6)] == [
         "told to fail",
         "Slurm job 7_1: cancelled with scancel.",
-        "Slurm job 7_2: stopped by Slurm at its time limit, without having heard the warning before it.",
+        "Slurm job 7_2: stopped by Slurm at its time limit; it did not react to the signal before the limit.",
         "Slurm job 7_3: stopped by Slurm because it used more memory than hydra.launcher.memory_gb.",
         f"Slurm job 7_4: failed outside of the run: ImportError: no torch. See {tmp_path}/7_4_0_log.out",
         "Slurm job 7_5: ended without a result.",

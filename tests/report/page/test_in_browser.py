@@ -215,7 +215,7 @@ def test_rows_are_filtered_in_the_table_and_in_the_figures(small: StudyFolder, o
     page.get_by_label("Pareto front").select_option("flops")
     assert methods(page) == ["fpgm"]
     page.get_by_placeholder("Search the rows").fill("nothing like this")
-    assert "No row passes the filters." in page.locator(".scroll").inner_text()
+    assert "No row matches the filters." in page.locator(".scroll").inner_text()
 
 
 def test_a_row_opens_to_its_commands(small: StudyFolder, opened: Open) -> None:

@@ -1,4 +1,4 @@
-"""Doing the runs of a sweep on this machine, several at a time, each in a process that has a share of it."""
+"""Runs the jobs of a sweep on this machine, several at a time, each in a process with its share of the machine."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from prunelab.cli.run import attempt, perform, speaking
 from prunelab.cli.summary import Job, short_names
 
 START_METHOD = "loky"
-"""A fresh interpreter for each process: neither CUDA nor threads survive a fork."""
+"""A new interpreter for each process, because CUDA and threads do not work after a fork."""
 
 IDLE_S = 30
-"""A process that has had nothing to do for so long leaves, also when the sweep that started it was killed."""
+"""An idle process ends after so many seconds, also if the sweep that started it was killed."""
 
 log = logging.getLogger(__name__)
 
 
 def do_runs(runs: Mapping[int, Run], settings: LocalSettings) -> dict[int, Job]:
-    """How each run ended, by its number.
+    """The result of each run, by its number.
 
     Raises:
-        UserError: the machine has not what ``settings`` ask for.
-        KeyboardInterrupt: the user pressed Ctrl-C; all processes are gone.
+        UserError: the machine has fewer GPUs than ``settings`` require.
+        KeyboardInterrupt: the user pressed Ctrl-C; all processes have ended.
     """
     on_gpus = any(run.config["trainer"]["accelerator"] != "cpu" for run in runs.values())
     shares = settings.shares(visible_gpus() if on_gpus else [], usable_cores())
@@ -39,17 +39,20 @@ def do_runs(runs: Mapping[int, Run], settings: LocalSettings) -> dict[int, Job]:
 
 
 class _Worker:
-    """A process with one share of the machine, which does one run at a time. A new one follows one that died."""
+    """A process with one share of the machine, which does one run at a time. A killed process is replaced."""
 
     def __init__(self, share: Mapping[str, str]) -> None:
-        self._share = {**share, "TERM": "dumb"}  # bars of several processes would overwrite one another
+        self._share = {
+            **share,
+            "TERM": "dumb",
+        }  # no progress bars: those of several processes overwrite one another
         self._pool = self._started()
 
     def begin(self, run: Run) -> Future[Job]:
         return self._pool.submit(_do, run)
 
     def ended(self, future: Future[Job], run: Run) -> Job:
-        """How the run ended that this process was given."""
+        """The result of the run that this process did."""
         try:
             return future.result()
         except (BrokenProcessPool, SystemExit) as death:
@@ -71,7 +74,7 @@ class _Worker:
 
 
 def _done(runs: Mapping[int, Run], workers: Sequence[_Worker]) -> dict[int, Job]:
-    """How each run ended, by its number; each worker takes the next run when it has done one."""
+    """The result of each run, by its number; a worker starts the next run when it has finished one."""
     waiting = deque(runs)
     free = list(workers)
     busy: dict[Future[Job], tuple[int, _Worker]] = {}
@@ -104,24 +107,24 @@ def _do(run: Run) -> Job:
 
 
 def _leave_interrupts_to_the_sweep() -> None:
-    """Ctrl-C reaches every process of a terminal; the sweep's own process then stops all others."""
+    """Ignore Ctrl-C, which every process of a terminal receives; the main process of the sweep stops the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _cause(death: BaseException) -> str:
-    """What to say of a process that is gone; loky names the signal that ended it, but one that told it to leave."""
+    """The message about a process that has ended; loky reports the signal, except for SIGTERM."""
     if isinstance(death, SystemExit):
-        return "its process was told to stop (SIGTERM). The same command goes on from here."
+        return "its process received SIGTERM. The same command continues from here."
     found = re.search(r"exit codes of the workers are \{(.+?)\}", str(death))
     code = found[1] if found else "unknown signal"
     return (
-        f"its process was killed ({code}), perhaps because memory ran out. The same command goes on from here; "
+        f"its process was killed ({code}), possibly because memory ran out. The same command continues from here; "
         "fewer runs at a time need less memory: hydra.launcher.jobs."
     )
 
 
 def _how(job: Job) -> str:
-    """How the run ended, in a word or two; the summary says why one failed."""
+    """The result of the run in a word; the summary contains the errors."""
     if job.error is not None:
         return "failed"
     return "finished" if job.is_new else "already there"

@@ -1,4 +1,4 @@
-"""How many runs there are at a time, and what of the machine each of them gets."""
+"""The number of runs at a time, and the share of the machine for each of them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ THREADS_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """The keys of conf/hydra/launcher/local.yaml, which says what each of them means.
+    """The keys of conf/hydra/launcher/local.yaml, which describes them.
 
     Raises:
-        UserError: a number that cannot be.
+        UserError: a number out of range.
     """
 
     jobs: int | None = None
@@ -45,20 +45,20 @@ class LocalSettings:
             raise UserError(f"hydra.launcher.gpus must be auto or a list such as [0,1], not {self.gpus!r}.")
 
     def shares(self, gpus: Sequence[str], cores: int) -> list[dict[str, str]]:
-        """What each of the runs at a time gets, as environment variables of its process.
+        """The share of each of the concurrent runs, as environment variables of its process.
 
         Args:
-            gpus: the names of the GPUs that there are for "auto".
-            cores: of the processor.
+            gpus: the names of the available GPUs, for "auto".
+            cores: number of available processor cores.
 
         Raises:
-            UserError: there are fewer GPUs than one run is to have.
+            UserError: there are fewer GPUs than one run needs.
         """
         devices = list(gpus) if self.gpus == "auto" else [str(gpu) for gpu in self.gpus]
         size = self.gpus_per_job
         if devices and len(devices) < size:
             raise UserError(
-                f"hydra.launcher.gpus_per_job={size} is more than the {len(devices)} GPU(s) there are."
+                f"hydra.launcher.gpus_per_job={size} is more than the {len(devices)} available GPU(s)."
             )
         groups = [devices[start : start + size] for start in range(0, len(devices) - size + 1, size)]
         jobs = self.jobs or len(groups) or max(1, cores // (self.threads or 1))
@@ -68,12 +68,12 @@ class LocalSettings:
             if groups:
                 share[GPUS_VARIABLE] = ",".join(groups[number % len(groups)])
             elif self.gpus != "auto":
-                share[GPUS_VARIABLE] = ""  # [] means: none, even if there are some
+                share[GPUS_VARIABLE] = ""  # [] means none, even if there are GPUs
         return shares
 
 
 def visible_gpus() -> list[str]:
-    """The names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES would list them."""
+    """The names of the GPUs that this process may use, as in CUDA_VISIBLE_DEVICES."""
     import torch
 
     count = torch.cuda.device_count()
@@ -83,5 +83,5 @@ def visible_gpus() -> list[str]:
 
 
 def usable_cores() -> int:
-    """How many cores this process may use: a container or a scheduler may have given it fewer than there are."""
+    """The number of cores that this process may use; a container or a scheduler may have restricted it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The runs of a sweep as jobs of a Slurm cluster."""
+"""Runs the jobs of a sweep on a Slurm cluster."""
 
 from prunelab.cli.slurm.launch import do_runs
 from prunelab.cli.slurm.settings import SlurmSettings

@@ -1,4 +1,4 @@
-"""What Slurm knows about jobs. It is asked through squeue, which every cluster has; sacct needs a data base."""
+"""The states of Slurm jobs, from squeue, which every cluster has; sacct needs an accounting database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class State:
-    """The state of a job in Slurm's words; ``reason`` says why it waits, if it does."""
+    """The state of a job as Slurm names it; ``reason`` is why the job is waiting."""
 
     name: str
     reason: str = ""
@@ -32,18 +32,18 @@ class State:
 
     @property
     def ending(self) -> str:
-        """Why a job ended without a result, for its user."""
+        """The message about a job that ended without a result."""
         return ENDINGS.get(self.name, f"ended by Slurm ({self.name})")
 
 
 GONE = State("GONE")
-"""Of a job that Slurm has forgotten, some minutes after its end."""
+"""The state of a job that squeue no longer lists, some minutes after its end."""
 
 ENDINGS = {
     "CANCELLED": "cancelled with scancel",
-    "TIMEOUT": "stopped by Slurm at its time limit, without having heard the warning before it",
+    "TIMEOUT": "stopped by Slurm at its time limit; it did not react to the signal before the limit",
     "OUT_OF_MEMORY": "stopped by Slurm because it used more memory than hydra.launcher.memory_gb",
-    "NODE_FAIL": "lost with the machine that it ran on",
+    "NODE_FAIL": "lost because its node failed",
     "GONE": "ended without a result",
     "COMPLETED": "ended without a result",
     "FAILED": "ended without a result",
@@ -51,7 +51,7 @@ ENDINGS = {
 
 
 def states(job_ids: Iterable[str]) -> dict[str, State] | None:
-    """The states of those jobs ("12" or "12_3") that Slurm remembers; None if it does not answer now."""
+    """The states of those jobs ("12" or "12_3") that squeue lists; None if squeue fails or times out."""
     jobs = ",".join(sorted({job.partition("_")[0] for job in job_ids}))
     command = ["squeue", "--array", "--states=all", "--noheader", "--format=%i|%T|%r", f"--jobs={jobs}"]
     try:

@@ -1,4 +1,4 @@
-"""Submitting the runs of a sweep, and waiting until each is over."""
+"""Submits the runs of a sweep to Slurm, and waits until each has ended."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from prunelab.errors import UserError
 from prunelab.records import RunFolder, write_atomically
 
 FOLDER = ".slurm"
-"""Inside a study: what its jobs print, and what submitit hands to them and gets back."""
+"""Inside a study: the output of its jobs, and the files of submitit."""
 
 QUEUED_FILE = "queued.json"
-"""In that folder: the job that each run was last submitted as, by the run's key."""
+"""In that folder: the newest job of each run, by the key of the run."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is left to do; ``label`` is its part of the command line."""
+    """An unfinished run; ``label`` is its part of the command line."""
 
     config: Mapping[str, Any]
     label: str
@@ -40,11 +40,11 @@ class Run:
     @classmethod
     def of(cls, run: planning.Run) -> Run:
         folder = RunFolder.of(run.config)
-        # Absolute, for submitit hands the name of the folder to the job.
+        # Absolute, because submitit passes the name of the folder to the job.
         return cls(run.config, run.label, folder.key, folder.path.parent.absolute() / FOLDER)
 
     def processes(self, gpus: int) -> tuple[int, int]:
-        """(nodes, processes on each), as trainer says: Slurm starts them."""
+        """(nodes, processes on each node) from the settings of the trainer; Slurm starts them."""
         trainer = self.config["trainer"]
         devices = trainer["devices"]
         if isinstance(devices, str):
@@ -53,10 +53,10 @@ class Run:
 
 
 def do_runs(left: Mapping[int, planning.Run], settings: SlurmSettings) -> dict[int, Job]:
-    """How each run ended, by its number. What is in the queue still is waited for.
+    """The result of each run, by its number. Jobs that are still in the queue are not submitted again.
 
     Raises:
-        UserError: there is no Slurm here, or it refuses the jobs.
+        UserError: there is no Slurm on this machine, or it rejects the jobs.
     """
     _require_slurm()
     runs = {number: Run.of(run) for number, run in left.items()}
@@ -72,13 +72,13 @@ def _require_slurm() -> None:
         raise UserError("hydra/launcher=slurm needs submitit: pip install 'prunelab[cluster]'") from error
     if shutil.which("sbatch") is None:
         raise UserError(
-            "hydra/launcher=slurm: there is no Slurm here (no sbatch). Start the sweep on a login node of the "
+            "hydra/launcher=slurm: this machine has no Slurm (no sbatch). Start the sweep on a login node of the "
             "cluster, or leave hydra/launcher=slurm out."
         )
 
 
 def _in_queue(runs: Mapping[int, Run]) -> dict[int, Submitted]:
-    """The jobs of an earlier start of this sweep that still run or wait."""
+    """The jobs of an earlier start of this sweep that are running or waiting."""
     noted = {folder: _noted(folder) for folder in {run.folder for run in runs.values()}}
     jobs = {
         number: noted[run.folder][run.key] for number, run in runs.items() if run.key in noted[run.folder]
@@ -90,12 +90,12 @@ def _in_queue(runs: Mapping[int, Run]) -> dict[int, Submitted]:
         if job in known and known[job].alive
     }
     if found:
-        log.info("%d jobs of an earlier start are in the queue: waiting for them.", len(found))
+        log.info("Waiting for %d jobs of an earlier start that are in the queue.", len(found))
     return found
 
 
 def _submit(runs: Mapping[int, Run], settings: SlurmSettings) -> dict[int, Submitted]:
-    """One job array for all runs that need equally many processes and lie in the same study."""
+    """Submit one job array for all runs of a study with the same number of processes."""
     alike: dict[tuple[Path, int, int], dict[int, Run]] = defaultdict(dict)
     for number, run in runs.items():
         alike[(run.folder, *run.processes(settings.gpus))][number] = run
@@ -106,7 +106,7 @@ def _submit(runs: Mapping[int, Run], settings: SlurmSettings) -> dict[int, Submi
         for (number, run), job in zip(members.items(), jobs, strict=True):
             submitted[number] = Submitted(job, run.label, folder)
         log.info(
-            "%d runs submitted as Slurm job %s; what they print: %s", len(jobs), jobs[0].split("_")[0], folder
+            "%d runs submitted as Slurm job %s; their output: %s", len(jobs), jobs[0].split("_")[0], folder
         )
     return submitted
 
@@ -114,13 +114,13 @@ def _submit(runs: Mapping[int, Run], settings: SlurmSettings) -> dict[int, Submi
 def _submit_array(
     runs: Sequence[Run], folder: Path, settings: SlurmSettings, parameters: Mapping[str, Any]
 ) -> list[str]:
-    """The ids of the jobs. Raises UserError if Slurm does not take them."""
+    """The ids of the jobs. Raises UserError if Slurm rejects them."""
     import submitit
     from submitit.core.utils import FailedJobError
 
     from prunelab.cli.slurm.work import SlurmRun
 
-    # submitit counts interruptions as well; SlurmRun's count tells what the user allows from what Slurm does.
+    # submitit also limits interruptions, including those by Slurm; the count in SlurmRun has only those at the limit.
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=1_000_000)
     executor.update_parameters(**parameters)
     seconds = 60 * settings.minutes - settings.warning_s
@@ -132,8 +132,8 @@ def _submit_array(
     except FailedJobError as error:
         said = [line for line in str(error).splitlines() if line.strip()]
         raise UserError(
-            f"Slurm does not take the jobs ({said[-1] if said else error}). The keys of hydra.launcher say what is "
-            "asked for (hydra.launcher.gpus=0 on a cluster without GPUs)."
+            f"Slurm rejects the jobs ({said[-1] if said else error}). The keys of hydra.launcher set what a job "
+            "requests (hydra.launcher.gpus=0 on a cluster without GPUs)."
         ) from error
     return [job.job_id for job in jobs]
 

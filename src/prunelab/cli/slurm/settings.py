@@ -1,4 +1,4 @@
-"""What a job may use, and for how long: the keys of conf/hydra/launcher/slurm.yaml."""
+"""The resources and the time limit of a job: the keys of conf/hydra/launcher/slurm.yaml."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ WHOLE_NUMBERS = {
     "max_parallel": 1,
     "poll_s": 1,
 }
-"""Keys that are whole numbers, and the smallest that each may be."""
+"""Keys that are whole numbers, and the minimum of each."""
 
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """See the file for what each key means.
+    """The keys are described in the file.
 
     Raises:
-        UserError: a number that cannot be.
+        UserError: a number out of range.
     """
 
     partition: str | None = None
@@ -58,11 +58,12 @@ class SlurmSettings:
                 )
         if self.warning_s >= 60 * self.minutes:
             raise UserError(
-                f"hydra.launcher.warning_s={self.warning_s} leaves nothing of hydra.launcher.minutes={self.minutes}."
+                f"hydra.launcher.warning_s={self.warning_s} must be shorter than the time limit of "
+                f"hydra.launcher.minutes={self.minutes}, {60 * self.minutes} s."
             )
 
     def parameters(self, nodes: int, processes: int) -> dict[str, Any]:
-        """submitit's names for a job with so many nodes, and so many processes on each."""
+        """The parameters for submitit, for a job with so many nodes and so many processes on each node."""
         given = {
             "slurm_partition": self.partition,
             "slurm_account": self.account,
@@ -80,6 +81,6 @@ class SlurmSettings:
             "stderr_to_stdout": True,
             "slurm_signal_delay_s": self.warning_s,
             "slurm_array_parallelism": self.max_parallel,
-            "slurm_srun_args": ["--kill-on-bad-exit=1"],  # no process is left waiting for one that is gone
+            "slurm_srun_args": ["--kill-on-bad-exit=1"],  # so that no process waits for one that has ended
             **{name: value for name, value in given.items() if value is not None},
         }

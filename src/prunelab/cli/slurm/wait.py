@@ -1,4 +1,4 @@
-"""Waiting for jobs, and telling how each ended."""
+"""Waits for Slurm jobs and collects their results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prunelab.cli.slurm.jobs import GONE, State, states
 from prunelab.cli.summary import Job
 
 LAG_S = 15
-"""A result may reach this machine so long after Slurm says that its job is over."""
+"""A result can appear on this machine so many seconds after Slurm reports the end of its job."""
 
 log = logging.getLogger(__name__)
 
@@ -29,36 +29,36 @@ class Submitted:
 
     @property
     def result_file(self) -> Path:
-        """What submitit writes when the first process of the job is at its end."""
+        """The file that submitit writes at the end of the first process of the job."""
         return self.folder / f"{self.job_id}_0_result.pkl"
 
     @property
     def output_file(self) -> Path:
-        """What the first process has printed."""
+        """The output of the first process."""
         return self.folder / f"{self.job_id}_0_log.out"
 
     def result(self) -> Job | None:
-        """How the run ended, if the job lived to tell; asked once."""
+        """The result of the run if the job wrote one; the file is removed."""
         try:
             ending, content = pickle.loads(self.result_file.read_bytes())
         except FileNotFoundError:
             return None
-        self.result_file.unlink()  # Slurm begins to count from 1 again some day
+        self.result_file.unlink()  # Slurm restarts its job numbers at 1 at some time
         if ending == "success":
             return replace(content, label=self.label)
         return self.lost(f"failed outside of the run: {content.strip().splitlines()[-1]}")
 
     def lost(self, why: str) -> Job:
-        """The ending of a job that cannot tell itself."""
+        """The result of a job that did not write one."""
         output = f" See {self.output_file}" if self.output_file.exists() else ""
         return Job(self.label, error=f"Slurm job {self.job_id}: {why}.{output}")
 
 
 def endings(submitted: Mapping[int, Submitted], poll_s: float) -> dict[int, Job]:
-    """How each job ended, once all are over. Trials at the queue every ``poll_s`` seconds.
+    """The result of each job, when all have ended. The queue is read every ``poll_s`` seconds.
 
     Raises:
-        KeyboardInterrupt: the user pressed Ctrl-C; the jobs go on.
+        KeyboardInterrupt: the user pressed Ctrl-C; the jobs continue.
     """
     watch = _Watch(dict(submitted))
     try:
@@ -69,7 +69,7 @@ def endings(submitted: Mapping[int, Submitted], poll_s: float) -> dict[int, Job]
     except KeyboardInterrupt:
         jobs = sorted({job.job_id.split("_")[0] for job in watch.open.values()})
         log.warning(
-            "The jobs go on without this process. The same command waits for them again; to end them: scancel %s",
+            "The jobs continue without this process. The same command waits for them again; to end them: scancel %s",
             " ".join(jobs),
         )
         raise
@@ -77,7 +77,7 @@ def endings(submitted: Mapping[int, Submitted], poll_s: float) -> dict[int, Job]
 
 
 class _Watch:
-    """The jobs that are not over, and how the others ended."""
+    """The jobs that have not ended, and the results of the others."""
 
     def __init__(self, jobs: dict[int, Submitted]) -> None:
         self.open = jobs
@@ -86,7 +86,7 @@ class _Watch:
         self._said = ""
 
     def look(self) -> None:
-        """Ask once, and tell the user what has changed."""
+        """Read the queue once, and log what has changed."""
         found = states(job.job_id for job in self.open.values())
         for number, job in list(self.open.items()):
             state = None if found is None else found.get(job.job_id, GONE)

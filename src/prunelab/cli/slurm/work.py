@@ -1,7 +1,7 @@
-"""What a Slurm job does: one run, which goes back into the queue when the job's time is nearly over.
+"""The work of a Slurm job: one run, which is requeued shortly before the time limit of the job.
 
-submitit catches the signal that Slurm sends before the limit. Lightning would do so as well: that is switched off (see
-``recovery.machine``), so that a job is not requeued twice.
+submitit handles the signal that Slurm sends before the limit. Lightning's own handling is switched off (see
+``training.machine``), so that a job is not requeued twice.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from prunelab.cli.run import attempt, perform, speaking
 from prunelab.cli.summary import Job
 
 EARLY_S = 60
-"""Slurm may send the signal up to so many seconds before it was asked to."""
+"""Slurm can send the signal up to so many seconds earlier than requested."""
 
 _started = time.monotonic()
 
 
 class TimeIsUp(BaseException):
-    """Raised in the middle of a run that may not go back into the queue again. No failure of the run itself."""
+    """Raised during a run that must not be requeued again. It is not a failure of the run."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class SlurmRun:
 
     Attributes:
         label: its part of the command line.
-        seconds: from the beginning of a job until the signal.
-        restarts: how often it may still be interrupted by its time limit.
-        starts: how often it was begun, this time included.
+        seconds: from the start of a job until the signal.
+        restarts: remaining number of interruptions by the time limit.
+        starts: number of starts, including this one.
     """
 
     config: Mapping[str, Any]
@@ -51,15 +51,15 @@ class SlurmRun:
             times = "once" if self.starts == 1 else f"{self.starts} times"
             return Job(
                 self.label,
-                error=f"not finished within its time limit, which it reached {times}. The same command goes on from "
+                error=f"not finished within its time limit, which it reached {times}. The same command continues from "
                 "here; hydra.launcher.minutes and hydra.launcher.restarts give it more time.",
             )
 
     def checkpoint(self) -> DelayedSubmission:
-        """What goes back into the queue: the same run, which goes on from the newest checkpoint in its folder.
+        """The job that is requeued: the same run, which continues from the newest checkpoint in its folder.
 
-        Called by submitit in the first process, in the middle of whatever that is doing. A job that is preempted
-        long before its limit may come back as often as that happens.
+        submitit calls this in the first process, at any time during the run. Preemption long before the time limit does
+        not count as an interruption.
         """
         if time.monotonic() - _started < self.seconds - EARLY_S:
             return DelayedSubmission(self)

@@ -1,4 +1,4 @@
-"""What the page shows, as plain data for its scripts."""
+"""The content of the page, as plain data for its scripts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from prunelab.report.published import PublishedPoint
 from prunelab.report.quantities import one_line
 
 DIGITS = 6
-"""Significant digits of a number that is drawn."""
+"""Significant digits of a number in a figure."""
 
 Plain = dict[str, Any]
 
 
 def content_of(report: Report, study: str) -> Plain:
-    """Everything on the page; ``study`` is the folder of the records."""
+    """All data of the page; ``study`` is the folder of the records."""
     return {
         "study": one_line(report.study),
         "tables": [_table(table, report, study) for table in report.tables],
@@ -77,7 +77,7 @@ def _baseline(baseline: Baseline) -> Plain:
 
 
 def _numbers(statistic: Statistic | None) -> list[float | None] | None:
-    """Mean and deviation, to be drawn."""
+    """Mean and deviation, for the figures."""
     if statistic is None:
         return None
     return [rounded(statistic.mean), None if statistic.deviation is None else rounded(statistic.deviation)]

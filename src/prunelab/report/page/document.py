@@ -1,4 +1,4 @@
-"""Puts the page together: its template, style and scripts, the plotting library, and what there is to show."""
+"""Assembles the page from its template, style, scripts, the plotting library and its content."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SCRIPTS = ("format.js", "filters.js", "table.js", "figures.js", "section.js", "s
 
 
 def to_page(report: Report, study: str) -> str:
-    """The report as a page that needs neither a network nor another file.
+    """The report as a page that needs neither a network connection nor another file.
 
-    ``study`` is the folder of the records as the user wrote it, for the commands that make a run again.
+    ``study`` is the folder of the records as the user wrote it, for the commands that repeat a run.
     """
     parts = {
         "TITLE": html.escape(one_line(report.study)),
@@ -28,7 +28,7 @@ def to_page(report: Report, study: str) -> str:
         "PLOTLY": plotly.offline.get_plotlyjs(),
     }
     page = _file("page.html")
-    for name, text in parts.items():  # the largest goes in last, so that nothing is looked for inside of it
+    for name, text in parts.items():  # the largest is inserted last, so that no placeholder is searched in it
         before, _, after = page.partition(f"@{name}@")
         page = before + text + after
     return page
@@ -39,6 +39,6 @@ def _file(name: str) -> str:
 
 
 def _embedded(content: object) -> str:
-    """JSON that no browser takes for markup."""
+    """JSON that a browser cannot interpret as markup."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

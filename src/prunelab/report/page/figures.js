@@ -1,4 +1,4 @@
-// What is drawn: each function returns the traces and the layout of one figure, of the rows that are shown.
+// Each function returns the traces and the layout of one figure for the rows that are shown.
 
 function theme() {
   const style = getComputedStyle(document.documentElement);
@@ -19,7 +19,7 @@ function layout(more) {
 
 const bar = (values, colour) => ({ type: "data", array: values, visible: values.some(Boolean), thickness: 1, width: 3, color: colour });
 
-// One trace of markers for each method, the full network, the front, and what was published, hollow.
+// One trace of markers for each method, the full network, the front, and hollow markers for published points.
 function accuracyAgainst(section, rows, cost) {
   const { table, colours, symbols } = section;
   const { text, faint } = theme();
@@ -68,7 +68,7 @@ function wrapped(text) {
   return text.replace(/(.{1,60})(\s|$)/g, "$1<br>");
 }
 
-// The share of its channels that each group keeps, a line for each row of the table.
+// The fraction of channels that each group keeps; one line for each row of the table.
 function widthsKept(section, rows) {
   const { groups } = section.table;
   const narrow = section.element.clientWidth < 600;
@@ -76,7 +76,7 @@ function widthsKept(section, rows) {
   const share = (pair) => (pair && pair[0] ? pair[1] / pair[0] : null);
   const traces = [{
     type: "heatmap", x: groups, y: some.map((_, index) => index), z: some.map((row) => row.kept.map(share)), zmin: 0, zmax: 1, colorscale: "Viridis", xgap: 1, ygap: 1,
-    text: some.map((row) => row.kept.map((pair) => (pair ? `${pair[1]} of ${pair[0]} channels` : "not cut"))),
+    text: some.map((row) => row.kept.map((pair) => (pair ? `${pair[1]} of ${pair[0]} channels` : "not pruned"))),
     customdata: some.map((row) => groups.map(() => escaped(row.label))),
     hovertemplate: "%{customdata}<br>%{x}: %{text} (%{z:.0%})<extra></extra>", colorbar: { tickformat: ".0%", thickness: 10, len: 1, outlinewidth: 0, ...(narrow ? { orientation: "h", y: 1, yanchor: "bottom", tickfont: { size: 10 } } : {})},
   }];

@@ -1,4 +1,4 @@
-// Which rows are shown, and in which order. The figures show the same rows as the table.
+// Selects and sorts the rows. The figures show the same rows as the table.
 
 class Filters {
   constructor(table) {
@@ -11,7 +11,7 @@ class Filters {
     this.sort = null; // {column, descending}
   }
 
-  // Columns of names, other than the method's, that tell rows apart by at most 30 texts.
+  // The columns of names other than the method's that have 2 to 30 different texts.
   choices() {
     return this.table.columns
       .map((column, index) => ({ index, title: column.header.join(" "), texts: this.texts(index) }))
@@ -35,7 +35,7 @@ class Filters {
     return words.every((word) => row.text.includes(word));
   }
 
-  // What is not known comes last, whichever way the column is sorted.
+  // Unknown values are last in both orders.
   compare(a, b) {
     const { column, descending } = this.sort;
     const [one, other] = [a.cells[column], b.cells[column]];

@@ -1,5 +1,5 @@
 "use strict";
-// Text for the page. All text of records passes through `escaped` before it becomes markup.
+// Formatting of text. All text from records must pass through `escaped` before it becomes markup.
 
 const PALETTE = ["#4269d0", "#e8a30c", "#ff725c", "#3ca951", "#a463f2", "#17a2b8", "#ff8ab7", "#9c6b4e", "#7f8794", "#86b4f5"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star", "hexagon"];
@@ -31,7 +31,7 @@ function counted(number, what) {
   return `${number} ${what}${number === 1 ? "" : "s"}`;
 }
 
-// The number that a cell begins with, by which its column is sorted; NaN if there is none.
+// The number at the beginning of a cell, by which its column is sorted; NaN if there is none.
 function leading(cell) {
   return parseFloat(cell);
 }

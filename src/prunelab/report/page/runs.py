@@ -1,4 +1,4 @@
-"""The single runs of a row, for the page: their curves, and how to make them again."""
+"""The runs of a row, for the page: their learning curves, and the commands that repeat them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CURVE_DIGITS = 5
 
 
 def curves_of(runs: Sequence[FinishedRun]) -> list[dict[str, Any] | None]:
-    """For each run its phases with their numbers of epochs, and for each figure its values, epoch by epoch."""
+    """For each run its phases with their numbers of epochs, and for each figure its value in each epoch."""
     return [_curves(run) for run in runs]
 
 
@@ -41,7 +41,7 @@ def _short(value: float | None) -> float | None:
 
 
 def runs_of(runs: Sequence[FinishedRun], study: str) -> dict[str, Any]:
-    """What made each run, and the command that makes it again. The settings are those of the first."""
+    """The origin of each run, and the command that repeats it. The settings are those of the first run."""
     first = runs[0].record
     return {
         "runs": [_run(run, study) for run in runs],

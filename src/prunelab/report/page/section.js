@@ -31,8 +31,8 @@ class Section {
       <div class="card filters" role="search">${this.controls()}</div>
       <div class="charts">${["flops", "params", "time"].map((each) => `<div class="card"><div class="head"><h3>Accuracy against ${each === "time" ? this.batches() : each === "params" ? "parameters" : COSTS[each]}</h3></div><div class="figure" data-figure="${each}"></div></div>`).join("")}</div>
       <p class="key">★ full network · dotted line: Pareto front · bars: standard deviation over seeds${table.published.length ? " · hollow: published" : ""}</p>
-      <div class="card"><div class="head"><h3>All rows</h3><span class="faint shown" aria-live="polite"></span></div><p class="key">Click a column to sort, a method to see how to make its row again.</p><div class="scroll" tabindex="0" role="region" aria-label="All rows"></div></div>
-      <div class="card"><h3>Channels kept, group by group</h3><div data-figure="widths"></div></div>
+      <div class="card"><div class="head"><h3>All rows</h3><span class="faint shown" aria-live="polite"></span></div><p class="key">Click a column to sort by it, or a method to show the commands that repeat its runs.</p><div class="scroll" tabindex="0" role="region" aria-label="All rows"></div></div>
+      <div class="card"><h3>Channels kept in each group</h3><div data-figure="widths"></div></div>
       ${this.curvesCard()}
       ${this.publishedTable()}
       ${this.remarks()}`;
@@ -82,7 +82,7 @@ class Section {
     if (!alone.length) return "";
     const lines = alone.map((point) => `<tr><td>${escaped(point.method)}</td><td class="number">${percent(point.baseline_top1)}</td><td class="number">${percent(point.top1)}</td><td class="number">${points(point.change)}</td><td class="number">${point.printed_change === null ? "" : points(point.printed_change)}</td><td class="number">${count(point.flops)}</td><td class="number">${percent(1 - point.flops / point.baseline_flops, 1)}</td><td class="number">${point.printed_pruned === null ? "" : percent(point.printed_pruned, 0)}</td><td class="long">${escaped(point.note || point.flag)}</td></tr>`).join("");
     const header = ["Method", "Baseline", "Top-1", "Change, points", "printed", "FLOPs", "pruned", "printed", "Remark"].map((title, index) => `<th class="${index && index < 8 ? "number" : ""}"><button type="button" disabled>${title}</button></th>`).join("");
-    return `<div class="card"><details><summary><b>${counted(alone.length, "published point")} without a run here</b></summary><div class="scroll published" style="margin-top:10px"><table><thead><tr>${header}</tr></thead><tbody>${lines}</tbody></table></div></details></div>`;
+    return `<div class="card"><details><summary><b>${counted(alone.length, "published point")} without a comparable run</b></summary><div class="scroll published" style="margin-top:10px"><table><thead><tr>${header}</tr></thead><tbody>${lines}</tbody></table></div></details></div>`;
   }
 
   listen() {
@@ -102,7 +102,7 @@ class Section {
     find(".figure-name")?.addEventListener("change", () => this.drawSeen());
   }
 
-  // The first click on a method shows it alone; further ones add and remove.
+  // The first click on a method shows only this method; further clicks add and remove methods.
   toggle(button) {
     if (!button) return;
     const { hidden, methods } = this.filters;
@@ -139,7 +139,7 @@ class Section {
     this.say();
   }
 
-  // Figures are drawn when they come into sight, not before.
+  // A figure is drawn when it scrolls into view.
   watch() {
     const observer = new IntersectionObserver((entries) => {
       for (const entry of entries.filter((each) => each.isIntersecting)) {

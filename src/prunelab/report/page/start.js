@@ -1,4 +1,4 @@
-// Builds the page from its content. Tables come first; figures when the plotting library, which follows, is there.
+// Builds the page from its content: first the tables, then the figures, when the plotting library after this script is loaded.
 
 const content = JSON.parse(document.getElementById("content").textContent);
 const sections = [];
@@ -14,8 +14,8 @@ function checked(items) {
 function build() {
   const page = document.getElementById("page");
   const troubles = [...content.unfinished, ...content.leftOut];
-  page.innerHTML = `<header><h1>${escaped(content.study)}</h1><p class="faint">Methods of structured pruning compared, from the records of the study, by prunelab-report.</p></header>
-    ${troubles.length ? `<div class="card troubles"><details ${troubles.length < 6 ? "open" : ""}><summary><b class="warn">${counted(troubles.length, "file or run")} not in the tables</b></summary>${listed(troubles)}</details></div>` : ""}
+  page.innerHTML = `<header><h1>${escaped(content.study)}</h1><p class="faint">Comparison of pruning methods from the records of a study, made by prunelab-report.</p></header>
+    ${troubles.length ? `<div class="card troubles"><details ${troubles.length < 6 ? "open" : ""}><summary><b class="warn">${troubles.length} ${troubles.length === 1 ? "file or run is" : "files or runs are"} not in the tables</b></summary>${listed(troubles)}</details></div>` : ""}
     <div id="sections"></div>
     ${content.caption ? `<footer class="card"><h3>Definitions</h3><p class="faint">${escaped(content.caption)}</p></footer>` : ""}`;
   for (const table of content.tables) {

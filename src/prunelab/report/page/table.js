@@ -1,4 +1,4 @@
-// The table: a header that sorts, the baseline, and rows that open to show how to make them again.
+// The table: a header that sorts, the baseline, and rows that open to show the commands that repeat their runs.
 
 class Grid {
   constructor(section, element) {
@@ -16,7 +16,7 @@ class Grid {
     return `<th scope="col" class="${column.numeric ? "number" : ""}"><button type="button" data-column="${index}">${lines}</button></th>`;
   }
 
-  // Numbers the largest first, names from A to Z; a second click turns the order, a third restores it.
+  // Numbers from the largest, names from A to Z; a second click reverses the order, a third restores the original one.
   sortBy(button) {
     if (!button) return;
     const { filters, table } = this.section;
@@ -34,7 +34,7 @@ class Grid {
     const baseline = table.baselineCells.map((cell, index) => this.cell(cell, index, escaped(cell))).join("");
     const lines = rows.map((row) => this.line(row)).join("");
     this.body.innerHTML = `<tr class="baseline">${baseline}</tr>${lines}`;
-    if (!rows.length) this.body.insertAdjacentHTML("beforeend", `<tr><td class="empty" colspan="${table.columns.length}">No row passes the filters.</td></tr>`);
+    if (!rows.length) this.body.insertAdjacentHTML("beforeend", `<tr><td class="empty" colspan="${table.columns.length}">No row matches the filters.</td></tr>`);
   }
 
   line(row) {
@@ -55,7 +55,7 @@ class Grid {
   content(row, cell, index, id, opened) {
     const { table, colours } = this.section;
     if (index === 0) {
-      return `<button type="button" class="open" data-row="${id}" aria-expanded="${opened}" title="How to make this row again"><i style="background:${colours.get(row.method)}"></i>${escaped(cell)}</button>`;
+      return `<button type="button" class="open" data-row="${id}" aria-expanded="${opened}" title="Show the commands that repeat this row"><i style="background:${colours.get(row.method)}"></i>${escaped(cell)}</button>`;
     }
     if (index === table.frontColumn) return cell.split(" ").filter(Boolean).map((letter) => `<span class="badge">${escaped(letter)}</span>`).join("");
     return escaped(cell);
@@ -65,8 +65,8 @@ class Grid {
     const runs = row.runs.map((run) => `
       <p><b>Seed ${run.seed}</b>: ${percent(run.top1)} top-1 <span class="faint">· run ${escaped(run.key)} · revision ${escaped(run.revision)} · ${escaped(run.finished)}</span></p>
       <div class="command"><code>${escaped(run.command)}</code><button type="button" class="plain copy">Copy</button></div>`).join("");
-    return `<h3>How to make ${escaped(row.label)} again</h3>${runs}
-      <p class="faint">Add key=value to change a setting, such as data.root=FOLDER. ${escaped(row.versions)}. ${escaped(row.hardware)}.</p>
+    return `<h3>Commands that repeat ${escaped(row.label)}</h3>${runs}
+      <p class="faint">Add KEY=VALUE to change a setting, such as data.root=FOLDER. ${escaped(row.versions)}. ${escaped(row.hardware)}.</p>
       <details><summary>All settings${row.runs.length > 1 ? ` (of seed ${row.runs[0].seed})` : ""}</summary><pre>${escaped(row.settings)}</pre></details>`;
   }
 
