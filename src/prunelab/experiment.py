@@ -64,7 +64,7 @@ def _perform(setup: Setup, folder: RunFolder, config: Mapping[str, Any]) -> Reco
         pruned = prune_and_recover(setup, full, folder.rounds)
         figures = measure(setup, full, pruned)
         from_rank_zero(lambda: prunelab.save(pruned.network, folder.path))
-        record = from_rank_zero(lambda: record_of(setup, full, pruned, figures, folder.key, config, started))
+        record = from_rank_zero(lambda: record_of(setup, full, pruned, figures, folder, config, started))
         logger.finish(record)
     finally:
         logger.close()

@@ -209,11 +209,11 @@ def test_images_of_other_folders_are_other_images(study: StudyFolder) -> None:
 
 def test_many_differing_settings_are_counted(study: StudyFolder) -> None:
     for value in (0, 1):
-        study.finished("l1", value, config=dict.fromkeys("abcde", value))
+        study.finished("l1", value, config={"recipe": dict.fromkeys("abcde", value)})
 
     assert sorted(row.key.settings for row in table_of(study).rows) == [
-        "a=0, b=0, c=0, and 2 more",
-        "a=1, b=1, c=1, and 2 more",
+        "recipe.a=0, recipe.b=0, recipe.c=0, and 2 more",
+        "recipe.a=1, recipe.b=1, recipe.c=1, and 2 more",
     ]
 
 

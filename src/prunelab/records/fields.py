@@ -78,6 +78,15 @@ class Fields:
         """The JSON object in the field ``name``, to be read in its turn."""
         return Fields(self._get(name), self._where(name))
 
+    def texts_by_name(self, name: str) -> dict[str, str]:
+        """The JSON object in the field ``name``, all of whose values are texts."""
+        nested = self.nested(name)
+        return {each: nested.text(each) for each in nested.names()}
+
+    def has(self, name: str) -> bool:
+        """Whether the field is there; records of earlier versions lack some."""
+        return name in self._values
+
     def mapping(self, name: str) -> dict[str, Any]:
         """The JSON object in the field ``name`` as it is, its values unchecked."""
         return dict(self.nested(name)._values)

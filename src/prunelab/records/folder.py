@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -14,11 +14,13 @@ from omegaconf import OmegaConf
 
 from prunelab.errors import UserError
 from prunelab.records.atomic import remove_partial_files, write_atomically
+from prunelab.records.contents import content_digests
 from prunelab.records.fields import RecordError
 from prunelab.records.key import run_key
 from prunelab.records.schema import Failure, Record
 
 CONFIG_FILE = "config.yaml"
+CONTENTS_FILE = "contents.json"
 RECORD_FILE = "record.json"
 FAILURE_FILE = "failure.json"
 LOG_FILE = "run.log"
@@ -35,12 +37,19 @@ class RunFolder:
 
     path: Path
     key: str
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """Digests of what the configuration names, see ``records.contents``."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> RunFolder:
-        """The folder of the run that the resolved ``config`` describes; nothing is made yet."""
-        key = run_key(config)
-        return cls(Path(config["outputs"]).expanduser() / _study_name(config["study"]) / key, key)
+    def of(cls, config: Mapping[str, Any], folders: dict[Path, str] | None = None) -> RunFolder:
+        """The folder of the run that the resolved ``config`` describes; nothing is created.
+
+        Args:
+            folders: digests of image folders that were read before, see ``content_digests``.
+        """
+        contents = content_digests(config, folders)
+        key = run_key(config, contents)
+        return cls(Path(config["outputs"]).expanduser() / _study_name(config["study"]) / key, key, contents)
 
     @property
     def log_file(self) -> Path:

@@ -1,130 +1,154 @@
-"""The key of a run or of a baseline: a digest of all that can change its result, and of nothing else."""
+"""Keys of runs and of baselines.
+
+A key is a digest of the settings that differ from the defaults of the classes that they are given to. So a key stays
+the same when an option is added whose default changes nothing, when a class moves to another module, and when settings
+are written in another order or form; and it changes with every setting that changes a result.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from copy import deepcopy
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from prunelab.errors import UserError
+from prunelab.records.classes import TARGET, class_name, present_target
+from prunelab.records.contents import BY_CONTENT, content_digests
+from prunelab.records.defaults import UNKNOWN, defaults_of, defaults_of_network
+
+KEY_SCHEMA = 2
+"""Version of the definition of keys. Another one makes all stored runs unknown, until prunelab-migrate renames them."""
 
 KEY_LENGTH = 12
 """Hexadecimal digits of a key; 48 bits keep ten thousand runs of a study apart."""
 
-WITHOUT_EFFECT = (
-    # what the run is called, and where it is written
-    "names",
-    "study",
-    "outputs",
-    # which runs of a sweep are tried
-    "sweep",
-    # acts through method.epochs alone
-    "learning_epochs",
-    # who watches
-    "logger",
-    # how fast networks are judged, and images are read
-    "method.workers",
-    "data.num_workers",
-    "data.in_memory",
-    "data.cache",
-    # where it is computed
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "trainer.threads",
-    "trainer.images_on_device",
+WITHOUT_EFFECT = frozenset(
+    {
+        # how fast networks are judged and images are read
+        "method.workers",
+        "data.num_workers",
+        "data.in_memory",
+        "data.cache",
+        # where a run is computed
+        "trainer.accelerator",
+        "trainer.devices",
+        "trainer.num_nodes",
+        "trainer.strategy",
+        "trainer.threads",
+        "trainer.images_on_device",
+    }
 )
-"""Dotted names of the settings that are left out of every key, because they cannot change a result."""
-
-UNSAID: Mapping[str, Any] = {
-    "exclude": [],
-    "method.exclude": [],
-    "exact": False,
-    "method.exact": False,
-    "cardinality": False,
-    "method.cardinality": False,
-    "fast_dev_run": None,
-    "model.module": None,
-    "trainer.sync_batchnorm": False,
-    "trainer.tf32": False,
-    "trainer.fused": False,
-    "data.train_fraction": 1.0,
-}
-"""Settings that came after the first records, and the values at which a run is what it was before there were
-such settings. A key knows them at other values only."""
-
-PUBLISHED_DATA = ("prunelab.data.Cifar10", "prunelab.data.FashionMnist", "prunelab.data.ImageNet")
-"""Data sets that are the same in every folder. Of others the folder counts: it says which images."""
+"""Dotted names of settings that are left out of every key, because they cannot change a result. Groups and keys outside
+``OF_A_RUN`` are left out as well: names, folders and loggers, and those that act through ``method`` alone (budget,
+levels, ...)."""
 
 OF_THE_BASELINE = ("data", "model", "baseline", "seed", "trainer", "fast_dev_run")
-"""The settings that a baseline depends on; all methods and budgets of a sweep share the rest of them."""
+"""What a baseline depends on; the runs of a sweep that agree in this share it."""
+
+OF_A_RUN = (*OF_THE_BASELINE, "method", "recipe")
+
+TOP_LEVEL_DEFAULTS: Mapping[str, Any] = {"seed": 0, "fast_dev_run": None}
+NETWORK_SETTINGS = "prunelab.steps.NetworkSettings"
+"""The class that takes the settings of conf/model."""
+
+SETS = ("levels", "exclude")
+"""Lists whose order and repetitions mean nothing."""
+
+PRECISIONS: Mapping[str, str] = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+"""Short forms that Lightning accepts for ``trainer.precision``."""
+
+NOT_SETTINGS = (TARGET, "_convert_", "_recursive_")
+"""Keys of Hydra that are no arguments of a class."""
 
 
-def run_key(config: Mapping[str, Any]) -> str:
-    """The key of the run that the resolved ``config`` describes."""
-    return digest(_identity(config))
+def run_key(config: Mapping[str, Any], contents: Mapping[str, str] | None = None) -> str:
+    """The key of the run that the resolved ``config`` describes.
+
+    Args:
+        contents: what ``content_digests`` gave for it, if that is known already (from a record).
+
+    Raises:
+        UserError: the baseline file cannot be read.
+    """
+    return digest(identity(config, contents))
 
 
-def baseline_key(config: Mapping[str, Any]) -> str:
-    """The key of the baseline that the run of the resolved ``config`` starts from."""
-    identity = _identity(config)
-    return digest({name: identity[name] for name in OF_THE_BASELINE if name in identity})
+def baseline_key(config: Mapping[str, Any], contents: Mapping[str, str] | None = None) -> str:
+    """The key of the baseline that the run of the resolved ``config`` starts from; arguments as for ``run_key``."""
+    whole = identity(config, contents)
+    return digest({name: whole[name] for name in ("schema", *OF_THE_BASELINE, "contents") if name in whole})
 
 
-def unsaid(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The dotted names of the settings of ``UNSAID`` that ``config`` leaves at the values given there."""
-    return tuple(name for name, value in UNSAID.items() if _value(config, name, value) == value)
+def identity(config: Mapping[str, Any], contents: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What a run is, as plain data: settings that differ from defaults, stable names of classes, digests of contents.
+
+    The source of a user's method or recipe is no part of it: an edited one is reported when a finished run is found,
+    and does not make the finished runs of a study unknown (``records.reuse``).
+    """
+    contents = content_digests(config) if contents is None else contents
+    found: dict[str, Any] = {"schema": KEY_SCHEMA}
+    for name in OF_A_RUN:
+        value = _of_model(config[name]) if name == "model" else canonical(name, config.get(name))
+        if value != TOP_LEVEL_DEFAULTS.get(name, UNKNOWN):
+            found[name] = value
+    of_the_baseline = {
+        place: value for place, value in contents.items() if place.partition(".")[0] in OF_THE_BASELINE
+    }
+    return {**found, **({"contents": of_the_baseline} if of_the_baseline else {})}
+
+
+def canonical(name: str, value: Any) -> Any:
+    """The one form of a setting that stands for all equal ones.
+
+    Args:
+        name: its dotted name, such as ``method.levels``.
+        value: numbers, text, lists and mappings; one with a ``_target_`` loses the settings at their defaults.
+    """
+    last = name.rpartition(".")[2]
+    if isinstance(value, Mapping):
+        return _of_group(name, value)
+    if isinstance(value, list | tuple):
+        values = [canonical(f"{name}[{number}]", each) for number, each in enumerate(value)]
+        is_set = last in SETS and all(isinstance(each, str) for each in values)
+        return sorted(set(values)) if is_set else values
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return PRECISIONS.get(str(value), value) if last == "precision" else value
 
 
 def digest(values: Any) -> str:
     """A short name for plain data: equal data, equal name, on every machine."""
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content. Raises UserError if there is no such file."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(
-            f"The baseline file {path} cannot be read: {error.strerror}. Check baseline.path."
-        ) from error
+def _of_group(
+    place: str, values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The settings of a group without those at their defaults, by default those of its class."""
+    target = values.get(TARGET)
+    if defaults is None:
+        defaults = {} if target is None else defaults_of(present_target(str(target)))
+    found = {} if target is None else {"class": class_name(str(target))}
+    for key, value in values.items():
+        name = f"{place}.{key}"
+        if key in NOT_SETTINGS or name in WITHOUT_EFFECT or name in BY_CONTENT:
+            continue
+        settled = canonical(name, value)
+        if not _same(settled, canonical(name, defaults.get(key, UNKNOWN))):
+            found[key] = settled
+    return found
 
 
-def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` without the settings that have no effect; files and folders stand for what is in them."""
-    identity = _without(config, (*WITHOUT_EFFECT, *unsaid(config)))
-    baseline, data = identity["baseline"], identity["data"]
-    if "path" in baseline:
-        baseline["path"] = file_digest(Path(str(baseline["path"])).expanduser())
-    if data["_target_"] in PUBLISHED_DATA:
-        data.pop("root")
-    elif "root" in data:
-        data["root"] = str(Path(data["root"]).expanduser().resolve())
-    return identity
+def _of_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the network; its arguments are compared with the defaults of the function that registers it."""
+    network = defaults_of_network(str(model.get("name")), model.get("module"))
+    given = model.get("arguments") or {}
+    if isinstance(given, Mapping):  # else it is an error, which is reported when the network is made
+        given = _of_group("model.arguments", given, network)
+    return _of_group("model", {**model, "arguments": given}, defaults_of(NETWORK_SETTINGS))
 
 
-def _without(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    remaining = deepcopy(dict(config))
-    for name in names:
-        *parents, last = name.split(".")
-        node: Any = remaining
-        for parent in parents:
-            node = node.get(parent, {})
-        node.pop(last, None)
-    return remaining
-
-
-def _value(config: Mapping[str, Any], name: str, default: Any) -> Any:
-    node: Any = config
-    for part in name.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            return default
-        node = node[part]
-    return node
+def _same(value: Any, default: Any) -> bool:
+    """Equal as JSON, where true is not 1."""
+    return default is not UNKNOWN and json.dumps(value, sort_keys=True) == json.dumps(default, sort_keys=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from prunelab.records.fields import Fields, RecordError
+from prunelab.records.renamed import upgraded
 
 SCHEMA = 1
 """Version of the files below. A file of another version is refused, never guessed at."""
@@ -139,7 +140,13 @@ class Record:
     ``baseline`` is the full network, ``after_pruning`` the pruned one before recovery and ``pruned`` the same
     after it, all on the test set; ``validation`` is the recovered network on the held-out validation images, for
     whoever chooses between runs (None in records that were made before it was measured). ``config`` is the resolved
-    configuration. ``started`` and ``finished`` are ISO 8601 times.
+    configuration, in the present names of settings and classes whichever version recorded it. ``started`` and
+    ``finished`` are ISO 8601 times.
+
+    ``title`` is what the method calls itself; ``classes`` maps places of the configuration (``method.criterion``) to
+    the stable names of the classes that took part; ``contents`` maps settings to digests of what they name, see
+    ``records.contents``; ``key_schema`` is the version of the definition of ``key``. Records that were made before
+    these fields existed have "", {}, {} and 1.
     """
 
     key: str
@@ -163,6 +170,10 @@ class Record:
     started: str
     finished: str
     validation: Accuracy | None = None
+    title: str = ""
+    classes: Mapping[str, str] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
+    key_schema: int = 1
 
     @classmethod
     def from_dict(cls, values: Any) -> Record:
@@ -190,7 +201,7 @@ class Record:
             after_pruning=Accuracy.from_fields(fields.nested("after_pruning")),
             pruned=Metrics.from_fields(fields.nested("pruned")),
             plan=PlanSummary.from_fields(fields.nested("plan")),
-            config=fields.mapping("config"),
+            config=upgraded(fields.mapping("config")),
             timings=Timings.from_fields(fields.nested("timings")),
             versions=fields.mapping("versions"),
             hardware=fields.mapping("hardware"),
@@ -198,6 +209,10 @@ class Record:
             started=fields.text("started"),
             finished=fields.text("finished"),
             validation=None if validation is None else Accuracy.from_fields(validation),
+            title=fields.text("title") if fields.has("title") else "",
+            classes=fields.texts_by_name("classes") if fields.has("classes") else {},
+            contents=fields.texts_by_name("contents") if fields.has("contents") else {},
+            key_schema=fields.integer("key_schema") if fields.has("key_schema") else 1,
         )
 
     @classmethod

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from prunelab.records import BudgetSummary, Failure, PlanSummary, Record, Timings
+from prunelab.records import BudgetSummary, Failure, PlanSummary, Record, RunFolder, Timings
+from prunelab.records.classes import class_name, classes
+from prunelab.records.key import KEY_SCHEMA
 from prunelab.steps.environment import git_state, hardware, versions
 from prunelab.steps.full import FullNetwork
 from prunelab.steps.measure import Figures
@@ -19,7 +21,7 @@ def record_of(
     full: FullNetwork,
     pruned: Pruned,
     figures: Figures,
-    key: str,
+    folder: RunFolder,
     config: Mapping[str, Any],
     started: datetime,
 ) -> Record:
@@ -27,7 +29,7 @@ def record_of(
     plan = pruned.plan
     resource = setup.budget.resource
     return Record(
-        **_identity(setup, key),
+        **_identity(setup, folder.key),
         budget=_budget(setup, getattr(figures.pruned, resource) / getattr(figures.baseline, resource)),
         baseline=figures.baseline,
         after_pruning=pruned.after_pruning,
@@ -41,6 +43,10 @@ def record_of(
         started=started.isoformat(timespec="seconds"),
         finished=_now(),
         validation=figures.validation,
+        title=setup.method.title,
+        classes={place: class_name(target) for place, target in classes(config).items()},
+        contents=folder.contents,
+        key_schema=KEY_SCHEMA,
     )
 
 

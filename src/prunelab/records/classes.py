@@ -1,0 +1,76 @@
+"""Stable names of classes, which stay the same when a class moves to another module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from prunelab.records import sources
+
+TARGET = "_target_"
+
+RENAMED_CLASSES: Mapping[str, str] = {}
+"""Former name of a class of prunelab -> present name. Add a line when a class that conf/ names is renamed; a class that
+moves needs none."""
+
+
+def class_name(target: str) -> str:
+    """The stable name of the class that ``target`` imports.
+
+    For a class of prunelab its name without the module (``L1Norm``), for any other the whole import path.
+    """
+    if not sources.is_own(target):
+        return target
+    name = target.rpartition(".")[2]
+    return RENAMED_CLASSES.get(name, name)
+
+
+@cache
+def present_target(target: str) -> str:
+    """The import path under which a class of prunelab is found now, given its path at any time.
+
+    ``target`` itself if it still exists, if it is not a class of prunelab, or if there is no such class any more.
+    """
+    module, _, name = target.rpartition(".")
+    if not sources.is_own(target) or sources.definition(module, name) is not None:
+        return target
+    name = class_name(target)
+    for package in _packages():
+        if sources.definition(package, name) is not None:
+            return f"{package}.{name}"
+    return target
+
+
+def classes(config: Mapping[str, Any]) -> dict[str, str]:
+    """The import path of every class that a configuration names, by its place: ``method.criterion``."""
+    return dict(_targets(config, ""))
+
+
+def _targets(value: Any, place: str) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    if isinstance(value, Mapping):
+        if isinstance(value.get(TARGET), str):
+            found.append((place, value[TARGET]))
+        for name, each in value.items():
+            found += _targets(each, f"{place}.{name}" if place else str(name))
+    elif isinstance(value, list | tuple):
+        for number, each in enumerate(value):
+            found += _targets(each, f"{place}[{number}]")
+    return found
+
+
+@cache
+def _packages() -> tuple[str, ...]:
+    """The packages of prunelab, those further up first."""
+    root = sources.find_module(sources.OWN)
+    assert root is not None
+    folders = sorted(
+        (path.parent for path in root.parent.rglob("__init__.py")), key=lambda path: (len(path.parts), path)
+    )
+    return tuple(_dotted(folder, root.parent) for folder in folders)
+
+
+def _dotted(folder: Path, root: Path) -> str:
+    return ".".join([sources.OWN, *folder.relative_to(root).parts])

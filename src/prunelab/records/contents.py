@@ -1,0 +1,181 @@
+"""Digests of what a configuration names but does not hold: images of a folder, weights in a file, code of user classes.
+
+Without them a run would be found finished although the content behind a name has changed.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import os
+import tokenize
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from prunelab.errors import UserError
+from prunelab.records import sources
+from prunelab.records.atomic import write_atomically
+from prunelab.records.classes import TARGET, class_name, classes
+
+PUBLISHED_DATA = ("Cifar10", "FashionMnist", "ImageNet")
+"""Data sets with the same images in every folder."""
+
+BY_CONTENT = ("data.root", "baseline.path")
+"""Settings that count by the content of the files that they name, not by the path."""
+
+CONTENT_BYTES = 2**30
+"""The files of a larger folder are known by name, size and time of change; those of a smaller one by their content."""
+
+IMAGE_PARTS = ("train", "val", "test")
+"""The subfolders that an image folder is read from, if it has the first one; other files beside them do not count."""
+
+
+def content_digests(config: Mapping[str, Any], folders: dict[Path, str] | None = None) -> dict[str, str]:
+    """The digests of all contents that a run of the resolved ``config`` reads, by the name of the setting.
+
+    ``data.root``: the images of an image folder; of another data set, unless it is a published one, the path.
+    ``baseline.path``: the file. ``model.module``: the source of the user module. ``method._target_``,
+    ``method.criterion._target_``, ...: the source of each class that is not prunelab's. A source includes the modules
+    that it imports from outside the installed packages.
+
+    Args:
+        folders: digests of folders that were read before; new ones are added. A sweep reads its folder once, not once
+            for every run.
+
+    Raises:
+        UserError: the baseline file cannot be read.
+    """
+    found = {}
+    data, baseline, module = config["data"], config["baseline"], config["model"].get("module")
+    if (root := data.get("root")) is not None and class_name(str(data.get(TARGET))) not in PUBLISHED_DATA:
+        found["data.root"] = _root_digest(
+            Path(str(root)).expanduser().resolve(), data, {} if folders is None else folders
+        )
+    if "path" in baseline:
+        found["baseline.path"] = file_digest(Path(str(baseline["path"])).expanduser())
+    if module is not None:
+        found["model.module"] = source_digest(str(module))
+    for place, target in classes(config).items():
+        if not sources.is_own(target):
+            found[f"{place}._target_"] = source_digest(target.rpartition(".")[0])
+    return found
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content. Raises UserError if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"The baseline file {path} cannot be read: {error.strerror}. Check baseline.path."
+        ) from error
+
+
+def source_digest(module: str) -> str:
+    """A digest of the source of ``module`` and of the modules that it imports, directly or not.
+
+    Comments and blank lines do not count. Modules of Python itself and of installed packages do not count, since a
+    record holds their versions; but ``module`` itself counts by its source, installed or not.
+    """
+    digest = hashlib.sha256()
+    for name, path in sorted(_imported(module).items()):
+        digest.update(f"{name}\0".encode())
+        digest.update(_code(path))
+    return digest.hexdigest()
+
+
+def folder_digest(root: Path) -> str:
+    """A digest of the files of an image folder.
+
+    Of names and contents, if the files have at most ``CONTENT_BYTES``; else of names, sizes and times of change.
+    """
+    tops = [root / part for part in IMAGE_PARTS] if (root / IMAGE_PARTS[0]).is_dir() else [root]
+    files = sorted(path for top in tops for path in _files(top))
+    manifest, size = hashlib.sha256(), 0
+    for path in files:
+        status = os.stat(path)  # noqa: PTH116  # a million Path objects take seconds
+        size += status.st_size
+        manifest.update(os.fsencode(f"{path[len(str(root)) :]}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+    return (
+        manifest.hexdigest() if size > CONTENT_BYTES else _content_digest(root, files, manifest.hexdigest())
+    )
+
+
+def _root_digest(root: Path, data: Mapping[str, Any], folders: dict[Path, str]) -> str:
+    """A folder that is not there, or whose use is not known, counts by its path."""
+    if class_name(str(data.get(TARGET))) != "ImageFolder" or not root.is_dir():
+        return hashlib.sha256(os.fsencode(root)).hexdigest()
+    if root not in folders:
+        folders[root] = folder_digest(root)
+    return folders[root]
+
+
+def _content_digest(root: Path, files: Iterable[str], manifest: str) -> str:
+    """The digest of all contents. It is kept in the user's cache until a name, size or time changes."""
+    known = _cache_folder() / manifest
+    with suppress(OSError):
+        return known.read_text(encoding="ascii").strip()
+    digest = hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as file:  # noqa: PTH123  # as above
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(os.fsencode(f"{path[len(str(root)) :]}\0{content}\n"))
+    with suppress(OSError):  # without a cache the next start takes longer, nothing else
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(known, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "prunelab" / "contents"
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (f"{parent}/{name}" for name in files if not name.startswith("."))
+
+
+def _imported(module: str) -> dict[str, Path]:
+    """The source files of a module and of all that it imports outside the installed packages, by module name."""
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = None if name in found or sources.is_own(name) else sources.find_module(name)
+        if path is None or (name != module and sources.is_installed(path)):
+            continue
+        found[name] = path
+        waiting += _imports(name)
+    return found
+
+
+def _imports(module: str) -> set[str]:
+    """Names that may be modules, of the import statements anywhere in a module, and the packages around it."""
+    tree = sources.parse_module(module)
+    names = {module.rpartition(".")[0]} - {""}
+    for node in [] if tree is None else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (source := sources.imported_module(node, module)):
+            names |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
+    return {name for name in names if not sources.is_builtin(name.partition(".")[0])}
+
+
+def _code(path: Path) -> bytes:
+    """A source file without comments, blank lines and spaces at the end of lines; any other file as it is."""
+    content = path.read_bytes()
+    try:
+        lines = content.decode().splitlines()
+        for token in tokenize.generate_tokens(io.StringIO(content.decode()).readline):
+            if token.type == tokenize.COMMENT:
+                row, column = token.start
+                lines[row - 1] = lines[row - 1][:column]
+    except (tokenize.TokenError, SyntaxError, UnicodeDecodeError):
+        return content
+    return "\n".join(line.rstrip() for line in lines if line.strip()).encode()

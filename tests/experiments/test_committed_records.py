@@ -1,0 +1,40 @@
+"""The committed records are those of this version, and their tables are those that are committed beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prunelab.cli.report import main
+from prunelab.records import Record, run_key
+from prunelab.records.key import KEY_SCHEMA
+from prunelab.records.renamed import upgraded
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+STUDIES = ("cifar10_resnet20", "demo", "demo/all_methods")
+RECORDS = sorted(EXPERIMENTS.rglob("record.json"))
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_tables_follow_from_the_records(study: str, tmp_path: Path) -> None:
+    assert main([str(EXPERIMENTS / study / "records"), "--out", str(tmp_path)]) == 0
+    for name, begin in (("table.md", "| "), ("table.csv", ""), ("table.tex", "")):
+        made, committed = (_rows(folder / name, begin) for folder in (tmp_path, EXPERIMENTS / study))
+        assert made == committed, name
+
+
+def _rows(path: Path, begin: str) -> list[str]:
+    """The lines of a table; in Markdown without the prose around it."""
+    return [line for line in path.read_text().splitlines() if line.startswith(begin)]
+
+
+def test_each_record_is_found_by_its_key_and_in_present_words() -> None:
+    assert len(RECORDS) >= 98
+    for path in RECORDS:
+        values = json.loads(path.read_text())
+        assert values["config"] == upgraded(values["config"]), path
+        record = Record.from_dict(values)
+        assert record.key == path.parent.name == run_key(record.config, record.contents), path
+        assert record.key_schema == KEY_SCHEMA
