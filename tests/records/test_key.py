@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from prunelab.cli.config import configure
 from prunelab.errors import UserError
 from prunelab.records import baseline_key, run_key
-from prunelab.records.classes import present_target
+from prunelab.records.classes import class_name, key_word, present_target
 from prunelab.records.defaults import defaults_of
 from prunelab.records.key import OF_THE_BASELINE
 
@@ -174,6 +174,14 @@ def test_a_class_may_be_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prunelab.records.classes.RENAMED_CLASSES", {"FormerL1": "L1Norm"})
     present_target.cache_clear()
     assert run_key(renamed) == run_key(DEFAULT)
+    present_target.cache_clear()
+
+
+def test_the_first_name_of_a_class_stays_in_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert key_word("prunelab.methods.L1Norm") == "L1Norm"
+    monkeypatch.setattr("prunelab.records.classes.RENAMED_CLASSES", {"First": "Second", "Second": "L1Norm"})
+    assert {key_word(f"prunelab.{name}") for name in ("First", "Second", "L1Norm")} == {"First"}
+    assert {class_name(f"prunelab.{name}") for name in ("First", "Second", "L1Norm")} == {"L1Norm"}
 
 
 def test_classes_of_users_are_told_apart_by_their_module() -> None:

@@ -11,20 +11,33 @@ from prunelab.records import sources
 
 TARGET = "_target_"
 
-RENAMED_CLASSES: Mapping[str, str] = {}
+RENAMED_CLASSES: Mapping[str, str] = {
+    "ImportancePruning": "ImportanceMethod",  # the former name is now that of a Lightning callback
+}
 """Former name of a class of prunelab -> present name. Add a line when a class that conf/ names is renamed; a class that
 moves needs none."""
 
 
 def class_name(target: str) -> str:
-    """The stable name of the class that ``target`` imports.
+    """The name of the class that ``target`` imports, wherever it is defined.
 
-    For a class of prunelab its name without the module (``L1Norm``), for any other the whole import path.
+    For a class of prunelab its present name without the module (``L1Norm``), for any other the whole import path.
     """
     if not sources.is_own(target):
         return target
     name = target.rpartition(".")[2]
-    return RENAMED_CLASSES.get(name, name)
+    while name in RENAMED_CLASSES:
+        name = RENAMED_CLASSES[name]
+    return name
+
+
+def key_word(target: str) -> str:
+    """The name by which a key knows a class: the first one that it had, so that a new name changes no key."""
+    name = class_name(target)
+    first = {present: former for former, present in RENAMED_CLASSES.items()}
+    while name in first:
+        name = first[name]
+    return name
 
 
 @cache
@@ -34,7 +47,8 @@ def present_target(target: str) -> str:
     ``target`` itself if it still exists, if it is not a class of prunelab, or if there is no such class any more.
     """
     module, _, name = target.rpartition(".")
-    if not sources.is_own(target) or sources.definition(module, name) is not None:
+    is_present = name not in RENAMED_CLASSES and sources.definition(module, name) is not None
+    if not sources.is_own(target) or is_present:
         return target
     name = class_name(target)
     for package in _packages():

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from prunelab.records.classes import TARGET, class_name, present_target
+from prunelab.records.classes import TARGET, key_word, present_target
 from prunelab.records.contents import BY_CONTENT, content_digests
 from prunelab.records.defaults import UNKNOWN, defaults_of, defaults_of_network
 
@@ -129,7 +129,7 @@ def _of_group(
     target = values.get(TARGET)
     if defaults is None:
         defaults = {} if target is None else defaults_of(present_target(str(target)))
-    found = {} if target is None else {"class": class_name(str(target))}
+    found = {} if target is None else {"class": key_word(str(target))}
     for key, value in values.items():
         name = f"{place}.{key}"
         if key in NOT_SETTINGS or name in WITHOUT_EFFECT or name in BY_CONTENT:
