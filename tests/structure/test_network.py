@@ -275,3 +275,20 @@ def test_a_network_without_parameters_has_no_structure() -> None:
 def test_what_cannot_run_is_refused_in_words(model: nn.Module, inputs: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         prunelab.analyze(model, inputs)
+
+
+def test_an_error_of_the_network_names_its_line(network: Any) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return net.conv(x) * (1 / len([]))
+
+    with pytest.raises(UserError, match=r"ZeroDivisionError.*test_network\.py, line \d+"):
+        prunelab.analyze(network(forward, conv=nn.Conv2d(3, 4, 3)), IMAGES)
+
+
+def test_an_error_of_a_rule_is_not_blamed_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise KeyError("a fault of the rule")
+
+    monkeypatch.setattr("prunelab.structure.tracing.trace.rule_for", lambda func: broken)
+    with pytest.raises(KeyError, match="a fault of the rule"):
+        prunelab.analyze(nn.Conv2d(3, 4, 3), IMAGES)

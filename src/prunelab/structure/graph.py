@@ -25,6 +25,7 @@ from prunelab.structure.surgery.rewriting import Width
 from prunelab.structure.tracing.collector import without_collector
 from prunelab.structure.tracing.ids import Components
 from prunelab.structure.tracing.marks import Trace
+from prunelab.structure.wrappers import uncompiled
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,6 @@ class _Resolver:
         return {module: tuple(sorted(widths)) for module, widths in rewritten.items()}
 
 
-@without_collector()
 def analyze(
     model: nn.Module, example_input: Any, *, exact: bool = False, cardinality: bool = False
 ) -> ChannelGraph:
@@ -203,7 +203,11 @@ def analyze(
     for name, value in (("exact", exact), ("cardinality", cardinality)):
         if not isinstance(value, bool):
             raise UserError(f"{name}={value} is neither true nor false.")
-    network = Network(model, example_input, exact, cardinality)
+    with without_collector(), uncompiled(model) as plain:
+        return _analyzed(Network(plain, example_input, exact, cardinality), exact)
+
+
+def _analyzed(network: Network, exact: bool) -> ChannelGraph:
     trace = network.trace()
     components, parts, remedies = _proved(network, trace, exact)
     prunable = [number for number, group in enumerate(parts.groups) if group.frozen is None]

@@ -19,6 +19,7 @@ from prunelab.errors import UserError
 from prunelab.structure.tracing.calls import Call, Calls, WhileOutermost, following
 from prunelab.structure.tracing.ids import Components
 from prunelab.structure.tracing.marks import Marked, Trace
+from prunelab.structure.wrappers import uncompiled
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,14 @@ def observe(model: nn.Module, observers: Mapping[HookPoint, Callable[[Tensor, in
     The tensor is the one the network goes on with (part of the autograd graph if gradients are on), its channels
     along ``dim``. Works for functional code as for modules. ``model`` must be the module that was analysed.
     """
+    with uncompiled(model) as network, _observed(network, observers):
+        yield
+
+
+@contextmanager
+def _observed(
+    model: nn.Module, observers: Mapping[HookPoint, Callable[[Tensor, int], None]]
+) -> Iterator[None]:
     by_call: dict[Call, list[tuple[HookPoint, Callable[[Tensor, int], None]]]] = {}
     for hook_point, observer in observers.items():
         by_call.setdefault((hook_point.module, hook_point.call), []).append((hook_point, observer))

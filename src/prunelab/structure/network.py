@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+import prunelab
 from prunelab.errors import UserError
 from prunelab.structure.surgery.apply import named_tensors
 from prunelab.structure.surgery.temporary import call_with
 from prunelab.structure.tracing.marks import Trace
 from prunelab.structure.tracing.outputs import tensors_in
+from prunelab.structure.tracing.side_effects import evaluating
 from prunelab.structure.tracing.trace import Tracer, run
 
+_TORCH, _PRUNELAB = (f"{Path(file).parent}{os.sep}" for file in (torch.__file__, prunelab.__file__))
 MANY_GROUPS = 8
 """A group normalisation of at least so many groups loses whole ones: that is exact, and not too coarse."""
 
@@ -66,18 +72,10 @@ class Network:
             trace = self._run()
         except UserError:
             raise
-        except Exception as meta_error:
+        except Exception:
             self._use_own_device()
-            try:
-                trace = self._run()
-            except UserError:
-                raise
-            except Exception as error:
-                raise UserError(
-                    f"the network {type(self.model).__name__} cannot run on an input of shape "
-                    f"{_shapes(self.args, self.kwargs)}: {_first_line(error)}. Give an example input of the kind "
-                    "that it is used with; for a small image choose a larger image size or another network."
-                ) from meta_error
+            self._require_runnable()
+            trace = self._run()
         while True:
             stuck, joined = _stuck(trace, self.carry), self._joined(trace)
             if not stuck and not joined:
@@ -85,6 +83,20 @@ class Network:
             self.carry.update(stuck)
             self.whole -= joined
             trace = self._run()
+
+    def _require_runnable(self) -> None:
+        """Raises UserError if the network cannot run on the example input, with nothing of prunelab around it."""
+        args, kwargs = self.inputs()
+        try:
+            with evaluating(self.model), torch.no_grad():
+                call_with(self.model, self.stand_ins, args, kwargs)
+        except Exception as error:
+            raise UserError(
+                f"the network {type(self.model).__name__} cannot run on an input of shape "
+                f"{_shapes(self.args, self.kwargs)}: {type(error).__name__}: {_first_line(error)}"
+                f"{_where(error)}. Give an example input as the network takes it (image size, number of channels, all "
+                "arguments of forward)."
+            ) from error
 
     def inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The example input, positional and by name, on the device of the runs."""
@@ -225,6 +237,16 @@ def _is_image(value: Any) -> bool:
 
 def _shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return ", ".join("x".join(map(str, value.shape)) for value in tensors_in((args, kwargs)))
+
+
+def _where(error: Exception) -> str:
+    """The line of the network's code that raised an error, if it is not in PyTorch or prunelab."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((_TORCH, _PRUNELAB, "<"))
+    ]
+    return f" (in {frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
 def _first_line(error: Exception) -> str:

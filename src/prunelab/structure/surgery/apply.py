@@ -16,6 +16,7 @@ from prunelab.structure.surgery.cutting import Cutter
 from prunelab.structure.surgery.replacing import replace_content, states_to_cut
 from prunelab.structure.surgery.rewriting import Width, check_written, rewrite
 from prunelab.structure.tracing.side_effects import forget_caches
+from prunelab.structure.wrappers import uncompiled
 
 _LEAVES = {"identity": lambda x: x, "relu": torch.relu, "relu6": nn.functional.relu6}
 
@@ -58,6 +59,12 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
         structure = prunelab.analyze(model, images)
         prunelab.apply(model, structure.plan(kept={"layer1": [0, 2, 5]}), optimizer)
     """
+    with uncompiled(model) as network:
+        _apply(network, plan, optimizer)
+    return model
+
+
+def _apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None) -> None:
     modules = named_modules(model)
     tensors = tensors_of(modules)
     by_tensor = checked_cuts(modules, tensors, plan)
@@ -84,7 +91,6 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
     rewrite_methods(modules, plan.rewritten)
     previous = getattr(model, "prunelab_plan", None)
     model.prunelab_plan = plan if previous is None else previous.compose(plan)  # type: ignore[assignment]
-    return model
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:

@@ -25,6 +25,7 @@ from prunelab.structure.surgery.apply import (
 )
 from prunelab.structure.surgery.attributes import set_integer
 from prunelab.structure.surgery.cutting import Cutter, is_run
+from prunelab.structure.wrappers import uncompiled
 
 _SIMPLE = frozenset((bool, int, float, str, type(None)))
 
@@ -45,6 +46,11 @@ def candidate(model: nn.Module, plan: PruningPlan, share: bool = False) -> nn.Mo
 
     Raises UserError if the plan was made for another network.
     """
+    with uncompiled(model) as network:
+        return _candidate(network, plan, share)
+
+
+def _candidate(model: nn.Module, plan: PruningPlan, share: bool) -> nn.Module:
     modules = named_modules(model)
     tensors = tensors_of(modules)
     cuts = checked_cuts(modules, tensors, plan)

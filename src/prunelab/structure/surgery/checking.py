@@ -18,6 +18,7 @@ from prunelab.structure.surgery.temporary import call_with
 from prunelab.structure.tracing.calls import Calls, following
 from prunelab.structure.tracing.outputs import tensors_in
 from prunelab.structure.tracing.side_effects import evaluating
+from prunelab.structure.wrappers import uncompiled
 
 
 def check(original: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Any) -> float:
@@ -69,6 +70,13 @@ def _pruned_run(
     pruned: nn.Module, images: Any, double: bool, record: Record
 ) -> tuple[list[Tensor], list[float]]:
     """The outputs of ``pruned``, and the differences at discontinuous operators."""
+    with uncompiled(pruned) as network:
+        return _outputs(network, images, double, record)
+
+
+def _outputs(
+    pruned: nn.Module, images: Any, double: bool, record: Record
+) -> tuple[list[Tensor], list[float]]:
     args, kwargs = arguments(copied(images, double))
     tensors = copied(named_tensors(pruned), double)
     calls = Calls(lambda call, out: None)

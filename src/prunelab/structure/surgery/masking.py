@@ -26,6 +26,7 @@ from prunelab.structure.tracing.ids import Ids
 from prunelab.structure.tracing.marks import Marked, Trace
 from prunelab.structure.tracing.rules.reduce import reduced_dims
 from prunelab.structure.tracing.trace import Tracer, run
+from prunelab.structure.wrappers import uncompiled
 
 # Which argument of a contraction is read, and along which dimension.
 _READS = {"convolution": (0, 1), "addmm": (1, 1), "mm": (0, 1), "bmm": (0, 2), "baddbmm": (1, 2)}
@@ -44,6 +45,11 @@ def masked_run(
     model: nn.Module, plan: PruningPlan, inputs: Any, double: bool, watch: Watch = lambda calls: nullcontext()
 ) -> Any:
     """The same in float64 or, with ``double`` False, in the precision of the network and its inputs."""
+    with uncompiled(model) as plain:
+        return _masked_run(plain, plan, inputs, double, watch)
+
+
+def _masked_run(model: nn.Module, plan: PruningPlan, inputs: Any, double: bool, watch: Watch) -> Any:
     network = Network(model, inputs)
     trace = network.trace()
     tensors = copied(named_tensors(model), double)

@@ -20,12 +20,34 @@ _aten = torch.ops.aten
 
 def compute(func: Any, args: Any, kwargs: Any) -> Any:
     """``func(*args, **kwargs)``; on the meta device without PyTorch's detour where the result's shape is known."""
+    if func is _aten.convolution.default:
+        _check_channels(*args)
     known = _KNOWN.get(func)
     if known is not None and _on_meta(args[0]):
         result = known(*args, **kwargs)
         if result is not None:
             return result
     return func(*args, **kwargs)
+
+
+def _check_channels(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, transposed: bool,
+    output_padding: Any, groups: int,
+) -> None:  # fmt: skip
+    """The meta device accepts a transposed convolution of any number of channels, any bias, and groups of unequal
+    size. Raises RuntimeError as other devices do."""
+    read, made = (weight.shape[0], weight.shape[1] * groups) if transposed else (x.shape[1], weight.shape[0])
+    if x.shape[1] != read:
+        raise RuntimeError(
+            f"Given transposed=1, weight of size {list(weight.shape)}, expected input{list(x.shape)} to have {read} "
+            f"channels, but got {x.shape[1]} channels instead"
+        )
+    if made % groups or x.shape[1] % groups:
+        raise RuntimeError(
+            f"Given groups={groups}, a convolution of {x.shape[1]} to {made} channels: not divisible by groups"
+        )
+    if bias is not None and tuple(bias.shape) != (made,):
+        raise RuntimeError(f"Given a convolution to {made} channels, but a bias of size {list(bias.shape)}")
 
 
 def _on_meta(first: Any) -> bool:

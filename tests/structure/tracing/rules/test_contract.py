@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import prunelab
+from prunelab.errors import UserError
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8).sin()
 
@@ -270,3 +274,39 @@ def test_embeddings_make_channels(exact: Callable[..., Any], network: Any) -> No
     pruning = exact(network(forward, **parts), torch.arange(10).reshape(2, 5))
     assert pruning.groups == {"words": ("filter", 8), "hidden": ("filter", 6)}
     assert pruning.model.words.embedding_dim == pruning.model.words.weight.shape[1]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(8, 6, 3),
+        nn.ConvTranspose2d(8, 6, 3, groups=2),
+        nn.Conv2d(8, 6, 3),
+        nn.Conv2d(8, 6, 3, groups=2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("channels", [1, 4, 16])
+def test_another_number_of_channels_is_no_input(layer: nn.Module, channels: int) -> None:
+    """The meta device accepts any number of them in a transposed convolution."""
+    model = nn.Sequential(layer, nn.ReLU(), nn.Conv2d(6, 3, 1))
+    with pytest.raises(UserError, match=f"{channels} channels instead"):
+        prunelab.analyze(model, torch.zeros(1, channels, 6, 6))
+    assert prunelab.analyze(model, torch.zeros(1, 8, 6, 6)).groups
+
+
+def test_a_generator_costs_what_its_own_input_costs(counted_flops: Callable[..., int]) -> None:
+    generator = nn.Sequential(nn.ConvTranspose2d(10, 8, 4), nn.ReLU(), nn.ConvTranspose2d(8, 3, 4, 2, 1))
+    noise = torch.zeros(1, 10, 1, 1)
+    assert prunelab.analyze(generator, noise).cost.flops() == counted_flops(generator, noise)
+    with pytest.raises(UserError, match="3 channels instead"):
+        prunelab.analyze(generator, torch.zeros(1, 3, 32, 32))
+
+
+def test_a_bias_of_another_width_is_an_error(network: Any) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return F.conv2d(x, net.conv.weight, net.wrong)
+
+    model = network(forward, conv=nn.Conv2d(3, 4, 3), wrong=nn.Parameter(torch.zeros(5)))
+    with pytest.raises(UserError, match="cannot run"):
+        prunelab.analyze(model, torch.zeros(1, 3, 8, 8))
