@@ -24,3 +24,7 @@ def test_two_resources_are_refused_and_named() -> None:
 def test_a_fraction_outside_0_1_is_refused(keep: object) -> None:
     with pytest.raises(UserError, match=rf"budget\.flops={keep} is not a fraction"):
         Budget(flops=keep)  # type: ignore[arg-type]
+
+
+def test_latency_is_a_resource() -> None:
+    assert (Budget(latency=0.5).resource, Budget(latency=0.5).keep) == ("latency", 0.5)

@@ -278,3 +278,22 @@ def test_bad_settings_are_named() -> None:
 def test_scores_that_are_no_numbers_are_refused(toy_graph: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="scores of g0 are not finite"):
         allocate(toy_graph([2]), Scores({"g0": np.array([1.0, np.nan])}), Budget(flops=0.5))
+
+
+def test_a_latency_budget_uses_the_latencies_of_the_cost_model(toy_graph: Any) -> None:
+    graph = toy_graph([8, 8])
+    scores = Scores({"g0": np.arange(8.0), "g1": np.arange(8.0)})
+    with pytest.raises(UserError, match=r"budget\.latency needs measured latencies"):
+        allocate(graph, scores, Budget(latency=0.5))
+    # Steps of four channels, as of a runtime: 5 ms each, and 10 ms that no width changes.
+    graph.cost.latency = lambda widths=None, alive=None: (
+        10 + 5 * np.ceil(np.atleast_2d(_widths(graph, widths)) / 4).sum(axis=1)
+    ).reshape(-1 if widths is not None else ())
+    plan = allocate(graph, scores, Budget(latency=0.67), allocation=Allocation(min_keep=0.0))
+    kept = [len(plan.kept[name]) for name in ("g0", "g1")]
+    assert graph.cost.latency(np.array([kept]))[0] <= 0.67 * 30
+    assert kept == [4, 4]
+
+
+def _widths(graph: Any, widths: Any) -> Any:
+    return [group.size for group in graph.groups] if widths is None else widths

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from prunelab.errors import UserError
 
-Resource = Literal["flops", "params"]
+Resource = Literal["flops", "params", "latency"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Budget:
     """The fraction of exactly one resource that a pruned network may keep.
 
     ``Budget(flops=0.5)``: at most half of the FLOPs (survey convention: 2 x MAC + bias, one image);
-    ``Budget(params=0.3)``: at most 30 % of the parameters. Fractions are in (0, 1].
+    ``Budget(params=0.3)``: at most 30 % of the parameters; ``Budget(latency=0.5)``: at most half of the time of a
+    forward pass, which needs a cost model with measured latencies. Fractions are in (0, 1].
 
     Raises:
         UserError: no resource, more than one, or a fraction outside (0, 1].
@@ -23,6 +24,7 @@ class Budget:
 
     flops: float | None = None
     params: float | None = None
+    latency: float | None = None
 
     def __post_init__(self) -> None:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -49,14 +51,12 @@ class Budget:
     @property
     def resource(self) -> Resource:
         """The resource that is limited."""
-        return "flops" if self.flops is not None else "params"
+        return next(name for name in get_args(Resource) if getattr(self, name) is not None)
 
     @property
     def keep(self) -> float:
         """The fraction of it that may be kept, in (0, 1]."""
-        keep = self.flops if self.flops is not None else self.params
-        assert keep is not None, "exactly one resource is set (checked when the budget was made)"
-        return float(keep)
+        return float(getattr(self, self.resource))
 
     def __str__(self) -> str:
         return f"budget.{self.resource}={self.keep:g}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prunelab.errors import UserError, nearest
 from prunelab.methods.allocation.budget import Budget, Resource
 from prunelab.methods.allocation.candidate_widths import CandidateWidths
 
@@ -30,8 +31,20 @@ def allowed_cost(graph: ChannelGraph, budget: Budget) -> float:
 
 
 def cost_function(graph: ChannelGraph, resource: Resource) -> Callable[..., Any]:
-    """The cost model's function for a resource: of nothing, of a plan, or of widths and alive blocks."""
-    return graph.cost.flops if resource == "flops" else graph.cost.params
+    """The function of the cost model for a resource: of nothing, of a plan, or of widths and alive blocks.
+
+    Raises:
+        UserError: an unknown resource, or one that the cost model has no figures for.
+    """
+    if resource not in get_args(Resource):
+        raise UserError(f"budget.{resource}: no such resource. {nearest(str(resource), get_args(Resource))}")
+    function: Callable[..., Any] | None = getattr(graph.cost, resource, None)
+    if function is None:
+        raise UserError(
+            f"budget.{resource} needs measured latencies in the cost model, which has none. Use budget.flops or "
+            "budget.params."
+        )
+    return function
 
 
 @dataclass(frozen=True)

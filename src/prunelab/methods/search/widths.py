@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from prunelab.methods.allocation.candidate_widths import allowed_widths
 from prunelab.methods.allocation.scores import Scores
-from prunelab.methods.allocation.step_search import allowed_cost, full_cost
+from prunelab.methods.allocation.step_search import allowed_cost, cost_function, full_cost
 from prunelab.methods.context import PruningContext
 from prunelab.structure import PruningPlan
 
@@ -97,7 +97,8 @@ class WidthSpace:
 
         ``alive`` (B, blocks of the graph): 1 for blocks that stay, 0 for dropped ones; None: all stay.
         """
-        return self.context.graph.cost.of(self.context.budget.resource, widths, alive)
+        costs = cost_function(self.context.graph, self.context.budget.resource)(widths, alive)
+        return np.asarray(costs, dtype=np.float64)
 
     def cost(self, candidate: Candidate) -> float:
         """The cost of one candidate, in the resource of the budget."""
