@@ -1,6 +1,7 @@
-"""What a network is worth (accuracy) and how fast it is (latency)."""
+"""Accuracy and latency of a network."""
 
 from prunelab.evaluation.accuracy import accuracy
 from prunelab.evaluation.latency import forward_milliseconds
+from prunelab.evaluation.load import other_load
 
-__all__ = ["accuracy", "forward_milliseconds"]
+__all__ = ["accuracy", "forward_milliseconds", "other_load"]

@@ -19,15 +19,15 @@ def accuracy(
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Accuracy:
-    """The accuracies of ``model`` over batches of (images (N, C, H, W), classes (N,)), eval mode, float32.
+    """The accuracies of ``model`` over batches of (images (N, C, H, W), classes (N,)), in evaluation mode and float32.
 
-    Where several processes share the images out among themselves, each gets the result over all of them. The
-    network ends on the CPU, in the mode it was in, and can be trained on (so this is no inference mode, whose tensors
-    cannot). Raises ValueError if there is no image.
+    If several processes share the images, each of them gets the result over all images. Afterwards the network is on
+    the CPU, in its original mode, and can be trained further (therefore not in inference mode, whose tensors cannot).
+    Raises ValueError if there are no images.
     """
     was_training = model.training
     model.to(device).to(memory_format=memory_format).eval()
-    counts = torch.zeros(3, dtype=torch.int64, device=device)  # right at once, among the first five, all
+    counts = torch.zeros(3, dtype=torch.int64, device=device)  # correct, correct among the first five, all
     for images, classes in batches:
         logits = model(images.to(device, memory_format=memory_format))
         best = logits.topk(min(5, num_classes), dim=1).indices

@@ -1,4 +1,4 @@
-"""How long a forward pass takes, measured so that two networks can be compared."""
+"""The time of a forward pass, measured so that networks can be compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 FEWEST_REPEATS = 3
 MOST_REPEATS = 100
 WARM_UP = 0.25
-"""The part of the time for warming up; at least one pass, at most as many as are measured."""
+"""The fraction of the time for warming up; at least one pass, at most as many as are measured."""
 
 
 def forward_milliseconds(
@@ -25,10 +25,10 @@ def forward_milliseconds(
 ) -> tuple[float, ...]:
     """The median time of one forward pass of each model, in milliseconds, for ``batch_size`` random images.
 
-    The models take turns, pass by pass, in this one process, so that a busy machine slows all of them alike.
-    Passes are in eval mode and float32, after a warm-up, with the number of threads that torch uses now, and
-    each is waited for on the device. All measured passes together take about ``seconds``; there are never
-    fewer than 3 nor more than 100 of each model. The networks end on the CPU, in the mode they were in.
+    The models take turns, pass by pass, in this process, so that other load on the machine slows all of them equally.
+    Passes are in evaluation mode and float32, after a warm-up, with the present number of threads of torch; the device
+    is synchronised after each pass. All measured passes together take about ``seconds``, with 3 to 100 passes of each
+    model. Afterwards the networks are on the CPU, in their original mode.
     """
     were_training = [model.training for model in models]
     for model in models:
@@ -64,7 +64,7 @@ def _pass_seconds(model: nn.Module, images: Tensor) -> float:
 
 
 def _wait_for(device: torch.device) -> None:
-    """A GPU computes on after the call that started it has returned."""
+    """Wait until the device has finished: calls return while a GPU is still computing."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

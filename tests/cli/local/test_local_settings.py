@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from prunelab.cli.local import LocalSettings
+from prunelab.cli.local import LocalSettings, launch
 from prunelab.errors import UserError
+from prunelab.evaluation import load
 
 GPUS = ["0", "1", "2", "3"]
 
@@ -27,6 +28,10 @@ def test_one_run_for_each_core_without_gpus() -> None:
     assert len(LocalSettings(threads=4).shares([], cores=6)) == 1
     assert len(LocalSettings(threads=4).shares([], cores=2)) == 1
     assert LocalSettings(jobs=2).shares([], cores=6)[1]["OMP_NUM_THREADS"] == "3"
+
+
+def test_the_launcher_and_the_measurement_use_the_same_variable() -> None:
+    assert launch.CONCURRENT_RUNS_VARIABLE == load.CONCURRENT_RUNS_VARIABLE
 
 
 def test_gpus_can_be_named_joined_and_shared() -> None:

@@ -20,6 +20,9 @@ from prunelab.cli.summary import Job, short_names
 START_METHOD = "loky"
 """A new interpreter for each process, because CUDA and threads do not work after a fork."""
 
+CONCURRENT_RUNS_VARIABLE = "PRUNELAB_CONCURRENT_RUNS"
+"""``prunelab.evaluation.load`` reads it. (Importing that module would import torch into the process of the sweep.)"""
+
 IDLE_S = 30
 """An idle process ends after so many seconds, also if the sweep that started it was killed."""
 
@@ -35,7 +38,8 @@ def do_runs(runs: Mapping[int, Run], settings: LocalSettings) -> dict[int, Job]:
     """
     on_gpus = any(run.config["trainer"]["accelerator"] != "cpu" for run in runs.values())
     shares = settings.shares(visible_gpus() if on_gpus else [], usable_cores())
-    return _done(runs, [_Worker(share) for share in shares[: len(runs)]])
+    used = shares[: len(runs)]
+    return _done(runs, [_Worker({**share, CONCURRENT_RUNS_VARIABLE: str(len(used))}) for share in used])
 
 
 class _Worker:
