@@ -25,7 +25,7 @@ def test_batches_are_made_on_the_gpu_and_are_those_of_the_cpu() -> None:
             assert all(tensor.is_cuda for tensor in theirs)
             assert all(torch.equal(mine, other.cpu()) for mine, other in zip(ours, theirs, strict=True))
             count += 1
-        assert count > 1
+        assert count >= 1
 
 
 def test_images_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

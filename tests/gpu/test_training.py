@@ -29,6 +29,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 TRAINING = Training(epochs=3, lr=0.05, schedule="one_cycle")
+GENTLE = Training(epochs=3, lr=0.002, momentum=0.0, schedule="constant")
+"""So little that differences of rounding do not grow: trainings on two devices compare."""
 
 
 class Crashed(Exception):
@@ -55,9 +57,11 @@ def digits(machine: Machine) -> Digits:
     return data
 
 
-def trained(network: nn.Module, machine: Machine, folder: Path, *callbacks: pl.Callback) -> Digits:
+def trained(
+    network: nn.Module, machine: Machine, folder: Path, *callbacks: pl.Callback, training: Training = GENTLE
+) -> Digits:
     data = digits(machine)
-    fit(network, data, TRAINING, machine=machine, seed=0, folder=folder, title="test", callbacks=callbacks)
+    fit(network, data, training, machine=machine, seed=0, folder=folder, title="test", callbacks=callbacks)
     return data
 
 
@@ -65,7 +69,7 @@ def trained(network: nn.Module, machine: Machine, folder: Path, *callbacks: pl.C
 def test_a_network_learns_digits(name: str, small: nn.Module, tmp_path: Path) -> None:
     machine = Machine(accelerator="gpu", images_on_device=True, **SETTINGS[name])
     machine.prepare_process()
-    data = trained(small.train(), machine, tmp_path)
+    data = trained(small.train(), machine, tmp_path, training=TRAINING)
     assert all(parameter.dtype == torch.float32 for parameter in small.parameters())
     found = accuracy(small, data.test_dataloader(), 10, machine.device)
     assert found.top1 > 0.9
@@ -79,7 +83,7 @@ def test_mixed_precision_ends_near_float32(small: nn.Module, tmp_path: Path) -> 
         ends[name] = torch.cat([parameter.detach().cpu().flatten() for parameter in network.parameters()])
     change = (ends["float32"] - torch.cat([p.detach().flatten() for p in small.parameters()])).norm()
     for name in ("bf16", "fp16 with a scaler"):
-        assert (ends[name] - ends["float32"]).norm() < 0.25 * change, name
+        assert (ends[name] - ends["float32"]).norm() < 0.1 * change, name
 
 
 def test_the_gpu_trains_as_the_cpu_does(small: nn.Module, tmp_path: Path) -> None:

@@ -165,7 +165,8 @@ def _prune(setup: Setup, network: nn.Module, plan: PruningPlan, graph: ChannelGr
     before = copy.deepcopy(network)
     apply(network, plan)
     images, _ = next(iter(setup.task.data.calibration_dataloader(CHECKED_IMAGES)))
-    difference = check(before, network, plan, images)
+    device = next(network.parameters()).device  # images may be held on the GPU, where the network is not
+    difference = check(before, network, plan, images.to(device))
     shrunk = {name for name, (width, left) in plan.widths.items() if left < width}
     exact = all(group.exact for group in graph.groups if group.name in shrunk)
     if exact and not difference <= TOLERANCE:

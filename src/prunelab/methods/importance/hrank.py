@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 Judge = Callable[[Tensor, float], Tensor]
 """Ranks (M,) of maps (M, m, n), m >= n, with a relative tolerance; -1 where it cannot tell."""
 
-_VALUES_AT_ONCE = 1 << 17  # of maps that are decomposed together: as many as a processor keeps close by
+_VALUES_AT_ONCE = 1 << 17  # of maps that are decomposed together on the CPU: as many as its caches hold
+_VALUES_AT_ONCE_ON_GPU = 1 << 22  # fewer, larger calls: on an H100 a third of the time for maps of 28x28
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class MeanRank(Metric):
         if self._aside and self._aside[0][1].shape[1:] != maps.shape[1:]:
             self._settle()
         self._aside.append((places, maps))
-        if sum(held.numel() for _, held in self._aside) >= _VALUES_AT_ONCE:
+        if sum(held.numel() for _, held in self._aside) >= _values_at_once(maps.device):
             self._settle()
 
     def _settle(self) -> None:
@@ -161,9 +162,13 @@ def _tolerance(maps: Tensor) -> float:
     return max(maps.shape[1:]) * float(torch.finfo(torch.float32).eps)
 
 
+def _values_at_once(device: torch.device) -> int:
+    return _VALUES_AT_ONCE if device.type == "cpu" else _VALUES_AT_ONCE_ON_GPU
+
+
 def _in_parts(judge: Judge) -> Judge:
     def judge_in_parts(maps: Tensor, tolerance: float) -> Tensor:
-        at_once = max(1, _VALUES_AT_ONCE // maps[0].numel())
+        at_once = max(1, _values_at_once(maps.device) // maps[0].numel())
         return torch.cat([judge(part, tolerance) for part in maps.split(at_once)])
 
     return judge_in_parts

@@ -174,8 +174,9 @@ class AutoPruner(LearningMethod):
         return self.first_scale + rise * (self.progress + self._extra_steps / max(1, self.steps))
 
     def watch(self, context: PruningContext) -> dict[str, float]:
-        codes = torch.cat([code.last for code in self._codes.values() if code.last is not None])
-        low, middle, high = torch.quantile(codes.float(), codes.new_tensor([0.1, 0.5, 0.9])).tolist()
+        found = [code.last for code in self._codes.values() if code.last is not None]
+        codes = torch.cat(found).float()  # they have the precision of training
+        low, middle, high = torch.quantile(codes, codes.new_tensor([0.1, 0.5, 0.9])).tolist()
         settled = ((codes < SETTLED) | (codes > 1 - SETTLED)).float().mean()
         return {
             "kept": float(torch.cat(list(self._binary().values())).mean()),
