@@ -244,6 +244,33 @@ def test_another_version_of_the_source_is_refused_before_anything_changes() -> N
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
+def without_source(kind: type[nn.Module]) -> type[nn.Module]:
+    """The same class, made from text that no file holds (``exec``, ``python -c``)."""
+    made = dict(globals())
+    exec(inspect.getsource(kind), made)
+    return made[kind.__name__]
+
+
+def test_without_source_the_reason_says_so() -> None:
+    graph = prunelab.analyze(Transformer(without_source(Attention)), TOKENS)
+    reasons = [group.frozen for group in graph.frozen if "qkv" in group.name]
+    assert reasons
+    assert all(
+        "constant size" in reason and "source of Attention" in reason and "not available" in reason
+        for reason in reasons
+    )
+
+
+def test_a_plan_for_a_class_without_source_says_so_before_anything_changes() -> None:
+    _, plan, _ = pruned()
+    model = Transformer(without_source(Attention))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UserError, match=r"source of Attention.*not available.*\.py file") as caught:
+        prunelab.apply(model, plan)
+    assert "another network" not in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_a_source_that_needs_its_class_is_left_alone(exact: Callable[..., Any]) -> None:
     """Outside its class ``super()`` means nothing: the heads are frozen, and say why."""
 

@@ -23,6 +23,7 @@ from prunelab.structure.proving.prediction import Failure, Prediction, significa
 from prunelab.structure.proving.pruned_run import PrunedRun
 from prunelab.structure.proving.remedies import Link, Option, Remedy, key, options, remedies
 from prunelab.structure.proving.trials import Trials
+from prunelab.structure.surgery.rewriting import without_source
 from prunelab.structure.tracing.calls import Call
 from prunelab.structure.tracing.ids import Components, Ids
 from prunelab.structure.tracing.marks import Step, Trace
@@ -200,9 +201,12 @@ class _Proof:
             for number in self._at_same_places(other, guilty, step) - guilty
             if self.trial({number}, last=self._numbers[id(other)]) is not None
         }
+        reason = failure.reason
+        if "constant size" in reason and (why := without_source(self._module(step))) is not None:
+            reason = f"{reason} ({why})"
         for number in guilty | similar:
             self.chosen.discard(number)
-            self.broken[number] = failure.reason
+            self.broken[number] = reason
 
     def _step(self, failure: Failure) -> Step:
         return self.trace.steps[min(failure.step, len(self.trace.steps) - 1)]

@@ -22,6 +22,7 @@ from torch import nn
 from prunelab.errors import UserError
 
 _RESHAPES = ("reshape", "view")
+_NO_SOURCE = "define the class in a .py file (not by exec, python -c, standard input, or in a .pyc file alone)"
 
 
 class Width(NamedTuple):
@@ -56,10 +57,35 @@ def check_written(module: nn.Module, widths: Collection[Width]) -> None:
     original = _original(type(module))
     missing = sorted(set(widths) - set(_written(original)))
     if missing:
+        method = getattr(original, missing[0].method, None)
+        if inspect.isfunction(method) and not _has_source(method):
+            raise UserError(
+                f"the plan changes a width in the source of {original.__name__}.{missing[0].method}, "
+                f"{missing[0].text!r}, but that source is not available: {_NO_SOURCE}"
+            )
         raise UserError(
             f"this plan was made for another network, or for another version of its library: it expects the width in "
             f"argument {missing[0].argument} of {missing[0].text!r} in {original.__name__}.{missing[0].method}"
         )
+
+
+def without_source(module: nn.Module) -> str | None:
+    """Why widths in the methods of ``module`` cannot be found: the source of a method is not available; else None."""
+    original = _original(type(module))
+    for part in original.__mro__[: original.__mro__.index(nn.Module)]:
+        for name, value in vars(part).items():
+            if not inspect.isfunction(value) or set(_RESHAPES).isdisjoint(value.__code__.co_names):
+                continue
+            if not _has_source(value):
+                return f"the source of {original.__name__}.{name} is not available: {_NO_SOURCE}"
+    return None
+
+
+def _has_source(function: Any) -> bool:
+    try:
+        return bool(inspect.getsource(function))
+    except (OSError, TypeError):
+        return False
 
 
 def _original(kind: type[nn.Module]) -> Any:
@@ -136,6 +162,7 @@ def _subclass(original: Any, widths: tuple[Width, ...]) -> type[nn.Module]:
 
 
 def _revived(original: Any, widths: tuple[Width, ...]) -> nn.Module:
+    check_written(original.__new__(original), widths)
     kind = _subclass(original, widths)
     return kind.__new__(kind)
 
