@@ -22,7 +22,9 @@ from torch import nn
 from prunelab.errors import UserError
 
 _RESHAPES = ("reshape", "view")
-_NO_SOURCE = "define the class in a .py file (not by exec, python -c, standard input, or in a .pyc file alone)"
+_NO_SOURCE = (
+    "define the class in a .py file (not by exec, python -c, standard input, or in a .pyc file alone)"
+)
 
 
 class Width(NamedTuple):
