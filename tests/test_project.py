@@ -35,7 +35,7 @@ def test_constraints_are_the_versions_of_most_records() -> None:
 def test_constraints_pin_every_direct_dependency() -> None:
     extras = PROJECT["optional-dependencies"]
     direct = [*PROJECT["dependencies"], *extras["fast"], *extras["cluster"], *extras["optuna"]]
-    assert {Requirement(text).name for text in direct} == set(pins())
+    assert {Requirement(text).name for text in direct} == set(pins()), "change constraints.txt too"
 
 
 def test_the_citation_has_the_project_s_version_and_licence() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import groupby
 from pathlib import Path
 
 import keys
@@ -18,6 +17,7 @@ PARTS: Mapping[str, str] = {
     "structure": "Structure: what can be removed, what it costs, and how it is removed",
     "methods": "Methods: criteria, budgets and callbacks",
     "export": "Checkpoints: save and load",
+    "errors": "Errors",
 }
 
 
@@ -30,15 +30,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def api() -> str:
     """A directive of mkdocstrings for each public name, under the package that defines it."""
-    homes = sorted(
-        (_package(name), name.lower(), name) for name in prunelab.__all__ if not name.startswith("_")
-    )
+    packages: dict[str, list[str]] = {part: [] for part in PARTS}
+    for name in sorted(prunelab.__all__, key=str.lower):
+        if not name.startswith("_"):
+            packages.setdefault(_package(name), []).append(name)
     parts = [
         "# Public API\n\nEvery name below is imported from `prunelab`: `from prunelab import analyze`.\n"
     ]
-    for package, members in groupby(homes, key=lambda home: home[0]):
+    for package, names in packages.items():
         parts.append(f"## {PARTS.get(package, package.capitalize())}\n")
-        parts.extend(f"::: {_path(name)}\n" for _, _, name in members)
+        parts.extend(f"::: {_path(name)}\n" for name in names)
     return "\n".join(parts)
 
 
