@@ -1,0 +1,17 @@
+"""Adapts docstrings for Markdown: reStructuredText's ``::`` before an example becomes a colon."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+
+class Docstrings(griffe.Extension):
+    """Called by mkdocstrings while it reads the source."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """An object was read."""
+        if obj.docstring is not None:
+            obj.docstring.value = re.sub(r"(?m)::$", ":", obj.docstring.value)

@@ -1,0 +1,59 @@
+"""The arguments that public docstrings describe exist."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import prunelab
+
+PUBLIC = [name for name in sorted(prunelab.__all__) if not name.startswith("_")]
+
+
+def described(docstring: str) -> set[str]:
+    """The names in the section ``Args:``, also where several share one line."""
+    section = re.search(r"(?ms)^Args:\n(.*?)(?=^\S|\Z)", inspect.cleandoc(docstring))
+    lines = re.findall(r"(?m)^    (\*{0,2}\w+(?:, \w+)*): ", section[1]) if section else []
+    return {name.lstrip("*") for line in lines for name in line.split(", ")}
+
+
+def callables(thing: Any) -> Iterator[Any]:
+    """A public function, or a class and its public methods."""
+    yield thing
+    if inspect.isclass(thing):
+        yield from (
+            member
+            for name, member in vars(thing).items()
+            if inspect.isfunction(member) and not name.startswith("_")
+        )
+
+
+def parameters(thing: Any) -> set[str]:
+    """The names that a call accepts."""
+    return set(inspect.signature(thing.__init__ if inspect.isclass(thing) else thing).parameters)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_described_arguments_exist(name: str) -> None:
+    for found in callables(getattr(prunelab, name)):
+        if names := described(found.__doc__ or ""):
+            assert names - parameters(found) == set(), found
+
+
+def test_described_names_by_hand() -> None:
+    text = """Does it.
+
+    Args:
+        one: first.
+            more: text.
+        two, three: both.
+        **rest: others.
+
+    Returns:
+        four: no.
+    """
+    assert described(text) == {"one", "two", "three", "rest"}
