@@ -9,6 +9,7 @@ import pytest
 from prunelab.records.fields import RecordError
 from prunelab.records.schema import (
     Accuracy,
+    BestEpoch,
     BudgetSummary,
     Failure,
     GitState,
@@ -17,6 +18,7 @@ from prunelab.records.schema import (
     Record,
     Timings,
 )
+from prunelab.records.test_set import TestSet
 
 BUDGET = BudgetSummary(resource="flops", keep=0.5, reached=0.4993, allocation="global", divisor=1)
 
@@ -35,12 +37,14 @@ RECORD = Record(
     pruned=Metrics(0.94, None, 40, 20, 5, {}),
     plan=PlanSummary({"layer1": (16, 8)}, ("layer2.1",), "00ff", 1e-7),
     config={"recipe": {"epochs": 5}},
-    timings=Timings(0.0, 1.5, 30.0, 2.0, 34.0),
+    timings=Timings(0.0, 1.5, 30.0, 2.0, 34.0, other_load=0.25),
     versions={"python": "3.11"},
     hardware={"gpus": []},
     git=GitState(None, False),
     started="2026-11-24T10:00:00+00:00",
     finished="2026-11-24T10:01:00+00:00",
+    best_epoch=BestEpoch(7, Accuracy(0.935, 0.999), Accuracy(0.942, None)),
+    test_set=TestSet(360, 0.11),
     validation=Accuracy(0.93, 0.999),
     title="L1Norm",
     classes={"method": "ImportancePruning", "method.criterion": "mine.Mine"},
@@ -63,7 +67,7 @@ FAILURE = Failure(
 )
 
 
-LATER = {"validation", "title", "classes", "contents", "key_schema"}
+LATER = {"best_epoch", "test_set", "validation", "title", "classes", "contents", "key_schema"}
 """Fields that the records of earlier versions lack."""
 
 

@@ -11,6 +11,7 @@ from prunelab.records.folder import BASELINES, RunFolder, unwritable
 from prunelab.records.key import baseline_key, run_key
 from prunelab.records.schema import (
     Accuracy,
+    BestEpoch,
     BudgetSummary,
     Failure,
     GitState,
@@ -19,10 +20,12 @@ from prunelab.records.schema import (
     Record,
     Timings,
 )
+from prunelab.records.test_set import TestSet
 
 __all__ = [
     "BASELINES",
     "Accuracy",
+    "BestEpoch",
     "BudgetSummary",
     "Failure",
     "GitState",
@@ -31,6 +34,7 @@ __all__ = [
     "Record",
     "RecordError",
     "RunFolder",
+    "TestSet",
     "Timings",
     "baseline_key",
     "claimed",

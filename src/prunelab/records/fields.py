@@ -60,6 +60,9 @@ class Fields:
             self._refuse(name, "a finite number, 0 or more", value)
         return float(value)
 
+    def number_or_none(self, name: str) -> float | None:
+        return None if self._get(name) is None else self.number(name)
+
     def fraction(self, name: str) -> float:
         """A number in [0, 1]."""
         value = self.number(name)

@@ -10,6 +10,7 @@ from typing import Any
 
 from prunelab.records.fields import Fields, RecordError
 from prunelab.records.renamed import upgraded
+from prunelab.records.test_set import TestSet
 
 SCHEMA = 1
 """Version of the files below. A file of another version is refused, never guessed at."""
@@ -102,13 +103,18 @@ class PlanSummary:
 
 @dataclass(frozen=True)
 class Timings:
-    """Wall-clock seconds of the parts of a run. ``baseline_s`` is 0 if the baseline came from the store."""
+    """Wall-clock seconds of the parts of a run. ``baseline_s`` is 0 if the baseline came from the store.
+
+    ``other_load`` is the mean number of processor cores that other processes used while forward passes were timed; None
+    if it is not known.
+    """
 
     baseline_s: float
     score_s: float
     recovery_s: float
     evaluate_s: float
     total_s: float
+    other_load: float | None = None
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Timings:
@@ -118,6 +124,27 @@ class Timings:
             recovery_s=fields.number("recovery_s"),
             evaluate_s=fields.number("evaluate_s"),
             total_s=fields.number("total_s"),
+            other_load=fields.number_or_none("other_load") if fields.has("other_load") else None,
+        )
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """The epoch of the last training with the highest top-1 on the validation images (of equal ones the latest).
+
+    ``epoch`` counts from 1; ``validation`` and ``test`` are the accuracies of the network after this epoch.
+    """
+
+    epoch: int
+    validation: Accuracy
+    test: Accuracy
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> BestEpoch:
+        return cls(
+            epoch=fields.integer("epoch"),
+            validation=Accuracy.from_fields(fields.nested("validation")),
+            test=Accuracy.from_fields(fields.nested("test")),
         )
 
 
@@ -136,6 +163,9 @@ class GitState:
 @dataclass(frozen=True)
 class Record:
     """Everything about one finished run; the content of ``record.json``.
+
+    ``best_epoch`` belongs to the recovery, whose last epoch gives ``pruned``; None without a recovery. ``test_set``
+    describes the test images. Both are None in older records.
 
     ``baseline`` is the full network, ``after_pruning`` the pruned one before recovery and ``pruned`` the same
     after it, all on the test set; ``validation`` is the recovered network on the held-out validation images, for
@@ -169,6 +199,8 @@ class Record:
     git: GitState
     started: str
     finished: str
+    best_epoch: BestEpoch | None = None
+    test_set: TestSet | None = None
     validation: Accuracy | None = None
     title: str = ""
     classes: Mapping[str, str] = field(default_factory=dict)
@@ -187,6 +219,7 @@ class Record:
             raise RecordError(f"status should be {FINISHED!r}, found {fields.text('status')!r}")
         budget = fields.nested("budget")
         validation = fields.nested_or_none("validation")
+        best_epoch, test_set = fields.nested_or_none("best_epoch"), fields.nested_or_none("test_set")
         return cls(
             key=fields.text("key"),
             study=fields.text("study"),
@@ -206,6 +239,8 @@ class Record:
             versions=fields.mapping("versions"),
             hardware=fields.mapping("hardware"),
             git=GitState.from_fields(fields.nested("git")),
+            best_epoch=None if best_epoch is None else BestEpoch.from_fields(best_epoch),
+            test_set=None if test_set is None else TestSet.from_fields(test_set),
             started=fields.text("started"),
             finished=fields.text("finished"),
             validation=None if validation is None else Accuracy.from_fields(validation),
