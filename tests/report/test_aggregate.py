@@ -58,6 +58,19 @@ def test_every_number_is_read_from_its_place(study: StudyFolder) -> None:
             "params": 10,
             "latency_ms": {"1": 2, "64": 60},
         },
+        best_epoch={
+            "epoch": 7,
+            "validation": {"top1": 0.9, "top5": None},
+            "test": {"top1": 0.89, "top5": None},
+        },
+        timings={
+            "baseline_s": 0,
+            "score_s": 1.5,
+            "recovery_s": 30.0,
+            "evaluate_s": 2.0,
+            "total_s": 34.0,
+            "other_load": 0.25,
+        },
     )
 
     (row,) = table_of(study).rows
@@ -93,6 +106,9 @@ def test_every_number_is_read_from_its_place(study: StudyFolder) -> None:
         "recovery_s": 30,
         "total_s": 34,
         "masked_vs_pruned": 0.000001,
+        "best_epoch_top1": 0.89,
+        "best_epoch": 7,
+        "other_load": 0.25,
     }
 
 

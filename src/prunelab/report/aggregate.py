@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunelab.records.schema import Record
-from prunelab.report.measures import MEASURES, Statistic
+from prunelab.report.measures import MEASURES, Statistic, is_chance, timed_under_load
 from prunelab.report.pareto import COSTS, Point, on_front
 from prunelab.report.published import Published, PublishedPoint, beside
 from prunelab.report.read import FailedRun, FinishedRun, Problem, Study, UnfinishedRun
@@ -39,6 +39,17 @@ class Row:
     front: frozenset[str] = frozenset()
     published: PublishedPoint | None = None
 
+    @property
+    def timed_under_load(self) -> bool:
+        """Whether other processes used the machine while a run of the row was timed."""
+        return any(timed_under_load(run.record) for run in self.runs)
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether the mean accuracy is at chance level."""
+        top1 = self.statistics["top1"]
+        return top1 is not None and any(is_chance(run.record, top1.mean) for run in self.runs)
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -48,6 +59,8 @@ class Baseline:
     statistics: Statistics
     differing_seeds: tuple[int, ...]
     """Seeds whose runs started from different networks; their methods are not comparable."""
+    chance_seeds: tuple[int, ...] = ()
+    """Seeds whose full network is at chance level."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +171,11 @@ def _row(
 
 
 def _with_fronts(rows: Sequence[Row], baseline: Baseline) -> list[Row]:
+    """The rows with their fronts. A row at chance level is on no front, however cheap its networks are."""
     fronts: defaultdict[RowKey, set[str]] = defaultdict(set)
+    candidates = [row for row in rows if not row.is_chance]
     for cost, of_baseline in COSTS.items():
-        points = {row.key: point for row in rows if (point := _point(row.statistics, cost, "top1"))}
+        points = {row.key: point for row in candidates if (point := _point(row.statistics, cost, "top1"))}
         full = _point(baseline.statistics, of_baseline, "baseline_top1")
         everything = [*points.values(), *([full] if full else [])]
         for key, point in points.items():
@@ -206,6 +221,11 @@ def _baseline(records: Sequence[Record]) -> Baseline:
         | {name: accuracies[name] for name in ("baseline_top1", "baseline_top5")},
         differing_seeds=tuple(
             seed for seed, same_seed in by_seed.items() if _spread(same_seed) > SAME_BASELINE
+        ),
+        chance_seeds=tuple(
+            seed
+            for seed, same_seed in by_seed.items()
+            if any(is_chance(record, record.baseline.top1) for record in same_seed)
         ),
     )
 

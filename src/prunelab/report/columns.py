@@ -13,6 +13,9 @@ from prunelab.report.quantities import Unit, one_line
 from prunelab.report.row_key import RowKey
 
 RESOURCES = {"flops": "FLOPs", "params": "parameters"}
+UNDER_LOAD = "*"
+"""Marks times that were measured while other processes used the machine."""
+
 FRONTS = {"flops": "F", "params": "P", "forward_ms_batch_64": "T"}
 """The letter of the front of accuracy against each cost."""
 
@@ -41,6 +44,7 @@ class Deviations:
 
     accuracies: bool = True
     costs: bool = True
+    times: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,14 @@ def lay_out(table: Table, deviations: Deviations) -> Layout:
     """The columns of a table that has rows. Deviations are left out if every row has only one seed."""
     assert table.baseline is not None
     if all(len(row.seeds) == 1 for row in table.rows):
-        deviations = Deviations(accuracies=False, costs=False)
+        deviations = Deviations(accuracies=False, costs=False, times=False)
     common, names = _names(table)
     columns = (
         *names,
         _seeds(table, table.baseline),
         *_accuracies(table, table.baseline, deviations.accuracies),
         *_costs(table, table.baseline, deviations.costs),
-        *_times(table, table.baseline, deviations.costs),
+        *_times(table, table.baseline, deviations.times),
         Column(("Front",), "", tuple(map(front_text, table.rows)), 6),
         *_published(table),
     )
@@ -140,11 +144,13 @@ def _accuracies(table: Table, baseline: Baseline, deviation: bool) -> list[Colum
             spare,
         )
 
+    best = column(("Top-1, %", "best epoch"), "best_epoch_top1", None, 8)
     return [
         column(("Top-1, %", "baseline"), "baseline_top1", "baseline_top1", 9),
         column(("Top-1, %", "just pruned"), "after_pruning_top1", None, 4),
         column(("Top-1, %", "recovered"), "top1", "baseline_top1", 0),
         column(("Change,", "points"), "top1_change", None, 1),
+        *([best] if any(row.statistics["best_epoch_top1"] for row in table.rows) else []),
         column(("Top-5, %", "recovered"), "top5", "baseline_top5", 7),
     ]
 
@@ -170,14 +176,15 @@ def _costs(table: Table, baseline: Baseline, deviation: bool) -> list[Column]:
 
 def _times(table: Table, baseline: Baseline, deviation: bool) -> list[Column]:
     def column(batch: int, spare: int) -> Column:
-        def cell(statistics: Statistics) -> str:
-            time = quantities.duration(statistics[f"forward_ms_batch_{batch}"], deviation)
-            return quantities.together(time, quantities.factor(statistics[f"speedup_batch_{batch}"]))
+        def cell(row: Row) -> str:
+            time = quantities.duration(row.statistics[f"forward_ms_batch_{batch}"], deviation)
+            text = quantities.together(time, quantities.factor(row.statistics[f"speedup_batch_{batch}"]))
+            return f"{text} {UNDER_LOAD}" if row.timed_under_load else text
 
         return Column(
             (f"Batch of {batch},", "ms (speed-up)"),
             quantities.duration(baseline.statistics[f"baseline_forward_ms_batch_{batch}"], deviation),
-            tuple(cell(row.statistics) for row in table.rows),
+            tuple(map(cell, table.rows)),
             spare,
         )
 

@@ -50,7 +50,8 @@ def _table(table: Table, number: int) -> str:
     lines = [
         _line(_cell(column, column.cells[index]) for column in columns) for index in range(len(table.rows))
     ]
-    caption = " ".join([f"{notes.title(table)}.", *notes.common(layout)])
+    load = [f"{line}." for line in notes.load(table)]
+    caption = " ".join([f"{notes.title(table)}.", *notes.common(layout), *load])
     return "\n".join(
         [
             r"\begin{table*}",

@@ -12,6 +12,20 @@ BATCH_SIZES = (1, 64)
 """The batch sizes at which forward times are compared."""
 
 
+MOST_OTHER_LOAD = 0.5
+"""Times that were measured while other processes used more than this mean number of cores are marked."""
+
+
+def timed_under_load(record: Record) -> bool:
+    """Whether other processes used the machine while forward passes were timed."""
+    return (record.timings.other_load or 0.0) > MOST_OTHER_LOAD
+
+
+def is_chance(record: Record, top1: float) -> bool:
+    """Whether ``top1`` is at chance level on the test set of the record; false if the record does not describe it."""
+    return record.test_set is not None and record.test_set.is_chance(top1)
+
+
 @dataclass(frozen=True)
 class Statistic:
     """Mean of ``count`` values and their sample standard deviation, None for a single value."""
@@ -86,6 +100,9 @@ MEASURES: tuple[Measure, ...] = (
     Measure("recovery_s", lambda record: record.timings.recovery_s),
     Measure("total_s", lambda record: record.timings.total_s),
     Measure("masked_vs_pruned", lambda record: record.plan.masked_vs_pruned),
+    Measure("best_epoch_top1", lambda record: record.best_epoch.test.top1 if record.best_epoch else None),
+    Measure("best_epoch", lambda record: record.best_epoch.epoch if record.best_epoch else None),
+    Measure("other_load", lambda record: record.timings.other_load),
 )
 """In the order of the CSV columns. Accuracies, changes and fractions are fractions of 1; the names state the units of
 times."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from prunelab.report import checklist
 from prunelab.report.aggregate import Report, Table
-from prunelab.report.columns import Layout, budget_text, levels_text, share_text
+from prunelab.report.columns import UNDER_LOAD, Layout, budget_text, levels_text, share_text
 from prunelab.report.pareto import SAME_COST
 from prunelab.report.quantities import one_line
 from prunelab.report.read import UnfinishedRun
@@ -25,6 +25,7 @@ PUBLISHED = (
     "Published figures: from the paper of the row's method, at the published point with nearly the same fraction of "
     "FLOPs; their change is computed from the published accuracies."
 )
+BEST_EPOCH = "Best epoch: the epoch of the recovery with the highest top-1 on the validation images."
 SPREAD = "±: sample standard deviation over seeds, '-' for a single seed."
 FORGOTTEN = "A failed run is listed until it succeeds or its folder is deleted."
 ONE_SEED = "Each row has one seed, so there are no standard deviations."
@@ -34,8 +35,9 @@ def caption(report: Report) -> list[str]:
     """The definitions of the numbers in the tables, in one line, if there are rows."""
     rows = [row for table in report.tables for row in table.rows]
     single = all(len(row.seeds) == 1 for row in rows)
+    best = [BEST_EPOCH] if any(row.statistics["best_epoch_top1"] for row in rows) else []
     published = [PUBLISHED] if any(row.published for row in rows) else []
-    return [" ".join([CAPTION, ONE_SEED if single else SPREAD, *published])] if rows else []
+    return [" ".join([CAPTION, *best, ONE_SEED if single else SPREAD, *published])] if rows else []
 
 
 def title(table: Table) -> str:
@@ -59,7 +61,7 @@ def failures(table: Table) -> list[str]:
 
 
 def warnings(table: Table) -> list[str]:
-    """Warnings about the table: missing seeds, different baselines, different machines."""
+    """Warnings about the table: missing seeds, baselines, chance level, load and machines during timing."""
     failed = {(RowKey.of(run.failure), run.failure.seed) for run in table.failed}
     lines = []
     for row in table.rows:
@@ -71,12 +73,32 @@ def warnings(table: Table) -> list[str]:
             f"not comparable: the runs of {_seeds(table.baseline.differing_seeds)} started from baselines of "
             "different accuracy"
         )
+    if table.baseline and table.baseline.chance_seeds:
+        lines.append(
+            f"chance level: the full network of {_seeds(table.baseline.chance_seeds)} is not better than guessing, so "
+            "the runs that start from it do not compare the methods"
+        )
+    if at_chance := [_named(row.key) for row in table.rows if row.is_chance]:
+        lines.append(f"chance level: on no front, because not better than guessing: {'; '.join(at_chance)}")
+    lines += load(table)
     if len(table.machines) > 1:
         machines = "; ".join(map(one_line, table.machines))
         lines.append(
             f"timed on {len(table.machines)} machines, so compare speed-ups rather than times: {machines}"
         )
     return lines
+
+
+def load(table: Table) -> list[str]:
+    """A line about the rows that were timed while other processes used the machine, if there are any."""
+    rows = [row for row in table.rows if row.timed_under_load]
+    if not rows:
+        return []
+    most = max(run.record.timings.other_load or 0.0 for row in rows for run in row.runs)
+    return [
+        f"{UNDER_LOAD} timed while other processes used up to {most:.1f} cores: the times in {len(rows)} of "
+        f"{len(table.rows)} rows are too long; compare speed-ups, or repeat these runs alone"
+    ]
 
 
 def flags(table: Table) -> list[str]:

@@ -14,6 +14,9 @@ from prunelab.report import notes
 from prunelab.report.aggregate import Report, Table
 from prunelab.report.columns import Deviations, Layout, lay_out
 
+TIME_COLUMNS = 5
+"""The ``spare`` of the columns of times: wider tables show their deviations."""
+
 
 def print_report(report: Report, console: Console) -> None:
     """Print every table of the report, and the runs and files that are not in it."""
@@ -57,13 +60,16 @@ def _width(grid: Grid, console: Console) -> int:
 
 
 def _layouts(table: Table) -> Iterator[Layout]:
-    """Layouts from the widest to the narrowest: without deviations of costs, without columns, without deviations."""
+    """Layouts from the widest to the narrowest: deviations of costs and spare columns are left out before the
+    deviations of times, and these before the columns of times."""
     full = lay_out(table, Deviations())
     yield full
     most = max(column.spare for column in full.columns)
-    accuracies_only = lay_out(table, Deviations(costs=False))
-    yield from (_without(accuracies_only, spare) for spare in range(most, -1, -1))
-    yield _without(lay_out(table, Deviations(accuracies=False, costs=False)), 0)
+    with_times = lay_out(table, Deviations(costs=False))
+    yield from (_without(with_times, spare) for spare in range(most, TIME_COLUMNS - 1, -1))
+    accuracies_only = lay_out(table, Deviations(costs=False, times=False))
+    yield from (_without(accuracies_only, spare) for spare in range(TIME_COLUMNS, -1, -1))
+    yield _without(lay_out(table, Deviations(accuracies=False, costs=False, times=False)), 0)
 
 
 def _without(layout: Layout, spare: int) -> Layout:
