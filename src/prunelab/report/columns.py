@@ -67,7 +67,7 @@ def lay_out(table: Table, deviations: Deviations) -> Layout:
         *_accuracies(table, table.baseline, deviations.accuracies),
         *_costs(table, table.baseline, deviations.costs),
         *_times(table, table.baseline, deviations.times),
-        Column(("Front",), "", tuple(map(front_text, table.rows)), 6),
+        Column(("Front",), "", tuple(map(front_text, table.rows)), 4),
         *_published(table),
     )
     return Layout(common, columns)
