@@ -32,7 +32,8 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 
 NO_SETTINGS = ("_target_", "_convert_")
 WITHOUT_EFFECT = {
-    "method.workers", "data.num_workers", "data.in_memory", "data.cache", "trainer.accelerator", "trainer.devices",
+    "method.module", "method.workers", "method.save_every", "data.num_workers", "data.in_memory", "data.cache",
+    "trainer.accelerator", "trainer.devices",
     "trainer.num_nodes", "trainer.strategy", "trainer.threads", "trainer.images_on_device",
 }  # fmt: skip
 ACT_THROUGH_OTHERS = (

@@ -29,17 +29,18 @@ def require_trusted(config: Mapping[str, Any], modules: Collection[str] = ()) ->
     """Check that ``config`` can run no code but that of prunelab and of the user's own ``modules``.
 
     Allowed as a ``_target_`` are the classes that prunelab's configuration files name, and classes defined in one of
-    ``modules``. ``model.module`` must be one of ``modules``. A reference (``${...}``) is not allowed: a record holds
-    resolved values, and a reference could read environment variables. Nothing is imported before its name is found to
-    be allowed.
+    ``modules``. ``model.module`` and ``method.module`` must be among ``modules``. A reference (``${...}``) is not
+    allowed: a record holds resolved values, and a reference could read environment variables. Nothing is imported
+    before its name is found to be allowed.
 
     Raises:
         UserError: names the key and the value that are not allowed.
     """
-    model = config.get("model")
-    module = model.get("module") if isinstance(model, Mapping) else None
-    if module is not None and not _is_inside(str(module), modules):
-        raise UserError(f"model.module={module} would be imported, which runs its code. {HINT}")
+    for name in ("model", "method"):
+        group = config.get(name)
+        module = group.get("module") if isinstance(group, Mapping) else None
+        if module is not None and not _is_inside(str(module), modules):
+            raise UserError(f"{name}.module={module} would be imported, which runs its code. {HINT}")
     for key, value in _values(config):
         name = key.rpartition(".")[2]
         if name in INSTRUCTIONS:

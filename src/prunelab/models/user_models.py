@@ -1,4 +1,4 @@
-"""Networks that a user module registers with timm."""
+"""Modules of the user: networks that they register with timm, methods and criteria that they define."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from pathlib import Path
 from prunelab.errors import UserError
 
 
-def import_user_module(module: str) -> None:
-    """Import ``module``, which registers networks (``timm.models.register_model``) so that ``build`` finds them.
+def import_user_module(module: str, key: str = "model.module") -> None:
+    """Import ``module``: networks that it registers (``timm.models.register_model``) and its classes can then be used.
 
     The module is searched in the working directory, as Python does for scripts, and among the installed packages.
+
+    Args:
+        module: its name, without ".py".
+        key: the setting that names it, for messages.
 
     Raises:
         UserError: it is not found, or cannot be imported.
@@ -24,14 +28,14 @@ def import_user_module(module: str) -> None:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
-            raise _broken(module, error) from error
+            raise _broken(module, key, error) from error
         raise UserError(
             f"There is no Python module {module!r} in {folder} or among the installed packages. For nets.py write "
-            "model.module=nets."
+            f"{key}=nets."
         ) from error
     except Exception as error:
-        raise _broken(module, error) from error
+        raise _broken(module, key, error) from error
 
 
-def _broken(module: str, error: Exception) -> UserError:
-    return UserError(f"model.module={module} cannot be imported: {type(error).__name__}: {error}")
+def _broken(module: str, key: str, error: Exception) -> UserError:
+    return UserError(f"{key}={module} cannot be imported: {type(error).__name__}: {error}")

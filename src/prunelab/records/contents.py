@@ -37,9 +37,9 @@ def content_digests(config: Mapping[str, Any], folders: dict[Path, str] | None =
     """The digests of all contents that a run of the resolved ``config`` reads, by the name of the setting.
 
     ``data.root``: the images of an image folder; of another data set, unless it is a published one, the path.
-    ``baseline.path``: the file. ``model.module``: the source of the user module. ``method._target_``,
-    ``method.criterion._target_``, ...: the source of each class that is not prunelab's. A source includes the modules
-    that it imports from outside the installed packages.
+    ``baseline.path``: the file. ``model.module``, ``method.module``: the source of the user module.
+    ``method._target_``, ``method.criterion._target_``, ...: the source of each class that is not prunelab's. A source
+    includes the modules that it imports from outside the installed packages.
 
     Args:
         folders: digests of folders that were read before; new ones are added. A sweep reads its folder once, not once
@@ -58,6 +58,8 @@ def content_digests(config: Mapping[str, Any], folders: dict[Path, str] | None =
         found["baseline.path"] = file_digest(Path(str(baseline["path"])).expanduser())
     if module is not None:
         found["model.module"] = source_digest(str(module))
+    if (module := config["method"].get("module")) is not None:
+        found["method.module"] = source_digest(str(module))
     for place, target in classes(config).items():
         if not sources.is_own(target):
             found[f"{place}._target_"] = source_digest(target.rpartition(".")[0])

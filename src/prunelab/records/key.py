@@ -24,8 +24,11 @@ KEY_LENGTH = 12
 
 WITHOUT_EFFECT = frozenset(
     {
+        # counts by the classes that it defines
+        "method.module",
         # how fast networks are judged and images are read
         "method.workers",
+        "method.save_every",
         "data.num_workers",
         "data.in_memory",
         "data.cache",

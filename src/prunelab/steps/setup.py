@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -16,6 +16,8 @@ from torch import nn
 from prunelab.distributed import is_rank_zero
 from prunelab.errors import UserError, nearest
 from prunelab.methods import Budget, PruningContext, PruningMethod
+from prunelab.methods.allocation.budget import Resource
+from prunelab.models.user_models import import_user_module
 from prunelab.recipes import Recipe
 from prunelab.records import BASELINES, baseline_key
 from prunelab.steps.baseline import BaselineSource
@@ -57,9 +59,10 @@ class Setup:
         """
         if unknown := [key for key in config if key not in KEYS]:
             raise UserError(f"There is no key {unknown[0]!r}. {nearest(unknown[0], KEYS)}")
-        Budget(**{name: config["budget"].get(name) for name in ("flops", "params")})  # says what it should be
+        Budget(**{name: config["budget"].get(name) for name in get_args(Resource)})  # says what it should be
         check_common(config)
         check_kinds(config["model"], "model", NetworkSettings)
+        config = {**config, "method": _with_its_module(config["method"])}
         for group in GROUPS:
             check_kinds(config[group], group)
         config = shortened(config)
@@ -130,8 +133,17 @@ def made(settings: Mapping[str, Any], group: str) -> Any:
     Raises:
         UserError: a value that cannot be.
     """
+    settings = _with_its_module(settings) if group == "method" else settings
     check_kinds(settings, group)
     return _made(settings, group)
+
+
+def _with_its_module(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a method without ``module``, which is imported: classes of the user are found in it."""
+    settings = dict(method)
+    if (module := settings.pop("module", None)) is not None:
+        import_user_module(module, "method.module")
+    return settings
 
 
 def _made(settings: Mapping[str, Any], group: str) -> Any:
