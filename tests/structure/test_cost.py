@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import prunelab
 from prunelab import CostModel
+from prunelab.errors import UserError
 from prunelab.models import build
 
 
@@ -96,8 +97,11 @@ def test_many_widths_at_once_are_each_of_them_alone() -> None:
 
 def test_an_unknown_resource_and_widths_of_another_network_are_refused() -> None:
     cost = prunelab.analyze(SMALL, torch.zeros(1, 3, 6, 6)).cost
-    with pytest.raises(ValueError, match="flops, macs, params"):
-        cost.of("energy", [[4, 6]])
+    for call in (lambda: cost.of("energy", [[4, 6]]), lambda: cost.function("energy")):
+        with pytest.raises(UserError, match=r"'energy'.*flops, macs, params"):
+            call()
+    with pytest.raises(UserError, match=r"'latency'.*with_resource"):
+        cost.function("latency")
     with pytest.raises(ValueError, match="2 groups"):
         cost.flops([[4, 6, 1]])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 import torch
@@ -108,3 +110,32 @@ def test_a_network_without_blocks_says_so() -> None:
     graph = prunelab.analyze(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)), torch.zeros(1, 3, 8, 8))
     with pytest.raises(UserError, match="no residual block"):
         graph.plan({}, ["1"])
+
+
+def test_a_structure_prints_in_one_line(graph: ChannelGraph) -> None:
+    groups = "12 channel groups (3 stage, 9 filter), 7 blocks, 1 frozen group"
+    assert str(graph) == repr(graph) == f"ChannelGraph: {groups}, 81.1 MFLOPs, 270 k parameters"
+    assert str(prunelab.analyze(nn.ReLU(), torch.zeros(1, 3, 8, 8))).endswith("0 FLOPs, 0 parameters")
+
+
+def test_a_notebook_shows_a_table(graph: ChannelGraph) -> None:
+    table = graph._repr_html_()
+    root = ElementTree.fromstring(f"<div>{table}</div>")
+    cells = ["".join(cell.itertext()) for cell in root.iter("td")]
+    for group in graph.groups:
+        assert group.name in cells
+    for block in graph.blocks:
+        assert block.name in cells
+    assert "output of the network" in cells
+    start = cells.index("layer1")
+    assert cells[start : start + 5] == ["layer1", "stage", "16", "38.9%", "7.0%"]
+
+
+def test_names_in_a_notebook_are_text() -> None:
+    """Nothing that a network is made of becomes markup."""
+    model = nn.Sequential()
+    model.add_module("<b onclick=x>", nn.Conv2d(3, 4, 3))
+    model.add_module("last", nn.Conv2d(4, 2, 3))
+    table = prunelab.analyze(model, torch.zeros(1, 3, 8, 8))._repr_html_()
+    assert "<b" not in table
+    assert "&lt;b onclick=x&gt;" in table

@@ -6,6 +6,7 @@ from prunelab.structure.gathers import GroupGather, change_gathered
 from prunelab.structure.graph import ChannelGraph, analyze
 from prunelab.structure.groups import LEVELS, ChannelGroup, Slice
 from prunelab.structure.hook_points import GroupHookPoint, HookPoint, channels_first, observe
+from prunelab.structure.layers import Layer, LayerWidths, ModuleCost
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery.apply import apply
 from prunelab.structure.surgery.candidate import candidate
@@ -21,6 +22,9 @@ __all__ = [
     "GroupGather",
     "GroupHookPoint",
     "HookPoint",
+    "Layer",
+    "LayerWidths",
+    "ModuleCost",
     "PruningPlan",
     "ResidualBlock",
     "Slice",

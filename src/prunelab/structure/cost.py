@@ -2,55 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from math import prod
-from typing import overload
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prunelab.errors import UserError
+from prunelab.errors import UserError, nearest
+from prunelab.structure.cost_terms import CostSum, Described, Forms, Homes, parameter_terms
+from prunelab.structure.layer_table import layer_table
+from prunelab.structure.layers import Layer, LayerTable, LayerWidths, ModuleCost
 from prunelab.structure.plan import PruningPlan
-from prunelab.structure.tracing.ids import Components, Ids
+from prunelab.structure.tracing.ids import Components
 from prunelab.structure.tracing.marks import Trace
 
-_Term = tuple[float, Sequence[Ids], int]
-"""A coefficient, the dimensions that it is multiplied by, and its column of ``alive`` (see ``_Sum``)."""
+Widths = NDArray[np.float64]
+"""(B, G): the widths of all groups, in the order of ``ChannelGraph.groups``."""
+
+Alive = NDArray[np.float64]
+"""(B, blocks): 1 for a block that is there, 0 for one that is dropped, alone or with a block around it."""
+
+WidthCost = Callable[[Widths, Alive], NDArray[np.float64]]
+"""The cost (B,) of networks of these widths and blocks."""
 
 
-@dataclass(frozen=True)
-class _Sum:
-    """sum over terms of coefficient x product of dimension widths x (enclosing blocks alive).
+class CostFunction(Protocol):
+    """A cost of: nothing (the full network), a plan, or widths (B, G) and blocks that are alive (B, blocks)."""
 
-    ``factors`` (terms, F) are indices of dimensions; dimension 0 is the constant 1. ``block`` is the column of
-    ``alive`` that each term needs.
-    """
-
-    coefficients: NDArray[np.float64]
-    factors: NDArray[np.int64]
-    block: NDArray[np.int64]
-
-    def __call__(self, dimensions: NDArray[np.float64], alive: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``dimensions`` (B, D), ``alive`` (B, columns; see ``CostModel._living``) -> (B,)."""
-        product = dimensions[:, self.factors[:, 0]]
-        for column in range(1, self.factors.shape[1]):
-            product = product * dimensions[:, self.factors[:, column]]
-        if alive.shape[1] > 1:
-            product = product * alive[:, self.block]
-        return product @ self.coefficients
+    def __call__(self, widths: Any = None, alive: Any = None) -> Any:
+        """One number for nothing, a plan or widths (G,); an array (B,) for widths (B, G)."""
 
 
 class CostModel:
-    """FLOPs, MACs and parameters of a network for any widths of its groups and any dropped blocks.
+    """FLOPs, MACs, parameters and added resources of a network for any widths of its groups and any dropped blocks.
 
     FLOPs follow the survey: ``2 H W (Cin/groups) K^2 Cout + H W Cout``, the second term only with a bias; MACs are
-    the multiply-accumulates alone. Both are for one forward pass of a single image. Every method takes
+    the multiply-accumulates alone. Both are for one forward pass of a single image. ``flops``, ``macs``, ``params`` and
+    ``function(resource)`` take
 
     - nothing: the full network -> int;
     - a ``PruningPlan`` -> int;
     - ``widths`` (B, G) or (G,), in the order of ``ChannelGraph.groups``, with an optional ``alive`` (B, blocks) of
       0 and 1 in the order of ``ChannelGraph.blocks`` -> array (B,) or int.
+
+    Example::
+
+        cost = prunelab.analyze(model, images).cost
+        cost.flops(), cost.flops(plan)
+        cost.of("params", widths, alive)  # (B,)
+        for row in cost.by_module():
+            print(row.module, row.kind, row.params, row.macs)
     """
 
     def __init__(
@@ -61,11 +64,12 @@ class CostModel:
         parents: NDArray[np.int64],
         multiplicity: NDArray[np.float64],
         constant: NDArray[np.float64],
-        operations: _Sum,
-        biases: _Sum,
-        parameters: _Sum,
+        operations: CostSum,
+        biases: CostSum,
+        parameters: CostSum,
         images: int,
         homes: Sequence[tuple[int, ...]],
+        table: Callable[[], LayerTable],
     ) -> None:
         self._homes = tuple(homes)  # blocks that share a parameter: it is there while one of them is
         self.full = full
@@ -75,6 +79,8 @@ class CostModel:
         self._multiplicity, self._constant = multiplicity, constant
         self._operations, self._biases, self._parameters = operations, biases, parameters
         self._images = images
+        self._build_table = table
+        self._added: Mapping[str, WidthCost] = {}
 
     @overload
     def flops(self, widths: PruningPlan | None = None, alive: None = None) -> int: ...
@@ -100,14 +106,89 @@ class CostModel:
         """Number of parameters (buffers are not counted)."""
         return self._evaluate((self._parameters,), 1.0, widths, alive)
 
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """The resources that this model knows: flops, macs, params, and what ``with_resource`` has added."""
+        return "flops", "macs", "params", *self._added
+
+    def function(self, resource: str) -> CostFunction:
+        """The cost of a resource, such as ``function("flops")``, which is ``flops``.
+
+        Raises UserError for a resource that this model does not know.
+        """
+        if resource in ("flops", "macs", "params"):
+            built_in: CostFunction = getattr(self, resource)
+            return built_in
+        if resource not in self._added:
+            hint = (
+                " A latency needs measured times: CostModel.with_resource." if resource == "latency" else ""
+            )
+            raise UserError(
+                f"the cost model has no resource {resource!r}. {nearest(resource, self.resources)}{hint}"
+            )
+        added = self._added[resource]
+
+        def cost(widths: Any = None, alive: Any = None) -> Any:
+            rows, living, single = self._rows(widths, alive)
+            values = np.asarray(added(rows, living[:, : len(self._blocks)]), dtype=np.float64)
+            return float(values[0]) if single else values
+
+        return cost
+
     def of(self, resource: str, widths: ArrayLike, alive: ArrayLike | None = None) -> NDArray[np.float64]:
-        """``flops``, ``macs`` or ``params`` by name, for arrays."""
-        if resource not in ("flops", "macs", "params"):
-            raise ValueError(f"resource is {resource!r}; it must be one of flops, macs, params")
-        values: NDArray[np.float64] = getattr(self, resource)(np.atleast_2d(np.asarray(widths)), alive)
+        """The cost of a resource by name, for arrays -> (B,). Raises UserError as ``function``."""
+        values: NDArray[np.float64] = self.function(resource)(np.atleast_2d(np.asarray(widths)), alive)
         return values
 
-    def _evaluate(self, sums: tuple[_Sum, ...], scale: float, widths: object, alive: object) -> object:
+    def with_resource(self, name: str, cost: WidthCost) -> CostModel:
+        """A copy of this model that also knows the resource ``name``.
+
+        ``cost`` takes widths (B, G) and alive blocks (B, blocks) and returns (B,). ``layer_widths`` turns both into the
+        widths of every layer, which a table of measured latencies is a function of::
+
+            def latency(widths, alive):
+                at = cost.layer_widths(widths, alive)
+                return sum(table(layer, at.inputs[:, n], at.outputs[:, n]) for n, layer in enumerate(layers))
+
+            cost = cost.with_resource("latency", latency)
+
+        Raises UserError if the name is taken.
+        """
+        if name in self.resources:
+            raise UserError(f"the cost model has a resource {name!r} already")
+        extended = copy.copy(self)
+        extended._added = {**self._added, name: cost}
+        return extended
+
+    def layers(self, plan: PruningPlan | None = None) -> tuple[Layer, ...]:
+        """The contractions of one forward pass in their order, of the full network or of what ``plan`` leaves."""
+        return self._table.layers(*self._rows(plan, None)[:2])
+
+    def layer_widths(self, widths: ArrayLike, alive: ArrayLike | None = None) -> LayerWidths:
+        """The widths of all ``layers()`` for many networks at once."""
+        return self._table.widths(*self._rows(np.atleast_2d(np.asarray(widths)), alive)[:2])
+
+    def by_module(self, plan: PruningPlan | None = None) -> tuple[ModuleCost, ...]:
+        """A row for each module that has parameters or computes something itself, in the order of the forward pass.
+
+        Of the full network or of what ``plan`` leaves. The parameters, MACs and FLOPs of all rows add up to those of
+        the network (up to rounding of FLOPs per image, for a batch of several).
+        """
+        return self._table.modules(*self._rows(plan, None)[:2])
+
+    @cached_property
+    def _table(self) -> LayerTable:
+        """Built when it is needed for the first time: most analyses do not need it."""
+        return self._build_table()
+
+    def _evaluate(self, sums: tuple[CostSum, ...], scale: float, widths: object, alive: object) -> object:
+        rows, living, single = self._rows(widths, alive)
+        dimensions = rows @ self._multiplicity.T + self._constant
+        total = np.sum([part(dimensions, living) for part in sums], axis=0) * scale
+        return round(float(total[0])) if single else total
+
+    def _rows(self, widths: object, alive: object) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+        """Widths (B, G), living (B, columns), and whether one network was meant, from any of the arguments."""
         if widths is None:
             widths = self.full
         elif isinstance(widths, PruningPlan):
@@ -119,10 +200,7 @@ class CostModel:
             raise ValueError(
                 f"widths have {rows.shape[1]} columns; this network has {len(self._groups)} groups"
             )
-        dimensions = rows @ self._multiplicity.T + self._constant
-        living = self._living(alive, rows.shape[0])
-        total = np.sum([part(dimensions, living) for part in sums], axis=0) * scale
-        return round(float(total[0])) if single else total
+        return rows, self._living(alive, rows.shape[0]), single
 
     def _living(self, alive: object, rows: int) -> NDArray[np.float64]:
         """Columns: each block (alive if it and every block around it are kept), 'no block', sets of blocks (any)."""
@@ -160,110 +238,21 @@ def cost_model(
     trace: Trace,
     components: Components,
     group_of: NDArray[np.int64],
-    names: Sequence[str],
     sizes: Sequence[int],
-    blocks: Sequence[tuple[str, str | None]],
-    parameters: dict[str, tuple[int, ...]],
-    aliases: dict[str, tuple[str, ...]],
-    images: int,
+    network: Described,
 ) -> CostModel:
-    """Turn the terms of a trace into sums over group widths.
-
-    ``parameters`` gives each parameter's shape, ``aliases`` all names it has, ``blocks`` (name, enclosing block),
-    ``images`` the batch size of the traced pass.
-    """
-    forms = _Forms(components, group_of, len(names))
-    homes = _Homes(blocks)
-    operations = forms.summed(
-        (t.coefficient, t.factors, homes.running(t.modules)) for t in trace.terms if not t.bias
+    """Turn the terms of a trace into sums over group widths; ``sizes`` are those of the groups."""
+    forms, homes = Forms(components, group_of, len(network.names)), Homes(network.blocks)
+    operations, biases = (
+        forms.summed(
+            (t.coefficient, t.factors, homes.running(t.modules)) for t in trace.terms if t.bias == bias
+        )
+        for bias in (False, True)
     )
-    biases = forms.summed((t.coefficient, t.factors, homes.running(t.modules)) for t in trace.terms if t.bias)
-    born: dict[str, dict[int, Ids]] = {}
-    for origin in trace.ids.origins:
-        born.setdefault(origin.tensor, {})[origin.dim] = origin.ids
-    counted: list[_Term] = []
-    for name, shape in parameters.items():
-        factors = list(born.get(name, {}).values())
-        rest = prod(shape) / prod(ids.size for ids in factors)
-        counted.append((rest, factors, homes.of_parameter(aliases[name])))
-    weights = forms.summed(counted)
+    weights = forms.summed(parameter_terms(trace, network, homes).values())
     multiplicity, constant = forms.matrices()
+    table = partial(layer_table, trace, components, group_of, network)
     return CostModel(
-        np.array(sizes, dtype=np.int64), names, homes.order, homes.parents, multiplicity, constant,
-        operations, biases, weights, images, list(homes.shared),
+        np.array(sizes, dtype=np.int64), network.names, homes.order, homes.parents, multiplicity, constant,
+        operations, biases, weights, network.images, list(homes.shared), table,
     )  # fmt: skip
-
-
-class _Homes:
-    """Where operations and parameters live, as columns of ``alive`` (see ``CostModel._living``).
-
-    ``shared``: sets of blocks that have a parameter in common -> their column.
-    """
-
-    def __init__(self, blocks: Sequence[tuple[str, str | None]]) -> None:
-        self.order = [name for name, _ in blocks]
-        self.parents = np.array(
-            [self.order.index(parent) if parent else -1 for _, parent in blocks], dtype=np.int64
-        )
-        self.shared: dict[tuple[int, ...], int] = {}
-        self._outside = len(self.order)
-
-    def running(self, modules: tuple[str, ...]) -> int:
-        """The innermost running block; a shared module may run in a block that its path does not show."""
-        return next(
-            (self.order.index(path) for path in reversed(modules) if path in self.order), self._outside
-        )
-
-    def of_parameter(self, names: Sequence[str]) -> int:
-        """The block around a parameter, or all blocks around it if it has several names."""
-        inside = sorted({self._around(name.rpartition(".")[0]) for name in names})
-        if len(inside) == 1 or self._outside in inside:  # also used outside of blocks
-            return inside[-1]
-        return self.shared.setdefault(tuple(inside), self._outside + 1 + len(self.shared))
-
-    def _around(self, module: str) -> int:
-        around = [name for name in self.order if module == name or module.startswith(name + ".")]
-        return self.order.index(max(around, key=len)) if around else self._outside
-
-
-class _Forms:
-    """Widths of tensor dimensions as linear forms over groups; equal ones are kept once. Form 0 is the constant 1."""
-
-    def __init__(self, components: Components, group_of: NDArray[np.int64], groups: int) -> None:
-        self._components, self._group_of, self._groups = components, group_of, groups
-        self._sizes = np.bincount(group_of[group_of >= 0], minlength=groups).astype(np.float64)
-        self._numbers: dict[bytes, int] = {}
-        self._rows: list[NDArray[np.float64]] = []
-        self._add(np.zeros(groups), 1.0)
-
-    def _add(self, counts: NDArray[np.float64], constant: float) -> int:
-        row = np.append(counts, constant)
-        number = self._numbers.setdefault(row.tobytes(), len(self._rows))
-        if number == len(self._rows):
-            self._rows.append(row)
-        return number
-
-    def number(self, ids: Ids) -> int:
-        """The form of a dimension with these ids: multiplicity per group, and how many belong to none."""
-        groups = self._group_of[self._components.label[ids]]
-        counts = np.bincount(groups[groups >= 0], minlength=self._groups).astype(np.float64)
-        constant = float((groups < 0).sum())
-        return self._add(counts / np.maximum(self._sizes, 1.0), constant)
-
-    def summed(self, terms: Iterable[_Term]) -> _Sum:
-        """The sum of these terms, whose factors are dimensions with these ids."""
-        terms = list(terms)
-        columns = max((len(factors) for _, factors, _ in terms), default=1) or 1
-        table = np.zeros((len(terms), columns), dtype=np.int64)
-        for row, (_, factors, _) in enumerate(terms):
-            table[row, : len(factors)] = [self.number(ids) for ids in factors]
-        return _Sum(
-            np.array([coefficient for coefficient, _, _ in terms], dtype=np.float64),
-            table,
-            np.array([column for _, _, column in terms], dtype=np.int64),
-        )
-
-    def matrices(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Multiplicities (forms, groups) and constants (forms,)."""
-        stacked = np.stack(self._rows)
-        return stacked[:, :-1], stacked[:, -1]

@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from prunelab.errors import UserError, nearest
 from prunelab.structure.blocks import ResidualBlock, describe, find_blocks
 from prunelab.structure.cost import CostModel, cost_model
+from prunelab.structure.cost_terms import Described
 from prunelab.structure.gathers import find_gathers
 from prunelab.structure.groups import ChannelGroup, Partition, partition
 from prunelab.structure.hook_points import find_hook_points
 from prunelab.structure.kept_channels import kept_indices
+from prunelab.structure.layers import Layer
 from prunelab.structure.network import Network
 from prunelab.structure.plan import Cut, PruningPlan
 from prunelab.structure.proving.proof import prove
 from prunelab.structure.proving.remedies import Link, Remedy, Unwritten
+from prunelab.structure.summary import html, short
 from prunelab.structure.surgery.rewriting import Width
 from prunelab.structure.tracing.collector import without_collector
 from prunelab.structure.tracing.ids import Components
@@ -28,7 +31,7 @@ from prunelab.structure.tracing.marks import Trace
 from prunelab.structure.wrappers import uncompiled
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ChannelGraph:
     """All groups and blocks of one network, and its cost model.
 
@@ -41,6 +44,15 @@ class ChannelGraph:
     cost: CostModel
     _resolve: _Resolver = field(repr=False, compare=False)
 
+    def __str__(self) -> str:
+        return short(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html(self)
+
     def group(self, name: str) -> ChannelGroup:
         """A prunable group by its name."""
         for group in self.groups:
@@ -49,6 +61,14 @@ class ChannelGraph:
         raise UserError(
             f"this network has no prunable group {name!r}. {nearest(name, [g.name for g in self.groups])}"
         )
+
+    def layers(self, group: str) -> tuple[Layer, ...]:
+        """The layers that make the channels of a prunable group, with their kernels, shapes, widths and costs.
+
+        A depthwise convolution hands channels on: it belongs to the group that it reads.
+        """
+        name = self.group(group).name
+        return tuple(layer for layer in self.cost.layers() if name in layer.makes)
 
     def at(self, levels: Collection[str]) -> tuple[ChannelGroup, ...]:
         """The prunable groups of these levels."""
@@ -228,12 +248,15 @@ def _analyzed(network: Network, exact: bool) -> ChannelGraph:
         trace,
         components,
         group_of,
-        names,
         [group.size for group in groups],
-        [(block.name, block.parent) for block in blocks],
-        network.parameter_shapes(),
-        network.aliases(),
-        network.images,
+        Described(
+            names,
+            [(block.name, block.parent) for block in blocks],
+            network.parameter_shapes(),
+            network.aliases(),
+            network.kinds(),
+            network.images,
+        ),
     )
     frozen = tuple(group for group in parts.groups if group.frozen is not None)
     resolve = _Resolver(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map
 
 import prunelab
@@ -141,6 +142,13 @@ class Network:
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Each parameter once, by its first name."""
         return {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
+
+    def kinds(self) -> dict[str, str]:
+        """The class of each module by its path; that of a layer with a parametrisation is the one it was made of."""
+        return {
+            path: parametrize.type_before_parametrizations(module).__name__
+            for path, module in self.model.named_modules()
+        }
 
     def aliases(self) -> dict[str, tuple[str, ...]]:
         """All names of each parameter, by its first."""

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, take_traceback_flag
+from prunelab.cli.profile.layers import layer_table
 from prunelab.cli.profile.scores import BUDGET, scored_network
 from prunelab.cli.profile.tree import tree
 from prunelab.cli.run import speaking
@@ -35,13 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(words)
     if options.scores is not None:
         return exit_code(PROGRAM, lambda: _draw(options.words, options.scores))
-    return exit_code(PROGRAM, lambda: _show(options.words, options.json))
+    return exit_code(PROGRAM, lambda: _show(options.words, options.json, options.layers))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        usage=f"{PROGRAM} model=NAME [data=NAME | image_size=N] [model.KEY=VALUE ...] [exact=true] [--json]\n"
+        usage=f"{PROGRAM} model=NAME [data=NAME | image_size=N] [model.KEY=VALUE ...] [exact=true] [--layers] "
+        "[--json]\n"
         f"       {PROGRAM} model=NAME data=NAME method=NAME ... --scores FOLDER",
         description="Show what can be removed from a network: channel groups, residual blocks, what is frozen and "
         "why, and what it all costs, for images like those of the data, or those that the network was published for. "
@@ -53,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="as for prunelab")
     parser.add_argument(
         "--scores", type=Path, metavar="FOLDER", help="save the picture of scores there, as PNG and HTML"
+    )
+    parser.add_argument(
+        "--layers", action="store_true", help="list the layers with their shapes, parameters and MACs instead"
     )
     parser.add_argument("--json", action="store_true", help="print the profile as JSON")
     parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show where in the program an error arose")
@@ -77,23 +82,25 @@ def _draw(words: Sequence[str], folder: Path) -> int:
     return 0
 
 
-def _show(words: Sequence[str], as_json: bool) -> int:
+def _show(words: Sequence[str], as_json: bool, by_layer: bool) -> int:
     from prunelab.cli.profile.parts import profile  # brings torch and timm: seconds that --help does not need
 
-    _print(profile(words), as_json)
+    _print(profile(words), as_json, by_layer)
     for word in words:
         if word.startswith("method="):
             print(f"{PROGRAM}: add --scores FOLDER to draw the scores that {word} gives", file=sys.stderr)
     return 0
 
 
-def _print(found: Profile, as_json: bool) -> None:
+def _print(found: Profile, as_json: bool, by_layer: bool) -> None:
     if as_json:
         print(json.dumps(asdict(found), indent=2))
         return
     console = Console(highlight=False)
-    console.print(tree(found))
-    if found.groups or found.blocks:
+    console.print(layer_table(found) if by_layer else tree(found))
+    if by_layer:
+        console.print()
+    elif found.groups or found.blocks:
         console.print(Text(SHARES, style="dim"))
     console.print(Text(_totals(found)))
 

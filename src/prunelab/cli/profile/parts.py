@@ -14,7 +14,7 @@ from prunelab.cli.config import configure_parts
 from prunelab.errors import UserError
 from prunelab.models import build
 from prunelab.models.user_models import import_user_module
-from prunelab.structure import ChannelGraph, analyze
+from prunelab.structure import ChannelGraph, ModuleCost, analyze
 
 IMAGES, CLASSES = (3, 224, 224), 1000
 """What networks take and tell apart of which nobody published weights: those of ImageNet."""
@@ -58,6 +58,7 @@ class Profile:
     groups: tuple[Part, ...]
     blocks: tuple[Part, ...]
     frozen: tuple[Frozen, ...]
+    layers: tuple[ModuleCost, ...]
 
 
 def profile(words: Sequence[str]) -> Profile:
@@ -91,6 +92,7 @@ def profile(words: Sequence[str]) -> Profile:
         groups=_groups(graph),
         blocks=_blocks(graph),
         frozen=tuple(Frozen(group.name, group.size, group.frozen or "") for group in graph.frozen),
+        layers=graph.cost.by_module(),
     )
 
 

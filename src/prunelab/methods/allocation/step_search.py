@@ -38,13 +38,12 @@ def cost_function(graph: ChannelGraph, resource: Resource) -> Callable[..., Any]
     """
     if resource not in get_args(Resource):
         raise UserError(f"budget.{resource}: no such resource. {nearest(str(resource), get_args(Resource))}")
-    function: Callable[..., Any] | None = getattr(graph.cost, resource, None)
-    if function is None:
+    if resource not in graph.cost.resources:
         raise UserError(
             f"budget.{resource} needs measured latencies in the cost model, which has none. Use budget.flops or "
             "budget.params."
         )
-    return function
+    return graph.cost.function(resource)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,9 @@ class Ledger:
 
     def count(self, coefficient: float, factors: tuple[Ids, ...], bias: bool = False) -> None:
         """Note a share of the network's FLOPs."""
-        self.trace.terms.append(Term(coefficient, factors, tuple(self.calls.modules), bias))
+        self.trace.terms.append(
+            Term(coefficient, factors, tuple(self.calls.modules), len(self.trace.steps), bias)
+        )
 
     def apart(self, attribute: str, channels: Ids, groups: int) -> bool:
         """Whether the running module loses whole groups of ``channels``; if so, makes each of the groups one channel.

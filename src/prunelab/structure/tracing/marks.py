@@ -8,6 +8,8 @@ from prunelab.structure.tracing.calls import Call
 from prunelab.structure.tracing.ids import ChannelIds, Ids
 
 Dims = list[Ids | None]
+Settings = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool, int]
+"""Stride, padding and dilation of a convolution, whether it is transposed, and its groups."""
 
 
 @dataclass(eq=False)
@@ -53,6 +55,7 @@ class Term:
     coefficient: float
     factors: tuple[Ids, ...]
     modules: tuple[str, ...]  # the running modules, outermost first
+    step: int  # number of the operator in ``Trace.steps``
     bias: bool = False
 
 
@@ -86,6 +89,7 @@ class Step:
     outputs: tuple[Marked, ...]
     claims: tuple[Claim, ...]
     numbers: tuple[float, ...] = ()  # what elementwise arithmetic calculates with
+    settings: Settings | None = None  # of a convolution
 
     @property
     def module(self) -> str:

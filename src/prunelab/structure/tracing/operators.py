@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from prunelab.structure.tracing.marks import Settings
+
 # A number in these may have been computed from a width (x * width ** -0.5).
 _ARITHMETIC = {
     f"{name}{ending}" for name in ("add", "sub", "rsub", "mul", "div", "pow") for ending in ("", "_")
@@ -28,6 +30,14 @@ def operands(*values: Any) -> list[Tensor]:
         elif isinstance(value, list | tuple):
             tensors.extend(each for each in value if isinstance(each, Tensor))
     return tensors
+
+
+def settings(name: str, args: Any) -> Settings | None:
+    """Stride, padding and dilation of a convolution, whether it is transposed, and its groups."""
+    if name != "convolution":
+        return None
+    stride, padding, dilation = (tuple(int(value) for value in args[place]) for place in (3, 4, 5))
+    return stride, padding, dilation, bool(args[6]), int(args[8])
 
 
 def arithmetic(name: str, args: Any) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ from prunelab.structure.tracing.calls import Call, Calls, following
 from prunelab.structure.tracing.data_decisions import Decisions, depends_on_data
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Marked, Step, Trace, Visit
-from prunelab.structure.tracing.operators import arithmetic, name_of, operands
+from prunelab.structure.tracing.operators import arithmetic, name_of, operands, settings
 from prunelab.structure.tracing.outputs import tensors_in
 from prunelab.structure.tracing.rules import rule_for
 from prunelab.structure.tracing.shapes import compute
@@ -86,9 +86,17 @@ class Tracer(TorchDispatchMode):
             marked.made_in = self.calls.current
             marked.activation = activation
             self.ledger.write(tensor, marked)
-        numbers = arithmetic(name, args)
-        step = Step(name, self.calls.current, inputs, tuple(made), tuple(self.ledger.claims), numbers)
-        self.trace.steps.append(step)
+        self.trace.steps.append(
+            Step(
+                name,
+                self.calls.current,
+                inputs,
+                tuple(made),
+                tuple(self.ledger.claims),
+                arithmetic(name, args),
+                settings(name, args),
+            )
+        )
         return out
 
     def before(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
