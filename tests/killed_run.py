@@ -16,7 +16,7 @@ from typing import Any
 from prunelab.experiment import run
 from prunelab.records import RunFolder
 from prunelab.steps.decision import RoundFolder
-from prunelab.training.checkpoints import AtomicCheckpoints
+from prunelab.training.checkpoints import CheckedCheckpoints
 
 
 def die_after(owner: type, name: str) -> None:
@@ -36,7 +36,7 @@ def die_before(owner: type, name: str) -> None:
 
 
 POINTS: dict[str, Callable[[], None]] = {
-    "after the first epoch of a training": lambda: die_after(AtomicCheckpoints, "save_checkpoint"),
+    "after the first epoch of a training": lambda: die_after(CheckedCheckpoints, "save_checkpoint"),
     "after a decision": lambda: die_after(RoundFolder, "decide"),
     "before the record": lambda: die_before(RunFolder, "finish"),
 }

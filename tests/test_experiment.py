@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,13 +22,19 @@ from prunelab.data import Digits
 from prunelab.errors import UserError
 from prunelab.evaluation import accuracy
 from prunelab.experiment import run
-from prunelab.records import Record, RunFolder
+from prunelab.records import Record, RunFolder, claim
 from prunelab.records.schema import Failure
+from prunelab.steps import rounds
 from prunelab.structure import analyze
 
 Configure = Callable[..., dict[str, Any]]
 
 KILLED_RUN = Path(__file__).parent / "killed_run.py"
+SUSPENDED_RUN = Path(__file__).parent / "suspended_run.py"
+OTHER_MACHINE = ["unshare", "--uts", "sh", "-c", 'hostname another-machine && exec "$@"', "sh"]
+"""Starts a process for which the kernel reports another host name."""
+
+LEASE_S = 1.5
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -95,7 +103,7 @@ def test_a_failed_run_says_why_and_runs_when_the_cause_is_gone(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("prunelab.save", full)
+        patch.setattr("prunelab.experiment.write_network", full)
         with pytest.raises(OSError, match="No space"):
             run(config)
     failure = Failure.from_json((folder.path / "failure.json").read_text())
@@ -131,7 +139,7 @@ def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(smallest: Config
 
     assert "metrics.json" not in killed("after the first epoch of a training")
     assert {"metrics.json", "decision.json"} <= killed("after a decision")
-    assert "newest.ckpt" in killed("after the first epoch of a training")
+    assert any(name.endswith(".ckpt") for name in killed("after the first epoch of a training"))
     assert "model.safetensors" in killed("before the record")
     resumed, unbroken = run(config), run(smallest(*words))
 
@@ -145,6 +153,129 @@ def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(smallest: Config
     assert curves(folder.path) == curves(unbroken.folder.path)
     ours = (folder.path / "model.safetensors").read_bytes()
     assert ours == (unbroken.folder.path / "model.safetensors").read_bytes()
+
+
+def flip(file: Path, place: float = 0.5) -> None:
+    """Change one bit of a file."""
+    content = bytearray(file.read_bytes())
+    content[int(place * len(content))] ^= 1
+    file.write_bytes(content)
+
+
+def test_an_interrupted_run_whose_files_are_damaged_ends_like_an_unbroken_one(
+    smallest: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = [
+        "recipe=iterative",
+        "recipe.number=2",
+        "recipe.round_training.epochs=1",
+        "recipe.training.epochs=2",
+    ]
+    config = smallest(*words, f"outputs={tmp_path / 'killed'}")
+    folder = RunFolder.of(config)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    command = [sys.executable, KILLED_RUN, file, "before the record"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    unbroken = run(smallest(*words))
+
+    (weights,) = (tmp_path / "killed" / "baselines").glob("*/model.safetensors")
+    (checkpoint,) = folder.path.glob("rounds/2/*/epoch-0002.*.ckpt")
+    decision = folder.path / "rounds" / "1" / "decision.json"
+    for damaged in (weights, checkpoint, decision):
+        flip(damaged)
+    rows = (folder.path / "curves.csv").read_text().splitlines(keepends=True)
+    figures = rows[1].split(",")
+    (folder.path / "curves.csv").write_text(
+        "".join([rows[0], ",".join([*figures[:3], "0.1", *figures[4:]]), *rows[2:]])
+    )
+    with caplog.at_level(logging.WARNING, "prunelab"):
+        resumed = run(config)
+
+    for damaged in (weights, checkpoint, decision, folder.path / "curves.csv"):
+        assert str(damaged.parent if damaged == weights else damaged) in caplog.text
+    assert weights.with_name("model.safetensors.damaged").is_file()
+    assert (folder.path / "curves.csv.damaged").is_file()
+    ours = {
+        name: (folder.path / name).read_bytes() for name in ("model.safetensors", "plan.json", "curves.csv")
+    }
+    assert ours == {name: (unbroken.folder.path / name).read_bytes() for name in ours}
+    assert resumed.record.pruned.top1 == unbroken.record.pruned.top1
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\xff", b"phase,epoch\nrecovery,one\n"])
+def test_an_unreadable_curves_file_is_written_again(
+    smallest: Configure, tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = smallest()
+    folder = RunFolder.of(config)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    command = [sys.executable, KILLED_RUN, file, "before the record"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    before = (folder.path / "curves.csv").read_bytes()
+    (folder.path / "curves.csv").write_bytes(content)
+    with caplog.at_level(logging.WARNING, "prunelab"):
+        run(config)
+    assert (folder.path / "curves.csv").read_bytes() == before
+
+
+def test_a_recovery_that_diverges_fails(smallest: Configure) -> None:
+    config = smallest("recipe.training.lr=1e30", "recipe.training.epochs=2")
+    folder = RunFolder.of(config)
+    with pytest.raises(UserError, match="NaN or infinite after recovery, epoch 1"):
+        run(config)
+    assert folder.record() is None
+    assert not (folder.path / "model.safetensors").exists()
+    assert "has diverged" in Failure.from_json((folder.path / "failure.json").read_text()).error
+
+
+def test_weights_that_become_infinite_between_trainings_make_no_record(
+    smallest: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the cause: here the last step before the figures."""
+    config = smallest()
+    recover = rounds._recover
+
+    def ruined(setup: Any, network: torch.nn.Module, *others: Any) -> float:
+        seconds = recover(setup, network, *others)
+        with torch.no_grad():
+            next(network.parameters()).fill_(float("inf"))
+        return seconds
+
+    monkeypatch.setattr(rounds, "_recover", ruined)
+    with pytest.raises(UserError, match="NaN or infinite"):
+        run(config)
+    assert RunFolder.of(config).record() is None
+
+
+def test_a_process_that_was_suspended_longer_than_its_lease_replaces_nothing(
+    smallest: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("unshare") is None or subprocess.run([*OTHER_MACHINE, "true"], check=False).returncode:
+        pytest.skip("this machine does not allow another host name")
+    monkeypatch.setattr(claim, "LEASE_S", LEASE_S)
+    config = smallest()
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    command = [*OTHER_MACHINE, sys.executable, SUSPENDED_RUN, file, str(LEASE_S)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        outcome = run(config)
+        written = files(tmp_path)
+        os.kill(process.pid, signal.SIGCONT)
+        said = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+    assert outcome.is_new
+    assert process.returncode == 1
+    assert "ClaimLost: Another process has taken over the run" in said
+    after = files(tmp_path)
+    log = str(outcome.folder.log_file.relative_to(tmp_path))
+    assert {name: time for name, time in after.items() if name != log} == {
+        name: time for name, time in written.items() if name != log
+    }
 
 
 def test_of_two_processes_with_the_same_run_one_does_it(smallest: Configure, tmp_path: Path) -> None:

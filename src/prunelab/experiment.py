@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import prunelab
-from prunelab.distributed import failing_together, held_by_rank_zero, is_rank_zero, start_processes
+from prunelab.distributed import fail_on_all_ranks, held_by_rank_zero, is_rank_zero, start_processes
 from prunelab.distributed.ranks import from_rank_zero
+from prunelab.export.checkpoint import write_network
 from prunelab.records import Record, RunFolder, claimed
+from prunelab.records.claim import Claim, ClaimLost
 from prunelab.records.reason import reason
 from prunelab.steps import Setup, failure_of, full_network, measure, prune_and_recover, record_of
 from prunelab.tracking import RunLogger, writing_log
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """The record of a run, where it is, and whether it was made just now."""
+    """The record of a run, its folder, and whether the record was made by this call."""
 
     record: Record
     folder: RunFolder
@@ -30,12 +31,12 @@ class Outcome:
 
 
 def run(config: Mapping[str, Any]) -> Outcome:
-    """Do the run that the resolved ``config`` describes, or go on with it, unless its record is there.
+    """Do the run that the resolved ``config`` describes, or resume it. A finished run is not repeated.
 
-    With several processes all of them come here, and the first one alone writes.
+    With several processes each of them calls this function; only rank zero writes.
 
     Raises:
-        UserError: what the configuration asks for cannot be done.
+        UserError: the configuration is not valid or cannot be carried out.
     """
     folder = RunFolder.of(config)
     setup = Setup.of(config)
@@ -44,26 +45,27 @@ def run(config: Mapping[str, Any]) -> Outcome:
     if (record := from_rank_zero(folder.record)) is not None:
         return Outcome(record, folder, is_new=False)
     from_rank_zero(folder.create)
-    with held_by_rank_zero(lambda: claimed(folder.path, f"the run {folder.key}")):
+    what = f"the run {folder.key}"
+    with held_by_rank_zero(lambda: claimed(folder.path, what), elsewhere=Claim(what)) as claim:
         if (record := from_rank_zero(folder.record)) is not None:  # made while this process waited
             return Outcome(record, folder, is_new=False)
-        with _noted(setup, folder) if is_rank_zero() else nullcontext():
-            from_rank_zero(lambda: folder.start(config))
-            record = failing_together(lambda: _perform(setup, folder, config))
-            from_rank_zero(lambda: folder.finish(record))
+        with _failure_noted(setup, folder, claim) if is_rank_zero() else nullcontext():
+            from_rank_zero(lambda: folder.start(config, claim))
+            record = fail_on_all_ranks(lambda: _perform(setup, folder, config, claim))
+            from_rank_zero(lambda: folder.finish(record, claim))
     return Outcome(record, folder, is_new=True)
 
 
-def _perform(setup: Setup, folder: RunFolder, config: Mapping[str, Any]) -> Record:
-    """Everything in the run's folder but the record."""
+def _perform(setup: Setup, folder: RunFolder, config: Mapping[str, Any], claim: Claim) -> Record:
+    """All steps of the run; writes everything in its folder except the record."""
     started = datetime.now(UTC)
     logger = setup.logger if is_rank_zero() else RunLogger()
-    logger.start(folder.path, config)
+    logger.start(folder.path, config, claim.write)
     try:
         full = full_network(setup)
-        pruned = prune_and_recover(setup, full, folder.rounds)
+        pruned = prune_and_recover(setup, full, folder.rounds, claim.write)
         figures = measure(setup, full, pruned)
-        from_rank_zero(lambda: prunelab.save(pruned.network, folder.path))
+        from_rank_zero(lambda: write_network(pruned.network, folder.path, claim.write))
         record = from_rank_zero(lambda: record_of(setup, full, pruned, figures, folder, config, started))
         logger.finish(record)
     finally:
@@ -72,8 +74,8 @@ def _perform(setup: Setup, folder: RunFolder, config: Mapping[str, Any]) -> Reco
 
 
 @contextmanager
-def _noted(setup: Setup, folder: RunFolder) -> Iterator[None]:
-    """What is said goes into the run's log; an error leaves failure.json, an interruption does not."""
+def _failure_noted(setup: Setup, folder: RunFolder, claim: Claim) -> Iterator[None]:
+    """Write messages into the log of the run, and failure.json after an error (not after an interruption)."""
     with writing_log(folder.log_file):
         log.info("%s  ->  %s", setup, folder.path)
         try:
@@ -81,7 +83,9 @@ def _noted(setup: Setup, folder: RunFolder) -> Iterator[None]:
         except Exception as error:
             log.debug("The run failed.", exc_info=True)
             try:
-                folder.fail(failure_of(setup, folder.key, reason(error)))
+                folder.fail(failure_of(setup, folder.key, reason(error)), claim)
+            except ClaimLost:
+                log.warning("No failure is written into %s: another process has taken it over.", folder.path)
             except OSError as refusal:
-                log.warning("This failure could not be noted in %s: %s", folder.path, refusal.strerror)
+                log.warning("This failure could not be written into %s: %s", folder.path, refusal.strerror)
             raise

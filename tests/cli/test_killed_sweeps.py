@@ -75,7 +75,7 @@ class Study:
         return [
             path
             for path in self.root.glob("*/*/**/*")
-            if path.name.endswith(".partial") or path.name in ("rounds", "training", "newest.ckpt")
+            if path.name.endswith((".partial", ".damaged", ".ckpt")) or path.name in ("rounds", "training")
         ]
 
 

@@ -25,7 +25,7 @@ def test_of_eight_processes_one_trains_the_baseline_and_another_goes_on_when_it_
     def at_work() -> list[str]:
         return [budget for budget in budgets if "waiting for it" not in started[budget].said()]
 
-    checkpoint = "outputs/baselines/*/training/newest.ckpt"
+    checkpoint = "outputs/baselines/*/training/epoch-*.ckpt"
     while len(at_work()) > 1 or not list(tmp_path.glob(checkpoint)):
         assert not list(tmp_path.glob("outputs/baselines/*/metrics.json")), "trained before all others waited"
         time.sleep(0.02)

@@ -21,9 +21,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from prunelab.errors import UserError
 from prunelab.methods import (
+    CURL,
+    NISP,
+    PFA,
+    APoZ,
     Budget,
     Criterion,
     Entropy,
+    HRank,
     ImportanceMethod,
     L1Norm,
     PruningCallback,
@@ -32,8 +37,16 @@ from prunelab.methods import (
     Taylor,
 )
 
-CRITERIA: dict[str, Criterion] = {"l1": L1Norm(), "entropy": Entropy(bins=10), "taylor": Taylor()}
-"""One of each kind of input; all methods: ``test_battery``."""
+CRITERIA: dict[str, Criterion] = {
+    "l1": L1Norm(),
+    "apoz": APoZ(),
+    "entropy": Entropy(bins=10),
+    "taylor": Taylor(),
+    "hrank": HRank(),
+    "pfa": PFA(),
+    "nisp": NISP(),
+    "curl": CURL(),
+}
 
 
 class Module(pl.LightningModule):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prunelab.errors import UserError
-from prunelab.records import RunFolder
+from prunelab.records import RunFolder, claimed
 
 Configure = Callable[..., dict[str, Any]]
 
@@ -37,8 +37,9 @@ def test_starting_again_forgets_the_failure_and_half_written_files(smallest: Con
     folder.create()
     (folder.path / "failure.json").write_text("{}")
     (folder.path / ".record.json.x7y8.partial").write_text('{"schema"')
-    folder.start(config)
-    assert sorted(file.name for file in folder.path.iterdir()) == ["config.yaml"]
+    with claimed(folder.path, "it") as claim:
+        folder.start(config, claim)
+    assert sorted(file.name for file in folder.path.iterdir()) == [".lock", "config.yaml"]
 
 
 def test_a_file_in_the_way_is_said_before_any_work(smallest: Configure, tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ def test_a_missing_field_of_a_failure_is_named(field: str) -> None:
         ("[" * 100_000, "nested too deeply"),
         ('{"schema": ' + "1" * 5000 + "}", "not valid JSON"),
         ('{"schema": "\\ud800"}', "not valid Unicode"),
+        ('{"schema": 1, "pruned": {"top1": 0.5, "top1": 0.9}}', "'top1' occurs twice"),
     ],
 )
 def test_what_is_no_record_is_said_to_be_none(text: str, message: str) -> None:

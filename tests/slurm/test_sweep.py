@@ -72,7 +72,7 @@ def sweep(killed: Sweep, endless: Sweep, cluster: dict[str, str], place: Path) -
     sweep = Sweep(place, "sweep", cluster, WORDS)
     sweep.wait_for("jobs", lambda: "earlier start" in sweep.err or sweep.process.poll() is not None)
     assert "4 runs submitted" in said
-    checkpoints = "rounds/*/newest.ckpt"
+    checkpoints = "rounds/*/*/epoch-*.ckpt"
     sweep.wait_for("l2", lambda: list(folders(sweep.study).get("l2", place).glob(checkpoints)))
     sweep.slurm("scancel", job)
     sweep.end()

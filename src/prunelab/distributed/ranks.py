@@ -1,4 +1,4 @@
-"""Ranks that decide together: what one rank learns, all learn, so that none is left waiting for another."""
+"""Collective helpers: results, failures and decisions that are the same on every rank."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 class RankFailure(UserError):
-    """A rank could not go on, and all know."""
+    """Work failed on at least one rank. Raised on every rank."""
 
 
 def world() -> tuple[int, int]:
@@ -24,7 +24,7 @@ def world() -> tuple[int, int]:
 
 
 def gather(value: Any) -> list[Any]:
-    """The (picklable) values of all ranks, in the order of ranks, on every rank."""
+    """The values of all ranks in the order of ranks, on every rank (all-gather). Values must be picklable."""
     _, size = world()
     if size == 1:
         return [value]
@@ -34,12 +34,13 @@ def gather(value: Any) -> list[Any]:
 
 
 def on_all_ranks(work: Callable[[], Result]) -> Result:
-    """Do the same work on every rank; if it fails on one, fail on all of them instead of waiting for ever.
+    """Call ``work`` on every rank; if it raises on one rank, raise on all, so that no rank waits for another one.
 
-    Calls may nest: a failure is announced once, by the innermost call that sees it.
+    ``work`` must not contain collective operations (see ``fail_on_all_ranks``), except nested calls of this function:
+    the innermost call reports a failure, the outer ones pass it on.
 
     Raises:
-        RankFailure: the work failed on some rank (only with more than one process; else the error itself).
+        RankFailure: ``work`` failed on some rank. With one process the original exception is raised instead.
     """
     if world()[1] == 1:
         return work()
@@ -57,16 +58,16 @@ def on_all_ranks(work: Callable[[], Result]) -> Result:
 
 
 def from_rank_zero(work: Callable[[], Result]) -> Result:
-    """Do the work on rank 0 alone; every rank gets its (picklable) result, or fails if it failed."""
+    """Call ``work`` on rank zero only; every rank returns its picklable result, or raises RankFailure."""
     result = on_all_ranks(lambda: work() if world()[0] == 0 else None)
     return gather(result)[0]
 
 
 def require_same(value: Any, message: str) -> None:
-    """Fail on every rank if the ranks hold different values.
+    """Check on every rank that all ranks hold the same value.
 
     Raises:
-        UserError: with ``message`` and which ranks differ from rank 0.
+        UserError: ``message``, and the ranks whose value differs from that of rank zero.
     """
     first, *others = gather(value)
     different = [rank for rank, other in enumerate(others, start=1) if other != first]
@@ -75,11 +76,12 @@ def require_same(value: Any, message: str) -> None:
 
 
 def described(error: Exception) -> str:
-    """What to tell the other ranks about an error."""
+    """The text of an error as the other ranks show it."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def _summary(failures: list[str | None]) -> str:
+    """One message for the failures of all ranks: a failure that all ranks share is not prefixed with ranks."""
     ranks: dict[str, list[int]] = {}
     for rank, failure in enumerate(failures):
         if failure is not None:

@@ -1,4 +1,4 @@
-"""``save`` and ``load``: a pruned network as ``model.safetensors`` and ``plan.json``. Nothing is ever unpickled."""
+"""``save`` and ``load``: a pruned network as ``model.safetensors`` and ``plan.json``. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -9,29 +9,55 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from prunelab.errors import UserError
+from prunelab.export.header import Header, unshared
+from prunelab.export.limits import build_checked
 from prunelab.models.origin import Origin
-from prunelab.records.atomic import write_atomically
+from prunelab.models.state import load_state
+from prunelab.records.atomic import Write, write_atomically
+from prunelab.strict_json import DuplicateKey, loads_strictly
 from prunelab.structure import PruningPlan, apply
 from prunelab.structure.surgery.apply import named_tensors
 
 SCHEMA = 2
 WEIGHTS_FILE, PLAN_FILE = "model.safetensors", "plan.json"
+LARGEST_PLAN = 2**26
+"""Bytes of plan.json; the plan of a ResNet-50 has about 200 KB."""
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:
-    """Write ``model`` into ``folder``: its weights, and how to build a network that they fit.
+    """Write ``model`` into ``folder``: its weights, and a description from which ``load`` builds the network.
 
-    ``plan.json`` holds the plan that ``prunelab.apply`` left on the model, the model's origin if ``models.build``
-    made it (any other network is given to ``load`` again), the versions, the digest of the weights and one of all this.
-    Each file appears whole or not at all, the weights first. Returns the folder.
+    ``plan.json`` holds the plan that ``prunelab.apply`` stored on the model, the builder and its arguments if
+    ``models.build`` made the model (any other network has to be passed to ``load``), the versions, the digest of the
+    weights, and a digest of all this. Each file is written atomically, the weights first.
+
+    Args:
+        model: any network whose state consists of tensors.
+        folder: is created if it does not exist.
+
+    Returns:
+        The folder.
+
+    Example:
+        >>> import prunelab, tempfile
+        >>> from prunelab.models import build
+        >>> folder = prunelab.save(build("lenet5", 10, in_chans=1), tempfile.mkdtemp())
+        >>> type(prunelab.load(folder)).__name__
+        'LeNet5'
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    content = safetensors.torch.save(_unshared(model), {"format": "pt"})
+    write_network(model, folder, write_atomically)
+    return folder
+
+
+def write_network(model: nn.Module, folder: Path, write: Write) -> None:
+    """``save`` into an existing ``folder``, with ``write``."""
+    state = {name: value.contiguous().cpu().clone() for name, value in unshared(model).items()}
+    content = safetensors.torch.save(state, {"format": "pt"})
     plan: PruningPlan = getattr(model, "prunelab_plan", None) or PruningPlan(kept={}, widths={})
     origin: Origin | None = getattr(model, "prunelab_origin", None)
     page: dict[str, Any] = {
@@ -43,17 +69,24 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         "torch": torch.__version__,
     }
     page["page_sha256"] = _digest(page)
-    write_atomically(folder / WEIGHTS_FILE, content)
-    write_atomically(folder / PLAN_FILE, json.dumps(page) + "\n")
-    return folder
+    write(folder / WEIGHTS_FILE, content)
+    write(folder / PLAN_FILE, json.dumps(page) + "\n")
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """The pruned network in ``folder``, an ordinary ``nn.Module`` in evaluation mode.
+    """Load the pruned network in ``folder`` as an ordinary ``nn.Module``.
 
-    ``model``: a fresh full network of the saved kind, for networks that ``models.build`` did not make; it is pruned in
-    place. Without it the network is built from the origin in ``plan.json``, which can only name timm's and
-    prunelab's own networks.
+    The files can come from somebody else: nothing in them is executed, and a network is built only after its shapes
+    were compared with the header of the weights file on the meta device (see ``export.limits``).
+
+    Args:
+        folder: the folder that ``save`` or a run has written.
+        model: a new full network of the saved kind, for networks that ``models.build`` did not make; it is pruned in
+            place. Without it the network is built as ``plan.json`` says, which can only name networks of timm and
+            prunelab.
+
+    Returns:
+        The network in evaluation mode, on the CPU unless ``model`` is elsewhere.
 
     Raises:
         UserError: a file is missing, truncated, exchanged or edited, or does not fit the network.
@@ -66,64 +99,35 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             f"{folder / WEIGHTS_FILE} is not the file that {PLAN_FILE} was written with: it was truncated, exchanged "
             "or edited. Copy both files again from where they were made."
         )
-    try:
-        weights = safetensors.torch.load(content)
-    except SafetensorError as error:
-        raise UserError(f"{folder / WEIGHTS_FILE} is not a safetensors file: {error}.") from error
+    header = Header.read(folder / WEIGHTS_FILE)
     plan = PruningPlan.from_json(json.dumps(page["plan"]))
-    network = _built(page, folder) if model is None else model
+    network = build_checked(_origin(page, folder), plan, header) if model is None else model
     apply(network, plan)
-    _fill(network, weights, folder / WEIGHTS_FILE)
+    header.require_fit(network)
+    _fill(network, safetensors.torch.load(content))
     return network.eval()
 
 
-def _unshared(model: nn.Module) -> dict[str, Tensor]:
-    """The state of ``model`` with every shared tensor once, contiguous."""
-    seen: set[int] = set()
-    state: dict[str, Tensor] = {}
-    tensors = named_tensors(model)
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise UserError(
-                f"{name} of the network's state is not a tensor ({type(value).__name__}); it cannot be saved."
-            )
-        key = id(tensors.get(name, value))
-        if key not in seen:
-            seen.add(key)
-            state[name] = value.detach().contiguous().cpu().clone()
-    return state
-
-
-def _fill(network: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Copy ``weights`` into ``network`` after making sure that each fits."""
-    expected = _unshared(network)
-    missing, unexpected = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
-    wrong = [name for name in expected if name in weights and expected[name].shape != weights[name].shape]
-    if missing or unexpected or wrong:
-        example = (missing or unexpected or wrong)[0]
-        raise UserError(
-            f"{path} does not fit the network: {len(missing)} tensors are missing, {len(unexpected)} unknown and "
-            f"{len(wrong)} of another shape (first: {example})."
-        )
-    _cast(network, weights)
-    network.load_state_dict(weights, strict=False)  # shared tensors have further names
-
-
-def _cast(network: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Give ``network`` the number formats of ``weights`` (float16, bfloat16, float64, ...)."""
+def _fill(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy ``weights``, which fit, into ``network``, and give it their number formats (float16, bfloat16, ...)."""
     formats = {value.dtype for value in weights.values() if value.is_floating_point()}
     if len(formats) == 1:
-        network.to(formats.pop())  # also what is not among the weights: buffers that are never saved
+        network.to(formats.pop())  # also buffers that are never saved
     tensors = named_tensors(network)
     for name, value in weights.items():
         if name in tensors and tensors[name].dtype != value.dtype:
             tensors[name].data = tensors[name].data.to(value.dtype)
+    load_state(network, weights, strict=False)  # shared tensors have further names
 
 
 def _page(path: Path) -> dict[str, Any]:
+    """The content of plan.json. Raises UserError if it is not what ``save`` wrote."""
+    content = _read(path, LARGEST_PLAN)
     try:
-        page = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
+        page = loads_strictly(content.decode())
+    except DuplicateKey as error:
+        raise UserError(f"{path} was edited after it was written: {error}.") from error
+    except ValueError as error:
         raise UserError(
             f"{path} is not readable JSON ({error}); copy it again from where it was made."
         ) from error
@@ -139,19 +143,22 @@ def _digest(page: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(page, sort_keys=True).encode()).hexdigest()
 
 
-def _built(page: dict[str, Any], folder: Path) -> nn.Module:
+def _origin(page: dict[str, Any], folder: Path) -> Origin:
+    """The builder and its arguments. Raises UserError if there are none or they are not allowed."""
     if page["origin"] is None:
         raise UserError(
-            f"{folder} holds a {page['network']} that prunelab did not build: pass a fresh full network of that kind, "
+            f"{folder} holds a {page['network']} that prunelab did not build: pass a new full network of that kind, "
             "prunelab.load(folder, model=...)."
         )
-    return Origin.from_dict(page["origin"]).build()
+    return Origin.from_dict(page["origin"])
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, largest: int | None = None) -> bytes:
     try:
+        if largest is not None and path.stat().st_size > largest:
+            raise UserError(f"{path} is larger than {largest} bytes: it was not written by prunelab.")
         return path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read: {error.strerror}. A saved network is {WEIGHTS_FILE} and {PLAN_FILE}."
+            f"{path} cannot be read: {error.strerror}. A saved network consists of {WEIGHTS_FILE} and {PLAN_FILE}."
         ) from error

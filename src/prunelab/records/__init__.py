@@ -5,7 +5,7 @@ Reports need no torch; so what does is imported from its module: ``records.basel
 """
 
 from prunelab.records.atomic import write_atomically
-from prunelab.records.claim import claimed
+from prunelab.records.claim import Claim, ClaimLost, claimed
 from prunelab.records.fields import RecordError
 from prunelab.records.folder import BASELINES, RunFolder, unwritable
 from prunelab.records.key import baseline_key, run_key
@@ -27,6 +27,8 @@ __all__ = [
     "Accuracy",
     "BestEpoch",
     "BudgetSummary",
+    "Claim",
+    "ClaimLost",
     "Failure",
     "GitState",
     "Metrics",

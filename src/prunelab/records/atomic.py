@@ -1,31 +1,34 @@
-"""Files that are either there as a whole or not at all."""
+"""Atomic writes: a file has its old content or its new content, never a part of it."""
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 PARTIAL = ".partial"
-"""How the names of temporary files end; only a killed process leaves one behind."""
+"""Suffix of temporary files; only a killed process leaves one behind."""
+
+DAMAGED = ".damaged"
+"""Suffix of files that were found damaged and are kept for inspection."""
+
+Write = Callable[[Path, str | bytes], None]
+"""Writes a file as a whole: ``write_atomically``, or the ``write`` of a claim, which also checks the claim."""
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write ``content`` to ``path`` so that no reader, and no crash, ever sees a part of it.
+def write_atomically(path: Path, content: str | bytes, check: Callable[[], None] | None = None) -> None:
+    """Write ``content`` to ``path``; neither a reader nor a crash finds a part of it.
 
-    The bytes go into a temporary file of the same folder, reach the disk, and only then take the name
-    ``path``. Raises OSError (full disk, no permission); the temporary file is removed and an older ``path``
-    is untouched.
+    The bytes are written to a temporary file in the same folder and flushed to disk; then the file is renamed to
+    ``path``. ``check`` is called immediately before that. If it raises, or on OSError (full disk, no permission), the
+    temporary file is removed and an existing ``path`` is unchanged.
     """
-    data = content.encode() if isinstance(content, str) else content
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
-    temporary = Path(name)
+    temporary = _written(path, content)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o666 & ~_umask())
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
+        if check is not None:
+            check()
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -33,21 +36,70 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     _sync_folder(path.parent)
 
 
+def write_once(path: Path, content: str | bytes, check: Callable[[], None] | None = None) -> None:
+    """Like ``write_atomically``, but never replaces a file. Raises FileExistsError if there is one."""
+    temporary = _written(path, content)
+    try:
+        if check is not None:
+            check()
+        _link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder so that it is no longer used; returns its new path."""
+    number, aside = 1, path.with_name(f"{path.name}{DAMAGED}")
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}{DAMAGED}-{number}")
+    return path.rename(aside)
+
+
 def remove_partial_files(folder: Path) -> None:
-    """Remove what killed processes were writing below ``folder``, in which no other process may be at work."""
+    """Remove the temporary files of killed processes below ``folder``. No other process may write there."""
     for partial in folder.rglob(f"*{PARTIAL}"):
         partial.unlink()
 
 
+def _written(path: Path, content: str | bytes) -> Path:
+    """A temporary file beside ``path`` with this content, on disk."""
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o666 & ~_umask())
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file the name ``path`` if no file has it."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if path.exists():  # a file system without hard links has no atomic way
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        temporary.replace(path)
+
+
 def _umask() -> int:
-    """The process's mask, which ``mkstemp`` ignores: its files only their owner can read."""
+    """The umask of the process. ``mkstemp`` does not apply it: its files can be read by their owner only."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut."""
+    """Flush the directory entry, so that the name also survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,66 +1,153 @@
-"""Only one process at a time may work in a folder; the others wait for it, on this machine and on others."""
+"""Exclusive use of a folder by one process, on one machine or on several that share a file system."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
+from prunelab.errors import UserError
+from prunelab.records.atomic import write_atomically, write_once
+
 LOCK_FILE = ".lock"
 LEASE_FILE = ".lease"
 LEASE_S = 60.0
-"""Who holds a folder says so three times in so many seconds; who has been silent for so long holds it no more."""
+"""A lease is renewed every third of this time, and expires when it was not renewed for this time."""
 
 POLL_SECONDS = 0.2
+WAIT_SECONDS = 2.0
+"""Interval at which a waiting process looks for an empty lease file."""
+
+CHECKS = 5
+"""A lease file can be exchanged for a moment while another process tries to take it over."""
 
 log = logging.getLogger(__name__)
 
 
-@contextmanager
-def claimed(folder: Path, what: str) -> Iterator[None]:
-    """Hold ``folder`` for this process; if another one holds it, say so (``what`` is it about) and wait.
+class ClaimLost(UserError):
+    """Another process took over the folder, because the lease of this one had expired."""
 
-    A claim is two things, and ends with the process that holds it, however that ends:
 
-    - a lock of the operating system on a file inside, which is free at once when its process is gone. NFS carries it
-      from one machine to another; but some file systems of clusters (Lustre and BeeGFS, as often mounted) keep it to
-      themselves, and say nothing;
-    - so also a lease: a file that its holder touches again and again. Of a dead process of this machine it is taken
-      over at once, of one on another machine after ``LEASE_S`` seconds of silence.
+@dataclass(frozen=True)
+class Claim:
+    """The right of this process to write in a folder.
 
-    The empty lock file stays behind.
+    Every file that belongs to a result is written through ``write`` or ``write_once``. Both compare the token of the
+    lease with the one in the lease file (a fencing token) immediately before the file gets its name. So a process that
+    was suspended for longer than ``LEASE_S`` cannot replace what its successor has written.
+
+    Attributes:
+        what: the run or baseline, for messages.
+        token: identifies this hold of the lease; None on ranks other than zero, which do not write.
+        owner: returns the token that is in the lease file, None if there is none.
     """
-    lock = FileLock(folder / LOCK_FILE)
-    lease = SoftFileLease(
-        folder / LEASE_FILE, lease_duration=LEASE_S, on_compromise=lambda _: _warn_of_loss(what)
-    )
+
+    what: str
+    token: str | None = None
+    owner: Callable[[], str | None] = lambda: None
+
+    def check(self) -> None:
+        """Raise ClaimLost unless the lease file still holds the token of this claim."""
+        if self.token is None:
+            raise RuntimeError(f"only rank zero writes the results of {self.what}")
+        for attempt in range(CHECKS):
+            if self.owner() == self.token:
+                return
+            if attempt + 1 < CHECKS:
+                time.sleep(POLL_SECONDS / 2)
+        raise ClaimLost(
+            f"Another process has taken over {self.what}: this one did not renew its lease for {LEASE_S:.0f} s "
+            "(suspended, or the file system did not respond). This process stops without writing; the other one "
+            "continues the work."
+        )
+
+    def write(self, path: Path, content: str | bytes) -> None:
+        """``write_atomically`` under this claim. Raises ClaimLost; ``path`` is unchanged then."""
+        write_atomically(path, content, self.check)
+
+    def write_once(self, path: Path, content: str | bytes) -> None:
+        """``write_once`` under this claim. Raises ClaimLost, or FileExistsError if ``path`` exists."""
+        write_once(path, content, self.check)
+
+
+@contextmanager
+def claimed(folder: Path, what: str) -> Iterator[Claim]:
+    """Claim ``folder`` for this process. If another process holds it, log a message about ``what`` and wait.
+
+    A claim consists of two locks. Both end with the process that holds them, however it ends:
+
+    - an operating system lock on a file in the folder, which is free as soon as its process has ended. NFS shares it
+      between machines, but some cluster file systems (Lustre and BeeGFS, as often mounted) keep it local to each
+      machine without an error;
+    - therefore also a lease: a file that its holder touches periodically. The lease of a dead process of this machine
+      is taken over at once, that of a process on another machine ``LEASE_S`` seconds after its last renewal. The same
+      holds for an empty lease file, which a process leaves that dies between creating and writing it.
+
+    The empty lock file remains.
+    """
+    lease_file = folder / LEASE_FILE
+    lease = SoftFileLease(lease_file, lease_duration=LEASE_S, on_compromise=lambda _: _warn_of_loss(what))
     with (
-        _held(lock, f"Another process is at work on {what}: waiting for it."),
+        _held(FileLock(folder / LOCK_FILE), f"Another process is working on {what}: waiting for it."),
         _held(
             lease,
-            f"A process on another machine is at work on {what}, or was until a minute ago: waiting for it.",
+            f"A process on another machine is working on {what}, or was until a minute ago: waiting for it.",
+            lambda: _remove_empty(lease_file),
         ),
     ):
-        yield
+        yield Claim(what, lease.token, lambda: None if (owner := lease.owner) is None else owner.token)
 
 
 @contextmanager
-def _held(lock: BaseFileLock, message: str) -> Iterator[None]:
-    """Hold ``lock``; say ``message`` if that means to wait."""
-    try:
-        lock.acquire(timeout=2 * POLL_SECONDS, poll_interval=POLL_SECONDS)
-    except Timeout:
-        log.info(message)
-        lock.acquire(poll_interval=POLL_SECONDS)
+def _held(lock: BaseFileLock, message: str, clear: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold ``lock``. If another process has it, log ``message`` and wait; ``clear`` is called before each attempt."""
+    patience = 2 * POLL_SECONDS
+    while True:
+        clear()
+        try:
+            lock.acquire(timeout=patience, poll_interval=POLL_SECONDS)
+            break
+        except Timeout:
+            if patience < WAIT_SECONDS:
+                log.info(message)
+            patience = WAIT_SECONDS
     try:
         yield
     finally:
         lock.release()
 
 
+def _remove_empty(lease: Path) -> None:
+    """Remove the lease file if it is empty and older than ``LEASE_S``: filelock takes it for one of an old version."""
+    try:
+        found = lease.lstat()
+        if found.st_size or _now(lease.parent) - found.st_mtime < LEASE_S:
+            return
+        aside = lease.with_name(f"{lease.name}.{secrets.token_hex(8)}")
+        lease.rename(aside)  # only one of several waiting processes succeeds
+    except FileNotFoundError:
+        return
+    if aside.lstat().st_ino != found.st_ino:  # another process wrote a new lease in the meantime
+        os.link(aside, lease)
+    aside.unlink()
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock of the file system of ``folder``, which can differ from that of this machine."""
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"0")
+        probe.flush()
+        return os.fstat(probe.fileno()).st_mtime
+
+
 def _warn_of_loss(what: str) -> None:
-    """Said by the thread that renews the lease. What both do is the same, and files appear whole: nothing is spoilt."""
-    log.warning("This process was silent for so long that another one may be at work on %s too.", what)
+    """Called by the thread that renews the lease; the next write raises ClaimLost."""
+    log.warning("The lease on %s expired; another process may have taken it over.", what)

@@ -13,7 +13,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from prunelab.errors import UserError
-from prunelab.records.atomic import remove_partial_files, write_atomically
+from prunelab.records.atomic import remove_partial_files
+from prunelab.records.claim import Claim
 from prunelab.records.contents import content_digests
 from prunelab.records.fields import RecordError
 from prunelab.records.key import run_key
@@ -95,24 +96,31 @@ class RunFolder:
         except OSError as error:
             raise UserError(unwritable(self.path, error)) from error
 
-    def start(self, config: Mapping[str, Any]) -> None:
-        """Note what is about to run; an earlier failure no longer counts, and what a killed process left goes."""
-        write_atomically(self.path / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    def start(self, config: Mapping[str, Any], claim: Claim) -> None:
+        """Write the configuration; remove an earlier failure and the temporary files of killed processes."""
+        claim.write(self.path / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         (self.path / FAILURE_FILE).unlink(missing_ok=True)
         remove_partial_files(self.path)
 
-    def finish(self, record: Record) -> None:
-        """Write the record, after which the run counts as finished; the rounds' checkpoints go."""
-        write_atomically(self.path / RECORD_FILE, record.to_json())
+    def finish(self, record: Record, claim: Claim) -> None:
+        """Write the record, which makes the run finished, and remove the checkpoints of its rounds.
+
+        Raises:
+            ClaimLost: another process has taken over the run.
+            FileExistsError: there is a record; a finished run is never changed.
+        """
+        text = record.to_json()
+        Record.from_json(text)  # what cannot be read again is not written
+        claim.write_once(self.path / RECORD_FILE, text)
         self.tidy()
 
     def tidy(self) -> None:
         """Of a finished run: remove what a process left that was killed right after it had written the record."""
         shutil.rmtree(self.rounds, ignore_errors=True)
 
-    def fail(self, failure: Failure) -> None:
-        """Note why the run ended without a record."""
-        write_atomically(self.path / FAILURE_FILE, failure.to_json())
+    def fail(self, failure: Failure, claim: Claim) -> None:
+        """Write the error that ended the run."""
+        claim.write(self.path / FAILURE_FILE, failure.to_json())
 
 
 def unwritable(folder: Path | str, error: OSError) -> str:

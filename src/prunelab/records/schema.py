@@ -11,6 +11,7 @@ from typing import Any
 from prunelab.records.fields import Fields, RecordError
 from prunelab.records.renamed import upgraded
 from prunelab.records.test_set import TestSet
+from prunelab.strict_json import DuplicateKey, loads_strictly
 
 SCHEMA = 1
 """Version of the files below. A file of another version is refused, never guessed at."""
@@ -319,12 +320,12 @@ def _check_schema(fields: Fields) -> None:
 
 def _parsed(text: str) -> Any:
     try:
-        values = json.loads(text)
+        values = loads_strictly(text)
         json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair could not be printed later
     except UnicodeEncodeError as error:
         raise RecordError("holds text that is not valid Unicode") from error
-    except RecursionError as error:
-        raise RecordError("not a record: the JSON is nested too deeply") from error
+    except DuplicateKey as error:
+        raise RecordError(f"not a record: {error}") from error
     except ValueError as error:
         raise RecordError(f"not valid JSON ({error}); was it cut off?") from error
     return values

@@ -11,6 +11,7 @@ from torch import nn
 
 from prunelab.errors import UserError
 from prunelab.models import load_weights
+from prunelab.records.atomic import Write, write_atomically
 from prunelab.records.folder import CURVES_FILE
 from prunelab.steps.baseline_store import TRAINING_FOLDER
 from prunelab.steps.task import Task
@@ -21,19 +22,20 @@ from prunelab.training import Training, fit
 class BaselineSource(Protocol):
     """Makes a trained full network."""
 
-    def train(self, task: Task, folder: Path) -> tuple[nn.Module, float]:
-        """The network, and the seconds that training it took. ``folder`` is the baseline's."""
+    def train(self, task: Task, folder: Path, write: Write = write_atomically) -> tuple[nn.Module, float]:
+        """The network, and the seconds that its training took; ``write`` writes into the ``folder``."""
 
 
 @dataclass(frozen=True)
 class TrainedBaseline:
-    """Trains the network, from its published weights if the model's ``pretrained`` is true, else afresh."""
+    """Trains the network, starting from its published weights if the model's ``pretrained`` is true."""
 
     training: Training
 
-    def train(self, task: Task, folder: Path) -> tuple[nn.Module, float]:
+    def train(self, task: Task, folder: Path, write: Write = write_atomically) -> tuple[nn.Module, float]:
         pl.seed_everything(task.seed, workers=True, verbose=False)
         network = task.network(task.settings.pretrained)
+        curves = CurvesFile(folder / CURVES_FILE, write)
         seconds = fit(
             network,
             task.data,
@@ -42,18 +44,19 @@ class TrainedBaseline:
             seed=task.seed,
             folder=folder / TRAINING_FOLDER,
             title="baseline",
-            callbacks=[Curves("baseline", CurvesFile(folder / CURVES_FILE).write)],
+            callbacks=[Curves("baseline", curves.write, curves.restore)],
+            write=write,
         )
         return network, seconds
 
 
 @dataclass(frozen=True)
 class FileBaseline:
-    """Loads weights from a file; its names and shapes must be the network's."""
+    """Loads weights from a file whose names and shapes are those of the network."""
 
     path: str
 
-    def train(self, task: Task, folder: Path) -> tuple[nn.Module, float]:
+    def train(self, task: Task, folder: Path, write: Write = write_atomically) -> tuple[nn.Module, float]:
         network = task.network()
         load_weights(network, Path(self.path).expanduser())
         return network, 0.0
@@ -61,19 +64,19 @@ class FileBaseline:
 
 @dataclass(frozen=True)
 class PretrainedBaseline:
-    """Takes the weights that timm publishes, classifier included.
+    """Uses the weights that timm publishes, including the classifier.
 
     Raises:
-        UserError: they are of a network with another number of classes.
+        UserError: the published network has another number of classes.
     """
 
-    def train(self, task: Task, folder: Path) -> tuple[nn.Module, float]:
+    def train(self, task: Task, folder: Path, write: Write = write_atomically) -> tuple[nn.Module, float]:
         network = task.network(pretrained=True)
         published: Any = network.pretrained_cfg
         classes = published["num_classes"]
         if classes != task.data.num_classes:
             raise UserError(
-                f"The published weights of {task.settings.name} know {classes} classes, {task.data.name} has "
-                f"{task.data.num_classes}. Use baseline=train model.pretrained=true to train on from them."
+                f"The published weights of {task.settings.name} are for {classes} classes, {task.data.name} has "
+                f"{task.data.num_classes}. Use baseline=train model.pretrained=true to train from them."
             )
         return network, 0.0

@@ -1,33 +1,43 @@
-"""The store of baselines: each is made once, by one process, and shared by all runs that start from it."""
+"""The store of baselines: each is trained once, by one process, and shared by all runs that start from it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from prunelab.errors import UserError
-from prunelab.records.atomic import remove_partial_files, write_atomically
-from prunelab.records.claim import claimed
+from prunelab.records.atomic import remove_partial_files, set_aside
+from prunelab.records.claim import Claim, claimed
 from prunelab.records.fields import Fields, RecordError
 from prunelab.records.schema import Accuracy
+from prunelab.strict_json import loads_strictly
 
 WEIGHTS_FILE = "model.safetensors"
 METRICS_FILE = "metrics.json"
 TRAINING_FOLDER = "training"
-"""Inside a baseline's folder: what only an unfinished training needs. It goes when the baseline is there."""
+"""Inside the folder of a baseline: checkpoints of its training. It is removed when the baseline is complete."""
+
+log = logging.getLogger(__name__)
+
+
+class DamagedBaseline(UserError):
+    """The files of a stored baseline are not the ones that were written."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A trained full network: its weights, their accuracy on the test set, and how long training took."""
+    """A trained full network: its weights, their accuracy on the test set, and the seconds that training took."""
 
     weights: dict[str, Tensor]
     accuracy: Accuracy
@@ -36,57 +46,100 @@ class Baseline:
 
 @dataclass(frozen=True)
 class BaselineStore:
-    """Baselines in ``root``/<key>/: the weights, and metrics.json, written last, which makes them count."""
+    """Baselines in ``root``/<key>/: the weights, and metrics.json, which is written last and makes them complete."""
 
     root: Path
 
     def folder(self, key: str) -> Path:
-        """The folder of one baseline; it is made if need be."""
+        """The folder of one baseline; it is created if it does not exist."""
         folder = self.root / key
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @contextmanager
-    def claimed(self, key: str) -> Iterator[None]:
-        """The right to make this baseline; who asks for it while another process has it waits."""
-        with claimed(self.folder(key), f"the baseline {key}"):
+    def claimed(self, key: str) -> Iterator[Claim]:
+        """The claim that is needed to write this baseline; waits while another process holds it."""
+        with claimed(self.folder(key), f"the baseline {key}") as claim:
             remove_partial_files(self.folder(key))
-            yield
+            yield claim
 
     def has(self, key: str) -> bool:
-        """Whether this baseline is there, as a whole."""
+        """Whether this baseline is complete."""
         return (self.root / key / METRICS_FILE).is_file()
 
+    def is_sound(self, key: str) -> bool:
+        """Whether this baseline is complete and undamaged."""
+        try:
+            return self.has(key) and self.load(key) is not None
+        except DamagedBaseline:
+            return False
+
     def load(self, key: str) -> Baseline:
-        """A baseline that is there.
+        """A complete baseline.
 
         Raises:
-            UserError: its weights are not those that were measured.
+            DamagedBaseline: a digest does not match, or a file is missing or cannot be read.
         """
         folder = self.folder(key)
-        shutil.rmtree(folder / TRAINING_FOLDER, ignore_errors=True)  # its maker was killed before it could
+        self.tidy(key)  # the process that made it may have been killed before
         try:
-            fields = Fields(json.loads((folder / METRICS_FILE).read_text()))
+            fields = _metrics((folder / METRICS_FILE).read_text(encoding="utf-8"))
             content = (folder / WEIGHTS_FILE).read_bytes()
             if hashlib.sha256(content).hexdigest() != fields.text("sha256"):
-                raise RecordError(f"{WEIGHTS_FILE} is not the file that was measured")
+                raise RecordError(f"{WEIGHTS_FILE} does not have the digest in {METRICS_FILE}")
             return Baseline(
                 safetensors.torch.load(content), Accuracy.from_fields(fields), fields.number("seconds")
             )
-        except (RecordError, ValueError, FileNotFoundError) as error:
-            raise UserError(
-                f"The stored baseline {folder} is damaged: {error}. Delete the folder to make it again."
+        except (RecordError, ValueError, FileNotFoundError, SafetensorError) as error:
+            raise DamagedBaseline(
+                f"The stored baseline {folder} is damaged: {error}. The next run that needs it makes it again."
             ) from error
 
-    def save(self, key: str, baseline: Baseline) -> None:
-        """Keep a baseline; what its training needed to go on after an interruption goes."""
+    def set_damaged_aside(self, key: str) -> None:
+        """Rename the files of this baseline if they are damaged, so that it is made again. Needs the claim."""
+        if not self.has(key):
+            return
+        try:
+            self.load(key)
+        except DamagedBaseline as error:
+            folder = self.folder(key)
+            names = [set_aside(file).name for file in _files(folder) if file.exists()]
+            log.warning("%s The files were renamed to %s.", error, " and ".join(names))
+
+    def save(self, key: str, baseline: Baseline, claim: Claim) -> None:
+        """Store a baseline and remove the checkpoints of its training. An existing one is not replaced."""
         folder = self.folder(key)
         content = safetensors.torch.save({name: each.contiguous() for name, each in baseline.weights.items()})
-        metrics = {
+        metrics: dict[str, Any] = {
             **asdict(baseline.accuracy),
             "seconds": baseline.seconds,
             "sha256": hashlib.sha256(content).hexdigest(),
         }
-        write_atomically(folder / WEIGHTS_FILE, content)
-        write_atomically(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
-        shutil.rmtree(folder / TRAINING_FOLDER, ignore_errors=True)
+        metrics["metrics_sha256"] = _digest(metrics)
+        claim.write(folder / WEIGHTS_FILE, content)
+        claim.write_once(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
+        self.tidy(key)
+
+    def tidy(self, key: str) -> None:
+        """Remove the checkpoints of the training, if the baseline is complete."""
+        if self.has(key):
+            shutil.rmtree(self.root / key / TRAINING_FOLDER, ignore_errors=True)
+
+
+def _files(folder: Path) -> tuple[Path, Path]:
+    return folder / METRICS_FILE, folder / WEIGHTS_FILE
+
+
+def _metrics(text: str) -> Fields:
+    """The content of metrics.json. Raises ValueError or RecordError if it is damaged."""
+    values = loads_strictly(text)
+    fields = Fields(values)
+    # Baselines that were stored by earlier versions have no digest of the metrics.
+    if "metrics_sha256" in fields.names() and fields.text("metrics_sha256") != _digest(values):
+        raise RecordError(f"{METRICS_FILE} does not have the digest that it states")
+    return fields
+
+
+def _digest(metrics: dict[str, Any]) -> str:
+    content = {name: value for name, value in metrics.items() if name != "metrics_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

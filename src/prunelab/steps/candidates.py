@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
 
 from prunelab.distributed.ranks import from_rank_zero
 from prunelab.errors import UserError
+from prunelab.records.atomic import Write, write_atomically
 from prunelab.steps.setup import Setup
 from prunelab.training import Training, fit
 
@@ -21,11 +22,13 @@ class CandidateTraining:
     setup: of the run: images, machine, seed.
     recovery: used if a method names no training of its own; None if the recipe has no recovery.
     folder: where the checkpoints of an interrupted training are kept; those of a finished one are removed.
+    write: writes the checkpoints.
     """
 
     setup: Setup
     recovery: Training | None
     folder: Path
+    write: Write = field(default=write_atomically)
 
     def __call__(self, network: nn.Module, epochs: int, training: Training | None, name: str) -> None:
         """Train for ``epochs`` epochs; see ``PruningContext.train``.
@@ -49,5 +52,6 @@ class CandidateTraining:
             seed=task.seed,
             folder=folder,
             title=name,
+            write=self.write,
         )
         from_rank_zero(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -1,26 +1,31 @@
-"""What a round of a run decided, kept so that an interrupted run does not decide again."""
+"""The plan that a round decided, stored so that a resumed run does not decide again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from prunelab.errors import UserError
-from prunelab.records.atomic import write_atomically
+from prunelab.records.atomic import Write, set_aside, write_atomically
 from prunelab.records.fields import Fields, RecordError
+from prunelab.strict_json import loads_strictly
 from prunelab.structure import PruningPlan
 
 DECISION_FILE = "decision.json"
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Decision:
-    """A plan, the weights that it was decided for (their fingerprint), and the seconds that deciding took."""
+    """A plan, the fingerprint of the weights that it was decided for, and the seconds that the decision took."""
 
     plan: PruningPlan
     weights: str
@@ -29,45 +34,73 @@ class Decision:
 
 @dataclass(frozen=True)
 class RoundFolder:
-    """The folder of one round, with its decision and the checkpoints of the training that follows it."""
+    """The folder of one round, for its decision and its checkpoints. ``write`` writes the decision."""
 
     path: Path
+    write: Write = field(default=write_atomically)
 
     def decision(self, weights: str) -> Decision | None:
-        """The decision that was taken for these very weights, if there is one."""
+        """The stored decision for exactly these weights, or None.
+
+        A damaged file (unreadable, or with a digest that does not match) is set aside with a warning.
+        """
+        file = self.path / DECISION_FILE
         try:
-            fields = Fields(json.loads((self.path / DECISION_FILE).read_text()))
-            plan = PruningPlan.from_json(json.dumps(fields.mapping("plan")))
-            decision = Decision(plan, fields.text("weights"), fields.number("seconds"))
-        except (FileNotFoundError, ValueError, RecordError, UserError):
-            return None  # not decided yet, or by another version of prunelab
+            decision = _parsed(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (ValueError, RecordError, UserError) as error:
+            log.warning(
+                "The decision %s is damaged (%s). It was renamed to %s; the round decides again.",
+                file,
+                error,
+                set_aside(file).name,
+            )
+            return None
         return decision if decision.weights == weights else None
 
     def learning(self, weights: str) -> Path:
-        """Where the training lies in which a method learns, from these very weights, before it decides."""
+        """The folder of the training in which a method learns, starting from exactly these weights."""
         return self.path.with_name(f"{self.path.name}-learning-{weights[:12]}")
 
     def search(self, weights: str) -> Path:
         """The folder of a search over networks pruned from these weights: its state and its candidates."""
         return self.path.with_name(f"{self.path.name}-search-{weights[:12]}")
 
+    def recovery(self, decision: Decision) -> Path:
+        """The folder of the training that follows exactly this decision."""
+        return self.path / f"{decision.weights[:12]}-{decision.plan.digest()[:12]}"
+
     def decide(self, decision: Decision) -> None:
-        """Keep a new decision; checkpoints of an older one are of no use any more, and go first."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True)
+        """Store a new decision."""
+        self.path.mkdir(parents=True, exist_ok=True)
         content = {
             "weights": decision.weights,
             "seconds": decision.seconds,
             "plan": json.loads(decision.plan.to_json()),
         }
-        write_atomically(self.path / DECISION_FILE, json.dumps(content))
+        self.write(self.path / DECISION_FILE, json.dumps({**content, "sha256": _digest(content)}))
 
 
 def fingerprint(network: nn.Module) -> str:
-    """SHA-256 of all weights and buffers by name: equal networks, equal fingerprints."""
+    """SHA-256 of names, shapes, types and values of all weights and buffers."""
     found = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def _parsed(text: str) -> Decision:
+    """The decision in the text of a file. Raises ValueError, RecordError or UserError if it is damaged."""
+    content = loads_strictly(text)
+    fields = Fields(content)
+    digest = fields.text("sha256")
+    if digest != _digest({name: value for name, value in content.items() if name != "sha256"}):
+        raise RecordError("its content does not have the digest that it states")
+    plan = PruningPlan.from_json(json.dumps(fields.mapping("plan")))
+    return Decision(plan, fields.text("weights"), fields.number("seconds"))
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

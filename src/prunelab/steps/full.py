@@ -10,16 +10,19 @@ from torch import nn
 from prunelab.distributed import held_by_rank_zero
 from prunelab.distributed.ranks import from_rank_zero
 from prunelab.methods.allocation.feasibility import require_feasible
+from prunelab.models.state import load_state
 from prunelab.records import Accuracy
+from prunelab.records.claim import Claim
 from prunelab.steps.baseline_store import Baseline
 from prunelab.steps.parts import portion
 from prunelab.steps.setup import Setup
 from prunelab.structure import ChannelGraph
+from prunelab.training.divergence import require_finite
 
 
 @dataclass(frozen=True)
 class FullNetwork:
-    """A trained network, its structure, its accuracy on the test images, and what training it cost this run.
+    """A trained network, its structure, its accuracy on the test images, and the seconds that this run trained it.
 
     ``training_s`` is 0 if the network came from the store.
     """
@@ -31,10 +34,11 @@ class FullNetwork:
 
 
 def full_network(setup: Setup) -> FullNetwork:
-    """The baseline from the store; it is trained, once for all runs, if it is not there.
+    """The baseline from the store; if it is not there, it is trained and stored for all runs.
 
     Raises:
-        UserError: the network or its budget cannot be; said before any training.
+        UserError: the network cannot be built or the budget cannot be reached (both are checked before any training),
+            or the training of the baseline diverged.
     """
     task, method = setup.task, setup.method
     task.prepare_data()
@@ -43,26 +47,30 @@ def full_network(setup: Setup) -> FullNetwork:
     reach = (setup.budget, method.levels, method.allocation, setup.names["model"])
     require_feasible(graph, *reach, exclude=method.exclude)
     last_part = setup.recipe.rounds(setup.budget.keep)[-1].part
-    portion(graph, method, setup.budget, last_part)  # can it be done so?
+    portion(graph, method, setup.budget, last_part)  # raises if the recipe cannot prune in parts
     baseline, is_new = _stored_or_trained(setup)
-    network.load_state_dict(baseline.weights)
+    load_state(network, baseline.weights)
+    require_finite(network, "the baseline was loaded")
     return FullNetwork(network, graph, baseline.accuracy, baseline.seconds if is_new else 0.0)
 
 
 def _stored_or_trained(setup: Setup) -> tuple[Baseline, bool]:
-    """The baseline, and whether it was made just now. Of all that ask for it at once, one makes it."""
+    """The baseline, and whether this run made it. Of several processes that need it at the same time, one makes it."""
     store, key = setup.store, setup.baseline_key
-    if from_rank_zero(lambda: store.has(key)):
+    if from_rank_zero(lambda: store.is_sound(key)):
         return store.load(key), False
-    with held_by_rank_zero(lambda: store.claimed(key)):
+    what = f"the baseline {key}"
+    with held_by_rank_zero(lambda: store.claimed(key), elsewhere=Claim(what)) as claim:
+        from_rank_zero(lambda: store.set_damaged_aside(key))
         if from_rank_zero(lambda: store.has(key)):  # made while this process waited
             return store.load(key), False
-        baseline = _trained(setup, store.folder(key))
-        from_rank_zero(lambda: store.save(key, baseline))
+        baseline = _trained(setup, store.folder(key), claim)
+        from_rank_zero(lambda: store.save(key, baseline, claim))
         return baseline, True
 
 
-def _trained(setup: Setup, folder: Path) -> Baseline:
-    network, seconds = setup.baseline.train(setup.task, folder)
+def _trained(setup: Setup, folder: Path, claim: Claim) -> Baseline:
+    network, seconds = setup.baseline.train(setup.task, folder, claim.write)
+    require_finite(network, "the baseline was trained or read")
     weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
     return Baseline(weights, setup.task.test_accuracy(network), seconds)

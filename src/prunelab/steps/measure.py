@@ -11,11 +11,12 @@ from prunelab.steps.full import FullNetwork
 from prunelab.steps.rounds import Pruned
 from prunelab.steps.setup import Setup
 from prunelab.structure import ChannelGraph, analyze
+from prunelab.training.divergence import require_finite
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What both networks are worth and cost, and the seconds that it took to find out.
+    """Accuracy and cost of both networks, and the seconds that the measurement took.
 
     ``validation`` is the accuracy of the pruned and recovered network on the validation images.
     """
@@ -27,8 +28,13 @@ class Figures:
 
 
 def measure(setup: Setup, full: FullNetwork, pruned: Pruned) -> Figures:
-    """Accuracy on the test images, costs counted on the network as it is, and the time of a forward pass."""
+    """Accuracy on the test images, cost of the networks as they are, and the time of a forward pass.
+
+    Raises:
+        UserError: the weights or the outputs of the pruned network are not finite.
+    """
     start = time.perf_counter()
+    require_finite(pruned.network, "recovery")
     task = setup.task
     validation = task.validation_accuracy(pruned.network)
     accuracy = task.test_accuracy(pruned.network)

@@ -1,4 +1,4 @@
-"""Pruning a network part by part, front to back: which groups a round may touch, and what it has to reach."""
+"""Pruning part by part, from front to back: the groups that a round may prune, and the budget that it must meet."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from prunelab.structure import ChannelGraph
 
 @dataclass(frozen=True)
 class Portion:
-    """What one round is about: a budget of the whole network, and the groups that the round leaves alone."""
+    """The work of one round: a budget for the whole network, and the groups that the round does not prune."""
 
     budget: Budget
     exclude: frozenset[str]
 
 
 def portion(full: ChannelGraph, method: PruningMethod, budget: Budget, part: tuple[int, int]) -> Portion:
-    """The ``part`` (r, n) of the work: the r-th of n parts of the groups of ``full`` gets its final width.
+    """The work of part r of n, given as ``part`` = (r, n): the groups of that part are pruned to their final width.
 
-    The final width of every group is the one that ``budget`` gives it under uniform allocation. The budget of the
-    round is what the network costs when the groups of the first r parts have theirs and all others are whole.
+    The final width of a group is the one that ``budget`` gives it under uniform allocation. The budget of the round is
+    the cost of the network in which the groups of the first r parts have their final width and all others are
+    unpruned.
 
     Raises:
-        UserError: widths cannot be known part by part, or there are more parts than groups.
+        UserError: the final widths depend on later rounds (any other allocation), or there are more parts than groups.
     """
     number, parts = part
     if parts == 1:
@@ -39,7 +40,7 @@ def portion(full: ChannelGraph, method: PruningMethod, budget: Budget, part: tup
     slices = [set(each.tolist()) for each in np.array_split(names, parts)]
     done = set().union(*slices[:number])
     cost = cost_function(full, budget.resource)(full.plan({name: final.kept[name] for name in done}))
-    # Half an operation more, lest the rounding of the fraction takes another channel.
+    # Half an operation more: a fraction that is rounded down would cost another channel.
     keep = min(1.0, (float(cost) + 0.5) / full_cost(full, budget.resource))
     others = {group.name for group in full.groups} - slices[number - 1]
     return Portion(replace(budget, **{budget.resource: keep}), frozenset(others))
@@ -48,11 +49,11 @@ def portion(full: ChannelGraph, method: PruningMethod, budget: Budget, part: tup
 def _require_parts(method: PruningMethod, names: list[str], parts: int) -> None:
     if method.allocation.rule != "uniform" or "block" in method.levels:
         raise UserError(
-            "A network is pruned front to back with the same fraction of every group: set "
-            "budget.allocation=uniform and leave block out of levels, or choose recipe=iterative."
+            "Pruning from front to back removes the same fraction of every group: set budget.allocation=uniform and "
+            "remove block from levels, or choose recipe=iterative."
         )
     if parts > len(names):
         raise UserError(
-            f"recipe.parts={parts}, but with levels [{', '.join(method.levels)}] there are {len(names)} groups to "
-            "prune. Use fewer parts."
+            f"recipe.parts={parts} is more than the {len(names)} groups that can be pruned with "
+            f"levels=[{','.join(method.levels)}]. Use fewer parts."
         )

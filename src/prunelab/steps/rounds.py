@@ -1,8 +1,9 @@
-"""Pruning and recovering a network, in one round or several."""
+"""Pruning and recovery of a network, in one round or several."""
 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from prunelab.errors import UserError
 from prunelab.methods import Budget, LearningMethod, PruningCallback, PruningContext
 from prunelab.recipes import Round
 from prunelab.records import Accuracy
+from prunelab.records.atomic import Write, write_atomically
 from prunelab.steps.candidates import CandidateTraining
 from prunelab.steps.decision import Decision, RoundFolder, fingerprint
 from prunelab.steps.full import FullNetwork
@@ -24,20 +26,21 @@ from prunelab.steps.setup import Setup
 from prunelab.structure import ChannelGraph, PruningPlan, apply, check
 from prunelab.tracking import Curves
 from prunelab.training import fit
+from prunelab.training.divergence import require_finite
 from prunelab.training.restored_plan import prune_as
 
 CHECKED_IMAGES = 4
 TOLERANCE = 1e-4
-"""Largest relative difference between a pruned network and the masked one where all groups are exact."""
+"""Largest relative difference between the pruned and the masked network that is accepted if all groups are exact."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned and recovered network, and what is known of the way there.
+    """A pruned and recovered network, and figures of its rounds.
 
-    ``plan`` is all that was removed from the full network. ``after_pruning`` is the accuracy between the
-    last pruning and the training that follows; ``masked_vs_pruned`` the largest relative difference between
-    masked and pruned outputs over all rounds; ``score_s`` the seconds of learning what to keep, and of deciding.
+    ``plan`` is everything that was removed from the full network. ``after_pruning`` is the accuracy after the last
+    pruning, before the training that follows; ``masked_vs_pruned`` the largest relative difference between masked and
+    pruned outputs over all rounds; ``score_s`` the seconds that the method took to learn and to decide.
     """
 
     network: nn.Module
@@ -48,18 +51,20 @@ class Pruned:
     recovery_s: float
 
 
-def prune_and_recover(setup: Setup, full: FullNetwork, folder: Path) -> Pruned:
-    """Prune and recover a copy of the full network, as the recipe says.
+def prune_and_recover(
+    setup: Setup, full: FullNetwork, folder: Path, write: Write = write_atomically
+) -> Pruned:
+    """Prune and recover a copy of the full network, as the recipe defines.
 
-    Every round keeps its decision and the newest checkpoints of its trainings in ``folder``/<round>..., and
-    uses what it finds there. So an interrupted run repeats nothing but the epoch that it was in.
+    Every round stores its decision and the newest checkpoints of its trainings in ``folder``/<round>..., and reuses
+    what it finds there. So a resumed run repeats only the epoch that was interrupted. ``write`` writes these files.
     """
     network = copy.deepcopy(full.network)
     rounds = setup.recipe.rounds(setup.budget.keep)
     difference = score_s = recovery_s = 0.0
     for number, step in enumerate(rounds, start=1):
         last = number == len(rounds)
-        place = RoundFolder(folder / str(number))
+        place = RoundFolder(folder / str(number), write)
         context = _context(setup, network, step, full.graph, place, is_first=number == 1)
         score_s += _learn(setup, context, place, "learning" if last else f"learning {number}")
         decision = _decide(setup, context, place)
@@ -68,8 +73,8 @@ def prune_and_recover(setup: Setup, full: FullNetwork, folder: Path) -> Pruned:
         if last:
             after_pruning = setup.task.test_accuracy(network)
         phase = "recovery" if last else f"round {number}"
-        recovery_s += _recover(setup, network, step, place.path, phase)
-    plan = cast(PruningPlan, network.prunelab_plan)  # what all rounds did, in one
+        recovery_s += _recover(setup, network, step, place, decision, phase)
+    plan = cast(PruningPlan, network.prunelab_plan)  # the plans of all rounds, composed
     return Pruned(network, plan, after_pruning, difference, score_s, recovery_s)
 
 
@@ -86,17 +91,17 @@ def _context(
         exclude=work.exclude,
         reference=reference,
         folder=search,
-        train_candidate=CandidateTraining(setup, step.training, search),
+        train_candidate=CandidateTraining(setup, step.training, search, place.write),
     )
 
 
 def _learn(setup: Setup, context: PruningContext, place: RoundFolder, phase: str) -> float:
-    """Train the network while the method learns, if it is one that does; returns the seconds that it took."""
+    """Train the network with a learning method; returns the seconds, 0 for a method that does not learn."""
     method = setup.method
     if not isinstance(method, LearningMethod):
         return 0.0
     if method.training is None:
-        raise UserError(f"{setup.names['method']} learns while the network trains: give method.training.")
+        raise UserError(f"{setup.names['method']} learns while the network trains: set method.training.")
     folder = place.learning(_common_fingerprint(context.model))
     pl.seed_everything(setup.task.seed, workers=True, verbose=False)
     method.begin(context)
@@ -108,19 +113,20 @@ def _learn(setup: Setup, context: PruningContext, place: RoundFolder, phase: str
         seed=setup.task.seed,
         folder=folder,
         title=phase,
-        callbacks=[PruningCallback(method), Curves(phase, setup.logger.epoch)],
+        callbacks=[PruningCallback(method), Curves(phase, setup.logger.epoch, setup.logger.restore)],
+        write=place.write,
     )
 
 
 def _common_fingerprint(network: nn.Module) -> str:
-    """Which weights these are; the same ones in all processes, or the run ends."""
+    """The fingerprint of the weights. Raises UserError if they differ between the processes."""
     weights = fingerprint(network)
     require_same(weights, "The processes hold different weights, so they cannot prune together.")
     return weights
 
 
 def _decide(setup: Setup, context: PruningContext, place: RoundFolder) -> Decision:
-    """What to keep of the network in this round."""
+    """The plan of this round: the stored one for these weights, or a new one, which is stored."""
     weights = _common_fingerprint(context.model)
     if (decision := from_rank_zero(lambda: place.decision(weights))) is not None:
         return decision
@@ -136,7 +142,7 @@ def _decide(setup: Setup, context: PruningContext, place: RoundFolder) -> Decisi
 
 
 def _reconstruct(setup: Setup, context: PruningContext, plan: PruningPlan) -> float:
-    """Let the method adjust the weights that stay; returns the seconds that it took."""
+    """Let a reconstruction method adjust the weights that are kept; returns the seconds."""
     if not setup.method.reconstructs:
         return 0.0
     pl.seed_everything(setup.task.seed, workers=True, verbose=False)
@@ -144,6 +150,7 @@ def _reconstruct(setup: Setup, context: PruningContext, plan: PruningPlan) -> fl
     context.model.to(context.device)
     setup.method.reconstruct(context, plan)
     context.model.to("cpu")
+    require_finite(context.model, "the reconstruction")
     return time.perf_counter() - start
 
 
@@ -156,12 +163,12 @@ def _draw_weights(setup: Setup, network: nn.Module) -> None:
 
 
 def _budget(final: Budget, keep: float) -> Budget:
-    """The budget of a round: ``keep`` of the resource that the final budget limits."""
+    """The budget of a round: the fraction ``keep`` of the resource that the final budget limits."""
     return replace(final, **{final.resource: keep})
 
 
 def _prune(setup: Setup, network: nn.Module, plan: PruningPlan, graph: ChannelGraph) -> float:
-    """Prune ``network`` for real; returns how far it is from the masked one, as measured on a few images."""
+    """Prune ``network``; returns its relative difference from the masked network on a few images."""
     before = copy.deepcopy(network)
     apply(network, plan)
     images, _ = next(iter(setup.task.data.calibration_dataloader(CHECKED_IMAGES)))
@@ -169,12 +176,15 @@ def _prune(setup: Setup, network: nn.Module, plan: PruningPlan, graph: ChannelGr
     difference = check(before, network, plan, images.to(device))
     shrunk = {name for name, (width, left) in plan.widths.items() if left < width}
     exact = all(group.exact for group in graph.groups if group.name in shrunk)
-    if exact and not difference <= TOLERANCE:
+    if not math.isfinite(difference) or (exact and not difference <= TOLERANCE):
         raise RuntimeError(f"the pruned network differs from the masked one by {difference:.1e}, relatively")
     return difference
 
 
-def _recover(setup: Setup, network: nn.Module, step: Round, folder: Path, phase: str) -> float:
+def _recover(
+    setup: Setup, network: nn.Module, step: Round, place: RoundFolder, decision: Decision, phase: str
+) -> float:
+    """Train the pruned network as the recipe defines; returns the seconds."""
     if step.weights == "fresh":
         _draw_weights(setup, network)
     if step.training is None:
@@ -185,7 +195,8 @@ def _recover(setup: Setup, network: nn.Module, step: Round, folder: Path, phase:
         step.training,
         machine=setup.task.machine,
         seed=setup.task.seed,
-        folder=folder,
+        folder=place.recovery(decision),
         title=phase,
-        callbacks=[Curves(phase, setup.logger.epoch)],
+        callbacks=[Curves(phase, setup.logger.epoch, setup.logger.restore)],
+        write=place.write,
     )

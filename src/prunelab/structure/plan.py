@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from prunelab.errors import UserError
+from prunelab.strict_json import loads_strictly
 from prunelab.structure.surgery.rewriting import Width
 
 VERSION = 1
@@ -90,12 +91,9 @@ class PruningPlan:
     def from_json(text: str) -> PruningPlan:
         """Read a plan. Raises UserError for anything that is not a sound plan of this version."""
         try:
-            raw = json.loads(text)
-        except RecursionError as error:
-            raise UserError("not a pruning plan: its JSON is nested too deeply") from error
-        except json.JSONDecodeError as error:
-            where = f"broken JSON at character {error.pos} ({error.msg})"
-            raise UserError(f"not a pruning plan: {where}") from error
+            raw = loads_strictly(text)
+        except ValueError as error:
+            raise UserError(f"not a pruning plan: broken JSON ({error})") from error
         version = raw.get("version") if isinstance(raw, dict) else None
         if version != VERSION:
             raise UserError(f"not a pruning plan of version {VERSION}: its version is {version!r}")

@@ -17,6 +17,7 @@ import wandb
 
 from prunelab.errors import UserError, nearest
 from prunelab.records import Record
+from prunelab.records.atomic import Write, write_atomically
 from prunelab.report.measures import MEASURES
 from prunelab.report.wandb_report import LONGEST_TAG, RESULT
 from prunelab.tracking.curves import EpochRow
@@ -54,8 +55,8 @@ class WandbLogger(CsvLogger):
         self.project = project
         self.mode = mode
 
-    def start(self, folder: Path, config: Mapping[str, Any]) -> None:
-        super().start(folder, config)
+    def start(self, folder: Path, config: Mapping[str, Any], write: Write = write_atomically) -> None:
+        super().start(folder, config, write)
         self._folder, self._config = folder, config
         self._runs: dict[str, wandb.Run] = {}
         self._mode_now = self.resolved_mode()

@@ -1,4 +1,4 @@
-"""One training of a network, which goes on where it stopped if it was interrupted."""
+"""One resumable training of a network."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from prunelab.data import ImageData
+from prunelab.distributed.ranks import from_rank_zero
+from prunelab.records.atomic import Write, write_atomically
 from prunelab.training.buffers import SameBuffers
-from prunelab.training.checkpoints import NEWEST, AtomicCheckpoints, keep_newest
+from prunelab.training.checkpoints import CheckedCheckpoints, KeepNewest, newest_sound
 from prunelab.training.classifier import Classifier
+from prunelab.training.divergence import StopOnDivergence, require_finite
 from prunelab.training.machine import SRUN_ADVICE, Machine
 from prunelab.training.progress import TrainingBar
 from prunelab.training.seeding import SeedEachEpoch
 from prunelab.training.settings import Training
 
-# Lightning's advice to whoever writes a training script, and its own affairs: nothing that a user can act on.
+# Lightning's hints for authors of training scripts, and deprecations of its own dependencies: a user of prunelab cannot
+# act on them.
 ADVICE = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     "The '.*_dataloader' does not have many workers",
@@ -42,16 +46,28 @@ def fit(
     folder: Path,
     title: str,
     callbacks: Sequence[Callback] = (),
+    write: Write = write_atomically,
 ) -> float:
-    """Train ``backbone`` in place; returns the seconds that it took, those before an interruption included.
+    """Train ``backbone`` in place; returns the seconds that it took, including those before an interruption.
 
-    The state after each epoch is kept in ``folder``/newest.ckpt. If that file is there, training goes on from
-    it, so the folder must belong to this network, data and training alone.
+    A checkpoint is written into ``folder`` after each epoch. If the folder holds checkpoints, the training continues
+    from the newest one that is undamaged; therefore the folder must be used for this network, data and training only.
+
+    Args:
+        backbone: images (N, C, H, W) to logits (N, classes).
+        data: the training and validation images.
+        training: optimizer, schedule and number of epochs.
+        machine: accelerator, precision and number of processes.
+        seed: seeds the random generators at the start of each epoch.
+        folder: where the checkpoints are.
+        title: the name of the training in the progress bar and in messages.
+        callbacks: further Lightning callbacks.
+        write: writes the checkpoints.
 
     Raises:
-        UserError: this machine does not have what ``machine`` asks for.
+        UserError: ``machine`` cannot be used here, or the weights are NaN or infinite after an epoch.
         KeyboardInterrupt: the user pressed Ctrl-C.
-        SystemExit: the process was told to stop (SIGTERM); its code is 143.
+        SystemExit: the process received SIGTERM; the code is 143.
     """
     if machine.batches is not None:
         training = training.lasting(1)
@@ -68,32 +84,36 @@ def fit(
                 clock,
                 TrainingBar(title),
                 *callbacks,
-                keep_newest(folder),
+                StopOnDivergence(title),
+                KeepNewest(folder),
             ],
             logger=False,
-            plugins=[AtomicCheckpoints()],
+            plugins=[CheckedCheckpoints(write)],
             num_sanity_val_steps=0,
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
         )
-        newest = folder / NEWEST
-        trainer.fit(model, datamodule=data, ckpt_path=newest if newest.is_file() else None, weights_only=True)
+        trainer.fit(
+            model, datamodule=data, ckpt_path=from_rank_zero(lambda: newest_sound(folder)), weights_only=True
+        )
+    require_finite(backbone, title)
     return clock.time_elapsed()
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C during a fit arrives as KeyboardInterrupt, where Lightning ends the process with code 1.
+    """Raise KeyboardInterrupt for Ctrl-C during a fit, and exit with 143 after SIGTERM.
 
-    After SIGTERM the process ends as shells count, where Lightning ends it with 0, as if all were done.
+    Lightning ends the process with code 1 and 0 for these, so that a shell could not tell an interrupted run from a
+    finished one.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as ending:
         if isinstance(ending.__context__, KeyboardInterrupt):
-            signal.signal(signal.SIGINT, handler)  # Lightning switched it off
+            signal.signal(signal.SIGINT, handler)  # Lightning set it to ignore
             raise KeyboardInterrupt from None
         if isinstance(ending, SIGTERMException):
             raise SystemExit(128 + signal.SIGTERM) from None

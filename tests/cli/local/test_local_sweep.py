@@ -69,7 +69,7 @@ def test_each_process_has_its_share_and_one_that_dies_stops_no_other(
 def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(sweeps: Sweeps, tmp_path: Path) -> None:
     words = (*LOCAL, "seed=0,1,2", "baseline.training.epochs=30")
     started = sweeps.start(tmp_path, *words)
-    while len(list(tmp_path.glob("outputs/baselines/*/training/newest.ckpt"))) < 2:
+    while len({file.parent for file in tmp_path.glob("outputs/baselines/*/training/epoch-*.ckpt")}) < 2:
         time.sleep(0.02)
     os.kill(started.pid, signal.SIGINT)
     assert sweeps.wait(started) == 130, started.said()

@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 
 from prunelab.errors import UserError
 from prunelab.structure.plan import Cut, PruningPlan
-from prunelab.structure.surgery.attributes import integers, set_integer
+from prunelab.structure.surgery.attributes import set_integer
 from prunelab.structure.surgery.cutting import Cutter
+from prunelab.structure.surgery.implied import require_implied
 from prunelab.structure.surgery.replacing import replace_content, states_to_cut
 from prunelab.structure.surgery.rewriting import Width, check_written, rewrite
 from prunelab.structure.tracing.side_effects import forget_caches
@@ -144,14 +145,7 @@ def checked_cuts(
                 f"{cut.tensor}, whose shape is {tuple(tensor.shape)}"
             )
     by_tensor = plan.cuts_by_tensor()
-    for module, attributes in plan.attributes.items():
-        own_integers = integers(modules[module])
-        for name, value in attributes.items():
-            own = own_integers.get(name)
-            if own is None or not 0 < value <= own:
-                raise UserError(
-                    f"this plan was made for another network: it sets {name!r} of {module!r} from {own!r} to {value}"
-                )
+    require_implied(modules, plan)
     for module, widths in plan.rewritten.items():
         check_written(modules[module], widths)
     for name, values in plan.values.items():
