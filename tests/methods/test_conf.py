@@ -1,102 +1,24 @@
-"""Every choice of the group ``method`` composes, and its class gets the run's settings."""
+"""Settings of methods on the command line, and the words that comments in conf/method offer."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import hydra
 import pytest
-import yaml
-from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
-from prunelab.cli.config import configure
-from prunelab.methods import (
-    CURL,
-    FPGM,
-    NISP,
-    PFA,
-    SCSP,
-    APoZ,
-    BNGamma,
-    Entropy,
-    HRank,
-    ImportanceMethod,
-    L1Norm,
-    L2Norm,
-    Random,
-    Taylor,
-)
+from prunelab.cli.config import configure, configure_part
+from prunelab.methods import Entropy
 
 CONF = Path(__file__).parents[2] / "conf"
-CRITERIA = {
-    "random": Random,
-    "l1": L1Norm,
-    "l2": L2Norm,
-    "bn_gamma": BNGamma,
-    "fpgm": FPGM,
-    "apoz": APoZ,
-    "taylor": Taylor,
-    "entropy": Entropy,
-    "scsp": SCSP,
-    "hrank": HRank,
-    "pfa": PFA,
-    "nisp": NISP,
-    "curl": CURL,
-}
 
 
-@pytest.fixture(scope="module")
-def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A primary config with the keys that methods read, beside the real groups."""
-    folder = tmp_path_factory.mktemp("conf")
-    budget = {"flops": 0.4, "params": None, "allocation": "uniform", "min_keep": 0.2, "divisor": 4}
-    run = {
-        "defaults": ["_self_", {"method": "l1"}],
-        "hydra": {"searchpath": [f"file://{CONF}"]},
-        "seed": 3,
-        "levels": ["filter"],
-        "exclude": ["conv1"],
-        "exact": True,
-        "cardinality": True,
-        "budget": {**budget, "normalisation": None},
-        "recipe": {"calibration_images": 64},
-    }
-    (folder / "run.yaml").write_text(yaml.safe_dump(run))
-    return folder
-
-
-def test_there_is_one_file_for_each_criterion() -> None:
-    assert {file.stem for file in (CONF / "method").glob("*.yaml")} >= set(CRITERIA)
-
-
-@pytest.mark.parametrize("name", CRITERIA)
-def test_a_choice_makes_its_method_with_the_settings_of_the_run(conf: Path, name: str) -> None:
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        method = hydra.utils.instantiate(compose("run", [f"method={name}"]).method)
-    assert isinstance(method, ImportanceMethod)
-    assert type(method.criterion) is CRITERIA[name]
-    assert (method.budget.flops, method.levels, method.images, method.seed) == (0.4, ("filter",), 64, 3)
-    assert (method.exclude, method.exact, method.cardinality) == ({"conv1"}, True, True)
-    assert (method.allocation.rule, method.allocation.min_keep, method.allocation.divisor) == (
-        "uniform",
-        0.2,
-        4,
-    )
-    assert method.allocation.normalisation == CRITERIA[name].normalisation
-
-
-@pytest.mark.parametrize("name", CRITERIA)
-def test_the_file_shows_the_defaults_of_the_class(name: str) -> None:
-    written = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())["criterion"]
-    settings = {key: value for key, value in written.items() if not key.startswith("_")}
-    assert CRITERIA[name](**settings) == CRITERIA[name]()
-
-
-def test_settings_of_a_criterion_are_keys(conf: Path) -> None:
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        chosen = compose("run", ["method=entropy", "method.criterion.bins=20", "method.divisor=8"])
-        method = hydra.utils.instantiate(chosen.method)
+def test_settings_of_a_criterion_are_keys() -> None:
+    words = ["method=entropy", "method.criterion.bins=20", "method.divisor=8", "budget.flops=0.5"]
+    settings = configure_part("method", words)
+    settings.pop("module")
+    method = instantiate(settings, _convert_="all")
     assert method.criterion == Entropy(bins=20)
     assert method.allocation.divisor == 8
 

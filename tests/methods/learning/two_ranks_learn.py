@@ -19,39 +19,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from prunelab.methods import (
-    FPGM,
-    LFPC,
-    SSL,
-    VCNN,
-    AutoPruner,
-    Budget,
-    GroupBrainDamage,
-    L1Norm,
-    LearningMethod,
-    PruningCallback,
-    Slimming,
-    SoftPruning,
-)
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-BUDGET = Budget(flops=0.5)
+import battery
+
+from prunelab.methods import LearningMethod, PruningCallback
+
 STEP_IMAGES = 8  # of all ranks together
+STRONG = {"strength": 0.05, "filters": 0.1, "channels": 0.1, "last_scale": 5.0, "sampler_lr": 0.05}
 
 
 def methods() -> dict[str, LearningMethod]:
+    """Every choice of conf/method that learns, with penalties strong enough to move weights in a few steps."""
     return {
-        "slimming": Slimming(BUDGET, strength=0.05),
-        "ssl": SSL(BUDGET, filters=0.1, channels=0.1),
-        "group_brain_damage": GroupBrainDamage(BUDGET, strength=0.1),
-        "sfp": SoftPruning(BUDGET),
-        "fpgm_soft": SoftPruning(BUDGET, FPGM(), mask_gradients=True),
-        "vcnn": VCNN(BUDGET, strength=1e-3),
-        "autopruner": AutoPruner(BUDGET, last_scale=5.0),
-        "lfpc": LFPC(
-            BUDGET,
-            [L1Norm(), FPGM()],
-            sampler_lr=0.05,
-        ),
+        name: battery.made(
+            name, **{key: value for key, value in STRONG.items() if key in battery.settings(name)}
+        )
+        for name in battery.METHODS
+        if battery.learns(name)
     }
 
 

@@ -53,6 +53,10 @@ class Criterion(ABC):
     """How ``global`` allocation makes layers comparable, unless the user chooses otherwise (see
     ``Allocation``)."""
 
+    dead_first: ClassVar[bool] = True
+    """Whether a channel without any effect on the output always has the lowest score. False for criteria that measure
+    something else, such as how well a channel can be replaced."""
+
     reduction: Reduction = "mean"
 
     def __post_init__(self) -> None:

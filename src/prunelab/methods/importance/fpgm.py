@@ -33,6 +33,7 @@ class FPGM(Criterion):
     """
 
     reads: ClassVar[Reads] = "weights"
+    dead_first: ClassVar[bool] = False
     origin: ClassVar[Origin] = Origin(
         "He et al., Geometric Median, CVPR 2019",
         "https://arxiv.org/abs/1811.00250",

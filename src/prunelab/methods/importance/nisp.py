@@ -55,6 +55,7 @@ class NISP(Criterion):
     """
 
     reads: ClassVar[Reads] = "activations"
+    dead_first: ClassVar[bool] = False
     origin: ClassVar[Origin] = Origin("Yu et al., NISP, CVPR 2018", "https://arxiv.org/abs/1711.05908")
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
 

@@ -20,6 +20,7 @@ class Random(Criterion):
     """s_j uniform in (0, 1], drawn for each group alone: its name and the seed decide, not the order."""
 
     reads: ClassVar[Reads] = "nothing"
+    dead_first: ClassVar[bool] = False
 
     def score(self, context: PruningContext) -> Scores:
         return Scores(
