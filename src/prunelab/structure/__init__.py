@@ -2,6 +2,7 @@
 
 from prunelab.structure.blocks import ResidualBlock
 from prunelab.structure.cost import CostModel
+from prunelab.structure.expected_cost import ExpectedCost
 from prunelab.structure.gathers import GroupGather, change_gathered
 from prunelab.structure.graph import ChannelGraph, analyze
 from prunelab.structure.groups import LEVELS, ChannelGroup, Slice
@@ -19,6 +20,7 @@ __all__ = [
     "ChannelGraph",
     "ChannelGroup",
     "CostModel",
+    "ExpectedCost",
     "GroupGather",
     "GroupHookPoint",
     "HookPoint",

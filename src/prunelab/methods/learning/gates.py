@@ -36,10 +36,10 @@ class Gates:
         self._values: dict[str, Tensor] = {}
         waiting = dict(owned or {})
         groups = tuple(groups)
-        readers: dict[str, list[_Part]] = {}
+        readers: dict[str, list[Part]] = {}
         for group in groups:
             for found in group.having("consumer"):
-                part = _Part.of(group.name, found.dim, found.index)
+                part = Part.of(group.name, found.dim, found.index)
                 readers.setdefault(found.parameter, []).append(part)
         self._gated = [
             _Gated(self._values, parts, [waiting.pop(part.group) for part in parts if part.group in waiting])
@@ -48,16 +48,16 @@ class Gates:
         self._places = [_place(model, name) for name in readers]
         for (module, name), gated in zip(self._places, self._gated, strict=True):
             parametrize.register_parametrization(module, name, gated)
-        gathers: dict[str, list[_Part]] = {}
+        gathers: dict[str, list[Part]] = {}
         for group in groups:
             for gather in group.gathers:
-                gathers.setdefault(gather.buffer, []).append(_Part.of(group.name, 0, gather.positions))
+                gathers.setdefault(gather.buffer, []).append(Part.of(group.name, 0, gather.positions))
         self._hooks = ExitStack()
         if gathers:
             self._hooks.enter_context(
                 change_gathered(
                     model,
-                    lambda name, tensor, dim: _scaled(
+                    lambda name, tensor, dim: scale_channels(
                         tensor, [replace(part, dim=dim) for part in gathers.get(name, ())], self._values
                     ),
                 )
@@ -83,7 +83,7 @@ class Gates:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """Where the channels of a group sit along ``dim`` of a tensor: ``repeats`` positions each."""
 
     group: str
@@ -92,7 +92,7 @@ class _Part:
     repeats: int
 
     @classmethod
-    def of(cls, group: str, dim: int, index: NDArray[np.int64]) -> _Part:
+    def of(cls, group: str, dim: int, index: NDArray[np.int64]) -> Part:
         """From positions (channels, m)."""
         return cls(group, dim, torch.from_numpy(index.flatten()), index.shape[1])
 
@@ -100,17 +100,17 @@ class _Part:
 class _Gated(nn.Module):
     """weight -> weight with the columns of each gated channel scaled."""
 
-    def __init__(self, values: Mapping[str, Tensor], parts: list[_Part], owned: list[nn.Module]) -> None:
+    def __init__(self, values: Mapping[str, Tensor], parts: list[Part], owned: list[nn.Module]) -> None:
         super().__init__()
         self.owned = nn.ModuleList(owned)  # not in the network itself: a Sequential would run it
         self._values = values
         self._parts = parts
 
     def forward(self, weight: Tensor) -> Tensor:
-        return _scaled(weight, self._parts, self._values)
+        return scale_channels(weight, self._parts, self._values)
 
 
-def _scaled(tensor: Tensor, parts: Iterable[_Part], values: Mapping[str, Tensor]) -> Tensor:
+def scale_channels(tensor: Tensor, parts: Iterable[Part], values: Mapping[str, Tensor]) -> Tensor:
     """The tensor with each channel that has a value multiplied by it; itself if there is none."""
     for part in parts:
         value = values.get(part.group)

@@ -1,0 +1,64 @@
+"""The cost model as a differentiable function of fractional widths."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from prunelab.structure.cost import CostModel
+
+
+class ExpectedCost:
+    """FLOPs or parameters at expected widths, with gradients; the same polynomials as ``CostModel``.
+
+    For independent widths the expectation of a product of two groups is the product of the expectations, so that the
+    value is the expected cost wherever no operator reads and writes the same group; there w^2 becomes E[w]^2.
+
+    Args:
+        cost: of a network with G groups.
+        resource: flops (2 x MACs + bias additions of one image) or params.
+    """
+
+    def __init__(self, cost: CostModel, resource: Literal["flops", "params"]) -> None:
+        if resource == "flops":
+            sums, self._scale = (cost._operations, cost._biases), 1.0 / cost._images
+        else:
+            sums, self._scale = (cost._parameters,), 1.0
+        self._sums = [
+            (torch.from_numpy(s.coefficients), torch.from_numpy(s.factors), torch.from_numpy(s.block))
+            for s in sums
+        ]
+        self._multiplicity = torch.from_numpy(cost._multiplicity)
+        self._constant = torch.from_numpy(cost._constant)
+        self._parents = [int(parent) for parent in cost._parents]
+        self._homes = [list(home) for home in cost._homes]
+
+    def __call__(self, widths: Tensor, alive: Tensor | None = None) -> Tensor:
+        """``widths`` (..., G) and ``alive`` (..., blocks; 1 where a block is kept) -> (...,), float64, on the CPU."""
+        widths = widths.to("cpu", torch.float64)
+        dimensions = widths @ self._multiplicity.T + self._constant
+        living = self._living(None if alive is None else alive.to("cpu", torch.float64))
+        total = torch.zeros(widths.shape[:-1], dtype=torch.float64)
+        for coefficients, factors, block in self._sums:
+            product = dimensions[..., factors].prod(dim=-1)
+            if living is not None:
+                product = product * living[..., block]
+            total = total + product @ coefficients
+        return total * self._scale
+
+    def _living(self, alive: Tensor | None) -> Tensor | None:
+        """As ``CostModel._living``; with fractions the product for nested blocks, the maximum for shared ones."""
+        if alive is None:
+            return None
+        columns: list[Tensor] = list(alive.unbind(dim=-1))
+        found = []
+        for block, own in enumerate(columns):
+            parent = self._parents[block]
+            while parent >= 0:
+                own, parent = own * columns[parent], self._parents[parent]
+            found.append(own)
+        ones = torch.ones(alive.shape[:-1], dtype=alive.dtype)
+        shared = [torch.stack([found[block] for block in home]).amax(dim=0) for home in self._homes]
+        return torch.stack([*found, ones, *shared], dim=-1)
