@@ -37,10 +37,11 @@ from prunelab.methods.learning import (
 )
 from prunelab.methods.method import PruningMethod
 from prunelab.methods.reconstruction import ChannelPruning, ReconstructionPruning, Subspace, ThiNet
-from prunelab.methods.search import Candidate, EagleEye, Judge, SearchMethod, WidthSpace
+from prunelab.methods.search import DMCP, Candidate, EagleEye, Judge, SearchMethod, WidthSpace
 
 __all__ = [
     "CURL",
+    "DMCP",
     "FPGM",
     "LFPC",
     "NISP",

@@ -22,10 +22,9 @@ class ExpectedCost:
     """
 
     def __init__(self, cost: CostModel, resource: Literal["flops", "params"]) -> None:
-        if resource == "flops":
-            sums, self._scale = (cost._operations, cost._biases), 1.0 / cost._images
-        else:
-            sums, self._scale = (cost._parameters,), 1.0
+        flops = resource == "flops"
+        sums = [cost._operations, cost._biases] if flops else [cost._parameters]
+        self._scale = 1.0 / cost._images if flops else 1.0
         self._sums = [
             (torch.from_numpy(s.coefficients), torch.from_numpy(s.factors), torch.from_numpy(s.block))
             for s in sums

@@ -243,3 +243,15 @@ def test_gradients_of_several_widths_accumulate() -> None:
     for parameter, first, second in zip(model.parameters(), *alone, strict=True):
         assert parameter.grad is not None
         _close(parameter.grad, first + second, "gradient")
+
+
+def test_several_widths_share_one_backward_pass() -> None:
+    """Statistics that a later pass updates do not disturb the gradients of an earlier one."""
+    model, graph = _made("resnet20")
+    order = {group.name: list(range(group.size))[::-1] for group in graph.groups}
+    sliced = SlicedNetwork(model, graph, order)
+    losses = []
+    for share in (1, 2, 1):
+        with sliced.at([max(1, group.size // share) for group in graph.groups]):
+            losses.append(model(IMAGES).square().mean())
+    torch.stack(losses).sum().backward()

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.calibration import Batch
 from prunelab.methods.context import Loss, PruningContext
+from prunelab.methods.importance.criterion import warn_left_whole
 from prunelab.methods.importance.l1 import L1Norm
 from prunelab.methods.learning.gates import Part, scale_channels
 from prunelab.methods.search.widths import Widths, WidthSpace
@@ -44,8 +45,12 @@ class Supernet:
 
     @classmethod
     def by_importance(cls, context: PruningContext) -> Supernet:
-        """Channels in the order of the l1 norms of their filters."""
-        scores = L1Norm().score(context).channels
+        """Channels in the order of the l1 norms of their filters. Groups that no weight reads stay whole."""
+        read = {group.name for group in context.groups if group.having("consumer") or group.gathers}
+        scores = {name: found for name, found in L1Norm().score(context).channels.items() if name in read}
+        warn_left_whole(
+            context, [g.name for g in context.groups if g.name not in scores], "cannot be ordered"
+        )
         return cls(context, {n: np.argsort(-found, kind="stable").tolist() for n, found in scores.items()})
 
     @property
@@ -101,7 +106,9 @@ class Supernet:
         read a channel are scaled.
         """
         graph, model = self.sliced.graph, self.sliced.model
-        factors, readers, gathers = {}, {}, {}
+        factors: dict[str, Tensor] = {}
+        readers: dict[str, list[Part]] = {}
+        gathers: dict[str, list[tuple[str, NDArray[np.int64]]]] = {}
         for group in graph.groups:
             if group.name not in values:
                 continue

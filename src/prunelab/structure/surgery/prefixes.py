@@ -109,11 +109,11 @@ class Prefixes:
         pattern = _Pattern(self._group_of[channels], self._rank[channels])
         return self._patterns.setdefault(pattern.group.tobytes() + pattern.rank.tobytes(), pattern)
 
-    def at(self, widths: Sequence[int]) -> Prefix:
-        """What is kept at these widths, one for each group."""
+    def at(self, widths: Sequence[int], device: torch.device) -> Prefix:
+        """What is kept at these widths, one for each group; positions are on ``device``."""
         limits = np.append(np.asarray(widths, dtype=np.int64), np.iinfo(np.int64).max)
         kept = {id(pattern): pattern.kept(limits) for pattern in self._patterns.values()}
-        parts = {number: _part(found) for number, found in kept.items() if not found.all()}
+        parts = {number: _part(found, device) for number, found in kept.items() if not found.all()}
         cuts = {}
         for name, dimensions in self._dimensions.items():
             own = tuple(Part(dim, *parts[id(pattern)]) for dim, pattern in dimensions if id(pattern) in parts)
@@ -125,13 +125,13 @@ class Prefixes:
                 attributes.setdefault(module, {})[name] = int(kept[id(pattern)].sum())
         return Prefix(
             cuts=cuts,
-            values=self._values(kept),
+            values=self._values(kept, device),
             attributes=attributes,
             rewritten=self._rewritten if parts else {},
             homes=tuple(dict.fromkeys(home for name in cuts for home in self._homes[name])),
         )
 
-    def _values(self, kept: Mapping[int, NDArray[np.bool_]]) -> dict[str, Tensor]:
+    def _values(self, kept: Mapping[int, NDArray[np.bool_]], device: torch.device) -> dict[str, Tensor]:
         """New content of index buffers: kept sources are renumbered, removed ones become the zero channel."""
         values = {}
         for buffer, source, out, content in self._gathers:
@@ -139,7 +139,7 @@ class Prefixes:
             rows = kept[id(out)] if out is not None else np.ones(len(content), dtype=np.bool_)
             if not (alive.all() and rows.all()):
                 place = np.where(alive, np.cumsum(alive) - 1, alive.sum() - 1)
-                values[buffer] = torch.from_numpy(place[content[rows]])
+                values[buffer] = torch.from_numpy(place[content[rows]]).to(device)
         return values
 
 
@@ -155,8 +155,8 @@ def _ranks(name: str, size: int, order: Sequence[int] | None) -> NDArray[np.int6
     return ranks
 
 
-def _part(kept: NDArray[np.bool_]) -> tuple[int, Tensor | None]:
+def _part(kept: NDArray[np.bool_], device: torch.device) -> tuple[int, Tensor | None]:
     places = np.flatnonzero(kept)
     if places[-1] == places.size - 1:
         return int(places.size), None
-    return int(places.size), torch.from_numpy(places)
+    return int(places.size), torch.from_numpy(places).to(device)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
 from prunelab.errors import UserError, nearest
@@ -55,7 +56,7 @@ class SlicedNetwork:
         self._modules = named_modules(model)
         self._slots = _slots(self._modules)
         self._blocks = {block.name: block.leaves for block in graph.blocks}
-        self._seen: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        self._seen: OrderedDict[tuple[tuple[int, ...], torch.device], Prefix] = OrderedDict()
         self._open = False
 
     def widths(self, chosen: Mapping[str, int]) -> tuple[int, ...]:
@@ -111,13 +112,15 @@ class SlicedNetwork:
         return chosen
 
     def _prefix(self, widths: tuple[int, ...]) -> Prefix:
-        if widths in self._seen:
-            self._seen.move_to_end(widths)
+        device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        key = (widths, device)
+        if key in self._seen:
+            self._seen.move_to_end(key)
         else:
-            self._seen[widths] = self._prefixes.at(widths)
+            self._seen[key] = self._prefixes.at(widths, device)
             if len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
-        return self._seen[widths]
+        return self._seen[key]
 
     def _drop(self, dropped: Collection[str], undo: ExitStack) -> None:
         for name in dropped:
@@ -148,9 +151,7 @@ class SlicedNetwork:
                     _write_back(own, part, cuts, undo)
         for name, full in tensors.items():
             found.setdefault(name, full)
-        for name, values in prefix.values.items():
-            _, table, key = self._slots[name][0]
-            found[name] = values.to(table[key].device)
+        found.update(prefix.values)
         for name, part in found.items():
             for _, table, key in self._slots[name]:
                 undo.callback(table.__setitem__, key, table[key])
@@ -177,15 +178,18 @@ def cut(tensor: Tensor, parts: Sequence[Part]) -> Tensor:
         if part.positions is None:
             tensor = tensor.narrow(part.dim, 0, part.length)
         else:
-            tensor = tensor.index_select(part.dim, part.positions.to(tensor.device))
+            tensor = tensor.index_select(part.dim, part.positions)
     return tensor
 
 
 def _write_back(own: Tensor, part: Tensor, cuts: Sequence[Part], undo: ExitStack) -> None:
-    """Copy what a forward pass writes into a selection (running statistics) back to the full tensor."""
+    """Copy what a forward pass writes into a selection (running statistics) back to the full tensor.
+
+    Through ``data``: like the update of running statistics itself this is no change that autograd has to notice.
+    """
     index = cuts[0].positions
     if index is not None and own.is_floating_point():
-        undo.callback(lambda: own.index_copy_(cuts[0].dim, index.to(own.device), part))
+        undo.callback(lambda: own.data.index_copy_(cuts[0].dim, index, part))
 
 
 def _set(module: nn.Module, name: str, value: Any, undo: ExitStack) -> None:
