@@ -8,11 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
-from prunelab.methods import Budget, Criterion, ImportanceMethod, PruningContext
+from prunelab.methods import (
+    Budget,
+    Criterion,
+    ImportanceMethod,
+    LearningMethod,
+    PruningCallback,
+    PruningContext,
+)
 
 
 class Plain(nn.Module):
@@ -168,3 +177,82 @@ def toy_graph() -> Callable[..., Any]:
         )
 
     return make
+
+
+class Known(pl.LightningModule):
+    """A network whose right widths are known: all 8 channels of group "0" are needed, of the 32 of group "3" 16 are.
+
+    Class c < 8 of 16 makes input channel c bright, class c + 8 makes it dark. The first layer passes the 8 channels on,
+    in the linear part of its ReLU. The second one computes both signs of each (16 channels), 8 weaker copies and 8
+    channels of almost nothing. Images are (N, 8, 4, 4).
+    """
+
+    def __init__(self, seed: int, lr: float) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.lr = lr
+        self.net = nn.Sequential(
+            nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 32, 1), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 16),
+        )  # fmt: skip
+        signs = torch.cat([torch.eye(8), -torch.eye(8)])
+        second = torch.cat([signs, 0.8 * signs[::2], 0.01 * torch.randn(8, 8)]) + 0.05 * torch.randn(32, 8)
+        classes = torch.eye(16)
+        head = 2 * torch.cat([classes, 0.5 * classes[::2], torch.zeros(8, 16)])
+        place = torch.randperm(32)
+        with torch.no_grad():
+            self.net[0].weight.copy_((torch.eye(8) + 0.05 * torch.randn(8, 8)).view(8, 8, 1, 1))
+            self.net[1].bias.fill_(2.0)
+            self.net[3].weight.copy_(second[place].view(32, 8, 1, 1))
+            self.net[7].weight.copy_(head[place].T)
+        generator = torch.Generator().manual_seed(0)
+        self.classes = torch.randint(16, (1024,), generator=generator)
+        noise = torch.randn(1024, 8, 1, 1, generator=generator) + torch.randn(
+            1024, 8, 4, 4, generator=generator
+        )
+        self.images = 0.3 * noise
+        bright = torch.where(self.classes < 8, 1.5, -1.5)
+        self.images[torch.arange(1024), self.classes % 8] += bright[:, None, None]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Nothing: the held-out images are for methods."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), self.lr, momentum=0.9)
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(
+            TensorDataset(self.images[:768], self.classes[:768]), batch_size=64, shuffle=True,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(TensorDataset(self.images[768:], self.classes[768:]), batch_size=64)
+
+
+@pytest.fixture
+def known() -> Callable[..., Known]:
+    """(seed, lr) -> the module of ``Known``; with a rate of almost 0 its weights stay what they are."""
+    return lambda seed, lr=1e-9: Known(seed, lr)
+
+
+@pytest.fixture
+def learned_widths() -> Callable[..., dict[str, int]]:
+    """(method that learns, module of ``Known``, epochs) -> the widths that it decides after learning."""
+
+    def learned(method: LearningMethod, module: Known, epochs: int) -> dict[str, int]:
+        example = torch.zeros(1, 8, 4, 4)
+        trainer = pl.Trainer(
+            max_epochs=epochs, accelerator="cpu", callbacks=[PruningCallback(method, example_input=example)],
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module)
+        plan = method.decide(method.context(module.net, example, validation=module.val_dataloader()))
+        graph = method.structure(module.net, example)
+        assert graph.cost.flops(plan) <= method.budget.keep * graph.cost.flops()
+        return {name: after for name, (_, after) in plan.widths.items()}
+
+    return learned

@@ -47,5 +47,7 @@ def test_it_is_the_expectation_over_independent_widths() -> None:
 def test_gradients_are_the_slopes() -> None:
     graph = analyze(build("cifar_resnet20", num_classes=10), torch.zeros(1, 3, 32, 32))
     cost = ExpectedCost(graph.cost, "flops")
-    widths = torch.tensor([group.size * 0.6 for group in graph.groups], dtype=torch.float64, requires_grad=True)
+    widths = torch.tensor(
+        [group.size * 0.6 for group in graph.groups], dtype=torch.float64, requires_grad=True
+    )
     assert torch.autograd.gradcheck(lambda w: cost(w) / 1e6, widths)

@@ -137,3 +137,11 @@ def test_a_method_that_has_not_learned_decides_nothing(small: Any, context: Any)
 def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         DMCP(Budget(flops=0.5), **settings)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_superfluous_channels_go_and_needed_ones_stay(known: Any, learned_widths: Any, seed: int) -> None:
+    method = DMCP(Budget(flops=0.6), warmup=0.2, strength=1.0, seed=seed)
+    widths = learned_widths(method, known(seed, lr=0.005), epochs=30)
+    assert widths["0"] >= 7  # of 8
+    assert widths["3"] <= 20  # of 32

@@ -10,6 +10,7 @@ import pytest
 
 import prunelab.methods
 from prunelab.methods import (
+    DMCP,
     FPGM,
     LFPC,
     SSL,
@@ -48,6 +49,7 @@ METHODS: dict[str, Callable[[], LearningMethod]] = {
     "fpgm_soft": lambda: SoftPruning(HALF, FPGM(), mask_gradients=True),
     "vcnn": lambda: VCNN(HALF),
     "autopruner": lambda: AutoPruner(HALF, last_scale=1.0),  # whose codes do not settle
+    "dmcp": lambda: DMCP(HALF, warmup=0.2),
     "lfpc": lambda: LFPC(HALF, [L1Norm(), Smallest()], sampler_lr=0.05, validation_images=100),
 }
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prunelab.methods import Budget, L1Norm, ImportanceMethod, PruningContext
+from prunelab.methods import Budget, ImportanceMethod, L1Norm, PruningContext
 from prunelab.methods.search.supernet import Supernet
 from prunelab.models import build
 from prunelab.structure import candidate
@@ -42,16 +42,17 @@ def test_the_sandwich_loss_by_hand(context: PruningContext) -> None:
     """Cross entropy of the full network, and for each narrower one KL(full || narrow)."""
     supernet, model = Supernet.by_importance(context), context.model
     middle = supernet.random(np.random.default_rng(0))
-    parts = [copy.deepcopy(model), *(candidate(model, supernet.plan(w)) for w in (supernet.narrowest, middle))]
+    parts = [
+        copy.deepcopy(model),
+        *(candidate(model, supernet.plan(w)) for w in (supernet.narrowest, middle)),
+    ]
     full, *narrower = (network.train()(IMAGES) for network in parts)
     expected = functional.cross_entropy(full, TARGETS)
     target = full.softmax(dim=1)
     for logits in narrower:
         expected = expected + (target * (target.log() - logits.log_softmax(dim=1))).sum(dim=1).mean()
     buffers = {name: buffer.clone() for name, buffer in parts[0].named_buffers()}
-    loss = supernet.sandwich(
-        model, (IMAGES, TARGETS), [supernet.narrowest, middle], functional.cross_entropy
-    )
+    loss = supernet.sandwich(model, (IMAGES, TARGETS), [supernet.narrowest, middle], functional.cross_entropy)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     for name, buffer in model.named_buffers():  # as after one pass of the full network alone
         assert torch.allclose(buffer, buffers[name]), name
