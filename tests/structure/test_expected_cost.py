@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from prunelab.errors import UserError
 from prunelab.models import build
 from prunelab.structure import ExpectedCost, analyze
 
 
 @pytest.mark.parametrize("resource", ["flops", "params"])
 @pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_mobilenetv2", "cifar_vgg16_bn"])
-def test_at_whole_widths_it_is_the_cost_model(name: str, resource: Literal["flops", "params"]) -> None:
+def test_at_whole_widths_it_is_the_cost_model(name: str, resource: str) -> None:
     graph = analyze(build(name, num_classes=10), torch.zeros(1, 3, 32, 32))
     generator = np.random.default_rng(0)
     widths = np.stack([generator.integers(1, group.size + 1, 20) for group in graph.groups], axis=1)
@@ -51,3 +51,9 @@ def test_gradients_are_the_slopes() -> None:
         [group.size * 0.6 for group in graph.groups], dtype=torch.float64, requires_grad=True
     )
     assert torch.autograd.gradcheck(lambda w: cost(w) / 1e6, widths)
+
+
+def test_a_resource_without_gradient_is_refused() -> None:
+    graph = analyze(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)), torch.zeros(1, 3, 2, 2))
+    with pytest.raises(UserError, match="budget.latency"):
+        ExpectedCost(graph.cost, "latency")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from prunelab.errors import UserError
 from prunelab.structure.cost import CostModel
 
 
@@ -19,9 +18,16 @@ class ExpectedCost:
     Args:
         cost: of a network with G groups.
         resource: flops (2 x MACs + bias additions of one image) or params.
+
+    Raises:
+        UserError: another resource, which is not a polynomial of widths.
     """
 
-    def __init__(self, cost: CostModel, resource: Literal["flops", "params"]) -> None:
+    def __init__(self, cost: CostModel, resource: str) -> None:
+        if resource not in ("flops", "params"):
+            raise UserError(
+                f"budget.{resource} has no gradient with respect to widths: use budget.flops or budget.params."
+            )
         flops = resource == "flops"
         sums = [cost._operations, cost._biases] if flops else [cost._parameters]
         self._scale = 1.0 / cost._images if flops else 1.0
