@@ -83,7 +83,7 @@ def _about(name: str) -> About:
     from hydra.utils import instantiate
 
     settings = configure_part("method", [f"method={name}", "budget.flops=0.5"])
-    about: About = instantiate(settings).about
+    about: About = instantiate({key: value for key, value in settings.items() if key != "module"}).about
     return about
 
 
