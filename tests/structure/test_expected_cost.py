@@ -55,5 +55,5 @@ def test_gradients_are_the_slopes() -> None:
 
 def test_a_resource_without_gradient_is_refused() -> None:
     graph = analyze(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)), torch.zeros(1, 3, 2, 2))
-    with pytest.raises(UserError, match="budget.latency"):
+    with pytest.raises(UserError, match=r"budget\.latency"):
         ExpectedCost(graph.cost, "latency")
