@@ -57,9 +57,7 @@ def test_running_statistics_count_and_masks_do_not(plain: nn.Module, batches: An
 def test_feature_maps_that_overflow(plain: nn.Module, batches: Any, method: PruningMethod) -> None:
     """Weights and images are numbers, but the products are not: 3e38 is near the largest of float32."""
     plain.conv2.weight.data[1] = 3e38
-    with pytest.raises(
-        UserError, match=f"{method.title} cannot judge net: the feature maps of conv2 hold NaN"
-    ):
+    with pytest.raises(UserError, match=f"{method.title} .*the feature maps of conv2 .*NaN"):
         decide(method, plain, batches)
 
 

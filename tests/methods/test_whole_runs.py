@@ -52,9 +52,8 @@ def test_a_whole_run(outputs: Path, monkeypatch: pytest.MonkeyPatch, name: str) 
 
     with (outcome.folder.path / "curves.csv").open() as lines:
         rows = list(csv.DictReader(lines))
-    assert [row["phase"] for row in rows] == ["learning"] * 2 * isinstance(
-        Setup.of(config).method, LearningMethod
-    ) + ["recovery"]
+    learns = isinstance(Setup.of(config).method, LearningMethod)
+    assert [row["phase"] for row in rows] == ["learning"] * 2 * learns + ["recovery"]
     for row in rows[:-1]:
         watched = [float(row[column]) for column in row if column.startswith("learning/")]
         assert watched and all(map(math.isfinite, watched))

@@ -1,4 +1,4 @@
-"""What a method is, for the table of all methods: where it comes from, what it needs, what it can remove."""
+"""Facts about a method for the table of methods: its source, what it reads, what it can remove."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from prunelab.errors import UserError
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a method comes from, and what its definition here was held against.
+    """The source of a method: the paper, and the code with which the definition here was compared.
 
     paper: authors, venue and year, such as "Li et al., ICLR 2017"; empty if there is none.
     url: of the paper.
-    code: owner/name on GitHub of the authors' code; empty if it is not public, or was not at hand.
-    ours: what the paper leaves open and prunelab had to settle, in a few words.
+    code: owner/name on GitHub of the authors' code; empty if it is not public or was not available.
+    ours: choices that the paper leaves open, in a few words.
     """
 
     paper: str = ""
@@ -28,10 +28,10 @@ class Origin:
 class About:
     """One row of the table of methods.
 
-    origin: where the method comes from.
-    reads: what it looks at when it decides.
+    origin: the source of the method.
+    reads: the data that it reads when it decides.
     levels: what it can remove, of "filter", "stage" and "block".
-    cost: what has to be computed before it decides, next to a forward pass over the calibration images.
+    cost: the computation before it decides, such as one forward pass over the calibration images.
     """
 
     origin: Origin
@@ -41,13 +41,13 @@ class About:
 
 
 def require_covered(name: str, levels: Collection[str], covers: Collection[str]) -> None:
-    """Refuse levels for which a method or criterion is not defined.
+    """Check that a method or criterion is defined for all levels.
 
     Raises:
-        UserError: there is one.
+        UserError: it is not.
     """
     if beyond := [level for level in levels if level not in covers]:
         raise UserError(
             f"{name} is not defined for level {beyond[0]}: take {beyond[0]} out of levels, or choose another "
-            f"method (this one knows {', '.join(covers)})."
+            f"method (this one covers {', '.join(covers)})."
         )

@@ -1,4 +1,4 @@
-"""The images that a criterion looks at."""
+"""Calibration images: a fixed number of images of a loader, shared among ranks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TARGET_KEYS = ("label", "labels", "target", "targets", "y")
 def unpack_batch(batch: Any) -> Batch:
     """(images, targets) of an ordinary batch; targets are None if it holds none.
 
-    Understands a tensor (images alone), a tuple or list (images, targets, ...) and a mapping with customary
+    Accepts a tensor (images only), a tuple or list (images, targets, ...) and a mapping with customary
     keys ("image", "pixel_values", "x", ... and "label", "target", "y", ...).
 
     Raises:
@@ -54,15 +54,14 @@ def unpack_batch(batch: Any) -> Batch:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fixed number of images, batch by batch; with several processes, every rank sees its share of the
-    batches.
+    """A fixed number of images in batches; with several processes, every rank reads its share of the batches.
 
-    Batches are handed out whole and in turn (batch i to rank i modulo ranks), so that the statistics of all
-    ranks together are those of one process over the same loader.
+    Whole batches are assigned in turn (batch i to rank i modulo ranks), so that the statistics of all ranks together
+    equal those of one process over the same loader.
 
     loader: any iterable of batches, the same on every rank. A loader with a ``DistributedSampler`` already
-        deals out shares and is read as it is.
-    images: how many to look at on all ranks together; a loader with fewer gives all it has.
+        assigns shares and is read as it is.
+    images: their number over all ranks together; fewer if the loader has fewer.
     unpack: batch -> (images, targets).
     rank, ranks: this process, and how many there are.
     """
@@ -95,12 +94,12 @@ class Calibration:
             UserError: images contain NaN or infinity.
         """
         sampler = getattr(self.loader, "sampler", None)
-        dealt = isinstance(sampler, DistributedSampler)
-        remaining = -(-self.images // self.ranks) if dealt else self.images
+        shared = isinstance(sampler, DistributedSampler)
+        remaining = -(-self.images // self.ranks) if shared else self.images
         with _kept_generators(self.loader, sampler):
             for index, batch in enumerate(self.loader):
                 images, _ = self.unpack(batch)
-                if dealt or index % self.ranks == self.rank:
+                if shared or index % self.ranks == self.rank:
                     used = _first(on_device(batch, device), len(images), remaining)
                     chosen, targets = self.unpack(used)
                     chosen = chosen[:remaining].to(
@@ -120,7 +119,7 @@ class Calibration:
 
 @contextmanager
 def _kept_generators(*owners: Any) -> Iterator[None]:
-    """Afterwards the generators that a loader and its sampler shuffle with are where they were."""
+    """Restores the generators with which a loader and its sampler shuffle."""
     generators = [getattr(owner, "generator", None) for owner in owners]
     states = [(found, found.get_state()) for found in generators if isinstance(found, torch.Generator)]
     try:

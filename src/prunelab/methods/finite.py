@@ -15,29 +15,29 @@ RUNNING = ("running_mean", "running_var")
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinity; as quick as a sum, if it does not."""
+    """Whether a tensor contains neither NaN nor infinity. Takes as long as a sum where it does not."""
     if tensor.is_meta or not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     accumulated = tensor.detach().sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
     return bool(accumulated.isfinite()) or bool(
         tensor.isfinite().all()
-    )  # large numbers may have a sum that is not
+    )  # the sum of large finite numbers may be infinite
 
 
 def require_finite_weights(model: nn.Module, method: str, network: str) -> None:
-    """Refuse a network with NaN or infinity in a parameter or a running statistic.
+    """Check the parameters and running statistics of a network for NaN and infinity.
 
-    Other buffers may well hold some: masks of attention do.
+    Other buffers may contain infinity, such as masks of attention.
 
     Raises:
-        UserError: names the first such tensor.
+        UserError: names the first tensor with NaN or infinity.
     """
     running = ((name, found) for name, found in model.named_buffers() if name.endswith(RUNNING))
     for name, tensor in chain(model.named_parameters(), running):
         if not is_finite(tensor):
             raise UserError(
-                f"{method} cannot judge {network}: {name} holds NaN or infinity. Check that the network was trained "
-                "and loaded properly; a training that ended with such weights diverged: train with a lower rate."
+                f"{method} cannot score {network}: {name} contains NaN or infinity. Check that the network was trained "
+                "and loaded properly. If its training diverged, train it with a lower learning rate."
             )
 
 

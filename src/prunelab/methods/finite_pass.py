@@ -14,42 +14,41 @@ from prunelab.methods.finite import all_finite
 
 
 def finite_outputs(context: PruningContext, images: Tensor) -> Any:
-    """What the network gives for ``images``; its weights and the images are known to be finite.
+    """The output of the network for ``images``, where weights and images are finite.
 
     Raises:
-        UserError: NaN or infinity arises in between; names the first layer whose output holds some.
+        UserError: a layer produces NaN or infinity; names the first one.
     """
     try:
         outputs = context.model(images)
-    except torch.linalg.LinAlgError as error:  # of a statistic that is computed as the images go through
+    except torch.linalg.LinAlgError as error:  # raised by a statistic that is computed during the pass
         place = _first_not_finite(context.model, images)
         if place is None:
             raise
-        raise _refusal(context, place) from error
+        raise _error(context, place) from error
     require_finite(context, images, outputs)
     return outputs
 
 
 def require_finite(context: PruningContext, images: Tensor, found: Any) -> None:
-    """Refuse what was found in a pass over ``images`` if it holds NaN or infinity, as ``finite_outputs`` does."""
+    """Check a result of a pass over ``images`` for NaN and infinity. Raises UserError as ``finite_outputs``."""
     if not all_finite(found):
-        raise _refusal(context, _first_not_finite(context.model, images) or "the last layer")
+        raise _error(context, _first_not_finite(context.model, images) or "the last layer")
 
 
-def _refusal(context: PruningContext, place: str) -> UserError:
+def _error(context: PruningContext, place: str) -> UserError:
     return UserError(
-        f"{context.method} cannot judge {context.name}: the feature maps of {place} hold NaN or infinity, though the "
-        "weights and the calibration images do not. Check for very large weights, or for a precision too low for "
-        "what the network computes."
+        f"{context.method} cannot score {context.name}: the feature maps of {place} contain NaN or infinity, but the "
+        "weights and the calibration images do not. Check for very large weights and for a precision that is too low."
     )
 
 
 class _Found(Exception):
-    """Ends a pass at the first layer that gives NaN or infinity."""
+    """Ends a pass at the first layer that produces NaN or infinity."""
 
 
 def _first_not_finite(model: nn.Module, images: Tensor) -> str | None:
-    """The path of the first module that gives NaN or infinity, inner ones first."""
+    """The path of the first module that produces NaN or infinity, inner modules first."""
 
     def hook(path: str) -> Any:
         def look(module: nn.Module, given: Any, out: Any) -> None:

@@ -1,4 +1,4 @@
-"""A plan on disk, so that a run that is started again does not decide again."""
+"""The plan file of a callback: a restarted program reads its plan instead of deciding again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def read_plan(path: Path) -> PruningPlan | None:
     """The plan in a file, or None if there is no such file.
 
     Raises:
-        UserError: the file cannot be read or holds no plan.
+        UserError: the file cannot be read or contains no plan.
     """
     try:
         return PruningPlan.from_json(path.read_text(encoding="utf-8"))
@@ -26,7 +26,7 @@ def read_plan(path: Path) -> PruningPlan | None:
 
 
 def write_plan(plan: PruningPlan, path: Path) -> None:
-    """Write a plan whole or not at all.
+    """Write a plan atomically.
 
     Raises:
         UserError: the file cannot be written.
@@ -39,10 +39,10 @@ def write_plan(plan: PruningPlan, path: Path) -> None:
 
 
 def require_fit(plan: PruningPlan, path: Path, graph: ChannelGraph, budget: Budget) -> None:
-    """Refuse a stored plan that was made for another network or for a larger budget.
+    """Check that a stored plan was made for this network and that it meets the budget.
 
     Raises:
-        UserError: says which, and to delete the file.
+        UserError: it does not; the message says to delete the file.
     """
     if {name: before for name, (before, _) in plan.widths.items()} != {g.name: g.size for g in graph.groups}:
         raise UserError(f"Plan file {path} was made for another network. Delete it to decide again.")

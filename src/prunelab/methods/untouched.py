@@ -1,4 +1,4 @@
-"""Look at a network without leaving a trace in it, or in the random numbers that come after."""
+"""Running a network without side effects: its state and the random number generators are restored."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def kept_randomness() -> Iterator[None]:
-    """Afterwards, whatever happened, all global random number generators are where they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - data sets of users draw from it
+    """Restores all global random number generators on exit, also after an exception."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - data sets of users use it
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             yield
@@ -31,11 +31,11 @@ def kept_randomness() -> Iterator[None]:
 
 @contextmanager
 def untouched(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
-    """Inside, the model is in evaluation mode on ``device``, its parameters need no gradient, and random numbers follow
-    from ``seed``.
+    """Inside, the model is in evaluation mode on ``device``, its parameters require no gradient, and the random number
+    generators are seeded with ``seed``.
 
-    Afterwards, whatever happened, training flags, ``requires_grad``, buffers, device and random number
-    generators are what they were.
+    On exit, also after an exception, training flags, ``requires_grad``, buffers, device and random number generators
+    are restored.
     """
     flags = {module: module.training for module in model.modules()}
     gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -63,7 +63,7 @@ def untouched(model: nn.Module, device: torch.device, seed: int) -> Iterator[Non
 
 @torch.no_grad()
 def run_example(context: PruningContext) -> None:
-    """One pass of the example input through the untouched network, where it is, for hooks that look on."""
+    """One forward pass of the example input without side effects, on the device of the network, for hooks."""
     device = next(context.model.parameters()).device
     args, kwargs = on_device(arguments(context.example_input), device)
     with untouched(context.model, device, context.seed):

@@ -31,7 +31,7 @@ class Budget:
         given = {name: keep for name, keep in given.items() if keep is not None}
         if not given:
             raise UserError(
-                "The budget is empty: say how much to keep, for example budget.flops=0.5 (half the FLOPs)."
+                "The budget is empty: set how much to keep, for example budget.flops=0.5 (half of the FLOPs)."
             )
         if len(given) > 1:
             listed = " and ".join(f"budget.{name}={keep}" for name, keep in given.items())

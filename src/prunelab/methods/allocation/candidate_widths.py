@@ -1,6 +1,6 @@
-"""The widths that a group may take, one step at a time, and how early each step is due.
+"""Candidate widths: the widths that a group may take, and the priority of each step from one to the next smaller one.
 
-A block is a option of one step, from alive (1) to dropped (0): channels and blocks compete in one order.
+A block has two widths, alive (1) and dropped (0), so that channels and blocks compete in one order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NORMALISATIONS: tuple[Normalisation, ...] = ("mean", "max", "l2", "none")
 
 @dataclass(frozen=True)
 class Allocation:
-    """How a budget is spread over the groups of a network.
+    """How a budget is distributed over the groups of a network.
 
     rule: ``global`` = one threshold over the normalised scores of all groups; ``uniform`` = the same keep
         ratio everywhere.
@@ -36,9 +36,9 @@ class Allocation:
         large weights is then no more important than one of few small ones), their ``max``, their ``l2`` norm,
         or nothing (``none``: scores are compared between groups as they are). Blocks are normalised among
         themselves.
-    min_keep: fraction in [0, 1] of a group's channels that always stays; one channel stays in any case.
-    divisor: widths are multiples of it (8 suits most hardware). A group that loses nothing keeps its width as
-        it is, and so does a group smaller than the divisor.
+    min_keep: the least fraction of the channels of a group that stays, in [0, 1]; at least one channel stays.
+    divisor: widths are multiples of it (8 suits most hardware). The full width of a group is always
+        allowed, also where it is not a multiple.
     """
 
     rule: Rule = "global"
@@ -90,7 +90,7 @@ def check_levels(levels: Collection[str]) -> tuple[str, ...]:
         UserError: none, or one that does not exist.
     """
     if isinstance(levels, str):
-        raise UserError(f"levels={levels!r} is one word: write a list, such as levels=[{levels}].")
+        raise UserError(f"levels={levels!r} is a single word: write a list, such as levels=[{levels}].")
     if not levels:
         raise UserError(f"levels is empty: choose what may be removed from {', '.join(LEVELS)}.")
     for level in levels:
@@ -117,20 +117,20 @@ def build_candidate_widths(
     allocation: Allocation,
     reference: ChannelGraph | None = None,
 ) -> list[CandidateWidths]:
-    """One option per group and block that may be touched and has a score, in the order of the graph.
+    """The candidate widths of each group and block that may be pruned and has a score, in the order of the graph.
 
-    ``min_keep`` refers to the sizes in ``reference`` (the full network, if this one was pruned before).
+    ``min_keep`` is a fraction of the sizes in ``reference`` (the full network, if this one was pruned before).
     """
     full_sizes = {group.name: group.size for group in (reference or graph).groups}
     options = [
-        _group_ladder(
+        _widths_of_group(
             group, column, scores.channels[group.name], full_sizes.get(group.name, group.size), allocation
         )
         for column, group in enumerate(graph.groups)
         if group.level in levels and group.name in scores.channels
     ]
     if "block" in levels:
-        options += _block_ladders(graph, scores, allocation)
+        options += _widths_of_blocks(graph, scores, allocation)
     return options
 
 
@@ -147,11 +147,13 @@ def normalised(scores: np.ndarray, normalisation: Normalisation) -> np.ndarray:
     return scores / scale if scale > 0 else scores
 
 
-def _group_ladder(
+def _widths_of_group(
     group: ChannelGroup, column: int, raw: np.ndarray, full_size: int, allocation: Allocation
 ) -> CandidateWidths:
     scores = _checked(raw, group.size, group.name)
-    removal_order = np.argsort(-scores, kind="stable")[::-1]  # of equal channels the first one stays
+    removal_order = np.argsort(-scores, kind="stable")[
+        ::-1
+    ]  # of channels with equal scores the first one stays
     lowest_fraction = min(1.0, allocation.min_keep * full_size / group.size)
     widths = allowed_widths(group.size, lowest_fraction, allocation.divisor)
     if allocation.rule == "uniform":
@@ -162,7 +164,7 @@ def _group_ladder(
     return CandidateWidths(group.name, column, widths, priorities, removal_order)
 
 
-def _block_ladders(graph: ChannelGraph, scores: Scores, allocation: Allocation) -> list[CandidateWidths]:
+def _widths_of_blocks(graph: ChannelGraph, scores: Scores, allocation: Allocation) -> list[CandidateWidths]:
     first_column = len(graph.groups)
     named = [
         (first_column + i, block.name) for i, block in enumerate(graph.blocks) if block.name in scores.blocks
@@ -185,11 +187,11 @@ def _block_ladders(graph: ChannelGraph, scores: Scores, allocation: Allocation) 
 def _checked(scores: np.ndarray, size: int, name: str) -> np.ndarray:
     scores = np.asarray(scores, dtype=np.float64)
     if scores.shape != (size,):
-        raise ValueError(f"the criterion gave {name} scores of shape {scores.shape}, expected ({size},)")
+        raise ValueError(f"the scores of {name} have shape {scores.shape}, expected ({size},)")
     if not np.isfinite(scores).all():
         raise UserError(
             f"The scores of {name} are not finite numbers. The weights or the activations of the network "
-            "hold NaN or infinity: check that the baseline was trained and loaded properly."
+            "contain NaN or infinity: check that the baseline was trained and loaded properly."
         )
     return scores
 

@@ -1,4 +1,4 @@
-"""Can this budget be met at all? Asked before any image is looked at; a budget out of reach gets advice."""
+"""Feasibility: whether a budget can be met, checked before any image is read. The error names what to change."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 
 
 def require_prunable(graph: ChannelGraph, levels: Collection[str], network: str) -> None:
-    """Refuse a network of which nothing may be removed at these levels.
+    """Check that something may be removed from a network at these levels.
 
     Raises:
-        UserError: says at which other levels there is something to remove, or which groups are frozen and
-            why.
+        UserError: nothing may be removed; names the levels at which it may, or the frozen groups and the reasons.
     """
     present = _levels_of(graph)
     if any(level in present for level in levels):
@@ -34,7 +33,7 @@ def require_prunable(graph: ChannelGraph, levels: Collection[str], network: str)
     message = f"Nothing of {network} can be removed with levels {_listed(levels)}."
     if present:
         raise UserError(
-            f"{message} There is something to remove at level {' and '.join(present)}: add it to levels."
+            f"{message} Channels or blocks can be removed at level {' and '.join(present)}: add it to levels."
         )
     raise UserError(f"{message} {_why_frozen(graph)}")
 
@@ -62,22 +61,22 @@ def require_feasible(
     scores: Scores | None = None,
     exclude: Collection[str] = (),
 ) -> None:
-    """Refuse a budget that cannot be met, as ``allocate`` would.
+    """Check that a budget can be met.
 
-    ``scores`` only says what may be touched; without them that is everything but the groups named in ``exclude``.
+    Only the groups and blocks that have ``scores`` may be pruned; without scores all but those in ``exclude``.
 
     Raises:
         UserError: nothing may be removed, or the budget is out of reach: names the smallest one that can be
             met and what to change.
     """
     require_prunable(graph, levels, network)
-    touchable = scores or Scores(
+    prunable = scores or Scores(
         channels={group.name: np.ones(group.size) for group in graph.groups if group.name not in exclude},
         blocks={block.name: 1.0 for block in graph.blocks},
     )
 
     def smallest_cost(allocation: Allocation) -> float:
-        options = build_candidate_widths(graph, touchable, levels, allocation, reference)
+        options = build_candidate_widths(graph, prunable, levels, allocation, reference)
         return StepSearch(graph, options, budget.resource).smallest_cost()
 
     smallest = smallest_cost(allocation)
@@ -88,20 +87,20 @@ def require_feasible(
     if unused:
         advice.append(f"add {' or '.join(unused)} to levels")
     if smallest_cost(replace(allocation, min_keep=0.0)) < smallest:
-        advice.append(f"lower the floor (budget.min_keep={allocation.min_keep:g})")
+        advice.append(f"lower the minimum keep ratio (budget.min_keep={allocation.min_keep:g})")
     if smallest_cost(replace(allocation, divisor=1)) < smallest:
         advice.append(f"lower the divisor (budget.divisor={allocation.divisor})")
-    kept_whole = [group.name for group in graph.at(levels) if group.name in exclude]
-    if kept_whole:
-        advice.append(f"take something out of exclude ({_listed(kept_whole)})")
+    excluded = [group.name for group in graph.at(levels) if group.name in exclude]
+    if excluded:
+        advice.append(f"remove names from exclude ({_listed(excluded)})")
     unscored = [
         group.name
         for group in graph.at(levels)
-        if group.name not in touchable.channels and group.name not in exclude
+        if group.name not in prunable.channels and group.name not in exclude
     ]
     if unscored:
         advice.append(
-            f"choose a criterion that scores all groups ({len(unscored)} have no score and stay whole)"
+            f"choose a criterion that scores all groups ({len(unscored)} have no score and are not pruned)"
         )
     reachable = _rounded_up(smallest / full_cost(reference or graph, budget.resource))
     raise UserError(
@@ -117,7 +116,7 @@ def _levels_of(graph: ChannelGraph) -> list[str]:
 
 def _why_frozen(graph: ChannelGraph, most: int = 8) -> str:
     if not graph.frozen:
-        return "It has no layer whose channels could be removed."
+        return "It has no layer with channels that could be removed."
     reasons = [f"{group.name} ({group.size} channels): {group.frozen}" for group in graph.frozen[:most]]
     more = f"; and {len(graph.frozen) - most} more" if len(graph.frozen) > most else ""
     return f"All its channels are frozen. {'; '.join(reasons)}{more}."
@@ -128,6 +127,6 @@ def _listed(levels: Collection[str]) -> str:
 
 
 def _rounded_up(fraction: float) -> float:
-    """Two digits or more, never less than the fraction: typed back as a budget, it can be met."""
+    """At least two digits, rounded up, so that this budget can be met."""
     digits = max(3, 1 - math.floor(math.log10(fraction)))
     return min(1.0, math.ceil(fraction * 10**digits) / 10**digits)

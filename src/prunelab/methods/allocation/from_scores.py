@@ -1,8 +1,8 @@
-"""Scores and a budget make a plan: which channels stay, which blocks are dropped.
+"""From scores and a budget to a plan: which channels stay, which blocks are dropped.
 
-Every group may shrink in steps (``candidate_widths.py``). The steps of all groups stand in one order, and as many of
-the first ones are taken as the budget asks for (``steps.py``). Costs come from the cost model alone; no
-tensor is touched.
+The width of every group falls in steps (``candidate_widths.py``). The steps of all groups are sorted by priority, and
+the first ones are taken until the budget is met (``step_search.py``). Costs come from the cost model; no tensor is
+touched.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ def allocate(
 ) -> PruningPlan:
     """The plan that keeps the channels of highest score within a budget.
 
-    The cost of the plan is at most ``budget.keep`` times the full cost, and closer to it than one channel of
-    the group whose channels cost least. The same scores give the same plan on every machine.
+    The cost of the plan is at most ``budget.keep`` times the full cost. The difference is smaller than the cost of
+    one channel of the group with the cheapest channels. The same scores give the same plan on every machine.
 
     Args:
         graph: the network that is pruned.
-        scores: of its groups and blocks; what has no score stays.
+        scores: of its groups and blocks; those without a score are not pruned.
         budget: a fraction of ``reference``.
         levels: what may be removed, of "filter", "stage" and "block". Groups with ``exact = False`` (their
             channels pass a normalisation over channels, so that pruned and masked network differ) are pruned
             like all others.
-        allocation: how the budget is spread over the groups.
+        allocation: how the budget is distributed over the groups.
         network: its name, for messages.
         reference: the full network, if ``graph`` is that of a network that was pruned before.
 

@@ -1,4 +1,4 @@
-"""What a criterion hands to an allocation."""
+"""Scores of channels and blocks: the output of a criterion, the input of an allocation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 class Scores:
     """How much each channel and each block matters. Higher = keep.
 
-    channels: group name -> float array (size of the group,). A group that is not named is left whole.
+    channels: group name -> float array (size of the group,). A group without scores is not pruned.
     blocks: block name -> float. A block that is not named is left in place.
     """
 

@@ -1,4 +1,4 @@
-"""The steps down of all options in one order, and the search for the ones that a budget asks for."""
+"""StepSearch: steps from one width to the next smaller one, in order of priority, until a budget is met."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Widths = NDArray[np.int64]
 
 
 def full_cost(graph: ChannelGraph, resource: Resource) -> float:
-    """What the whole network costs: FLOPs of one image, or parameters."""
+    """The cost of the full network in a resource: FLOPs of one image, parameters, or latency."""
     return float(cost_function(graph, resource)())
 
 
@@ -48,8 +48,7 @@ def cost_function(graph: ChannelGraph, resource: Resource) -> Callable[..., Any]
 
 @dataclass(frozen=True)
 class _Steps:
-    """Steps in the order in which they are taken: step i brings column ``columns[i]`` down to
-    ``widths[i]``."""
+    """Steps in order of priority: step i reduces column ``columns[i]`` to ``widths[i]``."""
 
     columns: NDArray[np.int64]
     widths: NDArray[np.int64]
@@ -58,13 +57,13 @@ class _Steps:
         return len(self.columns)
 
     def without(self, step: int) -> _Steps:
-        """The same steps without this one and the later ones of its option."""
+        """The same steps without this one and the later ones of its group."""
         later = (self.columns == self.columns[step]) & (np.arange(len(self)) >= step)
         return _Steps(self.columns[~later], self.widths[~later])
 
 
 class StepSearch:
-    """Meets a budget by taking the steps of all options in the order of their priorities."""
+    """Meets a budget by taking the steps of all groups in the order of their priorities."""
 
     def __init__(self, graph: ChannelGraph, options: Sequence[CandidateWidths], resource: Resource) -> None:
         self._ladders = {option.column: option for option in options}
@@ -88,17 +87,17 @@ class StepSearch:
         return self._cost_after(self._steps, len(self._steps))
 
     def solve(self, target: float) -> Widths:
-        """The widths whose cost is at most ``target``, and less than one step of the finest option below it.
+        """The widths with a cost of at most ``target``, and above it minus the cost of the cheapest step.
 
-        The shortest run of steps that suffices is taken, and then as many of them are given back as fit. If
-        what is left over is still more than the finest step, then the last step of the run was too coarse (a
-        block, a channel of a costly group): it is left out, and the next ones in the order take its place. If
-        no steps are left to do so, the closest widths that were found are the answer.
+        The smallest number of steps that suffices is taken, and then steps are reverted while the cost stays within
+        the target. If the difference is still larger than the cheapest step, the last step was too coarse (a block,
+        a channel of an expensive group): it is left out, and the next ones in the order replace it. If no steps
+        remain, the closest widths that were found are returned.
         """
         steps, best, smallest_gap = self._steps, self._full, float("inf")
         while self._cost_after(steps, len(steps)) <= target:
             count = self._shortest_run(steps, target)
-            widths = self._give_back(steps, count, target)
+            widths = self._revert(steps, count, target)
             gap = target - self._costs(widths[None])[0]
             if gap < smallest_gap:
                 best, smallest_gap = widths, gap
@@ -118,11 +117,11 @@ class StepSearch:
                 too_few = middle
         return enough
 
-    def _give_back(self, steps: _Steps, count: int, target: float) -> Widths:
-        """The widths after ``count`` steps, once every step that fits was given back, the last taken first.
+    def _revert(self, steps: _Steps, count: int, target: float) -> Widths:
+        """The widths after ``count`` steps, with every step reverted that fits, the last one first.
 
-        A step that does not fit now never will, as costs only rise from here. A step that costs nothing (it
-        lies in a dropped block) waits: it matters only if the block comes back.
+        A step that does not fit now will not fit later, since costs only rise. A step that costs nothing (inside a
+        dropped block) is kept for later: it has a cost once the block is restored.
         """
         widths = self._widths_after(steps, count)
         cost = self._costs(widths[None])[0]
@@ -141,7 +140,7 @@ class StepSearch:
         return widths
 
     def _finest_step(self, widths: Widths) -> float:
-        """The least cost of a step that any option could take back from here, or else take."""
+        """The smallest cost of a single step from these widths, up or else down."""
         columns, neighbours = [], []
         for column, option in self._ladders.items():
             if len(option.widths) > 1:
@@ -152,7 +151,7 @@ class StepSearch:
         return float(changes[changes > 0].min(initial=np.inf))
 
     def _changed(self, widths: Widths, columns: Sequence[int], values: Sequence[int]) -> Widths:
-        """One row per column: ``widths`` with that column changed."""
+        """One row for each column: ``widths`` with that column changed."""
         rows = np.repeat(widths[None], len(columns), axis=0)
         rows[np.arange(len(columns)), columns] = values
         return rows
