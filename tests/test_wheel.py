@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +84,26 @@ def test_console_scripts_are_declared(site: Path) -> None:
         "prunelab-profile",
         "prunelab-report",
     }
+
+
+def test_a_criterion_outside_the_checkout(site: Path, tmp_path: Path) -> None:
+    """The files of docs/how-to/your-criterion.md, with the console script of the wheel."""
+    page = (ROOT / "docs/how-to/your-criterion.md").read_text()
+    for title, text in re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', page, re.DOTALL | re.MULTILINE):
+        (tmp_path / title).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / title).write_text(text)
+    (words,) = re.findall(r"^prunelab (--config-dir conf method=spread .*)$", page, re.MULTILINE)
+    quick = ["baseline.training.epochs=1", "recipe.training.epochs=1", "trainer=cpu"]
+    done = subprocess.run(
+        [sys.executable, str(site / "bin/prunelab"), *words.split(), *quick],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.glob("outputs/runs/*/record.json")
+    record = json.loads(file.read_text())
+    assert record["config"]["method"]["criterion"]["_target_"] == "mine.Spread"
+    assert 0.48 < record["budget"]["reached"] <= 0.5
