@@ -218,7 +218,7 @@ def test_images_and_targets_are_asked_for(plain: nn.Module, batches: Any) -> Non
     example = batches[0][0][:1]
     with pytest.raises(UserError, match="there are none"):
         method.decide(method.context(plain, example))
-    with pytest.raises(UserError, match="holds no images"):
+    with pytest.raises(UserError, match="no images"):
         method.decide(method.context(plain, example, []))
     with pytest.raises(UserError, match="images only"):
         method.decide(method.context(plain, example, [example]))

@@ -1,6 +1,6 @@
 """Scores from what flows through the network: one pass over the calibration images serves every layer.
 
-A statistic is a torchmetrics ``Metric`` of one hook point: it is updated batch by batch, says how its state is
+A statistic is a torchmetrics ``Metric`` of one hook point: it is updated batch by batch, declares how its state is
 reduced over ranks, and computes one value per channel. The activations are those that the next layer reads:
 after normalisation and activation function, before pooling. A block is judged by its branch, f(x) in y = f(x)
 + x, averaged over channels.
@@ -24,12 +24,12 @@ from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.calibration import Batch
 from prunelab.methods.context import PruningContext
 from prunelab.methods.finite_pass import finite_outputs
-from prunelab.methods.importance.criterion import Reduction, joined, warn_left_whole
+from prunelab.methods.importance.criterion import Reduction, joined, warn_not_pruned
 from prunelab.methods.untouched import untouched
 from prunelab.structure import HookPoint, channels_first, observe
 
 Values = Mapping[HookPoint, np.ndarray]
-"""For each hook point its statistic: float64, one value per channel (width,) unless the criterion says otherwise."""
+"""For each hook point its statistic: float64, one value per channel (width,) unless documented otherwise."""
 
 Shape = Literal["positions", "maps"]
 Shaped = Callable[[Tensor, int], Tensor]
@@ -44,7 +44,7 @@ def measure(
     """Run the calibration images through the network once and give the statistic of every hook_point.
 
     ``statistic(width)`` makes the metric of one hook_point. It is updated with activations (N, width, positions), or
-    with maps (N, width, H, W), as ``shape`` says, and, if ``gradients``, with the gradient of each image's
+    with maps (N, width, H, W), depending on ``shape``, and, if ``gradients``, with the gradient of each image's
     own loss with respect to them, of the same shape.
 
     Raises:
@@ -54,7 +54,7 @@ def measure(
     shaped = _positions_last if shape == "positions" else _maps
     images = on_all_ranks(lambda: _one_pass(context, metrics, shaped, gradients))
     if sum(gather(images)) == 0:
-        raise UserError("The calibration loader holds no images to score with.")
+        raise UserError("The calibration loader has no images.")
     return {hook_point: metric.compute().cpu().double().numpy() for hook_point, metric in metrics.items()}
 
 
@@ -76,7 +76,7 @@ def score_taps(
         ]
         if members:
             channels[group.name] = joined(members, reduction)
-    warn_left_whole(
+    warn_not_pruned(
         context, [group.name for group in context.groups if not group.hook_points], "can be observed nowhere"
     )
     blocks = {block.name: float(values[block.branch].mean()) for block in context.blocks if block.branch}
@@ -104,7 +104,7 @@ def _batches(context: PruningContext) -> Iterator[tuple[Tensor, Any, Any]]:
         for images, targets, batch in calibration.with_source(context.device):
             yield images, targets, batch
             bar.advance(task, len(images))
-        # The loader may hold fewer images than were asked for.
+        # The loader may have fewer images than the limit.
         bar.update(task, total=bar.tasks[task].completed)
 
 
@@ -129,7 +129,7 @@ def _one_pass(
         torch.set_grad_enabled(gradients),
     ):
         for images, targets, batch in _batches(context):
-            # Parameters need no gradient here: activations get theirs because the images ask for one.
+            # Parameters need no gradient here: activations get theirs because the images require one.
             outputs = finite_outputs(context, images.detach().requires_grad_(gradients))
             if gradients:
                 (context.loss_of(outputs, targets, batch) * len(images)).backward()

@@ -3,8 +3,8 @@
 Hu, Peng, Tai, Tang: Network Trimming, arXiv:1607.03250, equation 1. The paper's APoZ is the fraction of zeros
 and high where a channel is useless; exported here is 1 - APoZ, so that higher = keep. The paper removes what
 lies a standard deviation from the layer's mean; here the budget decides how much goes. Only activations with
-exact zeros (after a ReLU) are told apart: a linear bottleneck is non-zero nearly everywhere. So is the branch of
-a block before its addition, for which the measure is not defined: blocks are refused. A stage is read after the
+exact zeros (after a ReLU) are distinguished: a linear bottleneck is non-zero nearly everywhere. So is the branch of
+a block before its addition, for which the measure is not defined: blocks are an error. A stage is read after the
 ReLUs that follow its additions.
 """
 

@@ -32,7 +32,7 @@ COSTS: dict[Reads, str] = {
 
 @dataclass(frozen=True)
 class Criterion(ABC):
-    """How much each channel matters. A new one is one subclass (a frozen dataclass of its settings) in one
+    """The importance of each channel. A new criterion is one subclass (a frozen dataclass of its settings) in one
     file.
 
     A group of level ``stage`` has several members: the producers that are tied by shortcut additions, or the
@@ -41,10 +41,10 @@ class Criterion(ABC):
     """
 
     reads: ClassVar[Reads]
-    """What is looked at."""
+    """The data that the criterion reads."""
 
     origin: ClassVar[Origin] = Origin()
-    """Where the criterion comes from."""
+    """The paper and the code that define the criterion."""
 
     covers: ClassVar[tuple[str, ...]] = LEVELS
     """The levels for which the criterion is defined."""
@@ -71,14 +71,13 @@ class Criterion(ABC):
 
     @abstractmethod
     def score(self, context: PruningContext) -> Scores:
-        """Score all groups and blocks that ``context.levels`` allows to be removed; leave no trace in
-        them."""
+        """The scores of all groups and blocks that may be removed at ``context.levels``. The network is unchanged."""
 
 
-def warn_left_whole(context: PruningContext, groups: Sequence[str], why: str) -> None:
-    """Say which groups a criterion cannot score; they stay as they are."""
+def warn_not_pruned(context: PruningContext, groups: Sequence[str], why: str) -> None:
+    """Warn about groups that a criterion cannot score; they are not pruned."""
     if groups:
-        warn(f"{len(groups)} groups of {context.name} stay whole, as they {why}: {', '.join(groups)}.")
+        warn(f"{len(groups)} groups of {context.name} are not pruned, as they {why}: {', '.join(groups)}.")
 
 
 def joined(members: Sequence[np.ndarray], reduction: Reduction) -> np.ndarray:

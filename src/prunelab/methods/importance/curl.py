@@ -27,7 +27,7 @@ from prunelab.methods.allocation.candidate_widths import Normalisation
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.finite_pass import finite_outputs
 from prunelab.methods.importance.activations import calibration_batches
-from prunelab.methods.importance.criterion import Criterion, Reads, warn_left_whole
+from prunelab.methods.importance.criterion import Criterion, Reads, warn_not_pruned
 from prunelab.methods.importance.prefix import record_outputs, record_schedule
 from prunelab.methods.untouched import untouched
 from prunelab.structure import HookPoint, channels_first, observe
@@ -49,7 +49,7 @@ class CURL(Criterion):
     A channel of a stage is missing everywhere at once: after every block that writes the stage. A block is
     missing when its branch is zero. ``reduction`` has no meaning here.
 
-    proxy_images: how many of the calibration images are looked at.
+    proxy_images: how many of the calibration images are used.
     copies: how many masked copies of images go through the network at a time.
     """
 
@@ -75,7 +75,7 @@ class CURL(Criterion):
     def score(self, context: PruningContext) -> Scores:
         groups = [group for group in context.groups if group.hook_points]
         blocks = [block for block in context.blocks if block.branch]
-        warn_left_whole(
+        warn_not_pruned(
             context,
             [group.name for group in context.groups if not group.hook_points],
             "can be observed nowhere",

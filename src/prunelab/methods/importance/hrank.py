@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
 
 Judge = Callable[[Tensor, float], Tensor]
-"""Ranks (M,) of maps (M, m, n), m >= n, with a relative tolerance; -1 where it cannot tell."""
+"""Ranks (M,) of maps (M, m, n), m >= n, with a relative tolerance; -1 where the rank is undecided."""
 
 _VALUES_AT_ONCE = 1 << 17  # of maps that are decomposed together on the CPU: as many as its caches hold
 _VALUES_AT_ONCE_ON_GPU = 1 << 22  # fewer, larger calls: on an H100 a third of the time for maps of 28x28
@@ -59,7 +59,7 @@ class HRank(Criterion):
 class MeanRank(Metric):
     """Per channel the mean rank (width,) of its maps, over activations (N, width, H, W).
 
-    The few maps whose rank only their singular values tell are put aside until they are worth a decomposition.
+    The few maps that need singular values are collected and decomposed together.
     """
 
     ranks: Tensor
@@ -195,7 +195,7 @@ def _independent_rows(maps: Tensor, tolerance: float) -> Tensor:
 
 @_in_parts
 def _from_eigenvalues(maps: Tensor, tolerance: float) -> Tensor:
-    """Ranks (M,) of maps (M, m, n); -1 where a singular value is too close to the tolerance to tell."""
+    """Ranks (M,) of maps (M, m, n); -1 where a singular value is too close to the tolerance to decide."""
     values = torch.linalg.eigvalsh(_gram(maps))
     relative = values / values[:, -1:]
     close = ((relative > tolerance**2 / 4) & (relative < tolerance**2 * 4)).any(dim=1)

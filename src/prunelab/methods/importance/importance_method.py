@@ -22,10 +22,10 @@ class ImportanceMethod(PruningMethod):
     """Keep the channels (and blocks) that a criterion scores highest, within a budget.
 
     Args:
-        criterion: what gives the scores, such as ``L1Norm()``.
+        criterion: computes the scores, such as ``L1Norm()``.
         budget: how much to keep.
         normalisation: how ``global`` allocation makes layers comparable, see ``Allocation``; None: as the
-            criterion says (``mean``, but ``none`` for Taylor, which normalises by itself).
+            default of the criterion (``mean``, but ``none`` for Taylor, which normalises its scores).
         settings: those of ``PruningMethod``: levels, allocation, exclude, min_keep, divisor, images, ...
     """
 

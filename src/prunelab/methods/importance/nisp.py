@@ -6,7 +6,7 @@ final response layer, the input of the classifier, are ranked by Inf-FS (Roffo, 
 in the code of its authors (giorgioroffo/Infinite-Feature-Selection; release 4.0 of 2016, which NISP could use);
 their scores go backwards through the absolute values of the weights (``propagation.py``).
 
-To Inf-FS a constant feature is independent of all others, and that speaks for it. So a channel of the classifier's
+For Inf-FS a constant feature is independent of all others, which raises its score. So a channel of the classifier's
 input that is always zero is no candidate for removal here, unless its weights are zero, too, in what reads it.
 
 What reads a tensor adds to its scores, so that a stage collects those of every block behind it. Products of
@@ -112,7 +112,7 @@ def inf_fs(features: np.ndarray, alpha: float) -> np.ndarray:
     last = len(graph) - 1
     radius = float(scipy.linalg.eigvalsh(graph, subset_by_index=(last, last))[0])
     if radius <= 0:
-        return np.ones(len(graph))  # features that cannot be told apart
+        return np.ones(len(graph))  # features that cannot be distinguished
     ones = np.ones(len(graph))
     return np.linalg.solve(np.eye(len(graph)) - SHORTENING / radius * graph, ones) - ones
 

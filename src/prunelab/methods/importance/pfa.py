@@ -16,7 +16,7 @@ PFA-KL gives every layer its own number of units, K = ceil(n (1 - KL(spectrum ||
 the budget. With s = K / k a threshold of 1 keeps just these, and any other one keeps all K times the same
 factor, which the budget finds.
 
-The covariance of n channels needs n images or more; with fewer a warning says so (the authors' code refuses).
+The covariance of n channels needs n images or more; with fewer a warning is shown (the authors' code stops).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from prunelab.methods.about import Origin
 from prunelab.methods.allocation.candidate_widths import Normalisation
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.importance.activations import measure
-from prunelab.methods.importance.criterion import Criterion, Reads, joined, warn_left_whole
+from prunelab.methods.importance.criterion import Criterion, Reads, joined, warn_not_pruned
 
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
@@ -95,7 +95,7 @@ class PFA(Criterion):
             ]
             if members:
                 channels[group.name] = joined(members, self.reduction)
-        warn_left_whole(
+        warn_not_pruned(
             context,
             [group.name for group in context.groups if not group.hook_points],
             "can be observed nowhere",
@@ -229,6 +229,6 @@ def _warn_of_few_images(context: PruningContext) -> None:
     images = context.images().images
     if images < widest:
         warn(
-            f"PFA looks at {images} images, but a layer of {context.name} has {widest} channels: their "
+            f"PFA reads {images} images, but a layer of {context.name} has {widest} channels: their "
             "covariance is only known from as many images or more (recipe.calibration_images)."
         )

@@ -1,8 +1,8 @@
 """What a network computes before a hook point, computed once and handed out again.
 
 A pass that changes activations at some hook points needs nothing new from the modules that are done before the first
-of them. ``Schedule`` knows from one ordinary pass when modules are done, when hook points come and who reads whose
-output; ``Schedule.before`` says which modules can be skipped. Works with any network; one without submodules
+of them. ``Schedule`` records in one ordinary pass the order of modules and hook points and the readers of each
+output; ``Schedule.before`` gives the modules that can be skipped. Works with any network; one without submodules
 has nothing to skip.
 """
 
@@ -29,7 +29,7 @@ class Prefix:
     """The outermost modules that are done before a hook_point.
 
     read: those whose outputs something that still runs reads.
-    unread: the outputs (1, ...) for one image of the others, of which only the shape can matter.
+    unread: the outputs (1, ...) for one image of the others, of which only the shape is used.
     """
 
     read: tuple[str, ...]
@@ -39,7 +39,7 @@ class Prefix:
     def skipped(self, model: nn.Module, outputs: Mapping[str, Tensor]) -> Iterator[Callable[[Tensor], None]]:
         """Inside, the modules return what they returned before, without being run.
 
-        ``outputs`` are those of ``read`` for some images. The function that is handed out says which of these
+        ``outputs`` are those of ``read`` for some images. The function that is returned selects which of these
         images (indices (P,)) the next pass is made of.
         """
         current: dict[str, Tensor] = {}

@@ -1,7 +1,7 @@
 """Importance sent backwards through a network, from its final responses to every hook_point.
 
 One backward pass of autograd does it. While the mode ``_Importance`` is open, the network computes with the
-absolute values of its weights and without biases, and activations and normalisations hand on what they are
+absolute values of its weights and without biases, and activations and normalisations pass on what they are
 given. That network is linear, so that the gradient of (importance x final responses) with respect to an
 activation is the sum over all paths of the products of absolute weights.
 """
@@ -64,12 +64,12 @@ def propagate(
     """The importance (width,) of the channels of each hook point, summed over positions: float64.
 
     ``importance`` (features,) is that of the final responses, ``image_shape`` (C, H, W) that of an input.
-    Average pooling hands each position of its window an equal share; so does maximum pooling, as any position
-    may hold the maximum. Where activations are multiplied (a gate), each factor gets the importance of the
+    Average pooling gives each position of its window an equal share, and so does maximum pooling, as any position
+    may have the maximum. Where activations are multiplied (a gate), each factor gets the importance of the
     product.
 
     Raises:
-        UserError: the network holds something else that is not linear.
+        UserError: the network contains another operator that is not linear.
     """
     found = {hook_point: np.zeros(hook_point.width) for hook_point in hook_points}
 
@@ -165,7 +165,7 @@ class _Importance(TorchFunctionMode):
 
 
 def _flows(value: Any) -> bool:
-    """Whether a value depends on the input of the network: parameters ask for no gradient here."""
+    """Whether a value depends on the input of the network: parameters require no gradient here."""
     return isinstance(value, Tensor) and value.requires_grad
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.context import PruningContext
-from prunelab.methods.importance.criterion import Reduction, joined, warn_left_whole
+from prunelab.methods.importance.criterion import Reduction, joined, warn_not_pruned
 from prunelab.structure import ResidualBlock, Slice
 
 ScoreRows = Callable[[np.ndarray], np.ndarray]
@@ -30,7 +30,7 @@ def score_producers(context: PruningContext, score_rows: ScoreRows, reduction: R
         members = [score_rows(_owned(context.model, producer)) for producer in group.producers]
         if members:
             channels[group.name] = joined(members, reduction)
-    warn_left_whole(
+    warn_not_pruned(
         context, [group.name for group in context.groups if not group.producers], "have no filters"
     )
     return Scores(channels, _block_scores(context, score_rows))

@@ -22,7 +22,7 @@ from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.from_scores import keep_best
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.context import PruningContext
-from prunelab.methods.importance.criterion import warn_left_whole
+from prunelab.methods.importance.criterion import warn_not_pruned
 from prunelab.methods.learning.codes import CodeLayer
 from prunelab.methods.learning.gates import Gates
 from prunelab.methods.learning.method import LearningMethod
@@ -56,7 +56,7 @@ class AutoPruner(LearningMethod):
     has a code on each device. Maps are pooled further where a code layer would have more than ``largest_layer``
     weights. The mean of z decides, where the code of 2018 takes a majority of signs over 20 batches and the newer one
     the last batch. What the code switched off at the end of learning is set to zero in the weights that read it. Codes
-    settle within about a channel of their aim; what the budget asks for beyond that is taken by smallest z, and until
+    settle within about a channel of their aim; what the budget requires beyond that is taken by smallest z, and until
     recovery costs accuracy that the codes did not.
 
     Args:
@@ -130,7 +130,7 @@ class AutoPruner(LearningMethod):
         widths = uniform_widths(context, self.keep)
         gated = [group for group in context.groups if group.hook_points and group.having("consumer")]
         whole = [group.name for group in context.groups if group not in gated]
-        warn_left_whole(context, whole, "are read by no weights, or observed nowhere")
+        warn_not_pruned(context, whole, "are read by no weights, or observed nowhere")
         shapes = _map_shapes(context, {group.name: group.hook_points[0].hook_point for group in gated})
         torch.manual_seed(self.seed)
         self._codes = {

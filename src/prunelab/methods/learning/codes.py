@@ -24,7 +24,7 @@ class CodeLayer(nn.Module):
         channels: of the group.
         shape: (H, W) of the maps that it will see; other maps are pooled to the same size.
         keep: the fraction of channels that the code aims at.
-        window: how many batches ``score`` remembers.
+        window: how many batches ``score`` averages over.
         largest: weights of the convolution; maps are pooled further until it has no more.
 
     Attributes:

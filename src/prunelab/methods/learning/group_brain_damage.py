@@ -19,7 +19,7 @@ from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.from_scores import keep_best
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.context import PruningContext
-from prunelab.methods.importance.criterion import Reduction, joined, warn_left_whole
+from prunelab.methods.importance.criterion import Reduction, joined, warn_not_pruned
 from prunelab.methods.learning.group_lasso import GroupLasso, Step, Term, WeightGroups
 from prunelab.methods.learning.method import LearningMethod
 from prunelab.structure import ChannelGroup, PruningPlan, Slice
@@ -103,7 +103,7 @@ class GroupBrainDamage(LearningMethod):
             if cells:
                 scores[group.name] = joined(cells, self.reduction)
         unread = [group.name for group in context.groups if group.name not in scores]
-        warn_left_whole(context, unread, "are read by no layer with weights")
+        warn_not_pruned(context, unread, "are read by no layer with weights")
         return keep_best(context, Scores(scores))
 
     def _cell_norms(self, context: PruningContext, part: Slice) -> list[np.ndarray]:

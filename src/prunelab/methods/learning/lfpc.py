@@ -1,7 +1,7 @@
 """Learning filter pruning criteria: which criterion prunes which layer is learned from a validation loss.
 
 He, Ding, Liu, Zhu, Zhang, Yang: Learning Filter Pruning Criteria for Deep Convolutional Neural Networks Acceleration,
-CVPR 2020, section 3. No official code was published; what the paper leaves open is said below.
+CVPR 2020, section 3. No official code was published; choices that the paper leaves open are listed below.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class LFPC(LearningMethod):
         return self.first_temperature + (self.last_temperature - self.first_temperature) * self.progress
 
     def prepare(self, context: PruningContext) -> None:
-        context.held_out_images()  # without any it is refused now
+        context.held_out_images()  # raises UserError if there are none
         names = list(self.criteria[0].score(context).channels)
         sampler = Sampler(
             len(names), len(self.criteria), self.sampler_lr, self.sampler_weight_decay, self.seed
@@ -189,7 +189,7 @@ class LFPC(LearningMethod):
 class _Search:
     """The network with its masks, while criteria are being chosen.
 
-    ``weights(training)`` says how much each criterion counts in a pass that is not the sampler's own.
+    ``weights(training)`` gives the weight of each criterion in a pass outside of the sampler.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class _Search:
         self._held_out = iter(())
 
     def mean_loss(self) -> float:
-        """The mean of the sampler's losses since it was asked last."""
+        """The mean of the losses of the sampler since the last call."""
         losses, self._losses = self._losses, []
         return float(np.mean(losses)) if losses else float("nan")
 

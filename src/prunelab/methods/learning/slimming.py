@@ -32,7 +32,7 @@ class Slimming(LearningMethod):
 
     The penalty is a subgradient, strength x sign(gamma), added to the gradient of gamma, as in the official code;
     gamma is subject to weight decay as well. The plan is that of ``BNGamma`` with one threshold over all layers
-    (``normalisation="none"``), as far down as the budget asks.
+    (``normalisation="none"``), as far as the budget requires.
 
     Departures: every group keeps at least ``min_keep`` of its channels (the official code may empty a layer). The
     paper's pre-activation networks select channels where a block reads the shortcut; here the layers that scale a
@@ -82,7 +82,7 @@ class Slimming(LearningMethod):
         self.initial_gamma = initial_gamma
 
     def prepare(self, context: PruningContext) -> None:
-        self.criterion.score(context)  # a network without factors is refused now, not after the training
+        self.criterion.score(context)  # an error for a network without factors comes before the training
         if self.from_scratch and context.reference is None:  # later rounds go on from the earlier ones
             draw_afresh(context.model, self.seed)
             for gamma in gammas(context.model):

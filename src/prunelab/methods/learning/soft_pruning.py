@@ -38,7 +38,7 @@ class SoftPruning(LearningMethod):
     each group (``allocation="uniform"``, the paper's rule).
 
     Departures: the producers of a stage share one decision, where the official code masks each convolution alone and
-    cannot remove what it masks; groups are scored as ``criterion`` says. Momentum is kept, as in the official code.
+    cannot remove what it masks; groups are scored by ``criterion``. Momentum is kept, as in the official code.
 
     A zeroed filter whose normalisation shifts it by 0 or less in front of a ReLU outputs nothing, gets no gradient and
     stays at zero, once its momentum is used up. The official code does nothing about it either. In a network with

@@ -28,7 +28,7 @@ def uniform_widths(context: PruningContext, keep: float | None = None) -> dict[s
 
 
 def require_fraction(name: str, value: float | None) -> None:
-    """Refuse what is not a fraction of a group's channels that is to be kept.
+    """Check a fraction of the channels of a group to keep.
 
     Raises:
         UserError: it is not in (0, 1].

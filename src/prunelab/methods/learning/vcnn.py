@@ -38,8 +38,8 @@ class VCNN(LearningMethod):
 
     The score is |m| over all layers (``normalisation="none"``). Channels with |m| < tau and s < theta are redundant
     by the paper, which removes them at the end of each epoch, for good, and does not train again; here they are
-    counted, and the budget says how many go, smallest |m| first. The layers that scale a stage share one decision
-    (``criterion.reduction``); how the paper treats them was not found. A block is judged as ``BNGamma`` judges it.
+    counted, and the budget determines how many are removed, smallest |m| first. The layers that scale a stage share one
+    decision (``criterion.reduction``); how the paper treats them was not found. A block is judged as ``BNGamma`` judges it.
 
     Args:
         budget: how much to keep.
@@ -93,7 +93,7 @@ class VCNN(LearningMethod):
         self._saliencies: list[Saliency] = []
 
     def prepare(self, context: PruningContext) -> None:
-        self.criterion.score(context)  # a network without factors is refused now, not after the training
+        self.criterion.score(context)  # an error for a network without factors comes before the training
         norms = [norm for norm in context.model.modules() if isinstance(norm, _BatchNorm) and norm.affine]
         self._saliencies = [Saliency(norm, self.deviation) for norm in norms]
 

@@ -53,7 +53,7 @@ def measure_moments(context: PruningContext, readers: Iterable[Reader], position
     by_reader = {reader: TwoMoments(reader.features).to(context.device) for reader in readers}
     images = on_all_ranks(lambda: _one_pass(context, by_reader, positions))
     if sum(gather(images)) == 0:
-        raise UserError("The calibration loader holds no images to look at.")
+        raise UserError("The calibration loader has no images.")
     return {
         reader.parameter: Inputs(*(part.cpu().numpy() for part in metric.compute()))
         for reader, metric in by_reader.items()

@@ -59,7 +59,7 @@ def find_readers(model: nn.Module, graph: ChannelGraph) -> dict[str, Reader]:
 
 
 def read_by(group: ChannelGroup, readers: Mapping[str, Reader]) -> list[Slice]:
-    """The slices of readers that hold the group's channels: ``index`` (channels, m) are its inputs there."""
+    """The slices of readers with the channels of the group: ``index`` (channels, m) are its inputs there."""
     return [part for part in group.having("consumer") if part.parameter in readers and part.dim == 1]
 
 

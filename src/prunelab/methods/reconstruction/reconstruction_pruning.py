@@ -17,7 +17,7 @@ from prunelab.methods.allocation.feasibility import require_within_reach
 from prunelab.methods.allocation.from_scores import keep_best
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.context import PruningContext
-from prunelab.methods.importance.criterion import warn_left_whole
+from prunelab.methods.importance.criterion import warn_not_pruned
 from prunelab.methods.method import PruningMethod
 from prunelab.methods.reconstruction.least_squares import Indices, Matrix, constants, relative_error
 from prunelab.methods.reconstruction.moments import Moments, measure_moments
@@ -28,14 +28,14 @@ from prunelab.structure import PruningPlan
 
 
 class ReconstructionPruning(PruningMethod):
-    """Choose channels by what the layers that read them lose, and adjust the weights of these layers.
+    """Choose channels by the error of the layers that read them, and adjust the weights of these layers.
 
     One pass over the calibration images gives the second moments of what every convolution (not grouped) and linear
-    layer reads, at random positions of each image. Groups that no such layer reads stay whole; a layer of another
+    layer reads, at random positions of each image. Groups that no such layer reads are not pruned; a layer of another
     kind that reads a group loses its channels without being adjusted.
 
     Args:
-        rule: who stays, and how weights are adjusted, such as ``ThiNet()``.
+        rule: chooses channels and adjusts weights, such as ``ThiNet()``.
         budget: how much to keep.
         positions: random positions of each image at which a layer's outputs are reconstructed.
         ridge: penalty on the change of weights, relative to the mean energy of an input; larger for few images.
@@ -98,7 +98,7 @@ class ReconstructionPruning(PruningMethod):
         return scores, context.graph.plan(kept)
 
     def reconstruct(self, context: PruningContext, plan: PruningPlan) -> None:
-        """Adjust the weights of all layers that lose inputs, as the rule says, and their constants if it has any."""
+        """Adjust the weights of all layers that lose inputs, by the rule, and their constants if the rule fits any."""
         readers = find_readers(context.model, context.graph)
         moments = self._moments(context, readers)
         self._measured = None
@@ -124,14 +124,14 @@ class ReconstructionPruning(PruningMethod):
             )
 
     def _readings(self, context: PruningContext) -> dict[str, Reading]:
-        """How each group is read; groups that no reader reads stay whole."""
+        """How each group is read; groups that no reader reads are not pruned."""
         readers = find_readers(context.model, context.graph)
         self._measured = None
         moments = self._moments(context, readers)
         self._measured = (weakref.ref(context.model), moments)  # the same images serve reconstruct
         weights = {name: _weights(context.model, reader) for name, reader in readers.items()}
         groups = [group for group in context.groups if read_by(group, readers)]
-        warn_left_whole(
+        warn_not_pruned(
             context,
             [group.name for group in context.groups if not read_by(group, readers)],
             "are read by no ordinary convolution or linear layer",

@@ -52,7 +52,7 @@ class Rule(ABC):
 
     @abstractmethod
     def score(self, reading: Reading) -> Matrix:
-        """How much each channel matters, (channels,), higher = keep; comparable between groups."""
+        """The importance of each channel (channels,), higher = keep; comparable between groups."""
 
     def choose(self, reading: Reading, kept: Indices) -> Indices:
         """The channels to keep, as many as ``kept``, those of highest score."""

@@ -1,7 +1,7 @@
 """Subspace clustering of the feature maps: of maps that lie in one linear subspace, one stays.
 
 Wang, Zhou, Zhang, Bai, Zhou: Exploring Linear Relationship in Feature Map Subspace for ConvNets Compression,
-arXiv:1803.05729. There is no official code; this is our reading where the paper says no more: maps are taken after
+arXiv:1803.05729. There is no official code; where the paper is not specific, this is our reading: maps are taken after
 the activation function, as the layers that read them see them; the penalty of the self-expression is relative to each
 map's largest correlation; a cluster is represented by its medoid; maps that are removed are merged into the layers
 that read them by least squares. All layers are clustered together on the full network, not from front to back. For a
@@ -32,7 +32,7 @@ class Subspace(Rule):
     clustering of |C| + |C|^T into as many clusters as channels stay; of each its medoid stays.
 
     The budget decides how many stay in which group, by the score |X_j - X C_j|: what the other maps do not explain of
-    map j. Who stays is then up to the clusters alone.
+    map j. The clusters alone then decide which channels stay.
 
     sparsity: lambda of map j as a fraction of max_k |X_j . X_k|, in (0, 1); at 1 no map would explain another.
     """

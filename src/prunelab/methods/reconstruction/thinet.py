@@ -9,7 +9,7 @@ Thinner Net, TPAMI 2018. Where this departs from github.com/Roll920/ThiNet_Code:
 - Layers are judged together on the full network, so that a budget can be spread over them; the paper goes from
   front to back, with fine-tuning in between. ``allocation: uniform`` gives the paper's equal rates.
 - The paper prunes filters inside blocks (``levels: [filter]``). For a stage the errors in all layers that read it
-  are summed; what shortcuts hand on is not seen.
+  are summed; what shortcuts pass on is not part of the sum.
 """
 
 from __future__ import annotations

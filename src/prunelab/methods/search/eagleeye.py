@@ -3,7 +3,7 @@
 Li, Wu, Su, Wang, Lin: EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruning, ECCV 2020,
 arXiv:2007.02491, section 3 and algorithm 1. Where this departs from github.com/anonymous47823493/EagleEye:
 
-- Strategies are drawn by the thousand and held against the budget with the cost model, before any network is
+- Strategies are drawn by the thousand and compared with the budget by the cost model, before any network is
   touched; the official code prunes a network for each draw, counts it, and throws most away. Where hardly any
   draw meets the budget, rates are scaled until it does (``scale``).
 - The budget is a limit: candidates cost between ``keep - tolerance`` and ``keep``, not ``keep +- tolerance / 2``.
@@ -46,7 +46,7 @@ class EagleEye(SearchMethod):
         candidates: how many networks to judge.
         min_rate, max_rate: range of the rates of each group.
         tolerance: a candidate may cost up to this fraction of the full network less than the budget allows.
-        draws: how many strategies to hold against the budget.
+        draws: how many strategies to compare with the budget.
         scale: if fewer than ``candidates`` of them meet it, multiply the rates of others by the smallest number
             with which they do; False: that is an error.
         reduction: how the norms of a stage's producers are joined: mean, sum or max.

@@ -123,7 +123,7 @@ class SearchMethod(PruningMethod):
         return scores, space.plan(best.widths, scores, best.dropped)
 
     def _search(self, context: PruningContext, space: WidthSpace, scores: Scores) -> dict[Candidate, float]:
-        """All candidates that were told, with their scores, in the order of the first ``tell``."""
+        """All candidates with their scores, in the order of evaluation."""
         judge, state = self.judge(context), SearchState(context.folder)
         self.start(context, space)
         if (saved := state.load()) is not None:

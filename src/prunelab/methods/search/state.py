@@ -25,7 +25,7 @@ class SearchState:
 
     Attributes:
         history: candidate -> score.
-        pending: candidates that were asked for and not told yet.
+        pending: candidates that ``ask`` returned and that have no score yet.
     """
 
     def __init__(self, folder: Path | None) -> None:

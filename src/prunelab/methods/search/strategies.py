@@ -11,7 +11,7 @@ from prunelab.errors import UserError
 from prunelab.methods.search.widths import Widths, WidthSpace
 
 BATCH = 4096
-"""Strategies that are held against the budget in one call of the cost model."""
+"""Strategies in one call of the cost model."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class StrategySampler:
     """Draws ``count`` different strategies with rates r ~ U[min_rate, min_rate + max_rate] for each group.
 
     tolerance: they may cost up to this fraction of the full network less than the budget.
-    draws: how many strategies to hold against the budget at most.
+    draws: how many strategies to compare with the budget at most.
     scale: if too few of them meet it, multiply the rates of others by the smallest number with which they do.
 
     Raises:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.calibration import Batch
 from prunelab.methods.context import Loss, PruningContext
-from prunelab.methods.importance.criterion import warn_left_whole
+from prunelab.methods.importance.criterion import warn_not_pruned
 from prunelab.methods.importance.l1 import L1Norm
 from prunelab.methods.learning.gates import Part, scale_channels
 from prunelab.methods.search.widths import Widths, WidthSpace
@@ -48,7 +48,7 @@ class Supernet:
         """Channels in the order of the l1 norms of their filters. Groups that no weight reads stay whole."""
         read = {group.name for group in context.groups if group.having("consumer") or group.gathers}
         scores = {name: found for name, found in L1Norm().score(context).channels.items() if name in read}
-        warn_left_whole(
+        warn_not_pruned(
             context, [g.name for g in context.groups if g.name not in scores], "cannot be ordered"
         )
         return cls(context, {n: np.argsort(-found, kind="stable").tolist() for n, found in scores.items()})

@@ -122,7 +122,7 @@ class WidthSpace:
     def plan(
         self, widths: Sequence[int] | Widths, scores: Scores, dropped: Sequence[str] = ()
     ) -> PruningPlan:
-        """Of each group the channels of highest score, as many as ``widths`` (groups of the graph,) says, without the
+        """Of each group the channels of highest score, in the numbers ``widths`` (groups of the graph,), without the
         blocks ``dropped``."""
         graph = self.context.graph
         kept = {
