@@ -39,7 +39,8 @@ class VCNN(LearningMethod):
     The score is |m| over all layers (``normalisation="none"``). Channels with |m| < tau and s < theta are redundant
     by the paper, which removes them at the end of each epoch, for good, and does not train again; here they are
     counted, and the budget determines how many are removed, smallest |m| first. The layers that scale a stage share one
-    decision (``criterion.reduction``); how the paper treats them was not found. A block is judged as ``BNGamma`` judges it.
+    decision (``criterion.reduction``); how the paper treats them was not found. Blocks are scored
+    as by ``BNGamma``.
 
     Args:
         budget: how much to keep.
