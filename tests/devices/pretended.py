@@ -80,28 +80,27 @@ def _is_ours(device: Any) -> bool:
 def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     pretended = any(isinstance(tensor, Pretended) for tensor in tensors)
-    target = kwargs.get("device")
+    target = next((leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)), None)
     if not pretended and not _is_ours(target):
         return func(*args, **kwargs)
     left_behind = [t for t in tensors if not isinstance(t, Pretended) and t.dim() > 0]
     if pretended and left_behind and func not in MAY_MIX:
         shapes = [(tuple(tensor.shape), str(tensor.device)) for tensor in tensors]
         raise WrongDevice(f"{func}: all tensors must be on the same device, but they are {shapes}.")
-    onto_cpu = target is not None and not _is_ours(target)
     inner_args, inner_kwargs = tree_map(_inner, (args, kwargs))
-    if _is_ours(target):
-        inner_kwargs["device"] = torch.device("cpu")
-        if func is aten._to_copy.default:
-            inner_kwargs.setdefault("memory_format", torch.preserve_format)
     out = func(*inner_args, **inner_kwargs)
-    if onto_cpu or (func is aten.copy_.default and not isinstance(args[0], Pretended)):
-        return args[0] if func is aten.copy_.default else out
+    if func is aten.copy_.default and not isinstance(args[0], Pretended):
+        return args[0]
+    if target is not None and not _is_ours(target):
+        return out
     out = tree_map(lambda value: Pretended(value) if isinstance(value, Tensor) else value, out)
     return return_and_correct_aliasing(func, args, kwargs, out) if pretended else out
 
 
 def _inner(value: Any) -> Any:
-    return value.inner if isinstance(value, Pretended) else value
+    if isinstance(value, Pretended):
+        return value.inner
+    return torch.device("cpu") if isinstance(value, torch.device) and _is_ours(value) else value
 
 
 class _Operators(TorchDispatchMode):
@@ -110,12 +109,20 @@ class _Operators(TorchDispatchMode):
 
 
 class _Constructors(TorchFunctionMode):
-    """``torch.tensor`` moves values to their device below the dispatcher: here it moves a CPU tensor."""
+    """Functions that read or make values below the dispatcher go by way of a CPU tensor."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func is Tensor.tolist and isinstance(args[0], Pretended):
             return args[0].cpu().tolist()
+        if func == Tensor.data.__set__ and isinstance(args[0], Pretended):  # type: ignore[attr-defined]
+            args[0].inner = args[1].inner  # the setter replaces what torch stores, not attributes
+            return func(*args)
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[1], list):
+            args = (args[0], torch.tensor(args[1]), *args[2:])
+        if func is Tensor.new_tensor and isinstance(args[0], Pretended):
+            dtype = kwargs.pop("dtype", args[0].dtype)
+            return torch.tensor(*args[1:], dtype=dtype, **kwargs).to(DEVICE)
         if func in (torch.tensor, torch.as_tensor, torch.asarray) and _is_ours(kwargs.get("device")):
             device = kwargs.pop("device")
             return func(*args, **kwargs).to(device)

@@ -35,7 +35,7 @@ def test_a_method_learns_in_mixed_precision(name: str, mode: str, outputs: Path)
     record = run(outputs, f"method={name}", "method.epochs=3", *MODES[mode])
     assert record.pruned.flops <= 0.5 * record.baseline.flops
     assert record.pruned.top1 > 0.5
-    assert record.masked_vs_pruned < 1e-4
+    assert record.plan.masked_vs_pruned < 1e-4
 
 
 @pytest.mark.parametrize("name", ["l1", "hrank", "eagleeye", "thinet"])

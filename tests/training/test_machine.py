@@ -10,6 +10,7 @@ from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
 from torch import nn
 
 import prunelab
+from prunelab.cli.config import configure
 from prunelab.errors import UserError
 from prunelab.training import Machine
 
@@ -48,3 +49,36 @@ def test_a_network_can_be_pruned_after_training_with_joined_batch_normalisation(
     prunelab.apply(network, plan)
     assert prunelab.check(before, network, plan, images) < 1e-6
     assert network[1].num_features == 3
+
+
+def test_a_fused_optimizer_and_a_loss_scale_exclude_each_other() -> None:
+    Machine(accelerator="cpu", fused=True, precision="bf16-mixed")
+    with pytest.raises(
+        UserError, match=r"trainer\.fused=true cannot be combined with trainer\.precision=16-mixed"
+    ):
+        Machine(fused=True, precision="16-mixed")
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_the_precision_of_float32_is_what_was_chosen(tf32: bool) -> None:
+    cudnn, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    try:
+        Machine(accelerator="cpu", tf32=tf32).prepare_process()
+        assert torch.backends.cudnn.allow_tf32 == tf32
+        assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
+    finally:
+        torch.backends.cudnn.allow_tf32 = cudnn
+        torch.set_float32_matmul_precision(products)
+
+
+def test_what_trainer_gpu_sets_is_in_its_configuration() -> None:
+    trainer = configure(["budget.flops=0.5", "trainer=gpu"])["trainer"]
+    differs = {
+        key: value
+        for key, value in trainer.items()
+        if value != configure(["budget.flops=0.5"])["trainer"][key]
+    }
+    assert differs == {
+        "accelerator": "gpu", "precision": "bf16-mixed", "channels_last": True, "tf32": True, "fused": True,
+        "images_on_device": True,
+    }  # fmt: skip

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 from torch.optim import SGD, AdamW
 
 from prunelab.errors import UserError
@@ -70,3 +73,19 @@ def test_norms_and_biases_can_go_undecayed() -> None:
     }
     assert decay[id(model.conv1.weight)] == decay[id(model.linear.weight)] == 0.1
     assert decay[id(model.bn1.weight)] == decay[id(model.bn1.bias)] == decay[id(model.linear.bias)] == 0
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_fused_optimizer_takes_the_same_steps(optimizer: str) -> None:
+    torch.manual_seed(0)
+    plain = nn.Linear(5, 3)
+    fused = copy.deepcopy(plain)
+    training = Training(epochs=1, optimizer=optimizer, lr=0.1)  # type: ignore[arg-type]
+    for network, is_fused in ((plain, False), (fused, True)):
+        made = make_optimizer(network, training, is_fused)
+        assert bool(made.defaults["fused"]) == is_fused
+        for _ in range(3):
+            made.zero_grad()
+            network(torch.ones(2, 5)).square().sum().backward()
+            made.step()
+    torch.testing.assert_close(fused.weight, plain.weight)
