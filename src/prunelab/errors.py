@@ -10,6 +10,12 @@ class UserError(Exception):
     """Something the user asked for cannot be done; the message says what, where and what to do instead.
 
     The command line prints the message alone (no traceback) and exits with 1.
+
+    Example:
+        >>> prunelab.Budget(flops=2.0)
+        Traceback (most recent call last):
+            ...
+        prunelab.errors.UserError: budget.flops=2.0 is not a fraction to keep: ...
     """
 
 

@@ -90,6 +90,14 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Raises:
         UserError: a file is missing, truncated, exchanged or edited, or does not fit the network.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> plan = prunelab.analyze(network, torch.zeros(1, 3, 8, 8)).plan(kept={"0": [0, 2, 5]})
+        >>> folder = prunelab.save(prunelab.apply(network, plan), "pruned")
+        >>> full = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> prunelab.load(folder, model=full)[0]
+        Conv2d(3, 3, kernel_size=(3, 3), stride=(1, 1))
     """
     folder = Path(folder)
     page = _page(folder / PLAN_FILE)

@@ -64,6 +64,12 @@ class Calibration:
     images: their number over all ranks together; fewer if the loader has fewer.
     unpack: batch -> (images, targets).
     rank, ranks: this process, and how many there are.
+
+    Example:
+        >>> loader = [(torch.randn(8, 3, 4, 4), torch.zeros(8)) for _ in range(3)]
+        >>> calibration = prunelab.Calibration(loader, images=12)
+        >>> [len(images) for images, targets in calibration.batches(torch.device("cpu"))]
+        [8, 4]
     """
 
     loader: Iterable[Any]

@@ -76,6 +76,12 @@ class PruningCallback(pl.Callback):
 
     Attributes:
         plan: the decision; None before ``setup``.
+
+    Example:
+        >>> method = prunelab.ImportanceMethod(prunelab.L1Norm(), prunelab.Budget(flops=0.5))
+        >>> callback = prunelab.PruningCallback(method, plan_file="plan.json")
+        >>> callback.plan is None
+        True
     """
 
     plan: PruningPlan | None
@@ -326,6 +332,11 @@ class ImportancePruning(PruningCallback):
         network, plan_file, example_input, calibration, validation, unpack, loss: see ``PruningCallback``.
         settings: see ``ImportanceMethod``: levels, exclude, allocation, normalisation, min_keep, divisor, images,
             seed, exact, cardinality.
+
+    Example:
+        >>> callback = prunelab.ImportancePruning(prunelab.Taylor(), prunelab.Budget(flops=0.5), images=256)
+        >>> callback.method.images
+        256
     """
 
     def __init__(

@@ -61,6 +61,13 @@ class PruningContext:
         example_input: the input of one forward pass of ``model`` (None: unknown).
         folder: folder of the run in which a search keeps its state (None: the state is not kept).
         train_candidate: trains a candidate network (None: candidates cannot be trained here).
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> method = prunelab.ImportanceMethod(prunelab.L1Norm(), prunelab.Budget(flops=0.5))
+        >>> context = method.context(network, torch.zeros(1, 3, 8, 8))
+        >>> [group.name for group in context.groups]
+        ['0']
     """
 
     model: nn.Module

@@ -48,6 +48,15 @@ class PruningMethod(ABC):
 
     Raises:
         UserError: a setting out of range.
+
+    Example:
+        >>> class FirstHalf(prunelab.PruningMethod):
+        ...     def decide(self, context):
+        ...         return context.graph.plan({group.name: range(group.size // 2) for group in context.groups})
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> method = FirstHalf(prunelab.Budget(flops=0.5))
+        >>> method.decide(method.context(network, torch.zeros(1, 3, 8, 8))).kept["0"]
+        (0, 1, 2, 3)
     """
 
     origin: ClassVar[Origin] = Origin()

@@ -39,6 +39,14 @@ class PruningPlan:
     (module -> name -> number; entries of tuples and lists as "name[1]") that the forward pass reads, ``replaced``
     modules of dropped blocks (module -> "identity", "relu" or "relu6"), and ``rewritten`` widths that the source of a
     module writes out (see ``rewriting``).
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> plan = prunelab.analyze(network, torch.zeros(1, 3, 8, 8)).plan(kept={"0": [0, 2, 5]})
+        >>> plan.widths
+        {'0': (8, 3)}
+        >>> prunelab.PruningPlan.from_json(plan.to_json()) == plan
+        True
     """
 
     kept: Mapping[str, Indices]

@@ -20,6 +20,11 @@ class Budget:
 
     Raises:
         UserError: no resource, more than one, or a fraction outside (0, 1].
+
+    Example:
+        >>> budget = prunelab.Budget(flops=0.5)
+        >>> budget.resource, budget.keep
+        ('flops', 0.5)
     """
 
     flops: float | None = None

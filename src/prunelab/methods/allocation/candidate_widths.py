@@ -39,6 +39,10 @@ class Allocation:
     min_keep: the least fraction of the channels of a group that stays, in [0, 1]; at least one channel stays.
     divisor: widths are multiples of it (8 suits most hardware). The full width of a group is always
         allowed, also where it is not a multiple.
+
+    Example:
+        >>> prunelab.Allocation("uniform", divisor=8).min_keep
+        0.1
     """
 
     rule: Rule = "global"

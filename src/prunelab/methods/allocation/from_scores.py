@@ -61,6 +61,13 @@ def allocate(
 
     Raises:
         UserError: nothing may be removed at these levels, or the budget cannot be reached.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> structure = prunelab.analyze(network, torch.zeros(1, 3, 8, 8))
+        >>> scores = prunelab.Scores({"0": np.arange(8.0)})
+        >>> prunelab.allocate(structure, scores, prunelab.Budget(flops=0.51)).kept["0"]
+        (4, 5, 6, 7)
     """
     allocation = allocation or Allocation()
     require_feasible(graph, budget, levels, allocation, network, reference, scores)

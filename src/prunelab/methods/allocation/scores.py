@@ -14,6 +14,11 @@ class Scores:
 
     channels: group name -> float array (size of the group,). A group without scores is not pruned.
     blocks: block name -> float. A block that is not named is left in place.
+
+    Example:
+        >>> scores = prunelab.Scores({"conv1": np.array([0.1, 0.7, 0.3])})
+        >>> scores.channels["conv1"].argmin()
+        np.int64(0)
     """
 
     channels: Mapping[str, np.ndarray]

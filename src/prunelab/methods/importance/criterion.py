@@ -38,6 +38,16 @@ class Criterion(ABC):
     A group of level ``stage`` has several members: the producers that are tied by shortcut additions, or the
     places where their sum is read. Each member gives scores of its own; ``reduction`` says how they are
     joined.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class LastFirst(prunelab.Criterion):
+        ...     reads = "nothing"
+        ...     def score(self, context):
+        ...         return prunelab.Scores({group.name: np.arange(group.size) for group in context.groups})
+        >>> prunelab.ImportanceMethod(LastFirst(), prunelab.Budget(flops=0.5)).title
+        'LastFirst'
     """
 
     reads: ClassVar[Reads]

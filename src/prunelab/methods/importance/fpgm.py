@@ -30,6 +30,14 @@ class FPGM(Criterion):
     norm_rate: FPGM-mix keeps this fraction of the filters by l2 norm first and sums distances over these
         alone; the filters of smallest norm are then removed before all others. 1 (default) is FPGM-only, 0.9
         the paper's mix.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.ReLU(), nn.Conv2d(3, 2, 1))
+        >>> network[0].weight.data = torch.tensor([1.0, -4.0, 2.0]).reshape(3, 1, 1, 1)
+        >>> method = prunelab.ImportanceMethod(prunelab.FPGM(), prunelab.Budget(flops=1.0))
+        >>> scores, _ = method.scored(method.context(network, torch.zeros(1, 1, 2, 2)))
+        >>> scores.channels["0"].tolist()
+        [6.0, 11.0, 7.0]
     """
 
     reads: ClassVar[Reads] = "weights"

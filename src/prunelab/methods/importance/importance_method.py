@@ -27,6 +27,13 @@ class ImportanceMethod(PruningMethod):
         normalisation: how ``global`` allocation makes layers comparable, see ``Allocation``; None: as the
             default of the criterion (``mean``, but ``none`` for Taylor, which normalises its scores).
         settings: those of ``PruningMethod``: levels, allocation, exclude, min_keep, divisor, images, ...
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> method = prunelab.ImportanceMethod(prunelab.L2Norm(), prunelab.Budget(params=0.6))
+        >>> plan = method.decide(method.context(network, torch.zeros(1, 3, 8, 8)))
+        >>> prunelab.apply(network, plan)[0]
+        Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
     """
 
     def __init__(

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class L2Norm(Criterion):
-    """s_j = sqrt(sum W_j^2) over the weights W_j (inputs, k, k) of filter j."""
+    """s_j = sqrt(sum W_j^2) over the weights W_j (inputs, k, k) of filter j.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.ReLU(), nn.Conv2d(3, 2, 1))
+        >>> network[0].weight.data = torch.tensor([1.0, -4.0, 2.0]).reshape(3, 1, 1, 1)
+        >>> method = prunelab.ImportanceMethod(prunelab.L2Norm(), prunelab.Budget(flops=1.0))
+        >>> scores, _ = method.scored(method.context(network, torch.zeros(1, 1, 2, 2)))
+        >>> scores.channels["0"].tolist()
+        [1.0, 4.0, 2.0]
+    """
 
     reads: ClassVar[Reads] = "weights"
     origin: ClassVar[Origin] = Origin(

@@ -27,6 +27,10 @@ class Candidate:
     Attributes:
         widths: width of each group of the graph, in the order of ``graph.groups``.
         dropped: names of the dropped blocks, sorted.
+
+    Example:
+        >>> prunelab.Candidate((8, 16)).dropped
+        ()
     """
 
     widths: tuple[int, ...]

@@ -59,6 +59,12 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
 
         structure = prunelab.analyze(model, images)
         prunelab.apply(model, structure.plan(kept={"layer1": [0, 2, 5]}), optimizer)
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> plan = prunelab.analyze(network, torch.zeros(1, 3, 8, 8)).plan(kept={"0": [0, 2, 5]})
+        >>> prunelab.apply(network, plan)[2]
+        Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
     """
     with uncompiled(model) as network:
         _apply(network, plan, optimizer)

@@ -44,6 +44,14 @@ def check(original: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Any
 
         pruned = prunelab.apply(copy.deepcopy(model), plan)
         assert prunelab.check(model, pruned, plan, images) < 1e-6
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> images = torch.randn(2, 3, 8, 8)
+        >>> plan = prunelab.analyze(network, images).plan(kept={"0": [0, 2, 5]})
+        >>> pruned = prunelab.apply(copy.deepcopy(network), plan)
+        >>> prunelab.check(network, pruned, plan, images) < 1e-5
+        True
     """
     try:
         return _difference_of_runs(original, pruned, plan, images, double=True)

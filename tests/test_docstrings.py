@@ -1,0 +1,53 @@
+"""The examples in the docstrings of all public names give what they show."""
+
+from __future__ import annotations
+
+import copy
+import doctest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import prunelab
+
+FINDER = doctest.DocTestFinder(recurse=False)
+NAMES = {"copy": copy, "prunelab": prunelab, "torch": torch, "nn": nn, "np": np}
+"""What the examples may use without importing it."""
+
+
+def examples(name: str) -> list[doctest.DocTest]:
+    found: Any = getattr(prunelab, name)
+    return [each for each in FINDER.find(found, name, globs=dict(NAMES)) if each.examples]
+
+
+WITH_EXAMPLES = [name for name in prunelab.__all__ if examples(name)]
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_examples_give_what_they_show(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    report: list[str] = []
+    for each in examples(name):
+        runner.run(each, out=report.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+def test_what_a_user_calls_first_has_an_example() -> None:
+    first = {
+        "analyze",
+        "apply",
+        "check",
+        "save",
+        "load",
+        "Budget",
+        "ImportancePruning",
+        "PruningCallback",
+        "PruningPlan",
+    }
+    assert first <= set(WITH_EXAMPLES)
