@@ -60,7 +60,7 @@ def _perform(setup: Setup, folder: RunFolder, config: Mapping[str, Any], claim: 
     """All steps of the run; writes everything in its folder except the record."""
     started = datetime.now(UTC)
     logger = setup.logger if is_rank_zero() else RunLogger()
-    logger.start(folder.path, config, claim.write)
+    logger.start(folder.path, config, claim.write, setup.baseline_key)
     try:
         full = full_network(setup)
         pruned = prune_and_recover(setup, full, folder.rounds, claim.write)

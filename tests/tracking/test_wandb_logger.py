@@ -126,6 +126,7 @@ def test_a_run_offline_keeps_configuration_curves_widths_and_figures(
     runs = written(folder)
     assert set(runs) == {"round", "recovery", "result"}
     for job, each in runs.items():
+        assert each.run.display_name == "l1 flops=0.5 resnet20 digits seed 0"
         assert each.has_ended  # read at once: the file was whole when close() returned
         assert (each.run.project, each.run.run_group, each.run.run_id) == ("tests", "tests", f"abc-{job}")
         assert list(each.run.tags) == ["l1", "resnet20", "digits"]
@@ -148,6 +149,31 @@ def test_a_run_offline_keeps_configuration_curves_widths_and_figures(
     assert (folder / "curves.csv").read_text().count("recovery,1") == 1
     assert not (tmp_path / "wandb").exists()
     assert capfd.readouterr().out == ""
+
+
+def test_the_training_of_a_baseline_is_one_run_for_all_that_share_it(
+    smallest: Configure, tmp_path: Path
+) -> None:
+    """The first run is interrupted in the training; the second one, of another method, continues it."""
+    for key, method, epochs in (("abc", "l1", (1,)), ("def", "l2", (2, 3))):
+        folder = tmp_path / key
+        folder.mkdir()
+        logger = WandbLogger()
+        logger.start(folder, smallest(f"method={method}"), baseline_key="0a0a")
+        for epoch in epochs:
+            logger.baseline_epoch(EpochRow("baseline", epoch, 0.1, {"val/top1": epoch / 4}))
+        if key == "def":
+            logger.baseline_finished(Accuracy(0.75, None))
+        logger.close()
+
+    first, second = (written(tmp_path / key)["baseline"] for key in ("abc", "def"))
+    assert first.run.run_id == second.run.run_id == "0a0a-baseline"
+    assert first.run.run_group == second.run.run_group == "tests"
+    assert first.run.display_name == second.run.display_name == "baseline resnet20 digits seed 0"
+    steps = [[(line["_step"], line["val/top1"]) for line in each.history] for each in (first, second)]
+    assert steps == [[(1, 0.25)], [(2, 0.5), (3, 0.75)]]
+    assert second.summary["top1"] == 0.75
+    assert not (tmp_path / "abc" / "curves.csv").exists()  # the curves of a baseline are in its own folder
 
 
 def test_an_interrupted_run_counts_its_epochs_on(smallest: Configure, tmp_path: Path) -> None:

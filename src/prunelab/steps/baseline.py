@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,14 +16,23 @@ from prunelab.records.atomic import Write, write_atomically
 from prunelab.records.folder import CURVES_FILE
 from prunelab.steps.baseline_store import TRAINING_FOLDER
 from prunelab.steps.task import Task
-from prunelab.tracking import Curves, CurvesFile
+from prunelab.tracking import Curves, CurvesFile, EpochRow
 from prunelab.training import Training, fit
+
+Watch = Callable[[EpochRow], None]
+"""Is called after each epoch of a training."""
+
+
+def no_watch(row: EpochRow) -> None:
+    """Does nothing."""
 
 
 class BaselineSource(Protocol):
     """Makes a trained full network."""
 
-    def train(self, task: Task, folder: Path, write: Write = write_atomically) -> tuple[nn.Module, float]:
+    def train(
+        self, task: Task, folder: Path, write: Write = write_atomically, watch: Watch = no_watch
+    ) -> tuple[nn.Module, float]:
         """The network, and the seconds that its training took; ``write`` writes into the ``folder``."""
 
 
@@ -32,10 +42,17 @@ class TrainedBaseline:
 
     training: Training
 
-    def train(self, task: Task, folder: Path, write: Write = write_atomically) -> tuple[nn.Module, float]:
+    def train(
+        self, task: Task, folder: Path, write: Write = write_atomically, watch: Watch = no_watch
+    ) -> tuple[nn.Module, float]:
         pl.seed_everything(task.seed, workers=True, verbose=False)
         network = task.network(task.settings.pretrained)
         curves = CurvesFile(folder / CURVES_FILE, write)
+
+        def write_row(row: EpochRow) -> None:
+            curves.write(row)
+            watch(row)
+
         seconds = fit(
             network,
             task.data,
@@ -44,7 +61,7 @@ class TrainedBaseline:
             seed=task.seed,
             folder=folder / TRAINING_FOLDER,
             title="baseline",
-            callbacks=[Curves("baseline", curves.write, curves.restore)],
+            callbacks=[Curves("baseline", write_row, curves.restore)],
             write=write,
         )
         return network, seconds
@@ -56,7 +73,9 @@ class FileBaseline:
 
     path: str
 
-    def train(self, task: Task, folder: Path, write: Write = write_atomically) -> tuple[nn.Module, float]:
+    def train(
+        self, task: Task, folder: Path, write: Write = write_atomically, watch: Watch = no_watch
+    ) -> tuple[nn.Module, float]:
         network = task.network()
         load_weights(network, Path(self.path).expanduser())
         return network, 0.0
@@ -70,7 +89,9 @@ class PretrainedBaseline:
         UserError: the published network has another number of classes.
     """
 
-    def train(self, task: Task, folder: Path, write: Write = write_atomically) -> tuple[nn.Module, float]:
+    def train(
+        self, task: Task, folder: Path, write: Write = write_atomically, watch: Watch = no_watch
+    ) -> tuple[nn.Module, float]:
         network = task.network(pretrained=True)
         published: Any = network.pretrained_cfg
         classes = published["num_classes"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from prunelab.distributed import held_by_rank_zero
+from prunelab.distributed import held_by_rank_zero, is_rank_zero
 from prunelab.distributed.ranks import from_rank_zero
 from prunelab.methods.allocation.feasibility import require_feasible
 from prunelab.models.state import load_state
@@ -70,7 +70,10 @@ def _stored_or_trained(setup: Setup) -> tuple[Baseline, bool]:
 
 
 def _trained(setup: Setup, folder: Path, claim: Claim) -> Baseline:
-    network, seconds = setup.baseline.train(setup.task, folder, claim.write)
+    network, seconds = setup.baseline.train(setup.task, folder, claim.write, setup.logger.baseline_epoch)
     require_finite(network, "the baseline was trained or read")
     weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-    return Baseline(weights, setup.task.test_accuracy(network), seconds)
+    accuracy = setup.task.test_accuracy(network)
+    if is_rank_zero():
+        setup.logger.baseline_finished(accuracy)
+    return Baseline(weights, accuracy, seconds)

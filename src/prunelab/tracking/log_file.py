@@ -1,4 +1,4 @@
-"""A file of what prunelab says while something is done."""
+"""A file with the messages of prunelab's loggers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class _LogFile(logging.FileHandler):
-    """Leaves out what cannot be written: on a full disk the user needs one message, not one for every line."""
+    """Ignores lines that cannot be written: on a full disk the user needs one message, not one for every line."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
@@ -17,7 +17,7 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def writing_log(file: Path) -> Iterator[None]:
-    """Append the messages of prunelab's loggers to ``file``, with those that the terminal does not show."""
+    """Append the messages of prunelab's loggers to ``file``, including those that the terminal does not show."""
     handler = _LogFile(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("prunelab")

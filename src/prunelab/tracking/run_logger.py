@@ -6,43 +6,100 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prunelab.records import Record
+from prunelab.records import Accuracy, Record
 from prunelab.records.atomic import Write, write_atomically
 from prunelab.records.folder import CURVES_FILE
+from prunelab.report.measures import MEASURES
 from prunelab.tracking.curves import CurvesFile, EpochRow, Row
+from prunelab.tracking.jobs import BASELINE, RESULT, Job, JobPlace, NoJob, figures_of, job_type
 
 
 class RunLogger:
     """Logs nothing (logger=none); the base class of the others.
 
     A run calls ``start`` once, ``epoch`` after each epoch of its trainings, ``restore`` when it resumes a training, and
-    ``finish`` with its record; ``close`` is called at the end in any case. Only rank zero calls.
+    ``finish`` with its record; ``close`` is called at the end in any case. The run that trains the baseline calls
+    ``baseline_epoch`` and ``baseline_finished``, too. Only rank zero calls.
+
+    A subclass for a tracker overrides ``begin``, ``start_job`` and ``end``.
     """
 
-    def start(self, folder: Path, config: Mapping[str, Any], write: Write = write_atomically) -> None:
+    writes_curves = False
+    """Whether the learning curves of the run are written into curves.csv in its folder."""
+
+    def begin(self, folder: Path, config: Mapping[str, Any]) -> None:
+        """Prepare the tracker for a run. Raises UserError if it cannot be used."""
+
+    def start_job(self, place: JobPlace) -> Job:
+        """Start a job in the tracker, or continue the one with the same identity."""
+        return NoJob()
+
+    def end(self) -> None:
+        """All jobs of the run have been closed."""
+
+    def start(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        write: Write = write_atomically,
+        baseline_key: str = "",
+    ) -> None:
         """The run with this resolved configuration starts or is resumed; ``write`` writes files in its ``folder``."""
+        self._folder, self._config, self._baseline_key = folder, config, baseline_key
+        self._curves = CurvesFile(folder / CURVES_FILE, write) if self.writes_curves else None
+        self._jobs: dict[str, Job] = {}
+        self._finished = False
+        self.begin(folder, config)
+
+    def baseline_epoch(self, row: EpochRow) -> None:
+        """An epoch of the training of the baseline has ended."""
+        self._job(BASELINE).log(figures_of(row), row.epoch)
+
+    def baseline_finished(self, accuracy: Accuracy) -> None:
+        """The baseline has been made; ``accuracy`` is on the test images."""
+        if job := self._jobs.pop(BASELINE, None):  # there is none if it was read from a file
+            figures = {"top1": accuracy.top1, "top5": accuracy.top5}
+            job.result({name: value for name, value in figures.items() if value is not None}, None)
+            job.close(finished=True)
 
     def epoch(self, row: EpochRow) -> None:
         """An epoch of training has ended."""
+        if self._curves is None:
+            return
+        self._curves.write(row)
+        job = job_type(row.phase)
+        # Counted over all phases of this kind, so that a resumed run continues at the right step.
+        step = sum(job_type(phase) == job for phase in self._curves.phases())
+        self._job(job).log(figures_of(row), step)
 
     def restore(self, phase: str, rows: list[Row]) -> None:
         """A training is resumed after the epochs of these rows."""
+        if self._curves is not None:
+            self._curves.restore(phase, rows)
 
     def finish(self, record: Record) -> None:
         """The run has all its figures."""
+        figures = {measure.name: measure.read(record) for measure in MEASURES}
+        known = {name: value for name, value in figures.items() if value is not None}
+        self._job(RESULT).result(known, record)
+        self._finished = True
 
     def close(self) -> None:
-        """The run has ended, with or without success."""
+        """The run has ended, with or without success. Returns when everything is written or uploaded."""
+        for job in self._jobs.values():
+            job.close(self._finished)
+        self._jobs.clear()
+        self.end()
+
+    def _job(self, job: str) -> Job:
+        """The job of this type; it starts when there is something to log."""
+        if job not in self._jobs:
+            key = self._baseline_key if job == BASELINE else self._folder.name
+            self._jobs[job] = self.start_job(JobPlace(job, key, self._folder, self._config))
+        return self._jobs[job]
 
 
 class CsvLogger(RunLogger):
     """Writes the learning curves into curves.csv in the folder of the run (logger=csv)."""
 
-    def start(self, folder: Path, config: Mapping[str, Any], write: Write = write_atomically) -> None:
-        self._file = CurvesFile(folder / CURVES_FILE, write)
-
-    def epoch(self, row: EpochRow) -> None:
-        self._file.write(row)
-
-    def restore(self, phase: str, rows: list[Row]) -> None:
-        self._file.restore(phase, rows)
+    writes_curves = True
