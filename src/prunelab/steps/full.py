@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from prunelab.steps.parts import portion
 from prunelab.steps.setup import Setup
 from prunelab.structure import ChannelGraph
 from prunelab.training.divergence import require_finite
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,23 @@ def full_network(setup: Setup) -> FullNetwork:
     baseline, is_new = _stored_or_trained(setup)
     load_state(network, baseline.weights)
     require_finite(network, "the baseline was loaded")
+    _warn_at_chance_level(setup, baseline.accuracy)
     return FullNetwork(network, graph, baseline.accuracy, baseline.seconds if is_new else 0.0)
+
+
+def _warn_at_chance_level(setup: Setup, accuracy: Accuracy) -> None:
+    """Warn if the baseline does not classify better than the constant answer "the most frequent class"."""
+    test_set = setup.task.test_set()
+    if is_rank_zero() and setup.task.machine.batches is None and test_set.is_chance(accuracy.top1):
+        log.warning(
+            "The baseline, %s on %s, is at chance level: %.2f %% top-1, and %.2f %% of the test images are in the most "
+            "frequent class. Methods cannot be compared on it. Check the data, baseline.training.lr and "
+            "baseline.training.epochs.",
+            setup.names["model"],
+            setup.names["data"],
+            100 * accuracy.top1,
+            100 * test_set.largest_class,
+        )
 
 
 def _stored_or_trained(setup: Setup) -> tuple[Baseline, bool]:

@@ -42,6 +42,8 @@ def record_of(
         git=git_state(),
         started=started.isoformat(timespec="seconds"),
         finished=_now(),
+        best_epoch=figures.best_epoch,
+        test_set=setup.task.test_set(),
         validation=figures.validation,
         title=setup.method.title,
         classes={place: class_name(target) for place, target in classes(config).items()},
@@ -77,7 +79,7 @@ def _budget(setup: Setup, reached: float | None) -> BudgetSummary:
 
 def _timings(full: FullNetwork, pruned: Pruned, figures: Figures) -> Timings:
     parts = (full.training_s, pruned.score_s, pruned.recovery_s, figures.seconds)
-    return Timings(*parts, total_s=sum(parts))
+    return Timings(*parts, total_s=sum(parts), other_load=figures.other_load)
 
 
 def _now() -> str:

@@ -15,6 +15,7 @@ from torch import nn
 from prunelab.distributed.ranks import from_rank_zero, require_same
 from prunelab.errors import UserError
 from prunelab.methods import Budget, LearningMethod, PruningCallback, PruningContext
+from prunelab.models.state import load_state
 from prunelab.recipes import Round
 from prunelab.records import Accuracy
 from prunelab.records.atomic import Write, write_atomically
@@ -26,6 +27,7 @@ from prunelab.steps.setup import Setup
 from prunelab.structure import ChannelGraph, PruningPlan, apply, check
 from prunelab.tracking import Curves
 from prunelab.training import fit
+from prunelab.training.best import KeepBest
 from prunelab.training.divergence import require_finite
 from prunelab.training.restored_plan import prune_as
 
@@ -38,6 +40,9 @@ TOLERANCE = 1e-4
 class Pruned:
     """A pruned and recovered network, and figures of its rounds.
 
+    ``best_epoch`` is the epoch of the recovery with the highest accuracy on the validation images (None without a
+    recovery), and ``best`` the network after it, None if it is the last epoch.
+
     ``plan`` is everything that was removed from the full network. ``after_pruning`` is the accuracy after the last
     pruning, before the training that follows; ``masked_vs_pruned`` the largest relative difference between masked and
     pruned outputs over all rounds; ``score_s`` the seconds that the method took to learn and to decide.
@@ -49,6 +54,8 @@ class Pruned:
     masked_vs_pruned: float
     score_s: float
     recovery_s: float
+    best_epoch: int | None = None
+    best: nn.Module | None = None
 
 
 def prune_and_recover(
@@ -73,9 +80,23 @@ def prune_and_recover(
         if last:
             after_pruning = setup.task.test_accuracy(network)
         phase = "recovery" if last else f"round {number}"
-        recovery_s += _recover(setup, network, step, place, decision, phase)
+        keeper = KeepBest(place.recovery(decision), write) if last else None
+        recovery_s += _recover(setup, network, step, place, decision, phase, keeper)
     plan = cast(PruningPlan, network.prunelab_plan)  # the plans of all rounds, composed
-    return Pruned(network, plan, after_pruning, difference, score_s, recovery_s)
+    best = _best_epoch(network, keeper) if keeper is not None else (None, None)
+    return Pruned(network, plan, after_pruning, difference, score_s, recovery_s, *best)
+
+
+def _best_epoch(network: nn.Module, keeper: KeepBest) -> tuple[int | None, nn.Module | None]:
+    """The best epoch, and a copy of ``network`` with its weights, None if it is the last epoch."""
+    if keeper.epoch is None or keeper.is_last:
+        return keeper.epoch, None
+    weights = from_rank_zero(keeper.weights)
+    if weights is None:
+        return None, None
+    best = copy.deepcopy(network)
+    load_state(best, weights)
+    return keeper.epoch, best
 
 
 def _context(
@@ -182,9 +203,15 @@ def _prune(setup: Setup, network: nn.Module, plan: PruningPlan, graph: ChannelGr
 
 
 def _recover(
-    setup: Setup, network: nn.Module, step: Round, place: RoundFolder, decision: Decision, phase: str
+    setup: Setup,
+    network: nn.Module,
+    step: Round,
+    place: RoundFolder,
+    decision: Decision,
+    phase: str,
+    keeper: KeepBest | None,
 ) -> float:
-    """Train the pruned network as the recipe defines; returns the seconds."""
+    """Train the pruned network as the recipe defines; returns the seconds. ``keeper`` keeps the best epoch."""
     if step.weights == "fresh":
         _draw_weights(setup, network)
     if step.training is None:
@@ -197,6 +224,9 @@ def _recover(
         seed=setup.task.seed,
         folder=place.recovery(decision),
         title=phase,
-        callbacks=[Curves(phase, setup.logger.epoch, setup.logger.restore)],
+        callbacks=[
+            Curves(phase, setup.logger.epoch, setup.logger.restore),
+            *([] if keeper is None else [keeper]),
+        ],
         write=place.write,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -19,7 +20,7 @@ from prunelab.errors import UserError
 from prunelab.evaluation import accuracy, forward_milliseconds
 from prunelab.models import build
 from prunelab.models.user_models import import_user_module
-from prunelab.records import Accuracy
+from prunelab.records import Accuracy, TestSet
 from prunelab.training import Machine
 
 LATENCY_BATCHES = (1, 64)
@@ -87,6 +88,11 @@ class Task:
     def example_input(self) -> Tensor:
         """One image, (1, C, H, W)."""
         return torch.zeros(1, *self.data.image_shape)
+
+    def test_set(self) -> TestSet:
+        """The size of the test set, and the fraction of its most frequent class."""
+        targets = self.data.test.targets
+        return TestSet(len(targets), float(np.bincount(targets).max() / len(targets)))
 
     def test_accuracy(self, network: nn.Module) -> Accuracy:
         """The accuracy on the test images, which nothing but final figures may look at."""
