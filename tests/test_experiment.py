@@ -18,11 +18,12 @@ import pytest
 import torch
 
 import prunelab
+from prunelab.cli.config import configure
 from prunelab.data import Digits
 from prunelab.errors import UserError
 from prunelab.evaluation import accuracy
 from prunelab.experiment import run
-from prunelab.records import Record, RunFolder, claim
+from prunelab.records import Accuracy, Record, RunFolder, claim
 from prunelab.records.schema import Failure
 from prunelab.steps import rounds
 from prunelab.structure import analyze
@@ -78,6 +79,43 @@ def test_a_run_leaves_a_true_record_and_is_not_repeated(smallest: Configure, tmp
     assert not again.is_new
     assert again.record == record
     assert files(tmp_path) == before
+
+
+def test_the_best_epoch_is_the_one_with_the_highest_accuracy_on_validation_images(
+    smallest: Configure,
+) -> None:
+    outcome = run(smallest("recipe.training.epochs=4", "recipe.training.lr=0.3"))
+
+    best, record = outcome.record.best_epoch, outcome.record
+    with (outcome.folder.path / "curves.csv").open(newline="") as lines:
+        curve = {int(row["epoch"]): float(row["val/top1"]) for row in csv.DictReader(lines)}
+    assert best is not None and record.validation is not None
+    assert best.epoch == max(epoch for epoch, top1 in curve.items() if top1 == max(curve.values()))
+    assert best.validation.top1 == pytest.approx(curve[best.epoch], abs=1e-6)
+    assert record.validation.top1 == pytest.approx(curve[4], abs=1e-6)
+    if best.epoch == 4:
+        assert best.test == Accuracy(record.pruned.top1, record.pruned.top5)
+    assert record.test_set is not None
+    assert (record.test_set.images, record.test_set.largest_class) == (360, pytest.approx(37 / 360))
+
+
+def test_without_a_recovery_there_is_no_best_epoch(tmp_path: Path) -> None:
+    words = ["budget.flops=0.5", "baseline.training.epochs=1", "trainer=cpu", "study=tests", "recipe=none"]
+
+    assert run(configure([*words, f"outputs={tmp_path}"])).record.best_epoch is None
+
+
+def test_a_baseline_at_chance_level_is_a_warning(
+    smallest: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="prunelab"):
+        run(smallest("baseline.training.lr=1e-9"))
+        bad = caplog.text
+        caplog.clear()
+        run(smallest("baseline.training.epochs=4", "baseline.training.lr=0.02"))
+
+    assert "The baseline, resnet20 on digits, is at chance level" in bad
+    assert "chance level" not in caplog.text
 
 
 def test_runs_share_a_baseline_and_an_iterative_one_meets_the_budget_in_rounds(smallest: Configure) -> None:
