@@ -65,6 +65,7 @@ def _perform(setup: Setup, folder: RunFolder, config: Mapping[str, Any], claim: 
         full = full_network(setup)
         pruned = prune_and_recover(setup, full, folder.rounds, claim.write)
         figures = measure(setup, full, pruned)
+        pruned.network.prunelab_input = setup.task.data.input_format  # type: ignore[assignment]  # travels with it
         from_rank_zero(lambda: write_network(pruned.network, folder.path, claim.write))
         record = from_rank_zero(lambda: record_of(setup, full, pruned, figures, folder, config, started))
         logger.finish(record)

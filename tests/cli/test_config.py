@@ -50,7 +50,7 @@ def test_a_part_can_be_had_while_others_miss_values() -> None:
             "'budget=0.5': choose one file of budget by its name (keep). To set a key in it write budget.",
         ),
         (["debug=true"], "'debug=true': choose one file of debug by its name (fast_dev_run). "),
-        (["logger=false"], "by its name (csv, none, wandb)"),
+        (["logger=false"], "by its name (csv, mlflow, none, tensorboard, wandb)"),
         (
             ["hydra/launcher=true"],
             "choose one file of hydra/launcher by its name (local, slurm). To set a key in it",

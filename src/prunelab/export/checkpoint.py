@@ -17,10 +17,13 @@ from prunelab.export.limits import build_checked
 from prunelab.models.origin import Origin
 from prunelab.models.state import load_state
 from prunelab.records.atomic import Write, write_atomically
+from prunelab.records.fields import RecordError
+from prunelab.records.input_format import InputFormat
 from prunelab.strict_json import DuplicateKey, loads_strictly
 from prunelab.structure import PruningPlan, apply
 from prunelab.structure.surgery.apply import named_tensors
 
+INPUT = "prunelab_input"
 SCHEMA = 2
 WEIGHTS_FILE, PLAN_FILE = "model.safetensors", "plan.json"
 LARGEST_PLAN = 2**26
@@ -33,6 +36,9 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     ``plan.json`` holds the plan that ``prunelab.apply`` stored on the model, the builder and its arguments if
     ``models.build`` made the model (any other network has to be passed to ``load``), the versions, the digest of the
     weights, and a digest of all this. Each file is written atomically, the weights first.
+
+    If the model has an attribute ``prunelab_input`` (a ``records.InputFormat``: image size, normalisation, names of the
+    classes), it is stored too; the networks of runs have one.
 
     Args:
         model: any network whose state consists of tensors.
@@ -68,6 +74,9 @@ def write_network(model: nn.Module, folder: Path, write: Write) -> None:
         "weights_sha256": hashlib.sha256(content).hexdigest(),
         "torch": torch.__version__,
     }
+    form: InputFormat | None = getattr(model, INPUT, None)
+    if form is not None:
+        page["input"] = form.to_dict()
     page["page_sha256"] = _digest(page)
     write(folder / WEIGHTS_FILE, content)
     write(folder / PLAN_FILE, json.dumps(page) + "\n")
@@ -86,7 +95,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             prunelab.
 
     Returns:
-        The network in evaluation mode, on the CPU unless ``model`` is elsewhere.
+        The network in evaluation mode, on the CPU unless ``model`` is elsewhere. If the folder contains an input
+        format, it is the attribute ``prunelab_input``, and ``classes`` are the names of the outputs (unless the network
+        has another attribute of this name).
 
     Raises:
         UserError: a file is missing, truncated, exchanged or edited, or does not fit the network.
@@ -113,7 +124,21 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     apply(network, plan)
     header.require_fit(network)
     _fill(network, safetensors.torch.load(content))
+    _describe(network, page, folder / PLAN_FILE)
     return network.eval()
+
+
+def _describe(network: nn.Module, page: dict[str, Any], path: Path) -> None:
+    """Set ``prunelab_input`` and ``classes`` of the network if the page has an input format."""
+    if "input" not in page:
+        return
+    try:
+        form = InputFormat.from_dict(page["input"])
+    except RecordError as error:
+        raise UserError(f"The input format in {path} is not valid: {error}.") from error
+    setattr(network, INPUT, form)
+    if not hasattr(network, "classes"):
+        network.classes = form.classes  # type: ignore[assignment]  # for users; a module takes any attribute
 
 
 def _fill(network: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -140,7 +165,8 @@ def _page(path: Path) -> dict[str, Any]:
             f"{path} is not readable JSON ({error}); copy it again from where it was made."
         ) from error
     needed = {"schema", "origin", "network", "plan", "weights_sha256", "torch", "page_sha256"}
-    if not isinstance(page, dict) or page.get("schema") != SCHEMA or set(page) != needed:
+    known = isinstance(page, dict) and page.get("schema") == SCHEMA and set(page) - {"input"} == needed
+    if not known:
         raise UserError(f"{path} does not describe a network saved by prunelab (schema {SCHEMA}).")
     if page.pop("page_sha256") != _digest(page):
         raise UserError(f"{path} was edited after it was written; copy it again from where it was made.")

@@ -8,6 +8,7 @@ from prunelab.records.atomic import write_atomically
 from prunelab.records.claim import Claim, ClaimLost, claimed
 from prunelab.records.fields import RecordError
 from prunelab.records.folder import BASELINES, RunFolder, unwritable
+from prunelab.records.input_format import InputFormat
 from prunelab.records.key import baseline_key, run_key
 from prunelab.records.schema import (
     Accuracy,
@@ -31,6 +32,7 @@ __all__ = [
     "ClaimLost",
     "Failure",
     "GitState",
+    "InputFormat",
     "Metrics",
     "PlanSummary",
     "Record",
