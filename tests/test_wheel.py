@@ -86,6 +86,7 @@ def test_console_scripts_are_declared(site: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_criterion_outside_the_checkout(site: Path, tmp_path: Path) -> None:
     """The files of docs/how-to/your-criterion.md, with the console script of the wheel."""
     page = (ROOT / "docs/how-to/your-criterion.md").read_text()

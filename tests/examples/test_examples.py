@@ -53,6 +53,7 @@ def test_load_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert written == {"model.safetensors", "plan.json", "pruned.pt2"}
 
 
+@pytest.mark.slow
 def test_notebook_prints_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures depend on processor and versions, so only the text between them is compared."""
     module = ModuleType("tour")

@@ -39,7 +39,8 @@ class Module(pl.LightningModule):
 
 @cache
 def settings(name: str) -> dict[str, Any]:
-    return configure_part("method", [f"method={name}", "budget.params=0.75", *WORDS.get(name, ())])
+    found = configure_part("method", [f"method={name}", "budget.params=0.75", *WORDS.get(name, ())])
+    return {key: value for key, value in found.items() if key != "module"}  # what to import, no setting
 
 
 def plan_of(module: Module, method: PruningMethod, batches: Any) -> PruningPlan:
