@@ -25,6 +25,9 @@ demo: setup  ## Prune a network trained on scikit-learn's digits with six method
 test: setup  ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
+test-fast: setup  ## Run the tests of the edit loop: all but slow ones and those that start several processes (2 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m 'not slow and not ddp and not browser and not rows and not gpu'
+
 test-page: setup  ## Test the report's page in headless Chromium, which must be there (Debian: apt-get install chromium)
 	$(BIN)/pytest -m browser tests/report/page
 

@@ -28,6 +28,8 @@ from prunelab.records.schema import Failure
 from prunelab.steps import rounds
 from prunelab.structure import analyze
 
+pytestmark = pytest.mark.slow
+
 Configure = Callable[..., dict[str, Any]]
 
 KILLED_RUN = Path(__file__).parent / "killed_run.py"

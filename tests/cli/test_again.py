@@ -14,6 +14,8 @@ from prunelab.cli.config import configure
 from prunelab.errors import UserError
 from prunelab.experiment import run
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).parents[2] / "experiments" / "demo" / "records"
 Configure = Callable[..., dict[str, Any]]
 

@@ -19,6 +19,8 @@ from prunelab.cli.summary import Job
 from prunelab.errors import UserError
 from prunelab.records import Accuracy
 
+pytestmark = pytest.mark.slow
+
 STRENGTH = "method.strength=tag(log,interval(1e-5,1e-2))"
 
 

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.cli.conftest import Started, Sweeps
+
+pytestmark = pytest.mark.slow
 
 KILLS = 50
 RUNS = (

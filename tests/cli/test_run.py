@@ -18,6 +18,8 @@ import pytest
 
 from prunelab.cli.run import main
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("budget.flops=0.5", "baseline.training.epochs=1", "recipe.training.epochs=1", "trainer=cpu")
 
 

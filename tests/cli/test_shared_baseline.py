@@ -9,7 +9,10 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from tests.cli.conftest import Sweeps
+
+pytestmark = pytest.mark.slow
 
 PROCESSES = 8
 EPOCHS = 120

@@ -13,6 +13,8 @@ import pytest
 from prunelab.data import Digits
 from prunelab.data.order import BatchOrder, Shard
 
+pytestmark = pytest.mark.ddp
+
 SCRIPT = """
 import json, sys
 import pytorch_lightning as pl, torch

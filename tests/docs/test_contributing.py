@@ -13,6 +13,8 @@ import pytest
 
 from . import pages
 
+pytestmark = pytest.mark.slow
+
 COPIED = ("src", "conf", "tests", "docs", "pyproject.toml", "README.md", "Makefile")
 NEW = ("src/prunelab/methods/importance/spread.py", "conf/method/spread.yaml")
 

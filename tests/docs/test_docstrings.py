@@ -11,6 +11,8 @@ import pytest
 
 import prunelab
 
+pytestmark = pytest.mark.slow
+
 PUBLIC = [name for name in sorted(prunelab.__all__) if not name.startswith("_")]
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 from prunelab.cli.config import configure, dotted
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 

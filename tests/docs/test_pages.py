@@ -17,6 +17,8 @@ from prunelab.cli.config import configure
 
 from . import pages
 
+pytestmark = pytest.mark.slow
+
 NAMES = [str(page.relative_to(pages.ROOT)) for page in pages.PAGES]
 SCRIPTS = tomllib.loads((pages.ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 

@@ -12,6 +12,8 @@ from prunelab.cli.config import configure
 from prunelab.experiment import run
 from prunelab.steps import Setup
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf/experiment/cifar10_resnet56"
 ROWS = sorted(file.stem for file in CONF.glob("*.yaml"))

@@ -12,6 +12,8 @@ from prunelab.records import Record, run_key
 from prunelab.records.key import KEY_SCHEMA
 from prunelab.records.renamed import upgraded
 
+pytestmark = pytest.mark.slow
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 STUDIES = ("cifar10_resnet20", "demo", "demo/all_methods")
 RECORDS = sorted(EXPERIMENTS.rglob("record.json"))

@@ -10,6 +10,8 @@ import pytest
 from prunelab.cli.config import configure
 from prunelab.steps import Setup
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf/experiment"
 ROWS = sorted(file.stem for file in (CONF / "table2").glob("*.yaml"))

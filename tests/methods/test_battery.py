@@ -23,6 +23,8 @@ from prunelab.errors import UserError
 from prunelab.methods import ImportanceMethod, LearningMethod, PruningMethod, SearchMethod
 from prunelab.structure import analyze
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("battery.py")
 METHODS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml"))
 

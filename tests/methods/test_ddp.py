@@ -15,6 +15,8 @@ import torch
 
 from prunelab.methods import Entropy
 
+pytestmark = pytest.mark.ddp
+
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 

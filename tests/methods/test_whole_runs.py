@@ -13,6 +13,8 @@ from prunelab.experiment import run
 from prunelab.methods import LearningMethod
 from prunelab.steps import Setup
 
+pytestmark = pytest.mark.slow
+
 METHODS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml"))
 WORDS = {
     "eagleeye": ("method.candidates=3",),

@@ -13,6 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from prunelab.models import CifarResNet, LeNet5, build
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     *(f"cifar_resnet{depth}" for depth in (20, 32, 44, 56, 110)),
     *("cifar_vgg16_bn", "cifar_mobilenetv1", "cifar_mobilenetv2"),

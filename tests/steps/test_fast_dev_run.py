@@ -13,6 +13,8 @@ from prunelab.experiment import run
 from prunelab.records import RunFolder
 from prunelab.steps import Setup
 
+pytestmark = pytest.mark.slow
+
 TRIAL = ("budget.flops=0.5", "debug=fast_dev_run", "trainer=cpu", "study=tests")
 
 

@@ -16,6 +16,8 @@ import prunelab
 from prunelab import PruningPlan
 from prunelab.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8).sin()
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Sweeps
 
+pytestmark = pytest.mark.slow
+
 LOCAL = ("hydra/launcher=local", "hydra.launcher.jobs=2")
 LOGGER = """
 import json, os, signal

@@ -17,6 +17,8 @@ import pytest
 
 from prunelab.records import Record
 
+pytestmark = pytest.mark.ddp
+
 COMMAND = Path(__file__).with_name("command.py")
 METHODS = ("l1", "hrank", "taylor", "slimming")
 WORDS = [

@@ -21,6 +21,8 @@ from prunelab.errors import UserError
 from prunelab.methods import LearningMethod, PruningCallback, PruningMethod
 from prunelab.structure import LEVELS, PruningPlan, analyze
 
+pytestmark = pytest.mark.slow
+
 METHODS = sorted(file.stem for file in (Path(__file__).parents[3] / "conf" / "method").glob("*.yaml"))
 WORDS = {"eagleeye": ("method.candidates=3", "method.tolerance=0.3", "method.draws=200")}
 

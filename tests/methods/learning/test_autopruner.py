@@ -18,6 +18,8 @@ from prunelab.errors import UserError
 from prunelab.methods import AutoPruner, Budget, PruningCallback
 from prunelab.methods.learning.codes import CodeLayer
 
+pytestmark = pytest.mark.slow
+
 ENDLESS = 2**24
 
 

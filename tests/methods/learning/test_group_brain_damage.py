@@ -11,6 +11,8 @@ from prunelab.errors import UserError
 from prunelab.methods import Budget, GroupBrainDamage
 from prunelab.training import Training
 
+pytestmark = pytest.mark.slow
+
 
 def brain_damage(**settings: Any) -> GroupBrainDamage:
     return GroupBrainDamage(Budget(flops=0.5), **settings)

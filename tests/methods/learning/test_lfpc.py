@@ -18,6 +18,8 @@ from prunelab.errors import UserError
 from prunelab.methods import LFPC, APoZ, Budget, Criterion, L1Norm, PruningCallback, PruningContext, Scores
 from prunelab.methods.learning.sampler import Sampler
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 HELD_OUT = [(torch.randn(6, 1, 8, 8), torch.arange(6)), (torch.randn(6, 1, 8, 8), torch.arange(6))]
 

@@ -27,6 +27,8 @@ from prunelab.methods import (
     SoftPruning,
 )
 
+pytestmark = pytest.mark.slow
+
 HALF = Budget(flops=0.5)
 
 

@@ -13,6 +13,8 @@ from prunelab.errors import UserError
 from prunelab.methods import BNGamma, Budget, Slimming
 from prunelab.training import Training
 
+pytestmark = pytest.mark.slow
+
 
 def slimming(**settings: Any) -> Slimming:
     return Slimming(Budget(flops=0.5), **settings)

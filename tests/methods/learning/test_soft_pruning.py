@@ -14,6 +14,8 @@ from prunelab.errors import UserError
 from prunelab.methods import FPGM, APoZ, Budget, SoftPruning
 from prunelab.training import Training
 
+pytestmark = pytest.mark.slow
+
 TRAINING = Training(epochs=2, lr=0.05)
 
 

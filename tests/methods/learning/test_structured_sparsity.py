@@ -11,6 +11,8 @@ from prunelab.errors import UserError
 from prunelab.methods import SSL, Budget
 from prunelab.training import Training
 
+pytestmark = pytest.mark.slow
+
 
 def ssl(**settings: Any) -> SSL:
     return SSL(Budget(flops=0.5), **settings)

@@ -15,6 +15,8 @@ from prunelab.methods import VCNN, Budget
 from prunelab.methods.learning.vcnn import Saliency
 from prunelab.training import Training
 
+pytestmark = pytest.mark.slow
+
 
 def vcnn(**settings: Any) -> VCNN:
     return VCNN(Budget(flops=0.5), **settings)

@@ -14,6 +14,8 @@ from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
 import prunelab
 
+pytestmark = pytest.mark.slow
+
 FRESH: dict[str, Any] = {"weights": None, "weights_backbone": None, "num_classes": 5}
 SMALL: dict[str, Any] = {
     "min_size": 96,

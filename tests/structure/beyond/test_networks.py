@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+pytestmark = pytest.mark.slow
+
 
 def layer(before: int, after: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution, BatchNorm, SiLU."""

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 import prunelab
 from prunelab.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 class Named(NamedTuple):
     early: Tensor
