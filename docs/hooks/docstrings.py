@@ -1,4 +1,4 @@
-"""Adapts docstrings for Markdown: reStructuredText's ``::`` before an example becomes a colon."""
+"""Adapts docstrings for mkdocstrings: ``::`` before an example becomes a colon, ``Example:`` becomes ``Examples:``."""
 
 from __future__ import annotations
 
@@ -14,4 +14,5 @@ class Docstrings(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """An object was read."""
         if obj.docstring is not None:
-            obj.docstring.value = re.sub(r"(?m)::$", ":", obj.docstring.value)
+            text = re.sub(r"(?m)::$", ":", obj.docstring.value)
+            obj.docstring.value = re.sub(r"(?m)^( *)Example:$", r"\1Examples:", text)
