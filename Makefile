@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 CONSTRAINED := $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu test-page test-rows test-slurm docs notebook refresh lint types check wheel clean
+.PHONY: help setup demo test test-fast test-gpu test-page test-rows test-slurm docs notebook refresh lint types check wheel clean
 
 help:  ## What each target does
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-11s %s\n", $$1, $$2}'
