@@ -1,0 +1,39 @@
+"""Which keys a configuration can have, outside of the groups whose classes check their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from prunelab.errors import UserError, nearest
+from prunelab.records.defaults import parameters_of
+
+KEYS = (
+    "names", "study", "seed", "levels", "exclude", "exact", "cardinality", "outputs", "fast_dev_run", "sweep",
+    "data", "model", "baseline", "method", "budget", "recipe", "trainer", "logger", "learning_epochs",
+)  # fmt: skip
+OF_A_SWEEP = ("retry_failed", "redo")
+OF_AN_ALLOCATION = ("allocation", "normalisation", "min_keep", "divisor")
+BUDGET = "prunelab.methods.Budget"
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Reject keys that have no effect, at the top level, in ``budget`` and in ``sweep``.
+
+    Hydra adds any key that is written with a plus sign (``+budget.latency=0.5``). The keys of all other groups are
+    compared with the parameters of their classes when these are created.
+
+    Raises:
+        UserError: names the key and the nearest known ones.
+    """
+    _check("", config, KEYS)
+    _check("budget.", config.get("budget"), (*parameters_of(BUDGET), *OF_AN_ALLOCATION))
+    _check("sweep.", config.get("sweep"), OF_A_SWEEP)
+
+
+def _check(group: str, values: Any, known: Iterable[str]) -> None:
+    if not isinstance(values, Mapping):
+        return
+    names = tuple(known)
+    if unknown := [key for key in values if key not in names]:
+        raise UserError(f"There is no key {group + str(unknown[0])!r}. {nearest(str(unknown[0]), names)}")
