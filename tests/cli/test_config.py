@@ -99,7 +99,8 @@ def test_a_key_that_does_not_exist_cannot_be_added(word: str, message: str) -> N
     assert message in str(caught.value)
 
 
-def test_every_resource_of_a_budget_is_a_key() -> None:
+def test_every_resource_of_a_budget_is_a_key_if_the_method_has_it_too() -> None:
     for resource in (field.name for field in fields(Budget)):
-        if resource != "flops":
-            configure([f"++budget.{resource}=0.5"])
+        configure([f"++budget.{resource}=0.5", f"++method.budget.{resource}=0.5"])
+        with pytest.raises(UserError, match=rf"budget\.{resource} has no effect on this method"):
+            configure([f"++budget.{resource}=0.5", "method.budget={_target_:prunelab.methods.Budget}"])

@@ -29,6 +29,25 @@ def check_keys(config: Mapping[str, Any]) -> None:
     _check("", config, KEYS)
     _check("budget.", config.get("budget"), (*parameters_of(BUDGET), *OF_AN_ALLOCATION))
     _check("sweep.", config.get("sweep"), OF_A_SWEEP)
+    _check_resources(config)
+
+
+def _check_resources(config: Mapping[str, Any]) -> None:
+    """A method has a budget of its own, to which the files of conf/method copy the resources that they support."""
+    asked, method = config.get("budget"), config.get("method")
+    given = method.get("budget") if isinstance(method, Mapping) else None
+    if not isinstance(asked, Mapping) or not isinstance(given, Mapping):
+        return
+    for resource in parameters_of(BUDGET):
+        if asked.get(resource) is not None and resource not in given:
+            raise UserError(
+                f"budget.{resource} has no effect on this method, whose budget has {' and '.join(_plain(given))}. "
+                f"Leave it out, or add it: +method.budget.{resource}={asked[resource]}"
+            )
+
+
+def _plain(budget: Mapping[str, Any]) -> list[str]:
+    return [str(name) for name in budget if not str(name).startswith("_")]
 
 
 def _check(group: str, values: Any, known: Iterable[str]) -> None:
