@@ -103,4 +103,4 @@ def test_every_resource_of_a_budget_is_a_key_if_the_method_has_it_too() -> None:
     for resource in (field.name for field in fields(Budget)):
         configure([f"++budget.{resource}=0.5", f"++method.budget.{resource}=0.5"])
         with pytest.raises(UserError, match=rf"budget\.{resource} has no effect on this method"):
-            configure([f"++budget.{resource}=0.5", "method.budget={_target_:prunelab.methods.Budget}"])
+            configure([f"++budget.{resource}=0.5", f"~method.budget.{resource}"])

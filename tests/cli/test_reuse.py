@@ -12,6 +12,8 @@ import pytest
 
 from prunelab.records import Record
 
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Any]
 SMALL = (
     "budget.flops=0.5", "baseline.training.epochs=1", "recipe=none", "trainer=cpu", "study=mine",
