@@ -31,7 +31,7 @@ from prunelab.cli.ending import (
 from prunelab.cli.former_names import present_words
 from prunelab.cli.summary import Job
 from prunelab.errors import UserError
-from prunelab.records import RunFolder, unwritable
+from prunelab.records import RunFolder, claimed, unwritable
 from prunelab.records.reason import reason
 from prunelab.records.reuse import changes_since
 
@@ -117,7 +117,8 @@ def settled(
     folder = RunFolder.of(config, image_folders)
     if (record := folder.record()) is not None:
         if config["sweep"].get("redo", False):
-            folder.set_aside(record)
+            with claimed(folder.path, f"the run {folder.key}"):
+                folder.set_aside(record)
             return None
         folder.tidy()
         changes = changes_since(record, config, folder.contents)
