@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any, TextIO
 import numpy as np
 import pytest
 from PIL import Image
+
+from prunelab.cli.run import main
 
 SERVER = Path(__file__).parents[1] / "forked_sweeps.py"
 STUDY = (
@@ -117,3 +119,34 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweeps]:
     server = Sweeps(images)
     yield server
     server.close()
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ending]
+
+
+@pytest.fixture
+def prunelab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process (importing torch takes seconds), in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRUNELAB_TRACEBACK", "0")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def run(*words: str) -> Ending:
+        monkeypatch.setattr(sys, "argv", ["prunelab", *words])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ending:
+            main()
+        printed = capfd.readouterr()
+        assert isinstance(ending.value.code, int)
+        return Ending(ending.value.code, printed.out, printed.err)
+
+    return run

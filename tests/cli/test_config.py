@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from prunelab.cli.config import configure, configure_part
 from prunelab.errors import UserError
+from prunelab.methods import Budget
 
 
 def test_names_are_those_of_the_choices_or_of_what_they_hold() -> None:
@@ -80,3 +83,24 @@ def test_mistakes_are_said_in_one_line(words: list[str], message: str) -> None:
 def test_folders_may_have_a_number_for_a_name() -> None:
     config = configure(["study=2024", "outputs=7"])
     assert (config["study"], config["outputs"]) == ("2024", "7")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("+budget.speed=0.5", "There is no key 'budget.speed'."),
+        ("+sweep.redoo=true", "There is no key 'sweep.redoo'. Did you mean 'redo'"),
+        ("+levls=[filter]", "There is no key 'levls'. Did you mean 'levels'"),
+    ],
+)
+def test_a_key_that_does_not_exist_cannot_be_added(word: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        configure(["budget.flops=0.5", word])
+    assert message in str(caught.value)
+
+
+def test_every_resource_of_a_budget_is_a_key_if_the_method_has_it_too() -> None:
+    for resource in (field.name for field in fields(Budget)):
+        configure([f"++budget.{resource}=0.5", f"++method.budget.{resource}=0.5"])
+        with pytest.raises(UserError, match=rf"budget\.{resource} has no effect on this method"):
+            configure([f"++budget.{resource}=0.5", f"~method.budget.{resource}"])

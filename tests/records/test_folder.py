@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,22 @@ def test_starting_again_forgets_the_failure_and_half_written_files(smallest: Con
     (folder.path / ".record.json.x7y8.partial").write_text('{"schema"')
     with claimed(folder.path, "it") as claim:
         folder.start(config, claim)
-    assert sorted(file.name for file in folder.path.iterdir()) == [".lock", "config.yaml"]
+    assert sorted(file.name for file in folder.path.iterdir()) == [".lock", "config.yaml", "contents.json"]
+
+
+def test_an_interrupted_run_of_other_code_starts_from_the_beginning(smallest: Configure) -> None:
+    config = smallest()
+    folder = RunFolder.of(config)
+    folder.create()
+    with claimed(folder.path, "it") as claim:
+        folder.start(config, claim)
+        folder.rounds.mkdir()
+        (folder.path / "curves.csv").write_text("phase,epoch\n")
+        folder.start(config, claim)
+        assert folder.rounds.is_dir()
+        replace(folder, contents={"method._target_": "another"}).start(config, claim)
+    assert not folder.rounds.exists()
+    assert not (folder.path / "curves.csv").exists()
 
 
 def test_a_file_in_the_way_is_said_before_any_work(smallest: Configure, tmp_path: Path) -> None:

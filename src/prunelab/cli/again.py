@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from prunelab.cli.config import dotted, references
 from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, is_first_process, take_traceback_flag
+from prunelab.cli.former_names import present_words
 from prunelab.cli.trust import TRUST_FLAG, require_trusted
 from prunelab.errors import UserError, nearest
 from prunelab.records import Record, RecordError
@@ -109,6 +110,7 @@ def changed(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     Raises ``UserError`` for a word that is not KEY=VALUE, and for a key that the run did not have.
     """
     settings = OmegaConf.create(dict(config))
+    words = present_words(words)
     named = {word.partition("=")[0] for word in words}
     followers = _copies(config) if words else {}
     for word in words:
@@ -128,7 +130,7 @@ def changed(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
 def _copies(config: Mapping[str, Any]) -> dict[str, str]:
     """The settings of a run that are copies of another setting, and the name of that one."""
     names = config.get("names")
-    method = names.get("method") if isinstance(names, Mapping) else None
+    method = str(names.get("method")).partition(" (")[0] if isinstance(names, Mapping) else None
     # The name comes from the record and becomes a word of Hydra's command line.
     return references([f"method={method}"]) if re.fullmatch(r"\w+", str(method or "")) else {}
 

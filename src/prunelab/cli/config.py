@@ -21,7 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
 import prunelab
+from prunelab.cli.former_names import present_words, with_former_names, without_former_names
+from prunelab.cli.naming import run_names
 from prunelab.errors import UserError, nearest
+from prunelab.records.known_keys import check_keys
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
@@ -50,7 +53,7 @@ def configure(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     config = _explained(overrides)
     own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-    return resolve(own, config.hydra.runtime.choices)
+    return resolve(own, config.hydra.runtime)
 
 
 def configure_part(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -84,20 +87,24 @@ def references(overrides: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def resolve(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` as plain data; ``names`` says what records call the method, model, data and recipe.
+def resolve(config: DictConfig, runtime: Any) -> dict[str, Any]:
+    """``config`` as plain data; its ``names`` are those of the method, model, data and recipe in records.
+
+    Args:
+        runtime: ``hydra.runtime`` of the configuration, which holds the choices and the folders they come from.
 
     Raises:
-        UserError: a value is missing.
+        UserError: a value is missing, or a key does not exist.
     """
-    values = _plain(config)
+    values = without_former_names(_plain(with_former_names(config)))
+    check_keys(values)
     if missing := [group for group in ("method", "model", "data", "recipe") if group not in values]:
         raise UserError(f"A run has a {missing[0]}: choose one with {missing[0]}=NAME.")
     # A folder may be called 2024, which YAML takes for a number.
     folders = {key: str(values[key]) for key in ("study", "outputs") if type(values.get(key)) is int}
     if not isinstance(outputs := folders.get("outputs", values["outputs"]), str):
         raise UserError(f"outputs={outputs} is no folder. Write outputs=FOLDER.")
-    return {"names": _names(values, choices), **values, **folders}
+    return {"names": run_names(values, runtime), **values, **folders}
 
 
 def explain(error: HydraException | ValueError, overrides: Sequence[str]) -> str:
@@ -169,16 +176,6 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _names(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, str]:
-    """What tables call the choices: the name of the file, or what a file for many things says itself."""
-    return {
-        "method": choices["method"],
-        "model": config["model"]["name"] if choices["model"] == "timm" else choices["model"],
-        "data": config["data"].get("name", choices["data"]),
-        "recipe": choices["recipe"],
-    }
-
-
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     """Keys are compared within the configuration that the other words of the command line make."""
     choices = [
@@ -193,6 +190,7 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
 
 def _explained(overrides: Sequence[str]) -> DictConfig:
     """What ``_composed`` gives, or a UserError that says what is wrong with the overrides."""
+    overrides = present_words(overrides)
     try:
         return _composed(overrides)
     except (HydraException, ValueError) as error:

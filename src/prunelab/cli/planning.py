@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -35,7 +36,8 @@ def launch(
     ``do`` is given the runs that are left to do, if there are any, by their number, and says how each of them ended.
     """
     configs = [context.config_loader.load_sweep_config(config, list(words)) for words in command_lines]
-    known = [_settled_or_left(each) for each in configs]
+    image_folders: dict[Path, str] = {}
+    known = [_settled_or_left(each, image_folders) for each in configs]
     runs = {number: run for number, run in enumerate(known) if isinstance(run, Run)}
     jobs = {number: job for number, job in enumerate(known) if isinstance(job, Job)}
     jobs |= do(runs) if runs else {}
@@ -48,13 +50,15 @@ def launch(
     return returns
 
 
-def _settled_or_left(config: DictConfig) -> Job | Run:
+def _settled_or_left(config: DictConfig, image_folders: dict[Path, str]) -> Job | Run:
     """How the run ended earlier, or why it cannot be; or what is left to do."""
     label = " ".join(config.hydra.overrides.task)
 
     def found() -> Job | Run:
         own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
-        values = resolve(own, config.hydra.runtime.choices)
-        return settled(values, label) or Run(values, label)
+        values = resolve(own, config.hydra.runtime)
+        job = settled(values, label, image_folders)
+        values["sweep"]["redo"] = False  # what it concerns has been set aside
+        return job or Run(values, label)
 
     return attempt(found, label)

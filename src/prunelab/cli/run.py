@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
@@ -27,10 +28,12 @@ from prunelab.cli.ending import (
     take_traceback_flag,
     traceback_wanted,
 )
+from prunelab.cli.former_names import present_words
 from prunelab.cli.summary import Job
 from prunelab.errors import UserError
-from prunelab.records import RunFolder, unwritable
+from prunelab.records import RunFolder, claimed, unwritable
 from prunelab.records.reason import reason
+from prunelab.records.reuse import changes_since
 
 PROGRAM = "prunelab"
 WIDTH = 110
@@ -47,6 +50,7 @@ def main() -> None:
     sys.argv[1:] = take_traceback_flag(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
     with speaking():
+        sys.argv[1:] = present_words(sys.argv[1:])
         sys.exit(exit_code(PROGRAM, _start))
 
 
@@ -86,7 +90,7 @@ def _job(config: DictConfig) -> Job:
     label = " ".join(hydra.overrides.task)
     if hydra.mode == RunMode.RUN:
         config.sweep.retry_failed = True
-    return attempt(lambda: perform(resolve(config, hydra.runtime.choices), label), label)
+    return attempt(lambda: perform(resolve(config, hydra.runtime), label), label)
 
 
 def attempt(work: Callable[[], Result], label: str) -> Result | Job:
@@ -99,15 +103,26 @@ def attempt(work: Callable[[], Result], label: str) -> Result | Job:
         return Job(label, error=reason(error))
 
 
-def settled(config: Mapping[str, Any], label: str) -> Job | None:
+def settled(
+    config: Mapping[str, Any], label: str, image_folders: dict[Path, str] | None = None
+) -> Job | None:
     """How the run of the resolved ``config`` ended earlier; None if there is something left to do.
 
-    A run that failed is left alone, and counts as failed, unless ``sweep.retry_failed`` is true.
+    A failed run is left alone, and counts as failed, unless ``sweep.retry_failed`` is true. A finished run is set aside
+    if ``sweep.redo`` is true.
+
+    Args:
+        image_folders: digests of image folders that were read for other runs, see ``content_digests``.
     """
-    folder = RunFolder.of(config)
+    folder = RunFolder.of(config, image_folders)
     if (record := folder.record()) is not None:
+        if config["sweep"].get("redo", False):
+            with claimed(folder.path, f"the run {folder.key}"):
+                folder.set_aside(record)
+            return None
         folder.tidy()
-        return Job(label, record, folder.path, is_new=False)
+        changes = changes_since(record, config, folder.contents)
+        return Job(label, record, folder.path, is_new=False, changes=changes)
     if config["sweep"]["retry_failed"] or (failure := folder.failure()) is None:
         return None
     return Job(label, error=f"failed earlier: {failure.error} (sweep.retry_failed=true tries it again.)")

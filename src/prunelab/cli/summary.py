@@ -26,7 +26,8 @@ LISTED = 20
 class Job:
     """How one run of a sweep ended; ``label`` is its part of the command line.
 
-    It has either a record, its folder and whether it was made just now, or an error.
+    It has either a record, its folder and whether it was made just now, or an error. ``changes`` is what has changed
+    since an earlier run was made.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Job:
     folder: Path | None = None
     is_new: bool = False
     error: str | None = None
+    changes: str | None = None
 
 
 class Summary(Callback):
@@ -67,6 +69,7 @@ class Summary(Callback):
             report([str(study)])
         self._list("Finished", new)
         self._list("Already there", there)
+        self._list_changes(there)
         failed = len(self._jobs) - len(done)
         if not self._jobs:  # Hydra takes a glob() that matches no choice for no runs at all
             print(
@@ -83,6 +86,14 @@ class Summary(Callback):
             names = [self._names()[job.label] for job in jobs[:LISTED]]
             more = [f"... and {len(jobs) - LISTED} more"] if len(jobs) > LISTED else []
             self._console.print(Text("\n".join(f"  {line}" for line in [*names, *more])))
+
+    def _list_changes(self, jobs: Sequence[Job]) -> None:
+        """Print what has changed since the runs were made, each change once."""
+        changed = [job for job in jobs if job.changes]
+        for text in dict.fromkeys(str(job.changes) for job in changed):
+            names = [self._names()[job.label] for job in changed if job.changes == text]
+            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+            self._console.print(Text(f"Note on {', '.join(names[:LISTED])}{more}: {text}"))
 
     def _names(self) -> dict[str, str]:
         return short_names([job.label for job in self._jobs])
@@ -111,6 +122,7 @@ def _result(job: Job, record: Record) -> Text:
     lines = [
         f"{record.method} on {record.model}, {record.data}, seed {record.seed}: "
         + ("finished." if job.is_new else f"already there since {record.finished}."),
+        *([f"  note: {job.changes}"] if job.changes else []),
         f"  top-1        {full.top1:.2%} -> {small.top1:.2%}"
         f" ({record.after_pruning.top1:.2%} before recovery)",
         f"  FLOPs        {_share(full, small, 'flops')}",

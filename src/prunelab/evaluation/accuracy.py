@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy of a network."""
+"""Top-1 and top-5 accuracy of a network, and its predictions."""
 
 from __future__ import annotations
 
@@ -40,3 +40,25 @@ def accuracy(
     if not images_seen:
         raise ValueError("accuracy needs at least one image")
     return Accuracy(top1 / images_seen, top5 / images_seen if num_classes >= 5 else None)
+
+
+@torch.no_grad()
+def predicted_classes(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> tuple[list[int], list[int]]:
+    """The class that ``model`` gives to each image in evaluation mode, and the true class.
+
+    Nothing is shared between processes. Afterwards the network is on the CPU, in its original mode.
+    """
+    was_training = model.training
+    model.to(device).to(memory_format=memory_format).eval()
+    predicted: list[int] = []
+    true: list[int] = []
+    for images, classes in batches:
+        predicted += model(images.to(device, memory_format=memory_format)).argmax(dim=1).tolist()
+        true += classes.tolist()
+    model.to("cpu").train(was_training)
+    return predicted, true

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from prunelab.distributed.ranks import world
 from prunelab.errors import UserError
+from prunelab.former_arguments import accepts_former
 from prunelab.methods.about import About, Origin
 from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.candidate_widths import Allocation, check_levels
@@ -65,6 +66,7 @@ class PruningMethod(ABC):
     covers: ClassVar[tuple[str, ...]] = LEVELS
     """The levels for which the method is defined."""
 
+    @accepts_former(whole="exclude", floor="min_keep")
     def __init__(
         self,
         budget: Budget,

@@ -36,6 +36,14 @@ def defaults_of(target: str) -> Mapping[str, Any]:
     return _of_own(target) if sources.is_own(target) else _read(target)
 
 
+def parameters_of(target: str) -> tuple[str, ...]:
+    """The names of all parameters of a class of prunelab, with and without defaults."""
+    module, _, name = target.rpartition(".")
+    found = sources.definition(module, name)
+    assert found is not None and isinstance(found[1], ast.ClassDef), target
+    return tuple(name for name in _of_class(found[1], found[0]) if name != "self")
+
+
 @cache
 def _of_own(target: str) -> Mapping[str, Any]:
     """The source files of prunelab do not change while it runs; those of users may."""

@@ -39,6 +39,12 @@ class Fields:
             self._refuse(name, "a list of texts", value)
         return tuple(value)
 
+    def integers(self, name: str) -> tuple[int, ...]:
+        value = self._get(name)
+        if not isinstance(value, list) or not all(type(item) is int for item in value):
+            self._refuse(name, "a list of whole numbers", value)
+        return tuple(value)
+
     def flag(self, name: str) -> bool:
         value = self._get(name)
         if not isinstance(value, bool):

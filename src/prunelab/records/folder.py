@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -27,6 +29,9 @@ FAILURE_FILE = "failure.json"
 LOG_FILE = "run.log"
 CURVES_FILE = "curves.csv"
 ROUNDS_FOLDER = "rounds"
+EARLIER_FOLDER = "earlier"
+
+log = logging.getLogger(__name__)
 
 BASELINES = "baselines"
 """The folder beside the studies that holds the baselines they share."""
@@ -97,7 +102,17 @@ class RunFolder:
             raise UserError(unwritable(self.path, error)) from error
 
     def start(self, config: Mapping[str, Any], claim: Claim) -> None:
-        """Write the configuration; remove an earlier failure and the temporary files of killed processes."""
+        """Write the configuration; remove an earlier failure and the temporary files of killed processes.
+
+        If the code or data behind the settings are not those of the interrupted run, it starts from the beginning.
+        """
+        if self._has_other_contents():
+            log.info(
+                "Code or data have changed since this run was interrupted: it starts from the beginning."
+            )
+            self.tidy()
+            (self.path / CURVES_FILE).unlink(missing_ok=True)
+        claim.write(self.path / CONTENTS_FILE, json.dumps(dict(self.contents), indent=2) + "\n")
         claim.write(self.path / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         (self.path / FAILURE_FILE).unlink(missing_ok=True)
         remove_partial_files(self.path)
@@ -114,9 +129,28 @@ class RunFolder:
         claim.write_once(self.path / RECORD_FILE, text)
         self.tidy()
 
+    def set_aside(self, record: Record) -> None:
+        """Move a finished run into ``earlier/<time>/`` of its folder, so that it can be run again. Nothing is lost."""
+        place = self.path / EARLIER_FOLDER / record.finished.replace(":", "-")
+        place.mkdir(parents=True, exist_ok=True)
+        (self.path / RECORD_FILE).replace(place / RECORD_FILE)  # from here on the run counts as unfinished
+        for file in self.path.iterdir():
+            if file.is_file() and not file.name.startswith("."):
+                file.replace(place / file.name)
+        self.tidy()
+
     def tidy(self) -> None:
         """Of a finished run: remove what a process left that was killed right after it had written the record."""
         shutil.rmtree(self.rounds, ignore_errors=True)
+
+    def _has_other_contents(self) -> bool:
+        """Whether the folder holds an unfinished run of other contents; not known of those of earlier versions."""
+        try:
+            return bool(json.loads((self.path / CONTENTS_FILE).read_text()) != dict(self.contents))
+        except FileNotFoundError:
+            return False
+        except ValueError:
+            return True
 
     def fail(self, failure: Failure, claim: Claim) -> None:
         """Write the error that ended the run."""

@@ -28,7 +28,7 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     for former, present in RENAMED_SETTINGS.items():
         group, _, name = former.rpartition(".")
         node = values.get(group) if group else values
-        if isinstance(node, dict) and name in node and _is_ours(node):
+        if isinstance(node, dict) and name in node and is_renamed_in(node):
             value = node.pop(name)
             node.setdefault(present.rpartition(".")[2], value)
     return values
@@ -54,8 +54,8 @@ def deprecation(former: str, present: str) -> str:
     return f"The setting {former} is now called {present}. Use {present}=...; {former} will be removed."
 
 
-def _is_ours(node: Mapping[str, Any]) -> bool:
-    """A user class may have a setting of its own that is called like a former one of prunelab."""
+def is_renamed_in(node: Mapping[Any, Any]) -> bool:
+    """Whether former names in a group are those of prunelab; a user class may have settings of its own so called."""
     return TARGET not in node or sources.is_own(str(node[TARGET]))
 
 

@@ -36,12 +36,31 @@ class DamagedBaseline(UserError):
 
 
 @dataclass(frozen=True)
+class Sample:
+    """The class that a network gives to each of a few validation images, and the fraction that is right."""
+
+    predictions: tuple[int, ...]
+    top1: float
+
+    def agreement(self, other: Sample) -> float:
+        """The fraction of images with the same prediction; 0 for another number of images."""
+        if len(self.predictions) != len(other.predictions):
+            return 0.0
+        same = sum(one == two for one, two in zip(self.predictions, other.predictions, strict=True))
+        return same / len(self.predictions)
+
+
+@dataclass(frozen=True)
 class Baseline:
-    """A trained full network: its weights, their accuracy on the test set, and the seconds that training took."""
+    """A trained full network: its weights, their accuracy on the test set, and the seconds of its training.
+
+    ``sample`` is None in baselines that an earlier version stored.
+    """
 
     weights: dict[str, Tensor]
     accuracy: Accuracy
     seconds: float
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +107,10 @@ class BaselineStore:
             if hashlib.sha256(content).hexdigest() != fields.text("sha256"):
                 raise RecordError(f"{WEIGHTS_FILE} does not have the digest in {METRICS_FILE}")
             return Baseline(
-                safetensors.torch.load(content), Accuracy.from_fields(fields), fields.number("seconds")
+                safetensors.torch.load(content),
+                Accuracy.from_fields(fields),
+                fields.number("seconds"),
+                _sample(fields),
             )
         except (RecordError, ValueError, FileNotFoundError, SafetensorError) as error:
             raise DamagedBaseline(
@@ -114,6 +136,7 @@ class BaselineStore:
             **asdict(baseline.accuracy),
             "seconds": baseline.seconds,
             "sha256": hashlib.sha256(content).hexdigest(),
+            "sample": None if baseline.sample is None else asdict(baseline.sample),
         }
         metrics["metrics_sha256"] = _digest(metrics)
         claim.write(folder / WEIGHTS_FILE, content)
@@ -143,3 +166,10 @@ def _metrics(text: str) -> Fields:
 def _digest(metrics: dict[str, Any]) -> str:
     content = {name: value for name, value in metrics.items() if name != "metrics_sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sample(fields: Fields) -> Sample | None:
+    sample = fields.nested_or_none("sample")
+    if sample is None:
+        return None
+    return Sample(tuple(sample.integers("predictions")), sample.fraction("top1"))

@@ -9,7 +9,8 @@ from pathlib import Path
 from torch import nn
 
 from prunelab.distributed import held_by_rank_zero, is_rank_zero
-from prunelab.distributed.ranks import from_rank_zero
+from prunelab.distributed.ranks import from_rank_zero, on_all_ranks
+from prunelab.errors import UserError
 from prunelab.methods.allocation.feasibility import require_feasible
 from prunelab.models.state import load_state
 from prunelab.records import Accuracy
@@ -21,6 +22,12 @@ from prunelab.structure import ChannelGraph
 from prunelab.training.divergence import require_finite
 
 log = logging.getLogger(__name__)
+
+CHECKED_IMAGES = 128
+LEAST_AGREEMENT = 0.95
+"""Rounding on another device changes the predictions of a few images, for which two classes have equal logits."""
+
+ACCURACY_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,8 @@ def full_network(setup: Setup) -> FullNetwork:
     baseline, is_new = _stored_or_trained(setup)
     load_state(network, baseline.weights)
     require_finite(network, "the baseline was loaded")
+    if not is_new:
+        on_all_ranks(lambda: require_as_stored(setup, network, baseline))
     _warn_at_chance_level(setup, baseline.accuracy)
     return FullNetwork(network, graph, baseline.accuracy, baseline.seconds if is_new else 0.0)
 
@@ -92,7 +101,40 @@ def _trained(setup: Setup, folder: Path, claim: Claim) -> Baseline:
     network, seconds = setup.baseline.train(setup.task, folder, claim.write, setup.logger.baseline_epoch)
     require_finite(network, "the baseline was trained or read")
     weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    sample = setup.task.sample(network, CHECKED_IMAGES)
     accuracy = setup.task.test_accuracy(network)
     if is_rank_zero():
         setup.logger.baseline_finished(accuracy)
-    return Baseline(weights, accuracy, seconds)
+    return Baseline(weights, accuracy, seconds, sample)
+
+
+def require_as_stored(setup: Setup, network: nn.Module, baseline: Baseline) -> None:
+    """Compare the predictions of a baseline from the store with those that were stored with it.
+
+    The key of a baseline contains all that it is known to depend on. This detects any other difference: an edited
+    network of an installed package, another version of a library, exchanged images of a published data set.
+
+    Raises:
+        UserError: the network predicts other classes than the one that was stored.
+    """
+    task, folder = setup.task, setup.store.root / setup.baseline_key
+    if baseline.sample is None:  # of an earlier version
+        found = task.test_accuracy(network).top1
+        differs = abs(found - baseline.accuracy.top1) > ACCURACY_TOLERANCE
+        evidence = (
+            f"a top-1 accuracy of {found:.2%} instead of {baseline.accuracy.top1:.2%} on the test images"
+        )
+    else:
+        sample = task.sample(network, CHECKED_IMAGES)
+        agreement = sample.agreement(baseline.sample)
+        differs = agreement < LEAST_AGREEMENT
+        evidence = (
+            f"the stored predictions for {agreement:.0%} of {len(sample.predictions)} validation images, with a top-1 "
+            f"accuracy of {sample.top1:.2%} instead of {baseline.sample.top1:.2%}"
+        )
+    if differs:
+        raise UserError(
+            f"The baseline {folder} does not belong to this network and these images any more: it gives "
+            f"{evidence}. Has a package with the network, or the data set, changed since it was stored? Delete the "
+            "folder to train the baseline again."
+        )

@@ -14,12 +14,13 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from prunelab.distributed import is_rank_zero
-from prunelab.errors import UserError, nearest
+from prunelab.errors import UserError
 from prunelab.methods import Budget, PruningContext, PruningMethod
 from prunelab.methods.allocation.budget import Resource
 from prunelab.models.user_models import import_user_module
 from prunelab.recipes import Recipe
 from prunelab.records import BASELINES, baseline_key
+from prunelab.records.known_keys import check_keys
 from prunelab.steps.baseline import BaselineSource
 from prunelab.steps.baseline_store import BaselineStore
 from prunelab.steps.fast_dev_run import shortened
@@ -28,10 +29,6 @@ from prunelab.steps.value_types import check_common, check_kinds
 from prunelab.tracking import RunLogger
 from prunelab.training import Machine
 
-KEYS = (
-    "names", "study", "seed", "levels", "exclude", "exact", "cardinality", "outputs", "fast_dev_run", "sweep",
-    "data", "model", "baseline", "method", "budget", "recipe", "trainer", "logger", "learning_epochs",
-)  # fmt: skip
 GROUPS = ("data", "baseline", "method", "recipe", "trainer", "logger")
 """The groups whose choices say by their ``_target_`` what they make."""
 
@@ -57,8 +54,7 @@ class Setup:
         Raises:
             UserError: a value that cannot be.
         """
-        if unknown := [key for key in config if key not in KEYS]:
-            raise UserError(f"There is no key {unknown[0]!r}. {nearest(unknown[0], KEYS)}")
+        check_keys(config)
         Budget(**{name: config["budget"].get(name) for name in get_args(Resource)})  # says what it should be
         check_common(config)
         check_kinds(config["model"], "model", NetworkSettings)

@@ -17,10 +17,11 @@ from prunelab.data import ImageData
 from prunelab.data.loader import BatchLoader
 from prunelab.distributed import is_rank_zero
 from prunelab.errors import UserError
-from prunelab.evaluation import accuracy, forward_milliseconds
+from prunelab.evaluation import accuracy, forward_milliseconds, predicted_classes
 from prunelab.models import build
 from prunelab.models.user_models import import_user_module
 from prunelab.records import Accuracy, TestSet
+from prunelab.steps.baseline_store import Sample
 from prunelab.training import Machine
 
 LATENCY_BATCHES = (1, 64)
@@ -114,6 +115,13 @@ class Task:
             disable=not (console.is_terminal and is_rank_zero()),
         )
         return accuracy(network, shown, self.data.num_classes, self.machine.device, self._memory_format)
+
+    def sample(self, network: nn.Module, images: int) -> Sample:
+        """The predictions of ``network`` for up to ``images`` validation images, the same ones in every process."""
+        batches = self.data.validation_dataloader(images)
+        predicted, true = predicted_classes(network, batches, self.machine.device, self._memory_format)
+        right = sum(one == two for one, two in zip(predicted, true, strict=True))
+        return Sample(tuple(predicted), right / len(true))
 
     def latencies(self, *networks: nn.Module) -> list[dict[int, float]]:
         """For each network the milliseconds of a forward pass, by batch size; they are measured in turns."""

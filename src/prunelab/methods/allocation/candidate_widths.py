@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from prunelab.errors import UserError, nearest
+from prunelab.former_arguments import accepts_former
 from prunelab.methods.allocation.scores import Scores
 from prunelab.structure import LEVELS
 
@@ -61,6 +62,9 @@ class Allocation:
             raise UserError(
                 f"divisor={self.divisor} is not a width to round to: use 1 (no rounding), 8, 16, ..."
             )
+
+
+Allocation.__init__ = accepts_former(floor="min_keep")(Allocation.__init__)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)

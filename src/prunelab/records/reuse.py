@@ -1,0 +1,74 @@
+"""What has changed since a finished run was made that its key does not contain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import Any
+
+from prunelab.records.contents import BY_CONTENT
+from prunelab.records.key import NOT_SETTINGS, OF_A_RUN, WITHOUT_EFFECT, canonical
+from prunelab.records.schema import Record
+
+PACKAGE = "prunelab"
+REDO = "sweep.redo=true runs it again."
+
+
+def changes_since(record: Record, config: Mapping[str, Any], contents: Mapping[str, str]) -> str | None:
+    """One line about what has changed since the finished run ``record`` was made; None if nothing has.
+
+    Compared are the sources of user classes, the version of prunelab, and defaults: a setting that the key leaves out
+    because it had the default of its class then, and has another default now.
+
+    Args:
+        config: the resolved configuration that asks for the run.
+        contents: what ``content_digests`` gives for it now.
+    """
+    found = [*_sources(record, config, contents), *_defaults(record, config), *_version(record)]
+    return f"since that run {' and '.join(found)}; {REDO}" if found else None
+
+
+def _sources(record: Record, config: Mapping[str, Any], contents: Mapping[str, str]) -> Iterator[str]:
+    changed = {
+        _value(config, place)
+        for place, now in contents.items()
+        if (then := record.contents.get(place)) is not None and then != now
+    }
+    if changed:
+        yield f"the source of {', '.join(sorted(changed))} has changed"
+
+
+def _defaults(record: Record, config: Mapping[str, Any]) -> Iterator[str]:
+    then, now = dict(_flattened(record.config)), dict(_flattened(config))
+    for name, value in now.items():
+        if name in then and then[name] != value:
+            yield f"the default of {name} has changed from {then[name]} to {value}"
+
+
+def _version(record: Record) -> Iterator[str]:
+    then, now = record.versions.get(PACKAGE), version(PACKAGE)
+    if then is not None and then != now:
+        yield f"prunelab {then} has become {now}"
+
+
+def _flattened(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for group in OF_A_RUN:
+        yield from _leaves(config.get(group), group)
+
+
+def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            inside = f"{place}.{name}"
+            if name not in NOT_SETTINGS and inside not in (*WITHOUT_EFFECT, *BY_CONTENT):
+                yield from _leaves(each, inside)
+    elif not isinstance(value, list) or not any(isinstance(each, Mapping) for each in value):
+        yield place, canonical(place, value)
+
+
+def _value(config: Mapping[str, Any], place: str) -> str:
+    """The class, module or file that a setting names."""
+    node: Any = config
+    for part in place.replace("[", ".").replace("]", "").split("."):
+        node = node[int(part)] if isinstance(node, list) else node[part]
+    return str(node)
