@@ -224,6 +224,8 @@ def test_an_interrupted_run_whose_files_are_damaged_ends_like_an_unbroken_one(
     decision = folder.path / "rounds" / "1" / "decision.json"
     for damaged in (weights, checkpoint, decision):
         flip(damaged)
+    ran = tmp_path / "ran"
+    (folder.path / "config.yaml").write_text(f"!!python/object/apply:os.system ['touch {ran}']\n")
     rows = (folder.path / "curves.csv").read_text().splitlines(keepends=True)
     figures = rows[1].split(",")
     (folder.path / "curves.csv").write_text(
@@ -234,6 +236,7 @@ def test_an_interrupted_run_whose_files_are_damaged_ends_like_an_unbroken_one(
 
     for damaged in (weights, checkpoint, decision, folder.path / "curves.csv"):
         assert str(damaged.parent if damaged == weights else damaged) in caplog.text
+    assert not ran.exists()
     assert weights.with_name("model.safetensors.damaged").is_file()
     assert (folder.path / "curves.csv.damaged").is_file()
     ours = {

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunelab.errors import UserError
 from prunelab.evaluation import accuracy
 from prunelab.records import Accuracy
 
@@ -37,6 +38,13 @@ def test_the_mode_of_the_network_is_left_alone() -> None:
     network = Ranking().train()
     accuracy(network, [batch([1.0, 2.0], classes=[1])], 2, CPU)
     assert network.training
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_outputs_that_are_not_finite_are_no_predictions(value: float) -> None:
+    batches = [batch([1.0, 2.0], [value, 0.0], classes=[1, 0]), batch([0.0, 2.0], classes=[0])]
+    with pytest.raises(UserError, match="NaN or infinity for 1 of 3 images"):
+        accuracy(Ranking(), batches, 2, CPU)
 
 
 def test_no_images_are_no_accuracy() -> None:

@@ -62,7 +62,7 @@ def test_processes_share_a_batch() -> None:
         (["budget.flops=0.5", "baseline.training.epochs=0"], "^baseline.training: epochs must be at least 1"),
         (
             ["budget.flops=0.5", "recipe=iterative", "recipe.round_training.optimizer=adam"],
-            "^recipe.round_training: no optimizer is called 'adam'. Did you mean 'adamw'",
+            "^recipe.round_training: there is no optimizer 'adam'. Did you mean 'adamw'",
         ),
         (["budget.flops=0.5", "method=sfp", "method.training.gamma=2"], "^method.training: gamma must be"),
         (["budget.flops=0.5", "recipe.calibration_images=0"], "calibration_images"),

@@ -20,8 +20,8 @@ from prunelab.training.settings import make_optimizer
     ("wrong", "message"),
     [
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
-        ({"optimizer": "adam"}, "no optimizer is called 'adam'. Did you mean 'adamw'?"),
-        ({"schedule": "cosin"}, "no schedule is called 'cosin'. Did you mean 'cosine'?"),
+        ({"optimizer": "adam"}, "there is no optimizer 'adam'. Did you mean 'adamw'?"),
+        ({"schedule": "cosin"}, "there is no schedule 'cosin'. Did you mean 'cosine'?"),
         ({"lr": 0}, "lr must be above 0, not 0"),
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1, not 1.0"),
         ({"momentum": 0, "nesterov": True}, "nesterov must be false when momentum is 0, not True"),

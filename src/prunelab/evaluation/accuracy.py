@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import all_reduce, is_available, is_initialized
 
+from prunelab.errors import UserError
 from prunelab.records import Accuracy
 
 
@@ -23,22 +24,34 @@ def accuracy(
 
     If several processes share the images, each of them gets the result over all images. Afterwards the network is on
     the CPU, in its original mode, and can be trained further (therefore not in inference mode, whose tensors cannot).
-    Raises ValueError if there are no images.
+
+    Raises:
+        UserError: the network gives NaN or infinity; its largest "logit" would look like a prediction.
+        ValueError: there are no images.
     """
     was_training = model.training
     model.to(device).to(memory_format=memory_format).eval()
-    counts = torch.zeros(3, dtype=torch.int64, device=device)  # correct, correct among the first five, all
+    # Correct, correct among the first five, all, and images whose logits are not finite.
+    counts = torch.zeros(4, dtype=torch.int64, device=device)
     for images, classes in batches:
         logits = model(images.to(device, memory_format=memory_format))
         best = logits.topk(min(5, num_classes), dim=1).indices
         hits = best == classes.to(device)[:, None]
-        counts += torch.stack([hits[:, 0].sum(), hits.sum(), torch.tensor(len(images), device=device)])
+        broken = (~logits.isfinite().all(dim=1)).sum()
+        counts += torch.stack(
+            [hits[:, 0].sum(), hits.sum(), torch.tensor(len(images), device=device), broken]
+        )
     if is_available() and is_initialized():
         all_reduce(counts)
     model.to("cpu").train(was_training)
-    top1, top5, images_seen = counts.tolist()
+    top1, top5, images_seen, broken_images = counts.tolist()
     if not images_seen:
         raise ValueError("accuracy needs at least one image")
+    if broken_images:
+        raise UserError(
+            f"The network gives NaN or infinity for {broken_images} of {images_seen} images. Its weights are too "
+            "large, or its training has diverged: use a smaller learning rate (lr) for it."
+        )
     return Accuracy(top1 / images_seen, top5 / images_seen if num_classes >= 5 else None)
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from prunelab.errors import UserError
+from prunelab.models.state import load_state
 
 _PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".th", ".tar")
 # Keys under which checkpoints store the weights.
@@ -44,7 +45,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             f"The weights in {path} do not fit this {type(model).__name__}: {'; '.join(misfits)}. Nothing was loaded. "
             "The network must have the same architecture, classes, input channels and arguments."
         )
-    model.load_state_dict(given, strict=False)  # _misfits has checked what may be absent
+    load_state(model, given, strict=False)  # _misfits has checked what may be absent
 
 
 def _read(path: Path) -> Any:

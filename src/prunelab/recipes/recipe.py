@@ -1,4 +1,4 @@
-"""In how many rounds a network is pruned and trained again, and how long each training is."""
+"""Recipes: in how many rounds a network is pruned and trained, and the training of each round."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ WeightSource = Literal["inherited", "fresh"]
 class Round:
     """One pruning and the training that follows.
 
-    ``keep`` is the fraction of the full network's resource that is left after the last round that prunes the same
-    ``part`` of the network: the whole, or (r, n), the r-th of n parts in forward order. ``training`` is None if there
-    is none. ``weights``: of the pruned network when it trains: "inherited" from the full network, or "fresh" (drawn
-    again; the network is trained from scratch).
+    Attributes:
+        keep: fraction of the full network's resource that remains after the last round that prunes this ``part``.
+        training: None if no training follows.
+        part: (r, n): the round prunes the r-th of n parts of the network in forward order; (1, 1) is the whole network.
+        weights: at the start of the training: "inherited" from the full network, or "fresh" (initialised again; the
+            pruned network is trained from scratch).
     """
 
     keep: float
@@ -30,23 +32,23 @@ class Round:
 
 
 class Recipe(Protocol):
-    """How a budget is reached. Your own recipe is a class with these two, and one YAML in conf/recipe."""
+    """How a budget is reached. A recipe of a user is a class with these two members and a YAML file in conf/recipe."""
 
     @property
     def calibration_images(self) -> int:
-        """How many training images a method may look at to score channels."""
+        """The number of training images with which a method scores channels."""
 
     def rounds(self, keep: float) -> Sequence[Round]:
-        """The rounds, in order; the last one keeps ``keep``."""
+        """The rounds in order; the last one keeps the fraction ``keep``."""
 
 
 @dataclass(frozen=True)
 class OneShot:
-    """Prune to the budget at once, then train; ``training`` None: the network is measured as it was pruned.
+    """Prune to the budget in one step, then train.
 
     Attributes:
-        training: the recovery.
-        calibration_images: training images that the method reads.
+        training: the recovery; None: the pruned network is measured without recovery.
+        calibration_images: number of training images with which the method scores channels.
         weights: "inherited" from the full network, or "fresh": train the pruned architecture from scratch.
 
     Raises:
@@ -73,15 +75,15 @@ class OneShot:
 
 @dataclass(frozen=True)
 class Iterative:
-    """Prune a little, train a little, ``number`` times; the training after the last pruning is the full one.
+    """Reach the budget in ``number`` rounds of pruning and training.
 
     Attributes:
         training: the recovery after the last round.
         round_training: the training after each earlier round.
-        number: rounds in all, at least 1.
-        schedule: the fraction kept after round r of R is keep^(r/R) (geometric: each round removes the same
-            share of what is left) or 1 - (1 - keep) r/R (linear: the same share of the full network).
-        calibration_images: training images that the method looks at in each round.
+        number: number of rounds, at least 1.
+        schedule: the fraction kept after round r of R is keep^(r/R) (geometric: each round removes the same fraction of
+            what remains) or 1 - (1 - keep) r/R (linear: each round removes the same fraction of the full network).
+        calibration_images: number of training images with which the method scores channels in each round.
 
     Raises:
         UserError: a number below 1 or an unknown schedule.
@@ -98,7 +100,7 @@ class Iterative:
         _at_least_one("calibration_images", self.calibration_images)
         if self.schedule not in get_args(ScheduleName):
             raise UserError(
-                f"recipe: no schedule is called {self.schedule!r}. "
+                f"recipe: there is no schedule {self.schedule!r}. "
                 f"{nearest(str(self.schedule), get_args(ScheduleName))}"
             )
 
@@ -115,16 +117,16 @@ class Iterative:
 
 @dataclass(frozen=True)
 class FrontToBack:
-    """Prune the first layers to their final width, train a little, prune the next ones, and so on to the last.
+    """Prune the network part by part in forward order, each part to its final width, with a training after each part.
+
+    All groups lose the same fraction (budget.allocation=uniform), because the widths of later parts must be known.
 
     Attributes:
         training: the recovery after the last part.
         round_training: the training after each earlier part.
-        parts: how many; the groups that may be pruned are shared out evenly, in forward order. For the two inner
-            layers of each of the 16 bottlenecks of a ResNet-50: 16.
-        calibration_images: training images that the method looks at for each part.
-
-    All groups lose the same fraction (budget.allocation=uniform), for what later ones will lose is not known.
+        parts: number of parts, into which the prunable groups are divided evenly. For the two inner layers of each of
+            the 16 bottlenecks of a ResNet-50: 16.
+        calibration_images: number of training images with which the method scores the channels of each part.
 
     Raises:
         UserError: a number below 1.

@@ -1,4 +1,4 @@
-"""Reading JSON that somebody else may have written: every value checked, every complaint names its field."""
+"""Checked access to the fields of JSON from untrusted files; every error names the field."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ LARGEST = 2**63 - 1
 
 
 class RecordError(ValueError):
-    """A record (or failure) is not what its schema says; the message names the field and its fault."""
+    """A record or failure does not match its schema; the message names the field and what is wrong with it."""
 
 
 class Fields:
-    """One JSON object while it is being read.
+    """The fields of one JSON object.
 
-    Every getter takes the name of a required field and raises ``RecordError`` if the field is absent or of
-    another type. ``path`` says where the object sits in the file (``"baseline"``).
+    Every getter takes the name of a required field and raises ``RecordError`` if the field is missing or has another
+    type. ``path`` is the position of the object in the file (``"baseline"``).
     """
 
     def __init__(self, values: Any, path: str = "") -> None:
@@ -27,7 +27,7 @@ class Fields:
     def text(self, name: str) -> str:
         value = self._get(name)
         if not isinstance(value, str):
-            self._refuse(name, "text", value)
+            self._wrong(name, "text", value)
         return value
 
     def text_or_none(self, name: str) -> str | None:
@@ -36,7 +36,7 @@ class Fields:
     def texts(self, name: str) -> tuple[str, ...]:
         value = self._get(name)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self._refuse(name, "a list of texts", value)
+            self._wrong(name, "a list of texts", value)
         return tuple(value)
 
     def integers(self, name: str) -> tuple[int, ...]:
@@ -48,22 +48,22 @@ class Fields:
     def flag(self, name: str) -> bool:
         value = self._get(name)
         if not isinstance(value, bool):
-            self._refuse(name, "true or false", value)
+            self._wrong(name, "true or false", value)
         return value
 
     def integer(self, name: str) -> int:
         """A whole number, zero or more, of at most 63 bits."""
         value = self._get(name)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
-            self._refuse(name, "a whole number, 0 or more", value)
+            self._wrong(name, "a whole number, 0 or more", value)
         return value
 
     def number(self, name: str) -> float:
         """A finite number, zero or more."""
         value = self._get(name)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 <= value <= LARGEST:  # which NaN is not, either
-            self._refuse(name, "a finite number, 0 or more", value)
+        if not is_number or not 0 <= value <= LARGEST:  # false for NaN too
+            self._wrong(name, "a finite number, 0 or more", value)
         return float(value)
 
     def number_or_none(self, name: str) -> float | None:
@@ -73,18 +73,18 @@ class Fields:
         """A number in [0, 1]."""
         value = self.number(name)
         if value > 1:
-            self._refuse(name, "a fraction in [0, 1]", value)
+            self._wrong(name, "a fraction in [0, 1]", value)
         return value
 
     def fraction_or_none(self, name: str) -> float | None:
         return None if self._get(name) is None else self.fraction(name)
 
     def nested_or_none(self, name: str) -> Fields | None:
-        """None also if there is no such field: it came later than the first records."""
+        """The JSON object in the field ``name``; None if the field is null or missing (records of earlier versions)."""
         return None if self._values.get(name) is None else self.nested(name)
 
     def nested(self, name: str) -> Fields:
-        """The JSON object in the field ``name``, to be read in its turn."""
+        """The fields of the JSON object in the field ``name``."""
         return Fields(self._get(name), self._where(name))
 
     def texts_by_name(self, name: str) -> dict[str, str]:
@@ -93,15 +93,15 @@ class Fields:
         return {each: nested.text(each) for each in nested.names()}
 
     def has(self, name: str) -> bool:
-        """Whether the field is there; records of earlier versions lack some."""
+        """Whether the field exists; records of earlier versions lack some."""
         return name in self._values
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """The JSON object in the field ``name`` as it is, its values unchecked."""
+        """The JSON object in the field ``name``; its values are not checked."""
         return dict(self.nested(name)._values)
 
     def names(self) -> tuple[str, ...]:
-        """The names of the fields that are there."""
+        """The names of the fields."""
         return tuple(self._values)
 
     def _get(self, name: str) -> Any:
@@ -109,7 +109,7 @@ class Fields:
             raise RecordError(f"{self._where(name)} is missing")
         return self._values[name]
 
-    def _refuse(self, name: str, wanted: str, found: Any) -> NoReturn:
+    def _wrong(self, name: str, wanted: str, found: Any) -> NoReturn:
         raise RecordError(f"{self._where(name)} should be {wanted}, found {_shortened(found)}")
 
     def _where(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Buffers that are the same in all processes."""
+"""Synchronisation of buffers between the processes of a distributed training."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from prunelab.distributed.ranks import world
 
 
 class SameBuffers(Callback):
-    """Gives all processes the buffers of the first one before each validation and at the end of training.
+    """Copies the buffers of rank zero to all ranks before each validation and at the end of training.
 
-    DDP keeps parameters alike, but lets each process gather the running statistics of batch normalisation over its own
-    images, and makes them alike only in the next training step. What is validated, saved and pruned is one network.
+    DDP keeps parameters equal on all ranks. The running statistics of batch normalisation are computed by each rank
+    from its own images, and DDP synchronises them only in the next training step. With this callback all ranks
+    validate, save and prune the same network.
     """
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -28,6 +29,6 @@ def _share(module: LightningModule) -> None:
     if world()[1] == 1:
         return
     for buffer in module.buffers():
-        shared = buffer.contiguous()  # one in channels-last order cannot be sent as it is
+        shared = buffer.contiguous()  # broadcast does not accept channels-last order
         dist.broadcast(shared, src=0)
         buffer.copy_(shared)

@@ -1,4 +1,4 @@
-"""The LightningModule that trains and tests every network of prunelab."""
+"""The LightningModule that trains and tests the networks of a run."""
 
 from __future__ import annotations
 
@@ -25,21 +25,20 @@ Batch = tuple[Tensor, Tensor]  # images (N, C, H, W) and classes (N,)
 class Classifier(pl.LightningModule):
     """An image classifier: cross-entropy, top-1 and top-5 accuracy, and the schedule of a ``Training``.
 
-    Logs, once an epoch and as means over all images and ranks: train/loss, train/top1, and loss, top1 and
-    top5 under val/ and test/. Accuracies are fractions in [0, 1]; with fewer than five classes top5 is over
-    all of them.
+    Logs train/loss and train/top1, and loss, top1 and top5 under val/ and test/, once per epoch as means over all
+    images and ranks. Accuracies are fractions in [0, 1]; with fewer than five classes top5 includes all of them.
 
-    ``backbone`` may be pruned before or between fits, not during one. A checkpoint carries the plan of a
-    pruned backbone (``prunelab_plan``); loading one into a Classifier with the full network prunes that
-    first. There are no hyperparameters in a checkpoint, so it loads with ``weights_only=True``.
+    ``backbone`` may be pruned before a fit or between fits, but not during a fit. A checkpoint contains the plan of a
+    pruned backbone (``prunelab_plan``); a Classifier with the full network is pruned by it before the weights are
+    loaded. A checkpoint contains no hyperparameters, so it can be loaded with ``weights_only=True``.
 
     Args:
         backbone: images (N, C, H, W) to logits (N, num_classes).
         num_classes: number of classes.
         training: optimizer, schedule and label smoothing.
-        channels_last: keep weights and images in channels-last order, faster on GPUs with tensor cores.
-        compile: compile the backbone's forward pass when a fit or test begins, after it was pruned; a name is the mode
-            of ``torch.compile``, such as "reduce-overhead", which replays kernels as CUDA graphs.
+        channels_last: use the channels-last memory format for weights and images; faster on GPUs with tensor cores.
+        compile: compile the backbone at the start of a fit or test, after pruning; a string is the mode of
+            ``torch.compile``, such as "reduce-overhead", which replays kernels as CUDA graphs.
         fused: update all parameters in one kernel per step, see ``make_optimizer``.
     """
 
@@ -69,7 +68,7 @@ class Classifier(pl.LightningModule):
         return logits
 
     def loss(self, images: Tensor, logits: Tensor, classes: Tensor) -> Tensor:
-        """What training minimises, a scalar; a subclass may add to it (distillation needs the images)."""
+        """The training loss, a scalar. A subclass can add terms; distillation needs ``images`` for the teacher."""
         return cross_entropy(logits, classes, label_smoothing=self.training_settings.label_smoothing)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -95,22 +94,22 @@ class Classifier(pl.LightningModule):
         self._evaluate("test", batch, self.test_top1, self.test_top5)
 
     def configure_model(self) -> None:
-        """Lay out and compile the backbone; callbacks (their ``setup`` comes before) have pruned it."""
+        """Set the memory format and compile. Callbacks have pruned the backbone before, in ``setup``."""
         self.backbone.to(memory_format=self.memory_format)
         if self.compiles:
             self.backbone.compile(**({"mode": self.compiles} if isinstance(self.compiles, str) else {}))
 
     def teardown(self, stage: str) -> None:
-        """Back to the eager forward pass: who looks into a network between fits wants its operators."""
-        self.backbone._compiled_call_impl = None  # what Module.compile() set; torch has no public inverse
+        """Restore the eager forward pass: between fits the structure is traced operator by operator."""
+        self.backbone._compiled_call_impl = None  # set by Module.compile(), which has no public inverse
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, and a schedule that moves at every optimizer step over the length of this fit."""
+        """The optimizer, and the schedule over the length of this fit, which advances at every optimizer step."""
         total_steps = self.trainer.estimated_stepping_batches
         if math.isinf(total_steps):
             raise UserError(
-                f"The Trainer has no end, so the learning rate cannot be scheduled: give it max_epochs="
-                f"{self.training_settings.epochs}, as in the training settings."
+                "The learning rate cannot be scheduled because the Trainer has no maximum number of epochs: pass "
+                f"max_epochs={self.training_settings.epochs}, the epochs of the training settings."
             )
         optimizer = make_optimizer(self.backbone, self.training_settings, self.fused)
         schedule = make_schedule(optimizer, self.training_settings, int(total_steps))
@@ -122,12 +121,12 @@ class Classifier(pl.LightningModule):
             checkpoint[_PLAN] = plan.to_json()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Prune the backbone like the one that was saved; its weights are loaded right after."""
+        """Prune the backbone like the saved one; Lightning loads the weights afterwards."""
         if _PLAN in checkpoint:
             prune_as(self.backbone, PruningPlan.from_json(checkpoint[_PLAN]))
         elif hasattr(self.backbone, "prunelab_plan"):
             raise UserError(
-                "The checkpoint holds a full network, but this one is pruned. Load it into a full one."
+                "The checkpoint contains a full network, but this network is pruned. Load it into a full network."
             )
 
     def _evaluate(self, stage: str, batch: Batch, top1: MulticlassAccuracy, top5: MulticlassAccuracy) -> None:
@@ -140,7 +139,7 @@ class Classifier(pl.LightningModule):
         self._log_epoch(f"{stage}/top5", top5, len(classes))
 
     def _log_epoch(self, name: str, value: Tensor | MulticlassAccuracy, images: int) -> None:
-        """Log the mean over an epoch's images on all ranks (metrics add up over ranks by themselves)."""
+        """Log the mean over the images of an epoch on all ranks. Metric objects reduce over ranks themselves."""
         self.log(
             name,
             value,
@@ -153,11 +152,11 @@ class Classifier(pl.LightningModule):
 
 
 class _TrainSums:
-    """Loss and hits of the training images of an epoch, added up on the device without waiting for it."""
+    """Sums of loss and correct predictions over an epoch, accumulated on the device without synchronisation."""
 
     def __init__(self) -> None:
         self.images = 0
-        self._sums: Tensor | None = None  # of loss times images, and of images whose best logit is right
+        self._sums: Tensor | None = None  # loss times images; correctly classified images
 
     def add(self, loss: Tensor, logits: Tensor, classes: Tensor) -> None:
         hits = (logits.detach().argmax(dim=1) == classes).sum()
@@ -175,7 +174,7 @@ class _TrainSums:
 
 
 def _accuracy(num_classes: int, top_k: int) -> MulticlassAccuracy:
-    # Checking every batch would wait for the device each time; the loss refuses wrong classes anyway.
+    # Validation of the arguments would synchronise with the device in each batch; the loss checks the classes.
     return MulticlassAccuracy(
         num_classes, top_k=min(top_k, num_classes), average="micro", validate_args=False
     )

@@ -1,4 +1,4 @@
-"""Where and how a network is trained and evaluated: the choices of conf/trainer."""
+"""Devices, precision and processes of all trainings and evaluations of a run: the choices of conf/trainer."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from prunelab.errors import UserError
 
 SRUN_ADVICE = "The `srun` command is available"
-"""How a warning of Lightning begins that appears wherever Slurm is installed, needed or not."""
+"""Start of a Lightning warning that is issued on every machine with Slurm."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Settings of every Lightning Trainer of a run; the names are Lightning's own.
+    """Settings of every Lightning Trainer of a run, with Lightning's names.
 
     Attributes:
         accelerator: "auto", "cpu", "gpu", "mps", ...
-        devices: how many of them (or which, as a list).
-        num_nodes: machines that train together.
+        devices: number of devices, or a list of their indices.
+        num_nodes: number of machines.
         strategy: "auto" or "ddp".
-        sync_batchnorm: with several GPUs, normalise in training by the statistics of the batches of all of them.
-        threads: of each process on the CPU; None leaves it to torch.
+        sync_batchnorm: in training, compute the statistics of batch normalisation over the batches of all GPUs.
+        threads: CPU threads of each process; None: torch's default.
         precision: "32-true", "16-mixed" or "bf16-mixed"; evaluation is always in float32.
-        deterministic: True, False, or "warn" to use deterministic operators where there are some.
-        channels_last: keep images and weights in channels-last order.
+        deterministic: True, False, or "warn": deterministic operators where torch has them.
+        channels_last: memory format of images and weights.
         compile: compile the network before each training; "reduce-overhead" replays its kernels as CUDA graphs.
         tf32: compute float32 convolutions and matrix products on NVIDIA GPUs in TF32 (mantissas of 10 bits).
         fused: update all parameters in one kernel per optimizer step.
-        images_on_device: hold images that are in memory on the device, and make batches there.
-        batches: for a trial: no pass over images takes more batches than that, and no training more than one epoch.
+        images_on_device: move images that are in memory to the device, and assemble batches there.
+        batches: limit for a trial run: batches per pass over the images; every training has one epoch then.
     """
 
     accelerator: str = "auto"
@@ -55,10 +55,10 @@ class Machine:
     batches: int | None = None
 
     def trainer(self, **more: Any) -> pl.Trainer:
-        """A Lightning Trainer with these settings and ``more``.
+        """A Lightning Trainer with these settings and the further arguments ``more``.
 
         Raises:
-            UserError: this machine does not have what they ask for, or there is no such thing.
+            UserError: a setting is not valid, or not available on this machine.
         """
         try:
             with warnings.catch_warnings():
@@ -82,9 +82,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         if self.sync_batchnorm and self.accelerator == "cpu":
-            raise UserError(
-                "trainer.sync_batchnorm=true works on GPUs only: torch has no such normalisation for CPUs."
-            )
+            raise UserError("trainer.sync_batchnorm=true needs GPUs: torch does not implement it for CPUs.")
         if self.fused and str(self.precision).startswith("16"):
             raise UserError(
                 f"trainer.fused=true cannot be combined with trainer.precision={self.precision}: a fused optimizer "
@@ -101,7 +99,7 @@ class Machine:
             )
 
     def prepare_process(self) -> None:
-        """Set what holds for the whole process: threads on the CPU, and the precision of float32 on the GPU."""
+        """Set the process-wide options of torch: CPU threads, and the precision of float32 on the GPU."""
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = self.tf32  # torch's own default is True
         if self.threads is not None:
@@ -114,5 +112,5 @@ class Machine:
 
 
 def _cluster() -> list[SLURMEnvironment]:
-    """Inside a Slurm job: Lightning leaves it to prunelab to start the job again at its time limit."""
+    """Inside a Slurm job: disables Lightning's requeueing, because prunelab's launcher requeues the job."""
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

@@ -1,4 +1,4 @@
-"""The bar that shows a training under way."""
+"""The progress bar of a training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 
 class TrainingBar(Callback):
-    """One line for a whole training: what it is, how far it is, and the newest validation accuracy."""
+    """One line per training: title, progress, epoch, newest validation accuracy, elapsed and remaining time."""
 
     def __init__(self, title: str) -> None:
         self.title = title

@@ -1,4 +1,4 @@
-"""Giving a network the shapes that a checkpoint's weights were saved with."""
+"""Pruning a network to the shapes of the weights in a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from prunelab.structure.plan import Cut, Indices
 
 
 def prune_as(model: nn.Module, plan: PruningPlan) -> None:
-    """Prune ``model`` in place until it is the network that ``plan`` makes of the full one.
+    """Prune ``model`` in place to the network that ``plan`` makes of the full network.
 
-    The model may be the full network, or one that an earlier part of the same plan was applied to (a former
-    round of iterative pruning), or already be there.
+    The model can be the full network, a network to which the first part of the plan was applied (an earlier round of
+    iterative pruning), or the result itself.
 
     Raises:
-        UserError: the plan is of another network, or the model lost channels that the plan keeps.
+        UserError: the plan belongs to another network, or the model lacks channels that the plan keeps.
     """
     done: PruningPlan | None = getattr(model, "prunelab_plan", None)
     if done is None:
@@ -28,7 +28,7 @@ def prune_as(model: nn.Module, plan: PruningPlan) -> None:
 
 
 def remainder(plan: PruningPlan, done: PruningPlan) -> PruningPlan:
-    """What is left of ``plan`` after ``done``, its first part: ``done.compose(remainder)`` is ``plan``."""
+    """The part of ``plan`` that remains after its first part ``done``: ``done.compose(remainder)`` equals ``plan``."""
     kept, widths = dict(plan.kept), dict(plan.widths)
     for name in plan.kept.keys() & done.kept.keys():
         kept[name] = _positions(plan.kept[name], done.kept[name], name)
@@ -53,12 +53,12 @@ def remainder(plan: PruningPlan, done: PruningPlan) -> PruningPlan:
 
 
 def _positions(wanted: Sequence[int], present: Sequence[int], name: str) -> Indices:
-    """Where the ``wanted`` entries are among the ``present`` ones, both numbered as in the full network."""
+    """The positions of the ``wanted`` indices in ``present``; both are indices of the full network."""
     position = {index: number for number, index in enumerate(present)}
     lost = [index for index in wanted if index not in position]
     if lost:
         raise UserError(
-            f"The checkpoint keeps channel {lost[0]} of {name}, which this network has lost already. "
+            f"The checkpoint keeps channel {lost[0]} of {name}, which was already removed from this network. "
             "Load it into the full network."
         )
     return tuple(position[index] for index in wanted)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, as one function of the optimizer step."""
+"""Learning-rate schedules as a function of the optimizer step."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _ONE_CYCLE_END = _ONE_CYCLE_START / 1e4
 
 
 def learning_rate_factor(training: Training, step: int, total_steps: int) -> float:
-    """What the learning rate is multiplied by at optimizer step ``step`` (from 0) of ``total_steps``.
+    """The factor of the learning rate at optimizer step ``step`` (from 0) of ``total_steps``.
 
-    - warm-up of W steps (all but "one_cycle"): (step + 1) / (W + 1), so that step W is the first at the full
-      rate;
+    - warm-up of W steps (all schedules except "one_cycle"): (step + 1) / (W + 1), so that step W is the first step with
+      the full rate;
     - "constant": 1;
-    - "multistep": ``gamma`` to the number of milestones passed;
+    - "multistep": ``gamma`` to the power of the number of milestones passed;
     - "cosine": from 1 after the warm-up to 0 at ``total_steps`` (Loshchilov and Hutter 2017,
       https://arxiv.org/abs/1608.03983, equation 5);
-    - "one_cycle": on a cosine from 1/25 up to 1 in the first 30 % (or ``warmup_epochs``), and on a cosine
-      down to 1/250,000 at the last step.
+    - "one_cycle": cosine from 1/25 to 1 during the first 30 % of the steps (or ``warmup_epochs``), then cosine from 1
+      to 1/250,000 at the last step.
     """
     total_steps = max(total_steps, 1)
     steps_per_epoch = total_steps / training.epochs
@@ -43,7 +43,7 @@ def learning_rate_factor(training: Training, step: int, total_steps: int) -> flo
 
 
 def make_schedule(optimizer: Optimizer, training: Training, total_steps: int) -> LambdaLR:
-    """``learning_rate_factor`` as a scheduler; call its ``step`` once after each optimizer step."""
+    """``learning_rate_factor`` as a PyTorch scheduler; call ``step`` once after each optimizer step."""
     return LambdaLR(optimizer, lambda step: learning_rate_factor(training, step, total_steps))
 
 
@@ -55,5 +55,5 @@ def _one_cycle(step: int, total_steps: int, rise: float) -> float:
 
 
 def _cosine(start: float, end: float, progress: float) -> float:
-    """From ``start`` to ``end`` on half a cosine; ``progress`` in [0, 1], held at 1 beyond."""
+    """Half a cosine from ``start`` to ``end``; ``progress`` in [0, 1], larger values count as 1."""
     return end + (start - end) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2

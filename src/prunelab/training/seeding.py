@@ -1,4 +1,4 @@
-"""Random numbers that do not depend on whether a training was interrupted."""
+"""Seeds that make a resumed training draw the same random numbers as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 
 class SeedEachEpoch(Callback):
-    """Seeds all generators at the start of each epoch: a resumed training draws what an unbroken one would.
+    """Seeds all random generators at the start of each epoch with a function of ``seed`` and the epoch.
 
-    The order and augmentation of prunelab's own data sets do not need it; dropout and foreign data do.
+    The order and augmentation of prunelab's data sets do not depend on these generators; dropout and other data do.
     """
 
     def __init__(self, seed: int) -> None:

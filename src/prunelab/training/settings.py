@@ -1,4 +1,4 @@
-"""How a network is trained: numbers only, checked when they are set."""
+"""Hyperparameters of a training, checked when they are set."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ class Training:
     """Optimizer, learning-rate schedule and loss of one ``Trainer.fit``.
 
     Attributes:
-        epochs: passes over the training set; give the same number to the Trainer as ``max_epochs``.
+        epochs: passes over the training set; pass the same number to the Trainer as ``max_epochs``.
         optimizer: "sgd" (with ``momentum`` and ``nesterov``) or "adamw" (which ignores both).
         lr: the highest learning rate; the schedule multiplies it by a factor in [0, 1].
-        weight_decay: decay of all weights, or of convolution and linear weights alone if
+        weight_decay: weight decay of all parameters, or of convolution and linear weights only if
             ``decay_norm_and_bias`` is false.
-        schedule: how the rate falls; see ``prunelab.training.schedule``.
+        schedule: the learning-rate schedule; see ``prunelab.training.schedule``.
         milestones: for "multistep", the epochs at which the rate is multiplied by ``gamma``.
-        warmup_epochs: length of the linear rise from 0; for "one_cycle" of its rise (0: 30 % of all epochs).
-        label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016, section 7).
+        warmup_epochs: length of the linear warm-up from 0; for "one_cycle" of its rise (0: 30 % of all epochs).
+        label_smoothing: fraction of the target that is distributed evenly over all classes (Szegedy et al. 2016,
+            section 7).
 
     Raises:
         UserError: a number out of range or an unknown name, with the value that was given.
@@ -71,7 +72,7 @@ class Training:
         self._check_milestones()
 
     def lasting(self, epochs: int) -> Training:
-        """The same training in another number of epochs: milestones and warm-up move in proportion."""
+        """The same training with another number of epochs: milestones and warm-up are scaled in proportion."""
         ratio = epochs / self.epochs
         return replace(
             self,
@@ -95,12 +96,14 @@ class Training:
 
 
 def make_optimizer(model: nn.Module, training: Training, fused: bool = False) -> Optimizer:
-    """The optimizer of the parameters of ``model`` that are trained, at the schedule's highest rate.
+    """The optimizer of the trainable parameters of ``model``, at the highest rate of the schedule.
 
-    ``fused`` updates all of them in one kernel; the parameters must be on the device that trains.
+    With ``decay_norm_and_bias=False`` vectors and scalars (scales and shifts of norms, biases) have no weight decay.
 
-    With ``decay_norm_and_bias=False`` every vector and scalar (the scales and shifts of norms, biases) goes
-    undecayed.
+    Args:
+        model: the network.
+        training: the hyperparameters.
+        fused: update all parameters in one kernel; they must be on the training device.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
@@ -118,7 +121,7 @@ def make_optimizer(model: nn.Module, training: Training, fused: bool = False) ->
 
 def _known(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise UserError(f"training: no {name} is called {value!r}. {nearest(str(value), known)}")
+        raise UserError(f"training: there is no {name} {value!r}. {nearest(str(value), known)}")
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:

@@ -6,8 +6,11 @@ import os
 import pickle
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from submitit.helpers import DelayedSubmission
@@ -19,7 +22,9 @@ from prunelab.cli.slurm.launch import Run
 from prunelab.cli.slurm.wait import Submitted, endings
 from prunelab.cli.summary import Job
 from prunelab.errors import UserError
+from prunelab.experiment import run
 
+Configure = Callable[..., dict[str, Any]]
 SWEEP = ["prunelab", "-m", "hydra/launcher=slurm", "trainer=cpu", "budget.flops=0.5"]
 
 
@@ -151,6 +156,44 @@ def test_every_job_ends_with_a_result_or_a_reason(tmp_path: Path, monkeypatch: p
         "Slurm job 7_5: ended without a result.",
     ]
     assert not list(tmp_path.glob("*_result.pkl"))
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("kind", ["code", "a result with code", "another value", "cut", "empty"])
+def test_the_result_of_a_job_runs_no_code(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a study can come from somebody else."""
+    ran = tmp_path / "ran"
+    job = Submitted("7", "seed=0", tmp_path)
+    contents = {
+        "code": pickle.dumps(Bomb(ran)),
+        "a result with code": pickle.dumps(("success", Job("seed=0", error=Bomb(ran)))),  # type: ignore[arg-type]
+        "another value": pickle.dumps(("success", "done")),
+        "cut": pickle.dumps(("success", Job("seed=0")))[:-9],
+        "empty": b"",
+    }
+    job.result_file.write_bytes(contents[kind])
+    monkeypatch.setattr(wait, "states", lambda _: {"7": State("COMPLETED")})
+    ended = endings({0: job}, poll_s=0)[0]
+    assert (ended.label, ended.record) == ("seed=0", None)
+    assert "Slurm job 7: its result 7_0_result.pkl cannot be used" in (ended.error or "")
+    assert not ran.exists()
+
+
+def test_a_record_comes_back_from_a_job(tmp_path: Path, smallest: Configure) -> None:
+    outcome = run(smallest())
+    job = Submitted("7", "seed=0", tmp_path)
+    done = Job("other", outcome.record, outcome.folder.path, is_new=True)
+    job.result_file.write_bytes(pickle.dumps(("success", done)))
+    assert job.result() == replace(done, label="seed=0")
 
 
 def test_a_job_at_its_limit_comes_back_as_often_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import io
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +106,45 @@ def test_a_finished_search_is_not_repeated(context: Any) -> None:
     assert again.judged == []
 
 
-def test_a_damaged_state_is_named(context: Any, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "search.pt").write_bytes(b"no state")
-    search = Walk()
-    with pytest.raises(UserError, match=r"search\.pt is damaged .* Delete the file"):
-        search.decide(context(search, "run"))
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.file,)
+
+
+def bomb(state: bytes, ran: Path) -> bytes:
+    content = io.BytesIO()
+    torch.save({"history": [], "pending": [], "method": Bomb(ran)}, content)
+    return hashlib.sha256(content.getvalue()).hexdigest().encode() + content.getvalue()
+
+
+DAMAGES: dict[str, Callable[[bytes, Path], bytes]] = {
+    "no state": lambda state, ran: b"no state",
+    "empty": lambda state, ran: b"",
+    "cut": lambda state, ran: state[: len(state) // 2],
+    "a flipped bit": lambda state, ran: state[:-200] + bytes([state[-200] ^ 1]) + state[-199:],
+    "a pickle of an attacker": bomb,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_named_and_the_search_starts_again(
+    context: Any, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, again = Walk(), Walk()
+    plan = first.decide(context(first, "run"))
+    file = tmp_path / "run" / "search.pt"
+    file.write_bytes(DAMAGES[damage](file.read_bytes(), tmp_path / "ran"))
+    with caplog.at_level(logging.WARNING, "prunelab"):
+        assert again.decide(context(again, "run")) == plan
+    assert again.judged == first.judged
+    assert f"The search state {file} is damaged" in caplog.text
+    assert file.with_name("search.pt.damaged").is_file()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_threads_give_the_same_result(context: Any) -> None:

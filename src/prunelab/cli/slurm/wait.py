@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunelab.cli.slurm.jobs import GONE, State, states
+from prunelab.cli.slurm.result_file import read_result
 from prunelab.cli.summary import Job
 
 LAG_S = 15
@@ -40,9 +41,11 @@ class Submitted:
     def result(self) -> Job | None:
         """The result of the run if the job wrote one; the file is removed."""
         try:
-            ending, content = pickle.loads(self.result_file.read_bytes())
+            ending, content = read_result(self.result_file)
         except FileNotFoundError:
             return None
+        except pickle.UnpicklingError as error:
+            return self.lost(f"its result {self.result_file.name} cannot be used ({error})")
         self.result_file.unlink()  # Slurm restarts its job numbers at 1 at some time
         if ending == "success":
             return replace(content, label=self.label)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,18 +12,21 @@ from typing import Any
 import torch
 
 from prunelab.distributed.ranks import from_rank_zero
-from prunelab.errors import UserError
 from prunelab.methods.search.widths import Candidate
-from prunelab.records.atomic import write_atomically
+from prunelab.records.atomic import set_aside, write_atomically
 
 STATE_FILE = "search.pt"
+DIGITS = 64
+"""The file begins with the SHA-256 digest of the rest, in hexadecimal digits."""
+
+log = logging.getLogger(__name__)
 
 
 class SearchState:
     """The history of a search and the candidates that are being judged.
 
-    ``folder``: where the state is kept (None: in memory only). The file is read with ``weights_only=True``, so it
-    cannot run code.
+    ``folder``: where the state is kept (None: in memory only). The file has a digest and is read with
+    ``weights_only=True``, so that it cannot run code.
 
     Attributes:
         history: candidate -> score.
@@ -36,22 +41,12 @@ class SearchState:
     def load(self) -> dict[str, Any] | None:
         """Restore history and pending candidates; returns the state of the method, or None without a file.
 
-        Raises:
-            UserError: the file is damaged.
+        A damaged file is renamed, with a warning, and the search starts again.
         """
         content = from_rank_zero(self._read)
         if content is None:
             return None
-        try:
-            found = torch.load(io.BytesIO(content), weights_only=True)
-            self.history = {_candidate(key): float(score) for key, score in found["history"]}
-            self.pending = [_candidate(key) for key in found["pending"]]
-            state: dict[str, Any] = found["method"]
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"The search state {self.path} is damaged ({type(error).__name__}). Delete the file to start "
-                "the search again."
-            ) from error
+        self.history, self.pending, state = _parsed(content)
         return state
 
     def save(self, method: dict[str, Any]) -> None:
@@ -66,15 +61,41 @@ class SearchState:
             "method": method,
         }
         torch.save(state, content)
+        digest = hashlib.sha256(content.getvalue()).hexdigest().encode()
 
         def write() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, content.getvalue())
+            write_atomically(path, digest + content.getvalue())
 
         from_rank_zero(write)
 
     def _read(self) -> bytes | None:
-        return self.path.read_bytes() if self.path is not None and self.path.is_file() else None
+        """The content of the file after its digest; None if there is no file or it is damaged."""
+        if self.path is None or not self.path.is_file():
+            return None
+        file = self.path.read_bytes()
+        digest, content = file[:DIGITS], file[DIGITS:]
+        try:
+            if hashlib.sha256(content).hexdigest().encode() != digest:
+                raise ValueError("its content does not have the digest that it states")
+            _parsed(content)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+            log.warning(
+                "The search state %s is damaged (%s: %s). It was renamed to %s, and the search starts again.",
+                self.path,
+                type(error).__name__,
+                str(error).partition("\n")[0],
+                set_aside(self.path).name,
+            )
+            return None
+        return content
+
+
+def _parsed(content: bytes) -> tuple[dict[Candidate, float], list[Candidate], dict[str, Any]]:
+    """History, pending candidates and the state of the method. Raises several kinds of errors if it is damaged."""
+    found = torch.load(io.BytesIO(content), weights_only=True)
+    history = {_candidate(key): float(score) for key, score in found["history"]}
+    return history, [_candidate(key) for key in found["pending"]], found["method"]
 
 
 def _key(candidate: Candidate) -> tuple[list[int], list[str]]:

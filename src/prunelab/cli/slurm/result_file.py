@@ -1,0 +1,52 @@
+"""Reading the result that submitit pickles at the end of a job, restricted to the classes that such a result has."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+from prunelab.cli.summary import Job
+from prunelab.records import schema
+from prunelab.records.test_set import TestSet
+
+CLASSES = {
+    (found.__module__, found.__qualname__): found
+    for found in (
+        *(Job, type(Path()), TestSet),
+        *(schema.Accuracy, schema.BudgetSummary, schema.GitState, schema.Metrics, schema.PlanSummary),
+        *(schema.Record, schema.Timings),
+    )
+}
+"""The classes of a Job and of the record in it."""
+
+
+def read_result(file: Path) -> tuple[str, Any]:
+    """("success", Job) or ("error", text of a traceback), as submitit stored it.
+
+    The folder of a study can come from somebody else, so no other class or function is looked up.
+
+    Raises:
+        FileNotFoundError: the job has not ended.
+        pickle.UnpicklingError: the file is damaged, or contains anything else.
+    """
+    content = file.read_bytes()
+    try:
+        ending, value = _Restricted(io.BytesIO(content)).load()
+    except (EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        raise pickle.UnpicklingError(f"damaged: {error}") from error
+    if (ending, type(value)) not in (("success", Job), ("error", str)):
+        raise pickle.UnpicklingError("not the result of a job")
+    return ending, value
+
+
+class _Restricted(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        # pathlib moved its classes in Python 3.13.
+        found = CLASSES.get((module, name)) or (
+            type(Path()) if (module, name) == ("pathlib", "PosixPath") else None
+        )
+        if found is None:
+            raise pickle.UnpicklingError(f"{module}.{name} is not part of a result")
+        return found
