@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,19 +38,24 @@ class Pruning:
 
     @property
     def frozen(self) -> dict[str, str | None]:
-        """Name -> reason of the frozen groups other than the network's outputs."""
-        frozen = {group.name: group.frozen for group in self.graph.frozen}
+        """Name -> reason, without its place, of the frozen groups other than the network's outputs."""
+        frozen = {group.name: without_place(group.frozen) for group in self.graph.frozen}
         return {name: reason for name, reason in frozen.items() if reason != "output of the network"}
 
     @property
     def inexact(self) -> dict[str, str | None]:
-        """Name -> reason of the inexact groups."""
-        return {group.name: group.inexact for group in self.graph.groups if not group.exact}
+        """Name -> reason, without its place, of the inexact groups."""
+        return {group.name: without_place(group.inexact) for group in self.graph.groups if not group.exact}
 
     def slices(self, name: str) -> set[tuple[str, int, str, int]]:
         """(parameter, dimension, role, positions for each channel) of a group."""
         found = self.graph.group(name).slices
         return {(each.parameter, each.dim, each.role, each.index.shape[1]) for each in found}
+
+
+def without_place(reason: str | None) -> str | None:
+    """A reason without the module that it names."""
+    return None if reason is None else re.sub(r" \(in [^)]*\)", "", reason)
 
 
 class Network(nn.Module):

@@ -144,7 +144,7 @@ def test_both_kinds_of_exactness_are_told_apart(network: Any) -> None:
     graph = prunelab.analyze(network(forward, **parts, last=nn.Linear(6, 2)), IMAGES)
     first, second = graph.groups
     assert (first.exact, first.inexact) == (True, None)
-    assert (second.exact, second.inexact) == (False, "native_group_norm")
+    assert (second.exact, second.inexact) == (False, "native_group_norm over channels (in norm)")
 
 
 def test_channels_that_are_carried_differently_are_different_groups(network: Any) -> None:

@@ -1,4 +1,4 @@
-"""Residual blocks: modules that compute y = f(x) + x, found from the trace and not by class name."""
+"""Residual blocks: modules that compute y = f(x) + x, found in the trace, not by class name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prunelab.structure.hook_points import HookPoint, branch_hook_point
 from prunelab.structure.tracing.ids import Components, Ids
 from prunelab.structure.tracing.marks import Marked, Trace, Visit
 
-# Functions that change nothing the second time: relu(relu(x)) = relu(x).
+# Idempotent functions: relu(relu(x)) = relu(x).
 _IDEMPOTENT = {"relu": "relu", "relu_": "relu", "hardtanh": "relu6", "hardtanh_": "relu6"}
 _SAME = {"clone", "detach", "alias", "_to_copy", "contiguous", "native_dropout"}
 
@@ -20,9 +20,10 @@ _SAME = {"clone", "detach", "alias", "_to_copy", "contiguous", "native_dropout"}
 class ResidualBlock:
     """A module with an identity shortcut, y = f(x) + x; dropping it leaves y = x.
 
-    ``name`` is the module's path. ``branch`` is where f(x) can be observed (None: nowhere). ``exits`` are the weights
-    that produce f(x). ``groups`` lie wholly inside; ``stage`` is the group that y belongs to. ``leaves`` is what takes
-    the module's place: "identity", or the activation function that follows the addition if x has not passed it yet.
+    ``name`` is the path of the module. ``branch`` is the hook point of f(x) (None: it has none). ``exits`` are the
+    weights that produce f(x). ``groups`` are the groups completely inside; ``stage`` is the group of y. ``leaves`` is
+    the function that replaces the module: "identity", or the activation function that follows the addition if x has
+    not passed it yet. ``parent`` is the block around this one.
     """
 
     name: str
@@ -36,7 +37,7 @@ class ResidualBlock:
 
 @dataclass(frozen=True)
 class _Path:
-    """The identity path through a module: the additions on it and their branches, and what follows the last one."""
+    """The identity path through a module: its additions, their branches, and the function after the last one."""
 
     additions: tuple[Marked, ...]
     branches: tuple[Marked, ...]
@@ -46,7 +47,7 @@ class _Path:
 def find_blocks(trace: Trace) -> list[tuple[Visit, _Path]]:
     """Modules whose output is their input plus branches, innermost first.
 
-    A module that only strings other blocks together (a stage) owns no addition and is not a block.
+    A module that only contains other blocks (a stage) has no addition of its own and is not a block.
     """
     visits: dict[str, list[Visit]] = {}
     for visit in trace.visits:

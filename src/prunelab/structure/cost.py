@@ -1,4 +1,4 @@
-"""What a network costs, as a function of the widths of its groups: no tensor is touched."""
+"""The cost of a network as a function of the widths of its groups; no tensor is needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunelab.errors import UserError, nearest
-from prunelab.structure.cost_terms import CostSum, Described, Forms, Homes, parameter_terms
+from prunelab.structure.cost_terms import BlockColumns, CostSum, Described, Forms, parameter_terms
 from prunelab.structure.layer_table import layer_table
 from prunelab.structure.layers import Layer, LayerTable, LayerWidths, ModuleCost
 from prunelab.structure.plan import PruningPlan
@@ -71,7 +71,9 @@ class CostModel:
         homes: Sequence[tuple[int, ...]],
         table: Callable[[], LayerTable],
     ) -> None:
-        self._homes = tuple(homes)  # blocks that share a parameter: it is there while one of them is
+        self._shared = tuple(
+            homes
+        )  # sets of blocks with a common parameter, which is counted while one of them is alive
         self.full = full
         self._groups = tuple(groups)
         self._blocks = tuple(blocks)
@@ -203,9 +205,9 @@ class CostModel:
         return rows, self._living(alive, rows.shape[0]), single
 
     def _living(self, alive: object, rows: int) -> NDArray[np.float64]:
-        """Columns: each block (alive if it and every block around it are kept), 'no block', sets of blocks (any)."""
+        """Columns: each block (1 if it and every block around it are kept), 'no block' (1), sets of blocks (any)."""
         count = len(self._blocks)
-        living = np.ones((rows, count + 1 + len(self._homes)))
+        living = np.ones((rows, count + 1 + len(self._shared)))
         if alive is not None:
             living[:, :count] = np.atleast_2d(np.asarray(alive, dtype=np.float64))
             for block in range(count):
@@ -213,7 +215,7 @@ class CostModel:
                 while parent >= 0:
                     living[:, block] *= living[:, parent]
                     parent = self._parents[parent]
-            for number, home in enumerate(self._homes):
+            for number, home in enumerate(self._shared):
                 living[:, count + 1 + number] = living[:, list(home)].max(axis=1)
         return living
 
@@ -223,9 +225,9 @@ class CostModel:
             before, after = plan.widths.get(name, (size, size))
             if before != size:
                 raise UserError(
-                    f"the plan counts {before} channels in group {name}, which has {size} in this network: the plan is "
-                    "of another network, or a later round took apart what goes together here. Analyse the pruned "
-                    "network for its cost."
+                    f"the plan counts {before} channels in group {name}, which has {size} in this network: the plan "
+                    "belongs to another network, or a later round has divided this group. Analyse the pruned network "
+                    "for its cost."
                 )
             widths.append(after)
         if unknown := [name for name in plan.widths if name not in self._groups]:
@@ -242,7 +244,7 @@ def cost_model(
     network: Described,
 ) -> CostModel:
     """Turn the terms of a trace into sums over group widths; ``sizes`` are those of the groups."""
-    forms, homes = Forms(components, group_of, len(network.names)), Homes(network.blocks)
+    forms, homes = Forms(components, group_of, len(network.names)), BlockColumns(network.blocks)
     operations, biases = (
         forms.summed(
             (t.coefficient, t.factors, homes.running(t.modules)) for t in trace.terms if t.bias == bias

@@ -47,7 +47,7 @@ class CostSum:
 
 @dataclass(frozen=True)
 class Described:
-    """What is known of a network beside its trace.
+    """Facts of a network that its trace does not contain.
 
     ``names``: of the groups; ``blocks``: (name, enclosing block); ``parameters``: name -> shape, each once;
     ``aliases``: first name -> all names; ``kinds``: path of a module -> its class; ``images``: batch size of the trace.
@@ -61,7 +61,7 @@ class Described:
     images: int
 
 
-def parameter_terms(trace: Trace, network: Described, homes: Homes) -> dict[str, CostTerm]:
+def parameter_terms(trace: Trace, network: Described, homes: BlockColumns) -> dict[str, CostTerm]:
     """The number of entries of each parameter."""
     born: dict[str, dict[int, Ids]] = {}
     for origin in trace.ids.origins:
@@ -74,10 +74,10 @@ def parameter_terms(trace: Trace, network: Described, homes: Homes) -> dict[str,
     return terms
 
 
-class Homes:
-    """Where operations and parameters live, as columns of ``alive`` (see ``CostModel._living``).
+class BlockColumns:
+    """The blocks of operations and parameters, as columns of ``alive`` (see ``CostModel._living``).
 
-    ``shared``: sets of blocks that have a parameter in common -> their column.
+    ``shared``: sets of blocks with a common parameter -> their column.
     """
 
     def __init__(self, blocks: Sequence[tuple[str, str | None]]) -> None:
@@ -89,13 +89,13 @@ class Homes:
         self._outside = len(self.order)
 
     def running(self, modules: tuple[str, ...]) -> int:
-        """The innermost running block; a shared module may run in a block that its path does not show."""
+        """The innermost running block. A shared module may run in a block that its path does not contain."""
         return next(
             (self.order.index(path) for path in reversed(modules) if path in self.order), self._outside
         )
 
     def of_parameter(self, names: Sequence[str]) -> int:
-        """The block around a parameter, or all blocks around it if it has several names."""
+        """The block around a parameter, or the set of blocks if it has several names."""
         inside = sorted({self.around(name.rpartition(".")[0]) for name in names})
         if len(inside) == 1 or self._outside in inside:  # also used outside of blocks
             return inside[-1]
@@ -108,7 +108,7 @@ class Homes:
 
 
 class Forms:
-    """Widths of tensor dimensions as linear forms over groups; equal ones are kept once. Form 0 is the constant 1."""
+    """Widths of tensor dimensions as linear forms over groups, equal ones once. Form 0 is the constant 1."""
 
     def __init__(self, components: Components, group_of: NDArray[np.int64], groups: int) -> None:
         self._components, self._group_of, self._groups = components, group_of, groups
@@ -125,7 +125,7 @@ class Forms:
         return number
 
     def number(self, ids: Ids) -> int:
-        """The form of a dimension with these ids: multiplicity per group, and how many belong to none."""
+        """The form of a dimension with these ids: the multiplicity of each group, and the number of other ids."""
         groups = self._group_of[self._components.label[ids]]
         counts = np.bincount(groups[groups >= 0], minlength=self._groups).astype(np.float64)
         constant = float((groups < 0).sum())
@@ -142,7 +142,7 @@ class Forms:
         return [int(group) for group in np.unique(self._group_of[self._components.label[ids]]) if group >= 0]
 
     def summed(self, terms: Iterable[CostTerm]) -> CostSum:
-        """The sum of these terms, whose factors are dimensions with these ids."""
+        """The sum of these terms; their factors are dimensions, given by ids."""
         terms = list(terms)
         columns = max((len(factors) for _, factors, _ in terms), default=1) or 1
         table = np.zeros((len(terms), columns), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Gathers: where channels are read without weights, by their numbers in a buffer (``ZeroPadShortcut``)."""
+"""Gathers: reads of channels without weights, by their numbers in a buffer (``ZeroPadShortcut``)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prunelab.structure.tracing.marks import Trace
 
 @dataclass(frozen=True)
 class GroupGather:
-    """``index_select`` by ``buffer`` reads a group: its channels sit at ``positions`` (channels, m) of the input."""
+    """``index_select`` by ``buffer`` reads a group, with channels at ``positions`` (channels, m) of its input."""
 
     buffer: str
     positions: NDArray[np.int64] = field(repr=False)
@@ -29,7 +29,7 @@ class GroupGather:
 def find_gathers(
     trace: Trace, components: Components, members: list[NDArray[np.int64]]
 ) -> list[tuple[GroupGather, ...]]:
-    """For each group (its component numbers) the gathers that read it."""
+    """For each group (given by its components), the gathers that read it."""
     found = []
     for channels in members:
         rank = np.full(components.count, -1, dtype=np.int64)
@@ -47,10 +47,8 @@ def find_gathers(
 
 @contextmanager
 def change_gathered(model: nn.Module, change: Callable[[str, Tensor, int], Tensor]) -> Iterator[None]:
-    """While open, ``index_select`` by an integer buffer reads ``change(buffer's name, input, dim)``, not its input.
-
-    In forward passes of ``model``, and for its own buffers.
-    """
+    """Inside, ``index_select`` by an integer buffer of ``model`` reads ``change(buffer's name, input, dim)`` instead of
+    its input, in forward passes of ``model``."""
     outermost = WhileOutermost(_Changing(model, change))
     handles = (
         model.register_forward_pre_hook(lambda *_: outermost.enter()),

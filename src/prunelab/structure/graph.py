@@ -1,4 +1,4 @@
-"""ChannelGraph: the structure of one network, and ``analyze``, which finds it."""
+"""ChannelGraph: the structure of one network; ``analyze`` finds it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prunelab.structure.layers import Layer
 from prunelab.structure.network import Network
 from prunelab.structure.plan import Cut, PruningPlan
 from prunelab.structure.proving.proof import prove
-from prunelab.structure.proving.remedies import Link, Remedy, Unwritten
+from prunelab.structure.proving.remedies import ComputedWidth, LinkedAttribute, Remedy
 from prunelab.structure.summary import html, short
 from prunelab.structure.surgery.rewriting import Width
 from prunelab.structure.tracing.collector import without_collector
@@ -35,7 +35,8 @@ from prunelab.structure.wrappers import uncompiled
 class ChannelGraph:
     """All groups and blocks of one network, and its cost model.
 
-    ``groups`` may be pruned; ``frozen`` groups may not and say why. Both are in forward order.
+    ``groups`` can be pruned; ``frozen`` groups cannot (``ChannelGroup.frozen`` is the reason). Both are in the order of
+    the forward pass. ``print(structure)`` prints one line; a notebook shows a table.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -72,7 +73,7 @@ class ChannelGraph:
     def layers(self, group: str) -> tuple[Layer, ...]:
         """The layers that make the channels of a prunable group, with their kernels, shapes, widths and costs.
 
-        A depthwise convolution hands channels on: it belongs to the group that it reads.
+        A depthwise convolution makes the channels that it reads, so that it belongs to the same group.
         """
         name = self.group(group).name
         return tuple(layer for layer in self.cost.layers() if name in layer.makes)
@@ -86,7 +87,7 @@ class ChannelGraph:
         kept: Mapping[str, Sequence[int] | Sequence[bool] | NDArray[Any] | Tensor] | None = None,
         dropped_blocks: Collection[str] = (),
     ) -> PruningPlan:
-        """The plan that keeps these channels (groups not named stay whole) and drops these blocks.
+        """The plan that keeps these channels (all channels of groups not named) and drops these blocks.
 
         Args:
             kept: name of a group -> the channels to keep: their indices, or a mask of one boolean for each channel.
@@ -136,7 +137,7 @@ class _Resolver:
         for origin in self.trace.ids.origins:
             mask = removed_ids[origin.start : origin.start + origin.size]
             names = self.aliases.get(origin.tensor, (origin.tensor,))
-            # Without a name outside of dropped blocks the tensor goes with them.
+            # A tensor without a name outside of dropped blocks is removed with them.
             name = next((name for name in names if not name.startswith(inside)), None)
             if mask.any() and name is not None:
                 cuts.append(Cut(name, origin.dim, origin.size, tuple(np.flatnonzero(~mask).tolist())))
@@ -154,7 +155,7 @@ class _Resolver:
         )
 
     def for_trials(self, kept: Mapping[str, tuple[int, ...]]) -> Callable[[tuple[Remedy, ...]], PruningPlan]:
-        """The plans that keep these channels, for any remedies: what they cut is worked out once."""
+        """The plans that keep these channels, for any remedies; their cuts are computed once."""
         plan, removed = self(kept), self._removed_ids(kept)
 
         def with_remedies(remedies: tuple[Remedy, ...]) -> PruningPlan:
@@ -193,7 +194,7 @@ class _Resolver:
             if left != ids.size and not f"{module}.".startswith(inside) and module in self.grouped:
                 attributes[module] = {name: left}
         for link in self.remedies:
-            if not isinstance(link, Link):
+            if not isinstance(link, LinkedAttribute):
                 continue
             left = int((~removed[link.ids]).sum())
             if left != link.ids.size and not f"{link.module}.".startswith(inside):
@@ -203,7 +204,7 @@ class _Resolver:
     def _rewritten(self, removed: NDArray[np.bool_], inside: tuple[str, ...]) -> dict[str, tuple[Width, ...]]:
         rewritten: dict[str, set[Width]] = {}
         for remedy in self.remedies if removed.any() else ():
-            if isinstance(remedy, Unwritten) and not f"{remedy.module}.".startswith(inside):
+            if isinstance(remedy, ComputedWidth) and not f"{remedy.module}.".startswith(inside):
                 rewritten.setdefault(remedy.module, set()).add(remedy.width)
         return {module: tuple(sorted(widths)) for module, widths in rewritten.items()}
 
@@ -213,19 +214,20 @@ def analyze(
 ) -> ChannelGraph:
     """Find everything that can be removed from ``model``.
 
-    The network is run a few times on the meta device (on its own device where meta cannot run it), in evaluation mode;
-    nothing of it is changed.
+    The network is run a few times on the meta device (on its own device if it cannot run there), in evaluation mode.
+    It is not changed. A network in ``torch.compile`` is analysed as it was written.
 
     Args:
         model: any network.
-        example_input: what one forward call takes: a tensor (N, C, H, W), a tuple of positional or a dict of keyword
+        example_input: the input of one forward call: a tensor (N, C, H, W), a tuple of positional or a dict of keyword
             arguments.
-        exact: leave channels alone that pass a normalisation or softmax over channels (groups that are not
+        exact: keep channels that pass a normalisation or softmax over channels (groups that are not
             ``ChannelGroup.exact``), so that every pruned network equals the masked one.
-        cardinality: a grouped convolution loses whole groups (``groups``, its cardinality, follows) instead of the same
-            places of every group; where channels outside tie all its groups together, places as ever.
+        cardinality: remove whole groups of a grouped convolution (and decrease ``groups``, its cardinality) instead of
+            the same positions of every group. Where other layers tie all its groups, positions are removed as usual.
 
-    Raises UserError if the network cannot run on such an input, or a switch is neither on nor off.
+    Raises UserError if the network cannot run on the input, is in a wrapper such as DataParallel, or ``exact`` or
+    ``cardinality`` is not a boolean.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -278,18 +280,18 @@ def _analyzed(network: Network, exact: bool) -> ChannelGraph:
     return ChannelGraph(groups, frozen, blocks, cost, resolve)
 
 
-def _left_alone_if_inexact(group: ChannelGroup) -> ChannelGroup:
+def _frozen_if_inexact(group: ChannelGroup) -> ChannelGroup:
     if group.exact or group.frozen is not None:
         return group
-    return replace(group, frozen=f"not exact because of {group.inexact}")
+    return replace(group, frozen=f"not exact: {group.inexact}")
 
 
 def _proved(network: Network, trace: Trace, exact: bool) -> tuple[Components, Partition, tuple[Remedy, ...]]:
-    """Freeze what a trial shows to break the network, and learn which attributes follow a width."""
+    """Freeze the groups that fail in a trial, and find the attributes and hard-coded widths to adapt for the others."""
     components = trace.ids.components()
     parts = partition(trace, components)
     if exact:
-        parts = replace(parts, groups=tuple(_left_alone_if_inexact(group) for group in parts.groups))
+        parts = replace(parts, groups=tuple(_frozen_if_inexact(group) for group in parts.groups))
 
     chosen = [number for number, group in enumerate(parts.groups) if group.frozen is None]
     resolver = _Resolver(

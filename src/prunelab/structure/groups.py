@@ -1,4 +1,4 @@
-"""Channel groups: what can be removed from a network, and every slice of every tensor that goes with it."""
+"""Channel groups: channels that can be removed from a network, with all slices of tensors that belong to them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LEVELS = ("filter", "stage", "block")
 
 @dataclass(frozen=True)
 class Slice:
-    """The share of one tensor dimension that belongs to a group.
+    """The part of one tensor dimension that belongs to a group.
 
-    ``index`` has shape (channels of the group, m): row k holds the positions along ``dim`` that channel k owns.
+    ``index`` has shape (channels of the group, m): row k contains the positions of channel k along ``dim``.
     ``role`` is one of producer, gate, depthwise, scale, shift, bias, statistic, consumer, other.
     """
 
@@ -36,9 +36,9 @@ class ChannelGroup:
     """Channels of several tensors that can only be removed together.
 
     Level ``filter``: one producer inside a block. Level ``stage``: several producers tied by shortcut additions
-    (the survey's stage). ``exact`` is False where the channels pass a normalisation or softmax over channels: then
-    the pruned network is valid but does not equal the masked one. ``frozen`` names the operator for which nothing
-    of the group may be removed (None: it may).
+    (the survey's stage). ``exact`` is False if the channels pass a normalisation or softmax over channels (``inexact``
+    is the reason): the pruned network is then valid but not equal to the masked one. ``frozen`` is the reason why no
+    channel can be removed (None: channels can be removed).
     """
 
     name: str
@@ -57,13 +57,13 @@ class ChannelGroup:
 
     @property
     def producers(self) -> tuple[Slice, ...]:
-        """The weights whose rows make the group's channels."""
+        """The weights with rows that make the channels of the group."""
         return self.having("producer")
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Groups together with the ids behind them; ``group_of`` maps a component to its group, or -1."""
+    """Groups with their components (``members``); ``group_of`` maps a component to its group, or -1."""
 
     groups: tuple[ChannelGroup, ...]
     members: tuple[NDArray[np.int64], ...]
@@ -74,8 +74,8 @@ def partition(trace: Trace, components: Components) -> Partition:
     """Divide the produced channels of a trace into groups.
 
     Two channels belong to the same group if and only if the same tensor dimensions carry them, equally often, and
-    they are frozen or inexact for the same reason: so the widths of a group's channels are interchangeable and
-    every tensor dimension is a sum of (multiplicity x width) over groups.
+    they are frozen or inexact for the same reason. The channels of a group are therefore interchangeable in size, and
+    the width of every tensor dimension is a sum of (multiplicity x width) over groups.
     """
     origins = trace.ids.origins
     dimension = np.full(trace.ids.count, -1, dtype=np.int64)
@@ -118,7 +118,7 @@ def partition(trace: Trace, components: Components) -> Partition:
 
 
 def _signatures(dimension: Ids, components: Components) -> NDArray[np.uint64]:
-    """For each component (a row) a key of the dimensions that carry it, with multiplicity, and of its reasons.
+    """A key for each component (row): the dimensions that carry it, with multiplicity, and its reasons.
 
     The key consists of two 64-bit hashes, a count, and a number for each reason.
     """
@@ -140,7 +140,7 @@ def _signatures(dimension: Ids, components: Components) -> NDArray[np.uint64]:
 
 
 def _alike(signatures: NDArray[np.uint64], components: Ids) -> list[Ids]:
-    """Divide ``components`` into runs of equal signature, keeping their order."""
+    """Divide ``components`` into runs of equal signature, in their order."""
     _, first, number = np.unique(signatures[components], axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first[number.ravel()], kind="stable")
     ends = np.flatnonzero(np.diff(first[number.ravel()][order])) + 1
@@ -148,7 +148,7 @@ def _alike(signatures: NDArray[np.uint64], components: Ids) -> list[Ids]:
 
 
 def _first_ids(components: Components) -> Ids:
-    """The smallest id of each component: the order in which channels appear."""
+    """The smallest id of each component, which is the order of first appearance."""
     first = np.full(components.count, components.label.size, dtype=np.int64)
     np.minimum.at(first, components.label, np.arange(components.label.size))
     return first
@@ -179,7 +179,7 @@ def _slices(trace: Trace, dimension: Ids, stacked: Ids, gates: set[int]) -> list
 
 
 def _named(groups: list[ChannelGroup]) -> Iterable[ChannelGroup]:
-    """Name each group after its producer, or after what half of its producers have in common ("layer1")."""
+    """Name each group after its producer, or after the longest path that half of its producers share ("layer1")."""
     taken: Counter[str] = Counter()
     for group in groups:
         makers = [found.parameter.rpartition(".")[0] or found.parameter for found in _makers(group)]

@@ -1,7 +1,7 @@
-"""Hook points: where the activations of a group can be read while the network runs.
+"""Hook points: tensors of a forward pass at which the activations of a group can be read.
 
-A hook point names a tensor of the forward pass: the one that the next layers read, after normalisation and activation
-function and before pooling, flattening or concatenation.
+A hook point is the tensor that the next layers read, after normalisation and activation function and before pooling,
+flattening or concatenation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from prunelab.structure.wrappers import uncompiled
 
 @dataclass(frozen=True)
 class HookPoint:
-    """The output of call number ``call`` made in ``module``; its ``width`` channels lie along ``dim``."""
+    """The output of call number ``call`` in ``module``, with ``width`` channels along ``dim``."""
 
     module: str
     call: int
@@ -34,7 +34,7 @@ class HookPoint:
 
 @dataclass(frozen=True)
 class GroupHookPoint:
-    """Where a group's channels sit in a tapped tensor: ``positions`` (channels, m) along ``hook_point.dim``."""
+    """The positions (channels, m) of a group's channels along ``hook_point.dim``."""
 
     hook_point: HookPoint
     positions: NDArray[np.int64] = field(repr=False)
@@ -43,11 +43,11 @@ class GroupHookPoint:
 def find_hook_points(
     trace: Trace, components: Components, members: list[NDArray[np.int64]]
 ) -> list[tuple[GroupHookPoint, ...]]:
-    """For each group (its component numbers) the hook points at which its activations are read.
+    """For each group (given by its components), the hook points of its activations.
 
-    Every contraction that reads a group is followed back, through pooling, views and concatenations, to the
-    nearest elementwise result. A hook point computed from another one of the same group by elementwise functions
-    and products alone is left out: what is zero at the first is zero at the second.
+    From every contraction that reads a group, the trace is followed back, through pooling, views and concatenations, to
+    the nearest elementwise result. A hook point that is computed from another one of the same group by elementwise
+    functions and products alone is omitted: values that are zero at the first are zero at the second.
     """
     group_of = np.full(components.count, -1, dtype=np.int64)
     for number, channels in enumerate(members):
@@ -78,7 +78,7 @@ def branch_hook_point(marked: Marked) -> HookPoint | None:
 
 
 def _origins(marked: Marked) -> list[Marked]:
-    """The nearest observable elementwise results that ``marked`` is a rearrangement of."""
+    """The nearest observable elementwise results, of which ``marked`` is a rearrangement."""
     stack, origins, seen = [(marked, marked)], [], set()
     while stack:
         current, observable = stack.pop()
@@ -95,7 +95,7 @@ def _origins(marked: Marked) -> list[Marked]:
 
 
 def _carried(marked: Marked, components: Components, group_of: NDArray[np.int64]) -> set[int]:
-    """The groups that have channels in ``marked``."""
+    """The groups with channels in ``marked``."""
     return {
         number
         for ids in marked.dims
@@ -118,7 +118,7 @@ def _derived(marked: Marked, candidates: dict[int, Marked]) -> bool:
 
 
 def _located(marked: Marked, components: Components, channels: NDArray[np.int64]) -> GroupHookPoint | None:
-    """Where ``channels`` sit in ``marked``; None if not every channel is there equally often."""
+    """The positions of ``channels`` in ``marked``; None if the channels do not occur equally often."""
     for dim, ids in enumerate(marked.dims):
         if ids is None or marked.call is None:
             continue
@@ -137,10 +137,10 @@ def _located(marked: Marked, components: Components, channels: NDArray[np.int64]
 
 @contextmanager
 def observe(model: nn.Module, observers: Mapping[HookPoint, Callable[[Tensor, int], None]]) -> Iterator[None]:
-    """While open, every forward pass of ``model`` calls ``observers[hook_point](tensor, dim)`` for each hook_point.
+    """Inside, every forward pass of ``model`` calls ``observers[hook_point](tensor, dim)`` for each hook point.
 
-    The tensor is the one the network goes on with (part of the autograd graph if gradients are on), its channels
-    along ``dim``. Works for functional code as for modules. ``model`` must be the module that was analysed.
+    The tensor is the one that the network uses next (part of the autograd graph if gradients are enabled), with its
+    channels along ``dim``. It may come from a module or from functional code. ``model`` must be the analysed module.
     """
     with uncompiled(model) as network, _observed(network, observers):
         yield
@@ -162,9 +162,9 @@ def _observed(
                 or out.shape[hook_point.dim] != hook_point.width
             ):
                 raise UserError(
-                    f"call {hook_point.call} in {hook_point.module or 'the network'} no longer returns "
-                    f"{hook_point.width} channels: the control flow of the network differs from that of the analysed "
-                    "pass. Analyse the network with an example input of the same kind."
+                    f"call {hook_point.call} in {hook_point.module or 'the network'} does not return "
+                    f"{hook_point.width} channels: the control flow differs from that of the analysed pass. Analyse "
+                    "the network with an example input of the same kind."
                 )
             observer(out, hook_point.dim)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prunelab.structure.cost_terms import CostTerm, Described, Forms, Homes, parameter_terms
+from prunelab.structure.cost_terms import BlockColumns, CostTerm, Described, Forms, parameter_terms
 from prunelab.structure.layers import Layer, LayerTable, Located, ModuleCost, Owned, Rows
 from prunelab.structure.surgery.apply import owner
 from prunelab.structure.tracing.ids import Components
@@ -36,7 +36,7 @@ def layer_table(
 class _Builder:
     def __init__(self, trace: Trace, forms: Forms, network: Described) -> None:
         self.trace, self.forms, self.network = trace, forms, network
-        self.homes = Homes(network.blocks)
+        self.homes = BlockColumns(network.blocks)
         # All of them first: the columns of ``alive`` are then numbered as in the cost model.
         self.sizes = parameter_terms(trace, network, self.homes)
         self.visits: dict[str, list[Visit]] = {}

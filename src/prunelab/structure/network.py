@@ -1,4 +1,4 @@
-"""A network ready to be traced: its tensors by name on a device that costs nothing, and its example input."""
+"""A network to be traced: its tensors by name on the meta device, and its example input."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ import prunelab
 from prunelab.errors import UserError
 from prunelab.structure.surgery.apply import named_tensors
 from prunelab.structure.surgery.temporary import call_with
+from prunelab.structure.tracing.evaluation import evaluation_mode
 from prunelab.structure.tracing.marks import Trace
 from prunelab.structure.tracing.outputs import tensors_in
-from prunelab.structure.tracing.side_effects import evaluating
 from prunelab.structure.tracing.trace import Tracer, run
 
 _TORCH, _PRUNELAB = (f"{Path(file).parent}{os.sep}" for file in (torch.__file__, prunelab.__file__))
 MANY_GROUPS = 8
-"""A group normalisation of at least so many groups loses whole ones: that is exact, and not too coarse."""
+"""Whole groups are removed from a group normalisation of at least this many groups: exact, and not too coarse."""
 
 
 class Network:
-    """Runs ``model`` on ``example_input`` under a tracer: on the meta device if it can, else on its own device.
+    """Runs ``model`` on ``example_input`` under a tracer: on the meta device if that is possible, else on its device.
 
     ``exact`` and ``cardinality`` as for ``analyze``.
     """
@@ -38,14 +38,14 @@ class Network:
     ) -> None:
         self.model = model
         if any(torch.nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
-            raise UserError("the network has lazy layers without weights; run it once on real input first")
+            raise UserError("the network has lazy layers without weights. Run it once on a real input first.")
         self.tensors = named_tensors(model)
         self.args, self.kwargs = arguments(example_input)
         self.images = _images(example_input)
         self.grouped = convolutions(model) | group_norms(model)
-        self.whole = whole_norms(model, 2 if exact else MANY_GROUPS)
+        self.group_wise = group_wise_norms(model, 2 if exact else MANY_GROUPS)
         if cardinality:
-            self.whole |= grouped_convolutions(model)
+            self.group_wise |= grouped_convolutions(model)
         self.kernels = kernels(model)
         self.carry: dict[int, int] = {}
         self.decided: list[tuple[str, Any]] = []
@@ -66,8 +66,8 @@ class Network:
     def trace(self) -> Trace:
         """Trace the full network.
 
-        Views that split channels are tried in another way if they freeze them, and so are modules that were to lose
-        whole groups if nothing can be removed so.
+        If a view that splits channels freezes all of them, it is traced with another part as the carrier. If nothing
+        can be removed from a module group by group, it is traced without.
         """
         try:
             trace = self._run()
@@ -82,20 +82,20 @@ class Network:
             if not stuck and not joined:
                 return trace
             self.carry.update(stuck)
-            self.whole -= joined
+            self.group_wise -= joined
             trace = self._run()
 
     def _require_runnable(self) -> None:
-        """Raises UserError if the network cannot run on the example input, with nothing of prunelab around it."""
+        """Raises UserError if the network itself, without a tracer, cannot run on the example input."""
         args, kwargs = self.inputs()
         try:
-            with evaluating(self.model), torch.no_grad():
+            with evaluation_mode(self.model), torch.no_grad():
                 call_with(self.model, self.stand_ins, args, kwargs)
         except Exception as error:
             raise UserError(
                 f"the network {type(self.model).__name__} cannot run on an input of shape "
                 f"{_shapes(self.args, self.kwargs)}: {type(error).__name__}: {_first_line(error)}"
-                f"{_where(error)}. Give an example input as the network takes it (image size, number of channels, all "
+                f"{_where(error)}. Give an example input that the network accepts (image size, number of channels, all "
                 "arguments of forward)."
             ) from error
 
@@ -113,7 +113,7 @@ class Network:
             lambda name: self.tensors[name],
             self.carry,
             self.kernels,
-            whole=self.whole,
+            group_wise=self.group_wise,
         )
         args, kwargs = self.inputs()
         trace, _ = run(self.model, tracer, lambda: call_with(self.model, self.stand_ins, args, kwargs))
@@ -121,11 +121,11 @@ class Network:
         return trace
 
     def _joined(self, trace: Trace) -> frozenset[str]:
-        """The modules that would lose whole groups, but had better not: at most one group of theirs could go.
+        """The modules from which at most one whole group could be removed.
 
-        A normalisation that is not made exact by it loses them only if there are as many groups as places in one.
+        Also a normalisation that remains inexact, if it has fewer groups than channels in one.
         """
-        losing = {key: ids for key, ids in trace.numbers.items() if key[0] in self.whole}
+        losing = {key: ids for key, ids in trace.numbers.items() if key[0] in self.group_wise}
         if not losing:
             return frozenset()
         components = trace.ids.components()
@@ -179,8 +179,8 @@ def group_norms(model: nn.Module) -> frozenset[str]:
     return frozenset(path for path, module in model.named_modules() if isinstance(module, nn.GroupNorm))
 
 
-def whole_norms(model: nn.Module, least: int) -> frozenset[str]:
-    """The paths of group normalisations of at least so many groups, which lose whole ones."""
+def group_wise_norms(model: nn.Module, least: int) -> frozenset[str]:
+    """The paths of group normalisations of at least ``least`` groups, which lose whole groups."""
     return frozenset(
         path
         for path, module in model.named_modules()
@@ -195,7 +195,7 @@ def kernels(model: nn.Module) -> set[str]:
 
 
 def _stuck(trace: Trace, carry: Mapping[int, int]) -> dict[int, int]:
-    """For each view that split channels and froze them all: the next place to carry them (from the right)."""
+    """For each view that splits channels and freezes all of them: the next part to carry them (from the right)."""
     if not trace.splits:
         return {}
     components = trace.ids.components()
@@ -218,7 +218,7 @@ def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def on_device(values: Any, device: torch.device | str) -> Any:
-    """``values`` with all tensors in them, however they are nested, on ``device``."""
+    """``values`` with all nested tensors on ``device``."""
     return tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, values)
 
 
@@ -230,7 +230,9 @@ def _images(example_input: Any) -> int:
             return len(value)
     tensors = tensors_in((args, kwargs))
     if not tensors:
-        raise UserError("the example input holds no tensor; give a batch such as torch.zeros(1, 3, 32, 32)")
+        raise UserError(
+            "the example input contains no tensor; give a batch such as torch.zeros(1, 3, 32, 32)"
+        )
     if tensors[0].dim() < 2 or 0 in tensors[0].shape:
         raise UserError(
             f"the example input has shape {tuple(tensors[0].shape)}; give a batch of at least one image, such as "

@@ -1,4 +1,4 @@
-"""PruningPlan: what is removed from a network, as plain data."""
+"""PruningPlan: the channels and blocks that are removed from a network, as plain data."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ Indices = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Cut:
-    """Dimension ``dim`` of ``tensor`` had ``size`` entries; those at ``indices`` (ascending) are kept, or, for an
-    index buffer, ``values`` is its new content."""
+    """Of the ``size`` entries in dimension ``dim`` of ``tensor``, those at ``indices`` (ascending) are kept."""
 
     tensor: str
     dim: int
@@ -34,11 +33,11 @@ class PruningPlan:
     """Which channels of each group are kept and which blocks are dropped.
 
     ``kept`` and ``widths`` (before, after) name every prunable group; ``makers`` are the weights that produce each.
-    The rest is the same decision resolved to tensors, so that a plan can be applied, or a checkpoint loaded, without
-    analysing the network again: ``cuts`` of parameters and buffers, new ``values`` of index buffers, ``attributes``
-    (module -> name -> number; entries of tuples and lists as "name[1]") that the forward pass reads, ``replaced``
-    modules of dropped blocks (module -> "identity", "relu" or "relu6"), and ``rewritten`` widths that the source of a
-    module writes out (see ``rewriting``).
+    The other fields are the same decision resolved to tensors, so that a plan can be applied, or a checkpoint loaded,
+    without another analysis: ``cuts`` of parameters and buffers, new ``values`` of index buffers, ``attributes`` that
+    the forward pass reads (module -> name -> number; entries of tuples and lists as "name[1]"), ``replaced`` modules of
+    dropped blocks (module -> "identity", "relu" or "relu6"), and ``rewritten`` hard-coded widths in the source of a
+    module (see ``rewriting``).
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -70,7 +69,7 @@ class PruningPlan:
         return found
 
     def to_json(self) -> str:
-        """Canonical JSON; equal index lists are written once."""
+        """Canonical JSON, in which equal index lists are written once."""
         return json.dumps(self._to_dict(), sort_keys=True, separators=(",", ":"))
 
     def _to_dict(self) -> dict[str, Any]:
@@ -97,7 +96,7 @@ class PruningPlan:
 
     @staticmethod
     def from_json(text: str) -> PruningPlan:
-        """Read a plan. Raises UserError for anything that is not a sound plan of this version."""
+        """Read a plan. Raises UserError for anything but a valid plan of this version."""
         try:
             raw = loads_strictly(text)
         except ValueError as error:
@@ -108,18 +107,19 @@ class PruningPlan:
         try:
             return _plan(raw)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise UserError(f"not a sound pruning plan: {error}") from error
+            raise UserError(f"not a valid pruning plan: {error}") from error
 
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON: equal plans on every machine have equal digests."""
+        """SHA-256 of the canonical JSON: equal plans have equal digests on every machine."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def compose(self, later: PruningPlan) -> PruningPlan:
-        """The plan that does in one step what this plan and then ``later`` (made for the pruned network) do.
+        """One plan with the effect of this plan followed by ``later``, which was made for the pruned network.
 
-        A group that came apart (what is left of a grouped convolution with one channel in each group can lose them one
-        by one) is counted in filters of its producer if ``later`` removes some of it: the channels of the full
-        network's group cannot say so. ``CostModel`` refuses such a plan; its cuts are right.
+        A group of this plan may be divided in the pruned network (a grouped convolution with one channel left in each
+        group can lose them one by one). If ``later`` removes a part of it, its width is counted in filters of its
+        producer, because the channels of the full group cannot express the removal. ``CostModel`` raises UserError for
+        such a plan; its cuts are right.
         """
         cuts = self._cuts_with(later)
         kept, widths, makers = dict(self.kept), dict(self.widths), dict(self.makers)
@@ -158,7 +158,7 @@ class PruningPlan:
         )
 
     def _came_apart(self, later: PruningPlan, followed: Collection[str]) -> dict[str, tuple[str, int]]:
-        """The groups that ``later`` divides otherwise, removing a part -> the weight and dimension to count them by."""
+        """The groups of which ``later`` removes a part -> the weight and dimension that count their width."""
         again = {(cut.tensor, cut.dim) for cut in later.cuts}
         known = {weight for name in followed for weight in self.makers.get(name, ())}
         apart = {}
@@ -166,7 +166,7 @@ class PruningPlan:
             weights = set(self.makers.get(name, ())) - known
             theirs = [each for each, others in later.makers.items() if weights & set(others)]
             places = [self._filters(name, weights), *(later._filters(each, weights) for each in theirs)]
-            # Producers that belong to its parts alone.
+            # Producers of its parts alone.
             places += [later._filters(each, later.makers[each]) for each in theirs]
             place = next((place for place in places if place in again), None)
             if place is not None:
@@ -174,7 +174,7 @@ class PruningPlan:
         return apart
 
     def _filters(self, group: str, weights: Collection[str]) -> tuple[str, int] | None:
-        """The dimension of one of its producers by whose filters the loss of a group can be counted."""
+        """A weight and dimension with filters that are removed in proportion to the channels of a group."""
         before, after = self.widths[group]
         losing = [cut for cut in self.cuts if cut.tensor in weights]
         return next(
@@ -182,7 +182,7 @@ class PruningPlan:
         )
 
     def _cuts_with(self, later: PruningPlan) -> dict[tuple[str, int], Cut]:
-        """The cuts of both plans in one, by tensor and dimension; what ``later`` drops is not cut any more."""
+        """The cuts of both plans, by tensor and dimension, without tensors in blocks that ``later`` drops."""
         inside = tuple(f"{name}." for name in later.dropped_blocks)
         cuts = {(cut.tensor, cut.dim): cut for cut in self.cuts if not cut.tensor.startswith(inside)}
         for cut in later.cuts:
@@ -194,7 +194,7 @@ class PruningPlan:
         return cuts
 
     def _own_name(self, theirs: str, later: PruningPlan) -> str:
-        """What this plan calls a group of the pruned network: a stage that lost a block may bear another name there."""
+        """The name in this plan of a group of the pruned network, where a stage may have another name."""
         weights, size = set(later.makers.get(theirs, ())), later.widths[theirs][0]
         same = [
             name for name, own in self.makers.items() if weights & set(own) and len(self.kept[name]) == size
@@ -209,7 +209,7 @@ _ENTRIES = frozenset(
 
 
 def _plan(raw: dict[str, Any]) -> PruningPlan:
-    """Build a plan from parsed JSON; raises ValueError and the like where it is not sound."""
+    """Build a plan from parsed JSON; raises ValueError and similar errors if it is not valid."""
     if unknown := set(raw) - _ENTRIES:
         raise ValueError(f"unknown entries {sorted(unknown)}")
     lists = [_indices(indices, f"list {number}") for number, indices in enumerate(raw["lists"])]
@@ -269,7 +269,7 @@ def _width(module: str, method: Any, call: Any, argument: Any, of: Any, text: An
 
 
 def _check_replaced(dropped: tuple[str, ...], replaced: Mapping[str, str]) -> None:
-    """Each dropped block is replaced, by itself or with a block around it, and nothing else is; by what is known."""
+    """Every dropped block, and nothing else, is replaced by itself or with a block around it, by a known function."""
     if unknown := sorted(set(replaced) - set(dropped)):
         raise ValueError(f"{unknown[0]!r} is replaced but not among the dropped blocks")
     for name in dropped:

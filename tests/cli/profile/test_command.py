@@ -94,7 +94,9 @@ def test_what_is_not_exact_can_be_left_alone() -> None:
     usual, exact = profile(words), profile([*words, "exact=true"])
     assert {part.exact for part in usual.groups} == {True, False}
     assert [part.name for part in exact.groups] == [part.name for part in usual.groups if part.exact]
-    assert {"not exact because of native_layer_norm"} < {found.reason for found in exact.frozen}
+    assert any(
+        frozen.reason.startswith("not exact: native_layer_norm over channels (in ") for frozen in exact.frozen
+    )
 
 
 def test_cardinality_is_a_width() -> None:

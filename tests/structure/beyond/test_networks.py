@@ -237,14 +237,15 @@ def test_thirty_percent_of_every_group(exactly: Callable[..., Any], name: str) -
     thinned = exactly(maker(), inputs)
     assert len(thinned.graph.groups) == groups
     # What leaves: super-resolution adds it to the enlarged input, YOLO decodes its boxes with a fixed convolution.
-    decoded = {"add with a tensor without channels", "convolution along the channels"}
-    assert set(thinned.frozen.values()) <= decoded
+    decoded = ("add has an input without known channels", "convolution moves along the channels")
+    assert all(reason.startswith(decoded) for reason in thinned.frozen.values())
     assert thinned.graph.cost.params(thinned.plan) < 0.7 * thinned.graph.cost.params()
 
 
 def test_a_size_that_is_written_out_freezes_its_group_alone(exactly: Callable[..., Any]) -> None:
     thinned = exactly(Generator(), torch.randn(2, 5))
-    assert thinned.frozen == {"first": "view to a constant size"}
+    assert list(thinned.frozen) == ["first"]
+    assert thinned.frozen["first"].startswith("view has a constant size")
     assert len(thinned.graph.groups) == 1
 
 

@@ -101,7 +101,7 @@ def test_what_is_given_out_stays(thin: Callable[..., Any], kind: str) -> None:
     ],
 )
 def test_what_cannot_be_looked_into_is_refused(wrap: Callable[..., Any], kind: str) -> None:
-    with pytest.raises(UserError, match=f"returns a {kind}, into which prunelab cannot look"):
+    with pytest.raises(UserError, match=f"returns a {kind}, in which prunelab cannot find tensors"):
         prunelab.analyze(Backbone(wrap), torch.randn(1, 3, 8, 8))
 
 

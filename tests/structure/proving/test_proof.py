@@ -126,17 +126,17 @@ def test_one_guilty_group_among_many(exact: Callable[..., Any], network: Any) ->
     def forward(net: Any, x: Tensor) -> Tensor:
         for layer in net.layers:
             x = F.relu(layer(x))
-        x = net.guilty(x).view(-1, 9, 64)
+        x = net.failing(x).view(-1, 9, 64)
         return net.last(F.relu(net.after(x.view(-1, 9, 8, 8))))
 
     parts = {
         "layers": nn.ModuleList([conv(3, 8), conv(8, 8), conv(8, 8)]),
-        "guilty": conv(8, 9),
+        "failing": conv(8, 9),
         "after": conv(9, 7),
     }
     pruning = exact(network(forward, **parts, last=conv(7, 2)), IMAGES)
     assert list(pruning.groups) == ["layers.0", "layers.1", "layers.2", "after"]
-    assert list(pruning.frozen) == ["guilty"]
+    assert list(pruning.frozen) == ["failing"]
 
 
 def test_two_guilty_groups(exact: Callable[..., Any], network: Any) -> None:
@@ -170,7 +170,7 @@ def test_a_constant_factor_of_the_width_freezes(exact: Callable[..., Any], netwo
 
     pruning = exact(network(forward, stem=conv(3, 6), conv=conv(6, 8), last=conv(8, 2)), IMAGES)
     assert pruning.groups == {"stem": ("filter", 6)}
-    assert "without channels" in pruning.frozen["conv"]
+    assert "without known channels" in pruning.frozen["conv"]
 
 
 def test_a_factor_computed_from_the_width_is_not_called_exact(network: Any) -> None:

@@ -1,1 +1,1 @@
-"""Trial removals that prove the trace, and remedies for operators that fail them."""
+"""Trial removals that prove the trace, and remedies for operators that fail in a trial."""

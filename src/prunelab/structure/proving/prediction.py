@@ -1,4 +1,4 @@
-"""What the channel ids predict of a pruned run, compared with the run while it goes on."""
+"""The predicted shapes of a pruned run, compared with the run operator by operator."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from prunelab.structure.tracing.marks import Marked, Step, Trace
 
 Shape = tuple[int, ...]
 
-# A copy is made or not as the memory layout asks for it; the views that follow differ in name only.
+# Whether a copy is made depends on the memory layout; the views of it differ in name only.
 _COPIES = {"clone", "contiguous"}
+_CONSTANT = "has a constant size: it would have to be -1 or computed from the shape of the tensor"
+_OTHER_OPERATORS = "with another width the network runs other operators"
 _VIEWS = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The first traced operator that did not do what was predicted."""
+    """The first traced operator with a result other than predicted."""
 
     step: int
     reason: str
 
 
 class Done(NamedTuple):
-    """What an operator of a pruned run did: the shapes of its results, and the constants it carried (see ``Step``)."""
+    """An operator of a pruned run: the shapes of its results, and its constant arguments (see ``Step``)."""
 
     op: str
     shapes: tuple[Shape, ...]
@@ -36,25 +38,25 @@ class Done(NamedTuple):
     claims: tuple[int, ...]
 
 
-class Enough(BaseException):
-    """Ends a run of which nothing more needs to be known. No ``Exception``: no network may catch it."""
+class EndOfRun(BaseException):
+    """Ends a run before its end. Not an ``Exception``, which a network could catch."""
 
 
 def significant(trace: Trace) -> list[tuple[int, Step]]:
-    """The steps that a pruned run must repeat, numbered as in the trace."""
+    """The steps that a pruned run must repeat, with their numbers in the trace."""
     return [(number, step) for number, step in enumerate(trace.steps) if step.op not in _COPIES]
 
 
 def is_view(step: Step) -> bool:
-    """Whether a step is a ``view`` or what ``reshape`` makes of it."""
+    """Whether a step is a ``view`` or an operator that ``reshape`` calls instead."""
     return _VIEWS.get(step.op, step.op) == "view"
 
 
 class Prediction:
-    """Sees each operator of a pruned run and ends the run at the first that does not do what was predicted.
+    """Receives each operator of a pruned run and ends the run at the first with a result other than predicted.
 
-    ``expected`` are the significant steps of the full run, ``removed`` says which ids are gone. With ``last`` the run
-    also ends once that step has done what was predicted. ``place`` counts the significant steps so far.
+    ``expected`` are the significant steps of the full run; ``removed`` is True for removed ids. With ``last``, the run
+    also ends after that step. ``place`` counts the significant steps.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Prediction:
         self._left: dict[int, int] = {}
 
     def next(self, op: str) -> Step | None:
-        """The step of the full run that the next operator of the pruned run repeats, if that is ``op``."""
+        """The step of the full run that corresponds to the next operator of the pruned run, if that is ``op``."""
         if self._over or self.place == len(self._expected):
             return None
         _, step = self._expected[self.place]
@@ -84,17 +86,17 @@ class Prediction:
         if not self._over:
             self._compare(done)
         if self._over:
-            raise Enough
+            raise EndOfRun
 
     def ended(self, failed: str | None) -> Failure | None:
-        """The first difference, once the run is over; ``failed`` names the call that raised an error."""
+        """The first difference, after the run; ``failed`` names the call that raised an error, if one did."""
         if self._over or (failed is None and self.place == len(self._expected)):
             return self.failure
-        return self._at_end(f"{failed} with a constant size" if failed else "another number of operators")
+        return self._at_end(f"{failed} {_CONSTANT}" if failed else _OTHER_OPERATORS)
 
     def _compare(self, after: Done) -> None:
         if self.place == len(self._expected):
-            self.failure, self._over = self._at_end("another number of operators"), True
+            self.failure, self._over = self._at_end(_OTHER_OPERATORS), True
             return
         number, before = self._expected[self.place]
         difference = self._difference(before, after)
@@ -109,21 +111,20 @@ class Prediction:
 
     def _difference(self, before: Step, after: Done) -> str | None:
         if _VIEWS.get(before.op, before.op) != _VIEWS.get(after.op, after.op):
-            return f"{before.op} turns into {after.op}"
+            return f"with another width the network runs {after.op} instead of {before.op}"
         if len(before.outputs) != len(after.shapes):
-            return f"{before.op} into another number of parts"
+            return f"with another width {before.op} makes another number of parts"
         for expected, found in zip(before.outputs, after.shapes, strict=True):
-            if not self._foretold(expected, found):
-                return f"{before.op} to a constant size"
+            if not self._as_predicted(expected, found):
+                return f"{before.op} {_CONSTANT}"
         if before.numbers != after.numbers:
-            return f"{before.op} with a number made from the width"
+            return f"{before.op} uses a number that is computed from the width"
         if after.claims and tuple(self._kept(claim.counted) for claim in before.claims) != after.claims:
-            return f"{before.op} at a constant position"
+            return f"{before.op} is at a constant position: it would have to be computed from the shape of the tensor"
         return None
 
-    def _foretold(self, expected: Marked, found: Shape) -> bool:
-        """Whether a tensor of the pruned run has the predicted shape; what holds one value everywhere may have any, and
-        so may what is not followed."""
+    def _as_predicted(self, expected: Marked, found: Shape) -> bool:
+        """Whether a tensor of the pruned run has the predicted shape; uniform and not followed tensors may have any."""
         if expected.uniform or not expected.followed:
             return True
         if len(expected.shape) != len(found):
@@ -135,7 +136,7 @@ class Prediction:
         )
 
     def _kept(self, ids: Ids) -> int:
-        """How many of ``ids`` (an array of the full run: it lives as long as this) are not removed."""
+        """How many of ``ids``, an array of the full run, are not removed."""
         left = self._left.get(id(ids))
         if left is None:
             left = self._left[id(ids)] = int(ids.size - self._removed[ids].sum())

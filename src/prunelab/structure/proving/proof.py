@@ -1,10 +1,9 @@
-"""Proof by trial: the pruned network is traced, and every operator must do what the channel ids predict.
+"""Proof by trial: pruned networks are run, and every operator must have the result that the channel ids predict.
 
-Constants hide in programs: a view to a written-out shape, ``x[:, :32]``, ``reshape(..., self.num_heads, ...)``. A
-trial that removes a part of every group shows them: the traced operators must be the same, every output must have the
-predicted shape and every constant that stands for channels the predicted value. (Some more trials, with other widths,
-where they might agree by chance.) A group that breaks this is frozen, alone, unless a width that is written out can
-follow (``remedies``).
+Programs contain constants: a view to a hard-coded shape, ``x[:, :32]``, ``reshape(..., self.num_heads, ...)``. A trial
+that removes a part of every group finds them: the operators must be the same, every output must have the predicted
+shape, and every constant that counts channels the predicted value. (Where widths may agree by chance, there are more
+trials with other widths.) A group that fails is frozen, alone, unless the constant can be adapted (``remedies``).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from prunelab.structure.groups import Partition
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.proving.prediction import Failure, Prediction, significant
 from prunelab.structure.proving.pruned_run import PrunedRun
-from prunelab.structure.proving.remedies import Link, Option, Remedy, key, options, remedies
+from prunelab.structure.proving.remedies import LinkedAttribute, Option, Remedy, key, options, remedies
 from prunelab.structure.proving.trials import Trials
 from prunelab.structure.surgery.rewriting import without_source
 from prunelab.structure.tracing.calls import Call
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from prunelab.structure.network import Network
 
 
-# Which trial, groups that lose channels, remedies, the last step that is looked at.
+# Number of the trial, groups that lose channels, remedies, last step that is compared.
 _Question = tuple[int, frozenset[int], tuple[tuple[object, ...], ...], int | None]
 PlanFor = Callable[[tuple[Remedy, ...]], PruningPlan]
 Resolver = Callable[[Mapping[str, tuple[int, ...]]], PlanFor]
@@ -41,24 +40,24 @@ Resolver = Callable[[Mapping[str, tuple[int, ...]]], PlanFor]
 def prove(
     network: Network, trace: Trace, components: Components, parts: Partition, resolver: Resolver
 ) -> tuple[dict[int, str], tuple[Remedy, ...]]:
-    """The groups that break the network (number -> reason), and what must follow a width for others not to."""
+    """The groups that fail in a trial (number -> reason), and the remedies that the others need."""
     proof = _Proof(network, trace, components, parts, resolver)
     trials = range(proof.trials.count)
-    while not all(proof.try_again(trial) for trial in trials):  # what mends one may break the other
+    while not all(proof.holds(trial) for trial in trials):  # a remedy for one may make another fail
         pass
     return proof.broken, proof.remedies
 
 
 @dataclass(frozen=True)
 class _Removal:
-    """What a trial removes: which ids are gone, and the plan of it for any remedies."""
+    """The removal of a trial: True for each id that is removed, and its plan for given remedies."""
 
     ids: NDArray[np.bool_] = field(repr=False)
     plan: PlanFor
 
 
 class _Proof:
-    """The state of the proof: groups still trusted, groups found to break the network, attributes that follow."""
+    """The state of the proof: ``chosen`` groups (not failed), ``broken`` groups with their reasons, remedies."""
 
     def __init__(
         self, network: Network, trace: Trace, components: Components, parts: Partition, resolver: Resolver
@@ -80,12 +79,12 @@ class _Proof:
             self._by_call.setdefault(step.call, []).append(step)
         trusted = {number: group for number, group in enumerate(parts.groups) if group.frozen is None}
         single = [number for number, group in trusted.items() if group.size == 1]
-        self.broken: dict[int, str] = dict.fromkeys(single, "a single channel")
+        self.broken: dict[int, str] = dict.fromkeys(single, "a single channel cannot be removed")
         self.chosen = trusted.keys() - single
         self.trials = Trials(trace, [(number, trusted[number]) for number in sorted(self.chosen)])
 
-    def try_again(self, trial: int) -> bool:
-        """Repair or freeze until nothing fails with the channels that ``trial`` removes; True if nothing had to be."""
+    def holds(self, trial: int) -> bool:
+        """Repair or freeze until nothing fails in ``trial``; True if nothing had to be changed."""
         self.trial_index = trial
         untouched = True
         while self.chosen and (failure := self.trial(self.chosen)) is not None:
@@ -97,7 +96,7 @@ class _Proof:
     def trial(
         self, chosen: Iterable[int], remedies: tuple[Remedy, ...] | None = None, last: int | None = None
     ) -> Failure | None:
-        """Remove a part of the chosen groups; None if the network does what was predicted (up to step ``last``).
+        """Remove a part of the chosen groups; None if the run is as predicted (up to step ``last``).
 
         Every group loses another fraction, so that no two widths agree by chance.
         """
@@ -108,7 +107,7 @@ class _Proof:
             removal = self._removal(wanted)
             prediction = Prediction(self._expected, removal.ids, last)
             run = PrunedRun(self.network, removal.plan(remedies))
-            self._known[asked] = prediction.ended(run.whole(prediction))
+            self._known[asked] = prediction.ended(run.run_network(prediction))
             self._newest = asked, run
         return self._known[asked]
 
@@ -137,15 +136,15 @@ class _Proof:
         return _Removal(gone[self.components.label], self.resolver(kept))
 
     def repair(self, failure: Failure) -> bool:
-        """Let the width that the failing operator expects follow, if that helps: an integer attribute of its module, a
-        width in the source of the module, or one of each.
+        """Adapt the width that the failing operator expects, if that helps: an integer attribute of its module, a
+        hard-coded width in the source of the module, or one of each.
 
-        The same is tried for all modules of the same class: networks repeat themselves.
+        The same is tried for all modules of the same class, because networks repeat modules.
         """
         step = self._step(failure)
         may_help = self._rehearsal(failure)
         alike = list(self._alike(step))
-        known = {(link.module, link.attribute) for link in self.remedies if isinstance(link, Link)}
+        known = {(link.module, link.attribute) for link in self.remedies if isinstance(link, LinkedAttribute)}
         for option in options(self._module(step), step, self._widths(step), known):
             own = self._remedies(step, option)
             others = [remedy for other in alike for remedy in self._remedies(other, option)]
@@ -157,13 +156,13 @@ class _Proof:
                 if again is None or again.step > failure.step:
                     self.remedies = tried
                     return True
-                if again.step == failure.step:  # the others do no harm before it, and this one does not help
+                if again.step == failure.step:  # without effect on earlier steps, and no help here
                     break
         return False
 
     def _rehearsal(self, failure: Failure) -> Callable[[Sequence[Remedy]], bool]:
-        """Which new remedies may help: those with which the module that the failing operator runs in, run again alone,
-        gets past it. Of any it may be so where the module alone does not fail as the network did."""
+        """A test for remedies: whether the module of the failing operator, run alone with them, passes that operator.
+        True for all remedies if the module alone does not fail in the same way as the network."""
         module, last = self._step(failure).module, failure.step
         if self._newest is None or self._newest[0] != self._question(self.chosen, self.remedies):
             return lambda new: True
@@ -174,37 +173,39 @@ class _Proof:
 
         def failing(new: Sequence[Remedy]) -> Failure | None:
             prediction = Prediction(self._expected, removal.ids, last, place)
-            return prediction.ended(run.again(module, removal.plan((*self.remedies, *new)), prediction))
+            return prediction.ended(run.run_module(module, removal.plan((*self.remedies, *new)), prediction))
 
         if failing(()) != failure:
             return lambda new: True
         return lambda new: failing(new) is None
 
     def freeze(self, failure: Failure) -> None:
-        """Freeze the groups to blame: those at the failing operator that fail alone, else whichever half fails, of
-        those that the module around it handles or else of all. Nothing after the failing operator is looked at.
+        """Freeze the groups that cause a failure: those at the failing operator that fail alone, else those that a
+        binary search finds, among the groups in the module of that operator or else among all. Operators after the
+        failing one are not compared.
 
-        Groups at the same places of other modules of the same class are tried with them.
+        Groups at the same places of other modules of the same class are tried too.
         """
         step = self._step(failure)
         near = self._touched(step) & self.chosen
-        guilty = {number for number in near if self.trial({number}, last=failure.step) is not None}
-        if not guilty and near and self.trial(self.chosen - near, last=failure.step) is None:
-            guilty = near
-        if not guilty:
+        failing = {number for number in near if self.trial({number}, last=failure.step) is not None}
+        if not failing and near and self.trial(self.chosen - near, last=failure.step) is None:
+            failing = near
+        if not failing:
             around = self._handled(step.module) & self.chosen
             inside = bool(around) and self.trial(around, last=failure.step) is not None
-            guilty = self._halved(around if inside else self.chosen, failure.step)
+            failing = self._halved(around if inside else self.chosen, failure.step)
         similar = {
             number
             for other in self._alike(step)
-            for number in self._at_same_places(other, guilty, step) - guilty
+            for number in self._at_same_places(other, failing, step) - failing
             if self.trial({number}, last=self._numbers[id(other)]) is not None
         }
-        reason = failure.reason
+        module = f"in {step.module}" if step.module else "in the forward pass of the network"
+        reason = f"{failure.reason} ({module})"
         if "constant size" in reason and (why := without_source(self._module(step))) is not None:
-            reason = f"{reason} ({why})"
-        for number in guilty | similar:
+            reason = f"{reason}; {why}"
+        for number in failing | similar:
             self.chosen.discard(number)
             self.broken[number] = reason
 
@@ -222,7 +223,7 @@ class _Proof:
                 yield steps[ordinal]
 
     def _widths(self, step: Step) -> list[Ids]:
-        """The channel dimensions that the Python-level call around ``step`` handles, results first."""
+        """The channel dimensions of all tensors in the Python-level call around ``step``, results first."""
         marked = [m for other in self._by_call[step.call] for m in (*other.outputs, *other.inputs)]
         return [
             ids
@@ -238,7 +239,7 @@ class _Proof:
         return self.network.model.get_submodule(step.module)
 
     def _groups(self, ids: Ids) -> frozenset[int]:
-        """The groups of ``ids``, an array of the trace: it lives as long as this."""
+        """The groups of ``ids``, an array of the trace."""
         found = self._groups_by_ids.get(id(ids))
         if found is None:
             found = frozenset(self.parts.group_of[self.components.label[ids]].tolist())
@@ -246,16 +247,16 @@ class _Proof:
         return found
 
     def _touched(self, step: Step) -> set[int]:
-        """The groups whose channels the operator handles."""
+        """The groups with channels in the inputs or outputs of an operator."""
         arrays = [ids for marked in (*step.inputs, *step.outputs) for ids in marked.dims if ids is not None]
         return set().union(*(self._groups(ids) for ids in arrays))
 
     def _handled(self, module: str) -> set[int]:
-        """The groups whose channels the operators of a module handle."""
+        """The groups with channels in the inputs or outputs of the operators of a module."""
         return set().union(*(self._touched(step) for step in self._by_module[module]))
 
     def _places(self, module: str) -> dict[tuple[int, int, int], frozenset[int]]:
-        """(operator of the module, which of its inputs, dimension) -> the groups that stand there."""
+        """(operator of the module, number of its input, dimension) -> the groups there."""
         return {
             (ordinal, which, dim): self._groups(ids)
             for ordinal, step in enumerate(self._by_module[module])
@@ -264,10 +265,10 @@ class _Proof:
             if ids is not None
         }
 
-    def _at_same_places(self, step: Step, guilty: set[int], first: Step) -> set[int]:
-        """The trusted groups that stand in the module of ``step`` where guilty ones stand in that of ``first``."""
-        blamed = {place for place, groups in self._places(first.module).items() if groups & guilty}
-        found = (groups for place, groups in self._places(step.module).items() if place in blamed)
+    def _at_same_places(self, step: Step, failing: set[int], first: Step) -> set[int]:
+        """The chosen groups in the module of ``step`` at the places of the failing ones in that of ``first``."""
+        failed = {place for place, groups in self._places(first.module).items() if groups & failing}
+        found = (groups for place, groups in self._places(step.module).items() if place in failed)
         return set().union(*found) & self.chosen
 
     def _halved(self, among: Iterable[int], last: int) -> set[int]:

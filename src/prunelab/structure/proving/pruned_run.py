@@ -1,6 +1,6 @@
-"""A run of the network as a plan would leave it, of which single modules can be run again.
+"""A run of the pruned network, of which single modules can be run again.
 
-It follows no channels: what each operator has to do is predicted.
+Channels are not followed in it: its results are compared with predictions.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunelab.structure.plan import PruningPlan
-from prunelab.structure.proving.prediction import Done, Enough, Prediction
+from prunelab.structure.proving.prediction import Done, EndOfRun, Prediction
 from prunelab.structure.surgery.apply import named_modules
 from prunelab.structure.surgery.temporary import as_pruned, call_with, pruned_tensors
 from prunelab.structure.tracing.data_decisions import Decisions, depends_on_data
+from prunelab.structure.tracing.evaluation import evaluation_mode
 from prunelab.structure.tracing.operators import arithmetic, name_of, operands
 from prunelab.structure.tracing.rules.common import argument
 from prunelab.structure.tracing.shapes import compute
-from prunelab.structure.tracing.side_effects import evaluating
 
 if TYPE_CHECKING:
     from prunelab.structure.network import Network
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Entered:
-    """What entered a module when it was called last, and how far the run was: significant steps, decisions."""
+    """The inputs of the last call of a module, and the numbers of significant steps and of decisions before it."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -41,9 +41,9 @@ class _Entered:
 
 
 class PrunedRun:
-    """Runs ``network`` as ``plan`` would leave it, or one of its modules, showing a ``Prediction`` every operator.
+    """Runs ``network`` pruned by ``plan``, or one of its modules, and passes each operator to a ``Prediction``.
 
-    The prediction may end a run by ``Enough``.
+    The prediction may end a run by raising ``EndOfRun``.
     """
 
     def __init__(self, network: Network, plan: PruningPlan) -> None:
@@ -52,8 +52,8 @@ class PrunedRun:
         self._decisions = Decisions(network.decided)
         self._entered: dict[str, _Entered] = {}
 
-    def whole(self, prediction: Prediction) -> str | None:
-        """Run the network -> the call that failed, if any."""
+    def run_network(self, prediction: Prediction) -> str | None:
+        """Run the network -> the name of the call that failed, if one did."""
 
         def entered(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._entered[path] = _Entered(args, kwargs, prediction.place, len(self._decisions.made))
@@ -65,10 +65,10 @@ class PrunedRun:
         """The number of significant steps before the last call of ``module``; None if it was not called."""
         return self._entered[module].place if module in self._entered else None
 
-    def again(self, module: str, plan: PruningPlan, prediction: Prediction) -> str | None:
-        """Run ``module`` alone, with what entered it last -> the call that failed, if any.
+    def run_module(self, module: str, plan: PruningPlan, prediction: Prediction) -> str | None:
+        """Run ``module`` alone on the inputs of its last call -> the name of the call that failed, if one did.
 
-        ``plan`` cuts what the plan of the run cuts; attributes and rewritten widths may be others.
+        ``plan`` makes the same cuts as the plan of the run; its attributes and rewritten widths may differ.
         """
         entered = self._entered[module]
         del self._decisions.made[entered.decided :]
@@ -92,23 +92,23 @@ class PrunedRun:
         calls = _LastCall()
         with (
             as_pruned(modules, plan, self._network.stand_ins, self._tensors),
-            evaluating(module),
+            evaluation_mode(module),
             torch.no_grad(),
             _Comparing(prediction, self._decisions),
             calls,
         ):
             try:
                 call_with(module, own, args, dict(kwargs))
-            except Enough:
+            except EndOfRun:
                 return None
-            except Exception:  # whatever a program raises when a width is not what it expects
+            except Exception:  # a program may raise anything for an unexpected width
                 return calls.function
         return None
 
 
 @contextmanager
 def _entering(model: nn.Module, entered: Callable[..., None]) -> Iterator[None]:
-    """Call ``entered(path, module, args, kwargs)`` when a module is called."""
+    """Call ``entered(path, module, args, kwargs)`` at each call of a module."""
     with ExitStack() as stack:
         for path, module in model.named_modules():
             handle = module.register_forward_pre_hook(partial(entered, path), with_kwargs=True)
@@ -117,7 +117,7 @@ def _entering(model: nn.Module, entered: Callable[..., None]) -> Iterator[None]:
 
 
 class _LastCall(TorchFunctionMode):
-    """Remembers the name of the newest Python-level call."""
+    """Stores the name of the newest Python-level call."""
 
     function = ""
 
@@ -127,21 +127,21 @@ class _LastCall(TorchFunctionMode):
 
 
 class _Comparing(TorchDispatchMode):
-    """Computes each operator (decisions as the full run took them) and shows the prediction what it did."""
+    """Computes each operator (with the decisions of the full run) and passes its result to the prediction."""
 
     def __init__(self, prediction: Prediction, decisions: Decisions) -> None:
         super().__init__()
-        self._foretelling, self._decisions = prediction, decisions
+        self._prediction, self._decisions = prediction, decisions
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing here is ever compiled: spares a guard of the compiler around every operator."""
+        """No operator is compiled here: this saves a guard of the compiler around each."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = name_of(func)
-        before = self._foretelling.next(name)
+        before = self._prediction.next(name)
         if before is not None and before.on_activations and depends_on_data(func, name, args):
             out = self._decisions(func, name, args, kwargs)
         else:
@@ -149,12 +149,12 @@ class _Comparing(TorchDispatchMode):
         outputs = operands(out)
         claims = _claimed(name, args, kwargs, outputs) if before is not None and before.claims else ()
         shapes = tuple(tuple(tensor.shape) for tensor in outputs)
-        self._foretelling(Done(name, shapes, arithmetic(name, args), claims))
+        self._prediction(Done(name, shapes, arithmetic(name, args), claims))
         return out
 
 
 def _claimed(name: str, args: Any, kwargs: Any, outputs: list[Tensor]) -> tuple[int, ...]:
-    """The constants of an operator that stand for numbers of channels where the full run claims so (``Claim``)."""
+    """The constants of an operator that count channels, at an operator with ``Claim``s in the full run."""
     if name == "slice":
         source, dim = args[0], int(argument(args, kwargs, 1, "dim", 0))
         size = source.shape[dim]

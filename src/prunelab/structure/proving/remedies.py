@@ -1,7 +1,7 @@
-"""What may let an operator that expects a constant width follow the channels that are left.
+"""Remedies for an operator that expects a constant width.
 
-An integer that its module remembers is set to the new width, a width in the source of the module is left to PyTorch
-(``rewriting``), or both: ``reshape(B, N, self.num_heads, C // self.num_heads)``. Whether it helps, a trial shows.
+An integer attribute of its module is set to the new width, a hard-coded width in the source of the module is computed
+by PyTorch (``rewriting``), or both: ``reshape(B, N, self.num_heads, C // self.num_heads)``. A trial shows which helps.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import nn
 
 from prunelab.structure.proving.prediction import is_view
 from prunelab.structure.surgery.attributes import integers
-from prunelab.structure.surgery.rewriting import Width, written_widths
+from prunelab.structure.surgery.rewriting import Width, hard_coded_widths
 from prunelab.structure.tracing.ids import Ids
 from prunelab.structure.tracing.marks import Step
 
 
 @dataclass(frozen=True)
-class Link:
+class LinkedAttribute:
     """An integer attribute of a module that must equal the number of kept ``ids``."""
 
     module: str
@@ -29,27 +29,27 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Unwritten:
-    """A width in the source of a module that PyTorch must compute once anything is removed: where it comes from (the
-    module's input, its heads) is not known."""
+class ComputedWidth:
+    """A width in the source of a module that PyTorch computes in a pruned network. Where the width comes from (the
+    input of the module, its heads) is not known."""
 
     module: str
     width: Width
 
 
-Remedy = Link | Unwritten
+Remedy = LinkedAttribute | ComputedWidth
 
 
 class Option(NamedTuple):
-    """What can be tried at an operator, and at the same one of other modules of the same class."""
+    """Remedies to try at an operator, and at the same operator of other modules of the same class."""
 
-    follow: tuple[tuple[str, int], ...]  # (attribute, index into the widths at the operator), together
-    width: Width | None  # of the source of the module
+    follow: tuple[tuple[str, int], ...]  # (attribute, index into the widths at the operator), all together
+    width: Width | None  # a hard-coded width in the source of the module
 
 
 def key(remedy: Remedy) -> tuple[object, ...]:
     """Equal for equal remedies."""
-    if isinstance(remedy, Unwritten):
+    if isinstance(remedy, ComputedWidth):
         return remedy.module, remedy.width
     return remedy.module, remedy.attribute, remedy.ids.tobytes()
 
@@ -57,8 +57,8 @@ def key(remedy: Remedy) -> tuple[object, ...]:
 def options(
     module: nn.Module, step: Step, widths: list[Ids], known: Collection[tuple[str, str]]
 ) -> list[Option]:
-    """What can be tried at ``step`` of ``module``, whose operator handles ``widths``; attributes (module, name) in
-    ``known`` follow already. Attributes come first: what a module says of itself then stays true."""
+    """The options at ``step`` of ``module``, an operator with these ``widths``. Attributes (module, name) in ``known``
+    are adapted already. Attributes are tried first, so that they stay correct."""
     own = {name: value for name, value in _integers(module).items() if _at(step, name) not in known}
     single = {
         (name, ids.tobytes()): ((name, place),)
@@ -67,7 +67,7 @@ def options(
         if ids.size == value
     }
     follows = [*_divided(step, own, widths), *single.values()]
-    channels, others = _written(module, step)
+    channels, others = _hard_coded(module, step)
     return [
         *(Option(follow, None) for follow in follows),
         *(Option(follow, width) for follow in follows for width in others),
@@ -82,17 +82,17 @@ def remedies(module: nn.Module, step: Step, widths: list[Ids], option: Option) -
     for name, place in option.follow:
         if place >= len(widths) or own.get(name) != widths[place].size:
             return []
-        found.append(Link(*_at(step, name), widths[place]))
+        found.append(LinkedAttribute(*_at(step, name), widths[place]))
     if option.width is not None:
-        if option.width not in written_widths(module):
+        if option.width not in hard_coded_widths(module):
             return []
-        found.append(Unwritten(step.module, option.width))
+        found.append(ComputedWidth(step.module, option.width))
     return found
 
 
 def _divided(step: Step, own: Mapping[str, int], widths: list[Ids]) -> list[tuple[tuple[str, int], ...]]:
-    """For each of the parts into which ``step`` divides channels an attribute that equals its width: the entries of
-    one tuple or list, or whichever attributes do."""
+    """For each part into which ``step`` divides channels, an attribute that equals its width: the entries of one tuple
+    or list, or any attributes."""
     if len(step.outputs) < 2:
         return []
     parts = [next((ids for ids in out.dims if ids is not None), None) for out in step.outputs]
@@ -111,20 +111,20 @@ def _divided(step: Step, own: Mapping[str, int], widths: list[Ids]) -> list[tupl
     return found
 
 
-def _written(module: nn.Module, step: Step) -> tuple[list[Width], list[Width]]:
-    """The widths that the source of ``module`` writes out in calls that may be the view ``step``: those in place of its
+def _hard_coded(module: nn.Module, step: Step) -> tuple[list[Width], list[Width]]:
+    """The hard-coded widths of ``module`` in calls that may be the view ``step``: those at the position of its
     channels, and the others (``C // heads``, where the heads are the channels)."""
     if not is_view(step):
         return [], []
     out = step.outputs[0]
-    found = [width for width in written_widths(module) if width.of == len(out.shape)]
+    found = [width for width in hard_coded_widths(module) if width.of == len(out.shape)]
     channels = [width for width in found if out.dims[width.argument] is not None]
     return channels, [width for width in found if width not in channels]
 
 
 def _integers(module: nn.Module) -> dict[str, int]:
-    """What a module remembers, and its children ("child.name"), whose other methods it may call. PyTorch's own layers
-    follow their weights by themselves."""
+    """The integers of a module, and of its children ("child.name"), because it may call their methods. Attributes of
+    PyTorch's layers are derived from their weights elsewhere."""
     found = integers(module)
     for child, inner in module.named_children():
         if not type(inner).__module__.startswith("torch.nn"):

@@ -1,4 +1,4 @@
-"""Trials: which channels the trials of a proof remove from each group, so that widths do not agree by chance."""
+"""The channels that the trials of a proof remove from each group, chosen so that widths do not agree by chance."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from prunelab.structure.proving.prediction import is_view
 from prunelab.structure.tracing.marks import Trace
 
 FEW = 16
-"""Groups of at most so many channels (heads) may well lose equally many as others in one trial."""
+"""Groups of at most this many channels (heads) may lose as many channels as another group in one trial."""
 
 
 class Trials:
-    """The trials at ``groups`` (number, group): each removes other channels. ``count`` is how many there are."""
+    """The trials of ``groups`` (number, group), each of which removes other channels; ``count`` of them."""
 
     def __init__(self, trace: Trace, groups: Iterable[tuple[int, ChannelGroup]]) -> None:
         few = [number for number, group in groups if group.size <= FEW]
@@ -24,13 +24,15 @@ class Trials:
         self.count = 1 + (self._at_few() if _may_agree_by_chance(trace) else 0)
 
     def _at_few(self) -> int:
-        """How many further trials tell any two groups of few channels apart, which lose equally many in the first."""
+        """The number of further trials in which any two groups of few channels lose different numbers once."""
         return max(1, (len(self._few) - 1).bit_length())
 
     def removed(self, trial: int, number: int, size: int) -> NDArray[np.int64]:
-        """The channels that group ``number`` of ``size`` > 1 loses: 15 to 65 %, or, if they are few, as many or as few
-        as can be, by one bit of the group's place for each trial after the first. Two stay (PyTorch has other
-        operators for one), of two one."""
+        """The channels that group ``number`` of ``size`` > 1 loses: 15 to 65 %.
+
+        In each trial after the first, a group of few channels loses the largest or the smallest possible number, by one
+        bit of its number per trial. Two channels are kept (PyTorch runs other operators for one), or one of two.
+        """
         if trial > 0 and number in self._few:
             many = self._few[number] >> (trial - 1) & 1
             return _spread(size, max(1, size - 2) if many else int(size > 3))
@@ -39,8 +41,8 @@ class Trials:
 
 
 def _may_agree_by_chance(trace: Trace) -> bool:
-    """Whether a width may be computed from other widths and agree in one trial by chance (``C // heads``): where views
-    to more than (N, C) or divisions carry channels."""
+    """Whether a width may be computed from other widths and agree in one trial by chance (``C // heads``): whether
+    channels pass views to more than (N, C), or divisions."""
     return any(
         step.claims or "split" in step.op or (is_view(step) and len(step.outputs[0].shape) > 2)
         for step in trace.steps
@@ -49,7 +51,7 @@ def _may_agree_by_chance(trace: Trace) -> bool:
 
 
 def _spread(size: int, count: int) -> NDArray[np.int64]:
-    """``count`` of ``size`` channels, more from the front than from the back: a position written out, counted from the
-    end or taken as half of the width then differs from where the ids say it is."""
+    """``count`` of ``size`` channels, more from the front than from the back, so that a constant position, a position
+    counted from the end and half of the width all differ from the predicted position."""
     back = count // 3
     return np.concatenate([np.arange(count - back), np.arange(size - back, size)]).astype(np.int64)

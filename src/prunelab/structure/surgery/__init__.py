@@ -1,1 +1,1 @@
-"""Applying a plan to a network, and the check that the pruned network equals the masked one."""
+"""Applies a plan to a network, and checks that the pruned network equals the masked one."""

@@ -1,4 +1,4 @@
-"""Applying a plan: parameters, buffers, attributes and blocks are removed for real."""
+"""Applies a plan: cuts parameters, buffers and attributes, and replaces dropped blocks."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from prunelab.structure.surgery.attributes import set_integer
 from prunelab.structure.surgery.cutting import Cutter
 from prunelab.structure.surgery.implied import require_implied
 from prunelab.structure.surgery.replacing import replace_content, states_to_cut
-from prunelab.structure.surgery.rewriting import Width, check_written, rewrite
-from prunelab.structure.tracing.side_effects import forget_caches
+from prunelab.structure.surgery.rewriting import Width, check_hard_coded, rewrite
+from prunelab.structure.tracing.evaluation import forget_caches
 from prunelab.structure.wrappers import uncompiled
 
 _LEAVES = {"identity": lambda x: x, "relu": torch.relu, "relu6": nn.functional.relu6}
 
 
 class Dropped(nn.Module):
-    """What is left of a dropped residual block: y = x, or the activation function that followed the addition.
+    """Replaces a dropped residual block: y = x, or the activation function that followed the addition.
 
-    Takes whatever the block took; its first argument is x.
+    Takes all arguments of the block; the first one is x.
     """
 
     def __init__(self, leaves: str) -> None:
@@ -37,7 +37,7 @@ class Dropped(nn.Module):
         return _LEAVES[self.leaves](x)
 
     def extra_repr(self) -> str:
-        """What the printed network shows."""
+        """The text in a printed network."""
         return self.leaves
 
 
@@ -104,7 +104,7 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """All modules by every path they have."""
     found: dict[str, nn.Module] = {}
 
-    def walk(module: nn.Module, path: str) -> None:  # Module.named_modules hands each up through all levels
+    def walk(module: nn.Module, path: str) -> None:  # Module.named_modules passes each through all levels
         found[path] = module
         for name, child in module._modules.items():
             if child is not None:
@@ -133,17 +133,17 @@ def tensors_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 def checked_cuts(
     modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], plan: PruningPlan
 ) -> dict[str, list[Cut]]:
-    """The cuts of each tensor, after making sure that all of them fit."""
+    """The cuts of each tensor, after a check that all of them fit."""
     for module in (*plan.replaced, *plan.attributes, *plan.rewritten):
         if module not in modules:
             raise UserError(
-                f"this plan was made for another network: it names {module!r}, which the network lacks"
+                f"this plan was made for another network: it names the module {module!r}, which this network lacks"
             )
     for cut in plan.cuts:
         tensor = tensors.get(cut.tensor)
         if tensor is None:
             raise UserError(
-                f"this plan was made for another network: it cuts {cut.tensor!r}, which the network lacks"
+                f"this plan was made for another network: it cuts {cut.tensor!r}, which this network lacks"
             )
         if cut.dim >= tensor.dim() or tensor.shape[cut.dim] != cut.size:
             raise UserError(
@@ -153,28 +153,27 @@ def checked_cuts(
     by_tensor = plan.cuts_by_tensor()
     require_implied(modules, plan)
     for module, widths in plan.rewritten.items():
-        check_written(modules[module], widths)
+        check_hard_coded(modules[module], widths)
     for name, values in plan.values.items():
         _check_values(name, tensors.get(name), values, by_tensor.get(name, []))
     return by_tensor
 
 
 def _check_values(name: str, buffer: Tensor | None, values: tuple[int, ...], cuts: list[Cut]) -> None:
-    """New content of an index buffer fits its new length and points no further than the old content did."""
+    """Raises UserError if the new content of an index buffer has another length, or larger indices than the old one."""
     if buffer is None or buffer.is_floating_point() or buffer.is_complex() or buffer.dim() != 1:
         raise UserError(
-            f"this plan was made for another network: it sets {name!r}, which is no index buffer of it"
+            f"this plan was made for another network: it sets {name!r}, which is not an index buffer of this network"
         )
     length = len(cuts[0].indices) if cuts else len(buffer)
     if len(values) != length or (not buffer.is_meta and max(values) > int(buffer.max())):
         raise UserError(
-            f"this plan was made for another network: the {len(values)} entries that it gives to {name!r} "
-            "do not fit there"
+            f"this plan was made for another network: its {len(values)} entries for {name!r} do not fit"
         )
 
 
 def drop_blocks(model: nn.Module, plan: PruningPlan) -> None:
-    """Put in each dropped block's place what is left of it."""
+    """Replace each dropped block."""
     innermost_first = sorted(plan.replaced.items(), key=lambda item: -item[0].count("."))
     for path, leaves in innermost_first:
         parent, _, name = path.rpartition(".")
@@ -182,7 +181,7 @@ def drop_blocks(model: nn.Module, plan: PruningPlan) -> None:
 
 
 def rewrite_methods(modules: Mapping[str, nn.Module], rewritten: Mapping[str, tuple[Width, ...]]) -> None:
-    """Let those of ``modules`` (by path) that ``rewritten`` names compute the widths that their source writes out."""
+    """Make ``modules`` (by path) compute the hard-coded widths of their source that ``rewritten`` names."""
     for path, widths in rewritten.items():
         if path in modules:
             rewrite(modules[path], widths)
@@ -191,9 +190,9 @@ def rewrite_methods(modules: Mapping[str, nn.Module], rewritten: Mapping[str, tu
 def attribute_changes(
     modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], plan: PruningPlan
 ) -> list[tuple[nn.Module, str, Any]]:
-    """(module, attribute, new value) for every width that one of ``modules`` (by path) remembers.
+    """(module, attribute, new value) for every attribute of ``modules`` (by path) that is a width.
 
-    ``modules`` hold their tensors of the new shapes; ``tensors`` (before or after) say which names are one tensor.
+    ``modules`` have tensors of the new shapes; ``tensors`` (before or after) are used to find names of one tensor.
     """
     changes: list[tuple[nn.Module, str, Any]] = []
     for path in cut_modules(tensors, plan):
@@ -234,9 +233,9 @@ def _weight_shape(module: nn.Module) -> tuple[int, ...]:
 
 
 def layer_widths(module: nn.Module, groups: int | None) -> list[tuple[str, Any]]:
-    """The attributes of PyTorch's own layers (and their subclasses) that follow from the shapes of their weights.
+    """The attributes of PyTorch's layers (and their subclasses) that follow from the shapes of their weights.
 
-    ``groups``: of a convolution, where the plan changes their number (depthwise).
+    ``groups``: of a convolution, if the plan changes their number (depthwise).
     """
     shape = _weight_shape(module)
     if isinstance(module, nn.modules.conv._ConvNd) and len(shape) > 2:

@@ -1,4 +1,4 @@
-"""Integers that a module remembers: plain attributes, and entries of tuples and lists of integers ("sizes[1]")."""
+"""Integer attributes of a module, and entries of its tuples and lists of integers ("sizes[1]")."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def integers(module: nn.Module) -> dict[str, int]:
-    """All of them by name; True and False are none."""
+    """All of them by name, without True and False."""
     found: dict[str, int] = {}
     for name, value in vars(module).items():
         if type(value) is int:

@@ -1,8 +1,8 @@
-"""``candidate``: a pruned copy of a network in a few milliseconds, to be judged and thrown away.
+"""``candidate``: a pruned copy of a network in a few milliseconds, for a search that compares many of them.
 
 ``apply`` on ``copy.deepcopy`` copies every weight of the full network and then most of them again. Here each tensor
-of the copy is made once, at its final size, or not at all (``share``), and modules are copied without walking through
-their (mostly empty) tables of hooks.
+of the copy is made once, at its final size, or is a view (``share``), and modules are copied without a visit to their
+(mostly empty) tables of hooks.
 """
 
 from __future__ import annotations
@@ -30,19 +30,18 @@ from prunelab.structure.wrappers import uncompiled
 _SIMPLE = frozenset((bool, int, float, str, type(None)))
 
 Memo = dict[int, Any]
-"""What stands in the copy for each object of the original, by its ``id``."""
+"""The copy of each object of the original, by the ``id`` of the original."""
 
 
 def candidate(model: nn.Module, plan: PruningPlan, share: bool = False) -> nn.Module:
-    """A copy of ``model`` without what ``plan`` does not keep.
+    """A copy of ``model``, pruned by ``plan``.
 
-    The same network as ``apply(copy.deepcopy(model), plan)``; nothing in it is shared with ``model``.
+    The same network as ``apply(copy.deepcopy(model), plan)``; it shares nothing with ``model``.
 
-    ``share``: parameters that the plan leaves whole, or of which it keeps filters that lie side by side, are views of
-    the memory of ``model``. Such a candidate is there to be judged and must not be trained: none of its parameters
-    asks for a gradient, so that a backward pass raises an error and an optimizer changes nothing, but what is written
-    into a parameter in place is written into ``model``. Buffers are always copies: its running statistics may be
-    measured anew.
+    ``share``: parameters that the plan does not cut, or of which it keeps adjacent filters, are views of the memory of
+    ``model``. Such a candidate is for evaluation and must not be trained: none of its parameters requires a gradient,
+    so that a backward pass raises an error and an optimizer changes nothing. An in-place write into one of its
+    parameters is a write into ``model``. Buffers are always copies, so that running statistics may be estimated again.
 
     Raises UserError if the plan was made for another network.
     """
@@ -70,7 +69,7 @@ def _candidate(model: nn.Module, plan: PruningPlan, share: bool) -> nn.Module:
 def _pruned_tensors(
     tensors: Mapping[str, Tensor], cuts: Mapping[str, list[Cut]], plan: PruningPlan, share: bool
 ) -> Memo:
-    """What becomes of each tensor; those of dropped blocks alone stay as they are, since they go with the block."""
+    """The copy of each tensor. Tensors of dropped blocks alone are not cut, since they are removed with the block."""
     memo: Memo = {}
     cutter = Cutter()
     dropped = tuple(f"{path}." for path in plan.replaced)
@@ -87,7 +86,7 @@ def _pruned_tensors(
 
 
 def _view(tensor: Tensor, cuts: list[Cut]) -> Tensor | None:
-    """What is kept as a view in which entries lie as in a tensor of its own; None where there is none."""
+    """The kept part as a view with the memory layout of a separate tensor; None if there is no such view."""
     if not cuts:
         return tensor
     if len(cuts) > 1 or cuts[0].dim != 0 or not is_run(cuts[0]):
@@ -96,10 +95,10 @@ def _view(tensor: Tensor, cuts: list[Cut]) -> Tensor | None:
 
 
 def _copied(module: nn.Module, memo: Memo) -> nn.Module:
-    """``copy.deepcopy(module, memo)``, quicker."""
+    """``copy.deepcopy(module, memo)``, faster."""
     if id(module) in memo:  # a shared module
         return memo[id(module)]
-    if hasattr(type(module), "__deepcopy__"):  # it knows best
+    if hasattr(type(module), "__deepcopy__"):  # the class defines its copies
         return copy.deepcopy(module, memo)
     twin: nn.Module = module.__new__(type(module))
     memo[id(module)] = twin
@@ -129,5 +128,5 @@ def _detach(value: Any, memo: Memo) -> None:
 
 
 def _immutable(value: Any) -> bool:
-    """A tuple of numbers and words: may be shared, and ``deepcopy`` would look at each entry."""
+    """A tuple of numbers and strings, which may be shared."""
     return type(value) is tuple and all(type(entry) in _SIMPLE for entry in value)

@@ -16,8 +16,8 @@ from prunelab.structure.surgery.masking import masked_run
 from prunelab.structure.surgery.precision import copied, double_precision
 from prunelab.structure.surgery.temporary import call_with
 from prunelab.structure.tracing.calls import Calls, following
+from prunelab.structure.tracing.evaluation import evaluation_mode
 from prunelab.structure.tracing.outputs import tensors_in
-from prunelab.structure.tracing.side_effects import evaluating
 from prunelab.structure.wrappers import uncompiled
 
 
@@ -90,7 +90,7 @@ def _outputs(
     calls = Calls(lambda call, out: None)
     repeating = Repeating(calls, record, difference)
     with (
-        evaluating(pruned),
+        evaluation_mode(pruned),
         torch.no_grad(),
         following(pruned, calls),
         calls,

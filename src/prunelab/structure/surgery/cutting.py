@@ -1,4 +1,4 @@
-"""What a plan keeps of a tensor, each kept element copied once."""
+"""Copies the kept part of a tensor, each element once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _PLACES = (0, 3, 1, 2)  # where a dimension of (O, I, H, W) is in (O, H, W, I)
 
 
 class Cutter:
-    """Cuts many tensors by one plan: equal lists of indices become one index tensor."""
+    """Cuts many tensors by one plan; equal lists of indices share one index tensor."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[Indices, torch.device], Tensor] = {}
 
     def kept(self, tensor: Tensor, cuts: list[Cut]) -> Tensor:
-        """The kept part of ``tensor`` (that asks for no gradient) as a new tensor of the same memory format."""
+        """The kept part of ``tensor`` (which requires no gradient) as a new tensor of the same memory format."""
         channels_last = tensor.dim() == 4 and not tensor.is_contiguous()
         if tensor.is_meta:
             left = {cut.dim: len(cut.indices) for cut in cuts}
@@ -32,7 +32,7 @@ class Cutter:
         return self._kept(tensor, [(cut.dim, cut) for cut in cuts])
 
     def _kept(self, tensor: Tensor, cuts: list[tuple[int, Cut]]) -> Tensor:
-        """The same for a tensor that is contiguous; the result is, too."""
+        """The same for a contiguous tensor; the result is contiguous."""
         picked = []
         for dim, cut in cuts:
             if is_run(cut):
@@ -56,13 +56,15 @@ class Cutter:
 
 
 def is_run(cut: Cut) -> bool:
-    """Whether the kept indices follow each other without a gap."""
+    """Whether the kept indices are consecutive."""
     return cut.indices[-1] - cut.indices[0] == len(cut.indices) - 1
 
 
 def _pairs(tensor: Tensor, low: int, first: Tensor, high: int, second: Tensor) -> Tensor:
-    """The entries at ``first`` of dimension ``low`` and ``second`` of dimension ``high``, by one selection among the
-    pairs of both (one selection after the other would copy entries that are dropped next)."""
+    """The entries at ``first`` of dimension ``low`` and ``second`` of dimension ``high``, by one selection of pairs.
+
+    (Two selections, one after the other, would copy entries that the second one removes.)
+    """
     shape = tensor.shape
     between, behind = prod(shape[low + 1 : high]), prod(shape[high + 1 :])
     if between > 1:

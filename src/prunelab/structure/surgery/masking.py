@@ -1,9 +1,9 @@
-"""The masked run: the full network on real images, in which whatever a plan removes counts as zero.
+"""The masked run: the full network on real images, in which everything that a plan removes is zero.
 
 It depends neither on groups nor on the shapes that ``apply`` makes. The full network runs under the same tracer as in
-an analysis, and at every contraction (convolution, matrix product, gather, sum over weights) the input channels that
-the plan removes are set to zero: the weight columns that read a removed channel do not count, whatever the activation
-function between. The branch of a dropped block is zero at its addition.
+an analysis. At every contraction (convolution, matrix product, gather, sum over weights), the input channels that the
+plan removes are set to zero. This is the same as zeros in the weight columns that read a removed channel, for any
+activation function before them. The branch of a dropped block is zero at its addition.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from prunelab.structure.tracing.rules.reduce import reduced_dims
 from prunelab.structure.tracing.trace import Tracer, run
 from prunelab.structure.wrappers import uncompiled
 
-# Which argument of a contraction is read, and along which dimension.
+# The argument of a contraction that is read, and its contracted dimension.
 _READS = {"convolution": (0, 1), "addmm": (1, 1), "mm": (0, 1), "bmm": (0, 2), "baddbmm": (1, 2)}
 
 
@@ -64,7 +64,7 @@ def _masked_run(model: nn.Module, plan: PruningPlan, inputs: Any, double: bool, 
 
 
 class _Masking(Tracer):
-    """Follows channel ids through a real run and sets what is removed to zero wherever it is read."""
+    """Follows channel ids through a real run and sets removed channels to zero where they are read."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class _Masking(Tracer):
 
 
 def _dropped_additions(plan: PruningPlan, trace: Trace) -> dict[tuple[Call | None, str], int]:
-    """(call, operator) of each addition in a dropped block -> which operand is the branch."""
+    """(call, operator) of each addition in a dropped block -> the number of the operand that is the branch."""
     additions = {}
     for visit, path in find_blocks(trace):
         if visit.module in plan.dropped_blocks:

@@ -1,7 +1,7 @@
-"""Which entries of which tensors belong to the first channels of each group; no tensor is touched.
+"""The entries of tensors that belong to the first channels of each group; no tensor is changed.
 
-The same cuts as those of a plan that keeps the first channels, but worked out from tables made once: a search changes
-the widths at every step.
+The cuts are those of a plan that keeps the first channels, computed from tables that are made once, because a search
+changes the widths at every step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunelab.errors import UserError
-from prunelab.structure.proving.remedies import Link, Unwritten
+from prunelab.structure.proving.remedies import ComputedWidth, LinkedAttribute
 from prunelab.structure.surgery.apply import owner
 from prunelab.structure.surgery.rewriting import Width
 
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Prefix:
-    """The first channels of each group, resolved to tensors, as a plan would: see ``PruningPlan``.
+    """The first channels of each group, resolved to tensors in the way of a ``PruningPlan``.
 
     ``homes`` are the paths of the modules that own a cut tensor.
     """
@@ -48,13 +48,13 @@ class Prefix:
 
 
 class _Pattern:
-    """Which channel each of a number of ids belongs to; equal patterns are kept once."""
+    """The channel of each id of an array; equal patterns are stored once."""
 
     def __init__(self, group: Ids, rank: Ids) -> None:
         self.group, self.rank = group, rank
 
     def kept(self, widths: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the ids stay; ``widths`` end with the (unlimited) width of what belongs to no group."""
+        """True for each id that is kept; ``widths`` end with an unlimited width for ids of no group."""
         kept: NDArray[np.bool_] = self.rank < widths[self.group]
         return kept
 
@@ -88,11 +88,11 @@ class Prefixes:
             for gather in trace.gathers
         ]
         numbers = {key: ids for key, ids in trace.numbers.items() if key[0] in found.grouped}
-        links = {(r.module, r.attribute): r.ids for r in found.remedies if isinstance(r, Link)}
+        links = {(r.module, r.attribute): r.ids for r in found.remedies if isinstance(r, LinkedAttribute)}
         self._numbers = [(key, self._pattern(ids)) for key, ids in {**numbers, **links}.items()]
         written: dict[str, set[Width]] = {}
         for remedy in found.remedies:
-            if isinstance(remedy, Unwritten):
+            if isinstance(remedy, ComputedWidth):
                 written.setdefault(remedy.module, set()).add(remedy.width)
         self._rewritten = {module: tuple(sorted(widths)) for module, widths in written.items()}
         self._homes = {

@@ -1,9 +1,9 @@
-"""Widths that a forward pass writes out: ``reshape(B, N, C)`` becomes ``reshape(B, N, -1)``.
+"""Hard-coded widths of a forward pass: ``reshape(B, N, C)`` becomes ``reshape(B, N, -1)``.
 
-Most attention modules take C from their input and give it to the output of their heads: true only as long as no head is
-removed. No attribute says otherwise, so the call itself is changed: one argument of a ``reshape`` or ``view`` in the
-source of the module's own methods becomes -1, which means the same in the full network. A plan says which call and
-which argument; it holds no code, and what it does not find in the installed source it refuses.
+Most attention modules take C from their input and use it as the width of the output of their heads, which is right only
+if no head is removed. No attribute can correct it, so the call itself is changed: one argument of a ``reshape`` or
+``view`` in the source of a method of the module becomes -1, which has the same value in the full network. A plan names
+the call and the argument and contains no code; a call that the installed source does not contain is an error.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ class Width(NamedTuple):
     """An argument of a call of ``reshape`` or ``view`` in the source of a method."""
 
     method: str
-    call: int  # which of these calls, in the order of the text
+    call: int  # number of the call among these calls, in the order of the text
     argument: int
-    of: int  # so many arguments
-    text: str  # the call, so that another version of the library is noticed
+    of: int  # number of arguments of the call
+    text: str  # the call, to detect another version of the library
 
 
-def written_widths(module: nn.Module) -> tuple[Width, ...]:
-    """The widths that the methods of ``module`` write out, the last of each call first; () without source."""
+def hard_coded_widths(module: nn.Module) -> tuple[Width, ...]:
+    """The hard-coded widths in the methods of ``module``, the last of each call first; () without source."""
     taken = {(width.method, width.call) for width in _rewritten(type(module))}
-    written = _written(_original(type(module)))
+    written = _hard_coded(_original(type(module)))
     return tuple(width for width in written if (width.method, width.call) not in taken)
 
 
 def rewrite(module: nn.Module, widths: Collection[Width]) -> None:
-    """Let ``module`` compute these widths: it becomes an instance of a subclass with other methods.
+    """Make ``module`` compute these widths: it becomes an instance of a subclass with other methods.
 
     Raises UserError if its source has no such width.
     """
-    check_written(module, widths)
+    check_hard_coded(module, widths)
     original = _original(type(module))
     module.__class__ = _subclass(original, tuple(sorted({*_rewritten(type(module)), *widths})))
 
 
-def check_written(module: nn.Module, widths: Collection[Width]) -> None:
-    """Raises UserError if the methods of ``module`` do not write out one of ``widths``."""
+def check_hard_coded(module: nn.Module, widths: Collection[Width]) -> None:
+    """Raises UserError if the methods of ``module`` do not contain all of ``widths``."""
     original = _original(type(module))
-    missing = sorted(set(widths) - set(_written(original)))
+    missing = sorted(set(widths) - set(_hard_coded(original)))
     if missing:
         method = getattr(original, missing[0].method, None)
         if inspect.isfunction(method) and not _has_source(method):
@@ -66,8 +66,8 @@ def check_written(module: nn.Module, widths: Collection[Width]) -> None:
                 f"{missing[0].text!r}, but that source is not available: {_NO_SOURCE}"
             )
         raise UserError(
-            f"this plan was made for another network, or for another version of its library: it expects the width in "
-            f"argument {missing[0].argument} of {missing[0].text!r} in {original.__name__}.{missing[0].method}"
+            f"this plan was made for another network, or for another version of its library: it changes argument "
+            f"{missing[0].argument} of {missing[0].text!r}, which is not in {original.__name__}.{missing[0].method}"
         )
 
 
@@ -99,8 +99,8 @@ def _rewritten(kind: type[nn.Module]) -> tuple[Width, ...]:
 
 
 @cache
-def _written(kind: Any) -> tuple[Width, ...]:
-    """All widths that the methods of ``kind`` write out. A call that has a -1 already can take no other."""
+def _hard_coded(kind: Any) -> tuple[Width, ...]:
+    """All hard-coded widths in the methods of ``kind``. A call that contains a -1 can have no second one."""
     fixed = ast.Constant | ast.Starred | ast.Tuple | ast.List
     own = kind.__mro__[: kind.__mro__.index(nn.Module)]
     methods = sorted(
@@ -118,7 +118,7 @@ def _written(kind: Any) -> tuple[Width, ...]:
 
 
 def _definition(kind: type[nn.Module], method: str) -> ast.FunctionDef | None:
-    """The source of a method; None if there is none, or it would mean another thing outside its class."""
+    """The source of a method; None without source, or if it has another meaning outside its class."""
     function: Any = getattr(kind, method)
     if not inspect.isfunction(function) or function.__closure__:
         return None
@@ -149,7 +149,7 @@ def _calls(definition: ast.FunctionDef) -> list[ast.Call]:
 
 @cache
 def _subclass(original: Any, widths: tuple[Width, ...]) -> type[nn.Module]:
-    """``original`` with methods that compute ``widths``; it prints, copies and pickles like it."""
+    """A subclass of ``original`` with methods that compute ``widths``; instances print, copy and pickle as before."""
     methods = sorted({width.method for width in widths})
     names = {
         "__module__": original.__module__,
@@ -164,7 +164,7 @@ def _subclass(original: Any, widths: tuple[Width, ...]) -> type[nn.Module]:
 
 
 def _revived(original: Any, widths: tuple[Width, ...]) -> nn.Module:
-    check_written(original.__new__(original), widths)
+    check_hard_coded(original.__new__(original), widths)
     kind = _subclass(original, widths)
     return kind.__new__(kind)
 
@@ -175,18 +175,18 @@ def _method(original: type[nn.Module], name: str, widths: list[Width]) -> Any:
     calls = _calls(definition)
     for width in widths:
         calls[width.call].args[width.argument] = ast.parse("-1", mode="eval").body
-    # Defaults are taken from the function: the words for them may be the class's own.
+    # Defaults are taken from the function: their expressions may use names of the class.
     arguments = definition.args
     arguments.defaults = [ast.Constant(None) for _ in arguments.defaults]
     arguments.kw_defaults = [None if value is None else ast.Constant(None) for value in arguments.kw_defaults]
     text = ast.unparse(definition) + "\n"
-    # The text can be looked up under a name of its own: tracebacks show it, and TorchScript compiles it.
+    # The text is stored under its own file name: tracebacks show it, and TorchScript compiles it.
     changed = ", ".join(f"{width.call}[{width.argument}]" for width in widths)
     file = f"<prunelab: {original.__module__}.{original.__qualname__}.{name}, calls {changed}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     old: Any = getattr(original, name)
     made: dict[str, Any] = {}
-    flags = future.annotations.compiler_flag  # annotations stay words
+    flags = future.annotations.compiler_flag  # annotations stay strings
     exec(compile(text, file, "exec", flags, dont_inherit=True), old.__globals__, made)
     method = made[name]
     method.__module__, method.__qualname__ = old.__module__, old.__qualname__

@@ -1,4 +1,4 @@
-"""The pruned network, or a part of it, for the time of one call, without touching the full one's tensors."""
+"""The pruned network, or a part of it, during one call; the tensors of the full network are not changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from prunelab.structure.surgery.cutting import Cutter
 
 
 def pruned_tensors(plan: PruningPlan, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What ``plan`` leaves of the (meta or real) tensors of the full network, by name; shared ones stay shared."""
+    """The (meta or real) tensors of the full network after ``plan``, by name; shared ones stay shared."""
     by_tensor = plan.cuts_by_tensor()
     cutter = Cutter()
     made: dict[int, Tensor] = {}
@@ -43,10 +43,10 @@ def as_pruned(
     tensors: Mapping[str, Tensor],
     pruned: Mapping[str, Tensor],
 ) -> Iterator[None]:
-    """Inside, ``modules`` (by path: all of a network, or a part) have the methods and attributes that ``plan`` gives
-    them; their own tensors are not touched.
+    """Inside, ``modules`` (by path: all of a network, or a part) have the methods and attributes of the pruned network;
+    their tensors are not changed.
 
-    ``tensors`` are those of the full network by name, ``pruned`` what is left of them.
+    ``tensors`` are those of the full network by name, ``pruned`` those of the pruned one.
     """
     cut = set(cut_modules(tensors, plan))
     own = [name for name in tensors_of(modules) if owner(name) in cut]
@@ -84,17 +84,17 @@ def _shapes(
             table[name] = pruned[path]
         yield
     finally:
-        for table, name, value in reversed(owners):  # a module may be reachable under two names
+        for table, name, value in reversed(owners):  # a module may have two names
             table[name] = value
 
 
 def call_with(
     model: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """One forward call of ``model`` with these tensors in place of its own (by any of their names).
+    """One forward call of ``model`` with these tensors (by any of their names) instead of its own.
 
-    Every slot of every module is set once. (``functional_call``'s own tying of shared weights does not restore a
-    module that is reachable under two names.)
+    Every slot of every module is set once. (``functional_call`` with ``tie_weights`` does not restore a module with two
+    names.)
     """
     chosen = {name: tensors[name] for name in tensors_of(dict(model.named_modules()))}
     return functional_call(model, chosen, args, kwargs, tie_weights=False)

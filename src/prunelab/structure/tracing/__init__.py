@@ -1,1 +1,1 @@
-"""One pass on the meta device: which dimension of which tensor carries which channels."""
+"""One forward pass on the meta device, which finds the channels that each tensor dimension carries."""

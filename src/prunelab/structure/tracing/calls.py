@@ -1,7 +1,7 @@
-"""Naming the tensors of a forward pass: "the output of call 2 made in layer1.0".
+"""Names for the tensors of a forward pass, such as "the output of call 2 made in layer1.0".
 
-The same names hold for every pass of a network, on any device, in training and evaluation mode, for modules and for
-functional code: so that what a trace on the meta device found can be observed in a real run.
+The names are the same in every pass of a network, on any device, in training and evaluation mode, for modules and for
+functional code. A tensor that a trace on the meta device has found can therefore be observed in a real run.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Call = tuple[str, int]  # path of the running module, number of the call among t
 class Calls(TorchFunctionMode):
     """Counts the Python-level calls of a pass, module by module.
 
-    A call that returns something other than floating-point tensors (a size, BatchNorm's count of batches, which it
-    keeps in training mode only) has no number of its own.
+    A call that returns a tensor of another type than floating point (such as BatchNorm's count of batches, which exists
+    in training mode only) gets no number.
     """
 
     def __init__(self, returned: Callable[[Call, Any], None]) -> None:
@@ -48,7 +48,7 @@ class Calls(TorchFunctionMode):
 
 
 class WhileOutermost:
-    """Keeps a context open from the beginning of the outermost of nested calls to its end.
+    """Keeps a context open from the beginning to the end of the outermost of nested calls.
 
     (A LightningModule that is its own network is entered twice under DDP.)
     """
@@ -77,7 +77,7 @@ def following(
     entered: Callable[[str, Any], None] = lambda path, args: None,
     left: Callable[[str, Any], None] = lambda path, out: None,
 ) -> Iterator[None]:
-    """Keep ``calls.modules`` the stack of running modules; tell what enters and leaves each."""
+    """Keep ``calls.modules`` equal to the stack of running modules; report the input and output of each."""
 
     def enter(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:

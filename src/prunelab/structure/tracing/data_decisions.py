@@ -1,7 +1,7 @@
-"""What a network decides from its data: which boxes survive, which branch is taken.
+"""Decisions of a network that depend on its data, such as which boxes are kept or which branch runs.
 
-The trial of a pruned network computes other numbers than the full network, so it would keep other boxes and nothing
-after them could be compared. It therefore takes the decisions of the full run again.
+The trial run of a pruned network computes other numbers than the full network. It would keep other boxes, and nothing
+after them could be compared. The trial therefore repeats the decisions of the full run.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _UNTAGGED = {"nms", "is_nonzero"}
 
 @dataclass
 class Decisions:
-    """Runs the operators whose outcome (a size, a number, a branch) depends on data, and notes what came out.
+    """Runs the operators with results (a size, a number, a branch) that depend on data, and records the results.
 
-    With ``repeated``, the notes of an earlier run, the n-th of them gives what it gave there.
+    With ``repeated``, the record of an earlier run, the n-th operator returns what it returned there.
     """
 
     repeated: Sequence[tuple[str, Any]] = ()
     made: list[tuple[str, Any]] = field(default_factory=list)
 
     def __call__(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any) -> Any:
-        """``func(*args, **kwargs)``, or its earlier outcome."""
-        if name == "index":  # it may carry channels: the mask is repeated, not the outcome
-            chosen = [self._noted(name, chooser) if _is_mask(chooser) else chooser for chooser in args[1]]
+        """``func(*args, **kwargs)``, or its earlier result."""
+        if name == "index":  # the result may carry channels: the mask is repeated, not the result
+            chosen = [self._recorded(name, chooser) if _is_mask(chooser) else chooser for chooser in args[1]]
             return func(args[0], chosen, *args[2:], **kwargs)
         earlier = self._earlier(name)
         out = func(*args, **kwargs) if earlier is None else earlier
         self.made.append((name, out))
         return out
 
-    def _noted(self, name: str, mask: Tensor) -> Tensor:
+    def _recorded(self, name: str, mask: Tensor) -> Tensor:
         earlier = self._earlier(name)
         if earlier is not None and earlier.shape == mask.shape:
             mask = earlier
@@ -46,7 +46,7 @@ class Decisions:
         return mask
 
     def _earlier(self, name: str) -> Any:
-        """The outcome at this place of the earlier run, if that run made the same decision there."""
+        """The result at this place of the earlier run, if that run has the same operator there."""
         place = len(self.made)
         if place < len(self.repeated) and self.repeated[place][0] == name:
             return _copied(self.repeated[place][1])
@@ -54,7 +54,7 @@ class Decisions:
 
 
 def depends_on_data(func: Any, name: str, args: Any) -> bool:
-    """Whether the outcome's size or the value that Python sees depends on the content of the inputs."""
+    """Whether the size of the result, or a Python value, depends on the content of the inputs."""
     if name == "index":
         return any(_is_mask(chooser) for chooser in args[1])
     return name in _UNTAGGED or _is_tagged(func)
@@ -70,7 +70,7 @@ def _is_mask(chooser: Any) -> bool:
 
 
 def _copied(out: Any) -> Any:
-    """A fresh tensor each time: what follows may write into it."""
+    """A new tensor each time: later operators may write into it."""
     if isinstance(out, Tensor):
         return out.clone()
     return type(out)(_copied(part) for part in out) if isinstance(out, tuple | list) else out

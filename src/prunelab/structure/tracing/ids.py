@@ -1,9 +1,8 @@
-"""Channel ids: which elements of which tensor dimension must live and die together.
+"""Channel ids: which elements of which tensor dimensions can only be removed together.
 
-Every element of every dimension of every parameter starts with an id of its own. Operators *tie* ids
-(an addition ties the channels it adds), *freeze* them (nothing may be removed) or mark them *inexact*
-(they pass a normalisation over channels). Ties are only collected while a network runs; the connected
-components are found once, at the end.
+Every element of every dimension of every parameter has an id. Operators *tie* ids (an addition ties the channels that
+it adds), *freeze* them (they must be kept) or mark them *inexact* (they pass a normalisation over channels). Ties are
+collected while a network runs; the connected components are computed once, at the end.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Origin:
-    """A parameter (or buffer) dimension and the consecutive ids born on it."""
+    """A dimension of a parameter or buffer, and the consecutive ids of its elements."""
 
     tensor: str
     dim: int
@@ -50,9 +49,13 @@ class Components:
 
 @dataclass
 class ChannelIds:
-    """Collects ids, ties and marks while a network is traced."""
+    """The ids, ties and marks of one trace.
+
+    ``module`` is the path of the running module; the reasons of new marks name it.
+    """
 
     count: int = 0
+    module: str | None = None
     origins: list[Origin] = field(default_factory=list)
     _starts: list[int] = field(default_factory=list)
     _ties: list[tuple[Ids, Ids]] = field(default_factory=list)
@@ -61,18 +64,18 @@ class ChannelIds:
     _produced: list[Ids] = field(default_factory=list)
 
     def fresh(self, size: int) -> Ids:
-        """``size`` new ids that are tied to nothing."""
+        """``size`` new ids without ties."""
         start, self.count = self.count, self.count + size
         return np.arange(start, self.count, dtype=np.int64)
 
-    def born(self, tensor: str, dim: int, size: int) -> Ids:
+    def for_dimension(self, tensor: str, dim: int, size: int) -> Ids:
         """New ids for dimension ``dim`` of the parameter or buffer ``tensor``."""
         self.origins.append(Origin(tensor, dim, self.count, size))
         self._starts.append(self.count)
         return self.fresh(size)
 
     def origins_of(self, ids: Ids) -> list[Origin]:
-        """The parameter dimensions on which these ids were born."""
+        """The dimensions of parameters that these ids belong to."""
         least, most = int(ids.min()), int(ids.max())
         found = {self._origin_before(least), self._origin_before(most)}
         if len(found) > 1:
@@ -81,7 +84,7 @@ class ChannelIds:
         return [origin for origin in chosen if origin.start <= most and least < origin.start + origin.size]
 
     def _origin_before(self, number: int) -> int:
-        """The last origin that starts at or before an id (they are in ascending order), or -1."""
+        """The last origin that starts at or before an id (origins are in ascending order), or -1."""
         return bisect_right(self._starts, number) - 1
 
     def tie(self, first: Ids, second: Ids) -> None:
@@ -90,26 +93,35 @@ class ChannelIds:
             self._ties.append((first, second))
 
     def tie_rows(self, rows: Ids) -> None:
-        """``rows`` (R, n): position i of every row can only be removed together (equal parts stay equal)."""
+        """``rows`` (R, n): position i of all rows can only be removed together, so that parts keep equal widths."""
         for row in rows[1:]:
             self.tie(rows[0], row)
 
     def freeze(self, ids: Ids | None, reason: str) -> None:
-        """Nothing of ``ids`` may be removed; ``reason`` names the operator."""
+        """None of ``ids`` may be removed; ``reason`` says which operator requires it."""
         if ids is not None and ids.size:
-            self._frozen.append((ids, reason))
+            self._frozen.append((ids, self._located(reason)))
 
     def mark_inexact(self, ids: Ids | None, reason: str) -> None:
-        """Removing one of ``ids`` changes a statistic over channels, so masked and pruned differ."""
+        """A statistic over channels changes if one of ``ids`` is removed, so masked and pruned network differ."""
         if ids is not None and ids.size:
-            self._inexact.append((ids, reason))
+            self._inexact.append((ids, self._located(reason)))
+
+    def _located(self, reason: str) -> str:
+        if self.module is None:
+            return reason
+        return (
+            f"{reason} (in {self.module})"
+            if self.module
+            else f"{reason} (in the forward pass of the network)"
+        )
 
     def produce(self, ids: Ids) -> None:
         """``ids`` are output channels of a convolution or matrix product."""
         self._produced.append(ids)
 
     def components(self) -> Components:
-        """Solve all ties at once."""
+        """The connected components of all ties."""
         if self._ties:
             rows = np.concatenate([first.ravel() for first, _ in self._ties])
             columns = np.concatenate([second.ravel() for _, second in self._ties])

@@ -1,4 +1,4 @@
-"""Ledger: what the rules of a trace read and write.
+"""Ledger: the state of a trace that the rules read and write.
 
 The interpreter (``trace.py``) owns one ledger and passes it to the rule of every operator.
 """
@@ -17,9 +17,9 @@ from prunelab.structure.tracing.marks import Claim, Dims, Marked, Term, Trace
 
 
 class _Marks:
-    """What is known of tensors, which it does not keep alive.
+    """The marks of tensors, by weak reference.
 
-    (``torch.utils.weak.WeakIdKeyDictionary`` does the same, in ten times the time.)
+    (``torch.utils.weak.WeakIdKeyDictionary`` does the same and takes ten times as long.)
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class _Marks:
 
     def get(self, tensor: Tensor) -> Marked | None:
         known = self._known.get(id(tensor))
-        if known is None or known[0]() is not tensor:  # another tensor may have had this id
+        if known is None or known[0]() is not tensor:  # the id may be that of an earlier tensor
             return None
         return known[1]
 
@@ -39,17 +39,17 @@ class Ledger:
     """The marks of all tensors of one run, and the trace that grows with every operator.
 
     Args:
-        tensors: (name, tensor) of each parameter and buffer: the objects that the run uses.
+        tensors: (name, tensor) of each parameter and buffer, the objects that the run uses.
         values: name of an integer buffer -> its real content.
         calls: the Python-level calls of the run.
-        carry: for the n-th view that splits a channel dimension: which of its parts carries the channels, counted
-            from the right (0 is the last).
+        carry: for the n-th view that splits a channel dimension, the part that carries the channels, counted from the
+            right (0 is the last).
         kernels: names of convolution weights; their dimensions from 2 on carry no channels.
-        whole: modules that lose whole groups of channels.
+        group_wise: paths of the modules that lose whole groups of channels.
 
     Attributes:
-        claims: of the operator that is running.
-        kind: of the tensors that the running operator makes (see ``Marked.kind``).
+        claims: of the running operator.
+        kind: of the results of the running operator (see ``Marked.kind``).
     """
 
     def __init__(
@@ -59,20 +59,20 @@ class Ledger:
         calls: Calls,
         carry: Mapping[int, int] | None = None,
         kernels: Collection[str] = (),
-        whole: Collection[str] = (),
+        group_wise: Collection[str] = (),
     ) -> None:
         self.trace = Trace()
         self.values = values
         self.calls = calls
         self.carry = dict(carry or {})
-        self.whole = frozenset(whole)
+        self.group_wise = frozenset(group_wise)
         self.claims: list[Claim] = []
         self.kind = "other"
         self._marked = _Marks()
         for name, tensor in tensors:
             if self._marked.get(tensor) is None:
                 dims: Dims = [
-                    self.trace.ids.born(name, dim, size)
+                    self.trace.ids.for_dimension(name, dim, size)
                     if size > 1 and (dim < 2 or name not in kernels)
                     else None
                     for dim, size in enumerate(tensor.shape)
@@ -82,31 +82,32 @@ class Ledger:
     def begin(self) -> None:
         """The next operator starts."""
         self.claims, self.kind = [], "other"
+        self.ids.module = self.calls.modules[-1]
 
     def write(self, tensor: Tensor, marked: Marked) -> None:
-        """Record what an operator's output carries."""
+        """Record the mark of an operator's output."""
         self._marked[tensor] = marked
 
     def found(self, tensor: Tensor) -> Marked | None:
-        """The mark of ``tensor``, or None if the run has not seen it."""
+        """The mark of ``tensor``, or None if the run has none."""
         return self._marked.get(tensor)
 
     @property
     def ids(self) -> ChannelIds:
-        """The ids of the run so far."""
+        """The ids of the run."""
         return self.trace.ids
 
     def marked(self, tensor: Tensor) -> Marked:
-        """What is known of ``tensor``; a tensor from outside the run carries nothing."""
+        """The mark of ``tensor``; a tensor from outside the run carries no channels."""
         found = self._marked.get(tensor)
         if found is None:
-            with torch._C.DisableTorchFunction():  # looking at its shape is no call of the network
+            with torch._C.DisableTorchFunction():  # reading the shape must not count as a call of the network
                 found = Marked(tuple(tensor.shape), [None] * tensor.dim(), activation=True, kind="source")
             self._marked[tensor] = found
         return found
 
     def tie(self, first: Ids | None, second: Ids | None, reason: str) -> Ids | None:
-        """Tie two dimensions; one that carries no channels freezes the other. Returns the ids that go on."""
+        """Tie two dimensions; if one carries no channels, the other is frozen. Returns the ids of the result."""
         if first is None or second is None:
             self.ids.freeze(first if second is None else second, reason)
             return first if second is None else second
@@ -114,26 +115,26 @@ class Ledger:
         return first
 
     def count(self, coefficient: float, factors: tuple[Ids, ...], bias: bool = False) -> None:
-        """Note a share of the network's FLOPs."""
+        """Record a share of the network's FLOPs."""
         self.trace.terms.append(
             Term(coefficient, factors, tuple(self.calls.modules), len(self.trace.steps), bias)
         )
 
-    def apart(self, attribute: str, channels: Ids, groups: int) -> bool:
-        """Whether the running module loses whole groups of ``channels``; if so, makes each of the groups one channel.
+    def loses_groups(self, attribute: str, channels: Ids, groups: int) -> bool:
+        """Whether the running module loses whole groups of ``channels``; if so, the channels of a group are tied.
 
-        ``attribute`` counts the groups and follows.
+        ``attribute`` of the module is the number of groups, which decreases.
         """
         module = self.calls.modules[-1]
-        if module not in self.whole:
+        if module not in self.group_wise:
             return False
         rows = channels.reshape(groups, -1)
         self.ids.tie_rows(rows.T)
         self.claim(groups, rows[:, 0])
         earlier = self.trace.numbers.setdefault((module, attribute), rows[:, 0])
-        self.ids.tie(earlier, rows[:, 0])  # a module that runs twice has one number of groups
+        self.ids.tie(earlier, rows[:, 0])  # a module that runs twice has the same number of groups both times
         return True
 
     def claim(self, value: int, counted: Ids) -> None:
-        """Note that the constant ``value`` stands for the number of ``counted`` channels."""
+        """Record that the constant ``value`` is the number of ``counted`` channels."""
         self.claims.append(Claim(int(value), counted))

@@ -1,4 +1,4 @@
-"""What a trace records: tensors and the channels they carry, reads, costs, module calls."""
+"""The content of a trace: tensors with the channels that they carry, contractions, costs, module calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Settings = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool, int]
 
 @dataclass(eq=False)
 class Marked:
-    """What is known of one tensor of the run.
+    """A tensor of the run.
 
     ``dims[d]`` holds the channel id of every index of dimension d, or None where d carries no channels.
     """
@@ -25,14 +25,16 @@ class Marked:
     op: str = ""
     parents: tuple[Marked, ...] = ()
     activation: bool = False  # depends on the network's input, not on parameters alone
-    uniform: bool = False  # filled with one value (zeros, ones): any width of it means the same
+    uniform: bool = False  # filled with one value (zeros, ones): its width is arbitrary
     zero: bool = False  # filled with zeros
-    followed: bool = True  # not what only a backward pass would use: its shape is not looked at
-    spread: frozenset[int] = frozenset()  # dimensions along which one value was repeated (``expand``)
-    statistics: tuple[Ids, ...] = ()  # reduced over these channels; only a normalisation may use it
-    tensor: str | None = None  # the parameter or buffer that this is
+    followed: bool = True  # False for what only a backward pass uses: its shape is not compared
+    spread: frozenset[int] = frozenset()  # dimensions that repeat one value (``expand``)
+    statistics: tuple[
+        Ids, ...
+    ] = ()  # the channels that it is a statistic over; only normalisations may use it
+    tensor: str | None = None  # the name of the parameter or buffer, if it is one
     call: Call | None = None  # the Python-level call that returned it
-    made_in: Call | None = None  # the Python-level call that it was made in
+    made_in: Call | None = None  # the Python-level call in which it was made
 
     @property
     def carries(self) -> bool:
@@ -61,7 +63,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Gather:
-    """``index_select`` by an integer buffer whose values point into ``source`` ids (the last is a zero channel)."""
+    """``index_select`` by an integer buffer of positions in ``source``, the last of which is a channel of zeros."""
 
     buffer: str
     source: Ids
@@ -81,30 +83,30 @@ class Claim:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One traced operator: its outputs and the constants it carried."""
+    """One traced operator with its inputs, outputs and constant arguments."""
 
     op: str
     call: Call
     inputs: tuple[Marked, ...]
     outputs: tuple[Marked, ...]
     claims: tuple[Claim, ...]
-    numbers: tuple[float, ...] = ()  # what elementwise arithmetic calculates with
+    numbers: tuple[float, ...] = ()  # the constants of elementwise arithmetic
     settings: Settings | None = None  # of a convolution
 
     @property
     def module(self) -> str:
-        """The path of the module it ran in."""
+        """The path of the module that ran it."""
         return self.call[0]
 
     @property
     def on_activations(self) -> bool:
-        """Whether it handles what depends on the network's input (a written-out ``torch.tensor(2.0)`` does not)."""
+        """Whether an input depends on the network's input (a constant ``torch.tensor(2.0)`` does not)."""
         return self.op != "lift_fresh" and any(marked.activation for marked in self.inputs)
 
 
 @dataclass(frozen=True)
 class Visit:
-    """One call of a module: the first tensor that went in and the only tensor that came out."""
+    """One call of a module: its first input tensor, and its output if that is a tensor."""
 
     module: str
     entered: Marked | None
@@ -113,9 +115,10 @@ class Visit:
 
 @dataclass
 class Trace:
-    """Everything one run showed.
+    """Everything that one run has recorded.
 
-    ``numbers``: (module, attribute that counts its groups) -> one id of each group; groups that lose all channels go.
+    ``numbers``: (module, attribute that counts its groups) -> one id of each group; the count decreases by the groups
+    that lose all channels.
     """
 
     ids: ChannelIds = field(default_factory=ChannelIds)
@@ -131,9 +134,9 @@ class Trace:
     numbers: dict[tuple[str, str], Ids] = field(default_factory=dict)
 
     def role(self, marked: Marked, dim: int, role: str) -> None:
-        """Remember what dimension ``dim`` of a weight is for, through whatever was computed from the parameter.
+        """Record the role of dimension ``dim`` of a weight, also of one that was computed from parameters.
 
-        The first word stands.
+        The first role of a dimension is kept.
         """
         ids = marked.dims[dim]
         if ids is not None and not marked.activation:

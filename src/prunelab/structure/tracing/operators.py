@@ -1,4 +1,4 @@
-"""What is read from the call of an ATen operator."""
+"""Names, operands and constants of ATen operator calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunelab.structure.tracing.marks import Settings
 
-# A number in these may have been computed from a width (x * width ** -0.5).
+# The constants of these may have been computed from a width (x * width ** -0.5).
 _ARITHMETIC = {
     f"{name}{ending}" for name in ("add", "sub", "rsub", "mul", "div", "pow") for ending in ("", "_")
 }
@@ -41,5 +41,5 @@ def settings(name: str, args: Any) -> Settings | None:
 
 
 def arithmetic(name: str, args: Any) -> tuple[float, ...]:
-    """The numbers that elementwise arithmetic calculates with."""
+    """The constants of elementwise arithmetic."""
     return tuple(value for value in args if type(value) in (int, float)) if name in _ARITHMETIC else ()

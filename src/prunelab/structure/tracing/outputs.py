@@ -1,4 +1,4 @@
-"""The tensors of inputs and outputs, whatever they are wrapped in."""
+"""The tensors in nested inputs and outputs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, Enum, torch.device, torch.dtype
 def tensors_in(value: Any) -> list[Tensor]:
     """Every tensor in ``value``, once, in order: in lists, tuples, mappings, sets, data classes and other objects.
 
-    Raises UserError for something that cannot be looked into (a generator, a function): the tensors that it gives out
-    would be overlooked.
+    Raises UserError for an object without accessible content (a generator, a function): its tensors would be missed.
     """
     found: list[Tensor] = []
     _collect(value, found, set())
@@ -43,14 +42,14 @@ def _parts(value: Any) -> Iterable[Any]:
         return [*value, *_attributes(value)]
     if (callable(value) and not _attributes(value)) or not (hasattr(value, "__dict__") or _slots(value)):
         raise UserError(
-            f"the network returns a {type(value).__name__}, into which prunelab cannot look for tensors. Wrap the "
-            "network so that it returns tensors in lists, dicts or data classes."
+            f"the network returns a {type(value).__name__}, in which prunelab cannot find tensors. Wrap the network so "
+            "that it returns tensors in lists, dicts or data classes."
         )
     return _attributes(value)
 
 
 def _attributes(value: Any) -> list[Any]:
-    """What an object holds under names (a list or dict of a class of its own may hold tensors there too)."""
+    """The attributes of an object (a subclass of list or dict may have tensors there too)."""
     named = [getattr(value, name) for name in _slots(value) if hasattr(value, name)]
     return [*getattr(value, "__dict__", {}).values(), *named]
 

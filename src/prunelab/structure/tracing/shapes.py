@@ -1,9 +1,9 @@
-"""Results of common operators on the meta device, made from their shapes alone.
+"""Results of common operators on the meta device, computed from shapes alone.
 
-PyTorch works out the shape of a batch normalisation, of ``relu6`` or of ``addmm`` on the meta device by running a
-decomposition in Python, operator by operator: close to a millisecond each, more than everything else in a trace
-together. Here shape and memory layout are known beforehand. Whatever is unusual (training mode, sizes that do not
-fit, mixed types, other layouts) is left to PyTorch.
+PyTorch computes the shape of a batch normalisation, of ``relu6`` or of ``addmm`` on the meta device by a decomposition
+in Python, operator by operator: almost a millisecond each, more than all other work of a trace together. Here, shape
+and memory layout follow from those of the inputs. Unusual calls (training mode, sizes that do not fit, mixed types,
+other layouts) are computed by PyTorch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _aten = torch.ops.aten
 
 
 def compute(func: Any, args: Any, kwargs: Any) -> Any:
-    """``func(*args, **kwargs)``; on the meta device without PyTorch's detour where the result's shape is known."""
+    """``func(*args, **kwargs)``; on the meta device from shapes where the shape of the result is known."""
     if func is _aten.convolution.default:
         _check_channels(*args)
     known = _KNOWN.get(func)
@@ -71,8 +71,8 @@ def _of_two_in_place(x: Tensor, y: Any, **named: Any) -> Tensor | None:
 
 
 def _of_two(x: Tensor, y: Any, **named: Any) -> Tensor | None:
-    """A function of two tensors that are laid out alike, or of contiguous ones of which one is repeated, or of a
-    tensor and a number."""
+    """A function of a tensor and a number, or of two tensors of equal layout, or contiguous ones of which one is
+    broadcast."""
     if not isinstance(y, Tensor):
         return _like(x) if type(y) in (int, float) and x.is_floating_point() else None
     if x.dtype != y.dtype or not y.is_meta:
@@ -153,12 +153,12 @@ def _convolution(
 
 
 def _plain(x: Tensor) -> bool:
-    """Contiguous, and not at the same time in the order "channels last", which PyTorch would go on with."""
+    """Contiguous, and not also in "channels last" order, which PyTorch would keep for the result."""
     return x.is_contiguous() and not (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 
 def _in_order(x: Tensor) -> bool:
-    """Each dimension is farther apart in memory than the next, and none is of size 1: the order is beyond doubt."""
+    """Strides decrease and no dimension has size 1, so that the memory order of the dimensions is unique."""
     strides = x.stride()
     decreasing = all(outer > inner for outer, inner in pairwise(strides))
     return decreasing and strides[-1] > 0 and min(x.shape) > 1 if strides else False
@@ -170,7 +170,7 @@ def _empty(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _like(x: Tensor) -> Tensor:
-    """``torch.empty_like(x)``: PyTorch runs a decomposition in Python for it."""
+    """``torch.empty_like(x)``, for which PyTorch runs a decomposition in Python."""
     return _empty(x, x.shape) if _plain(x) else torch.empty_like(x)
 
 
@@ -197,7 +197,7 @@ def _group_norm(
 
 
 def _normalised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The normalised x, and statistics that only a backward pass reads."""
+    """The normalised x, and statistics, which only a backward pass reads."""
     statistic = _empty(x, (0,))
     return _like(x), statistic, statistic
 

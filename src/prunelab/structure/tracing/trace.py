@@ -1,8 +1,8 @@
-"""One run of a network that follows its channels from operator to operator.
+"""One run of a network in which channels are followed from operator to operator.
 
-Two interpreter modes watch the run. A ``TorchDispatchMode`` sees every ATen operator and hands channel ids on
-by the rules of ``prunelab.structure.tracing.rules``; a ``TorchFunctionMode`` numbers the Python-level calls, so that a
-tensor of the run can be found again in a later run (see ``prunelab.structure.tracing.calls``).
+Two interpreter modes observe the run. A ``TorchDispatchMode`` receives every ATen operator and computes the channel ids
+of its results by the rules of ``prunelab.structure.tracing.rules``. A ``TorchFunctionMode`` numbers the Python-level
+calls, so that a tensor of this run can be found in a later run (see ``prunelab.structure.tracing.calls``).
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from torch.utils._pytree import tree_flatten
 from prunelab.errors import UserError
 from prunelab.structure.tracing.calls import Call, Calls, following
 from prunelab.structure.tracing.data_decisions import Decisions, depends_on_data
+from prunelab.structure.tracing.evaluation import evaluation_mode
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Marked, Step, Trace, Visit
 from prunelab.structure.tracing.operators import arithmetic, name_of, operands, settings
 from prunelab.structure.tracing.outputs import tensors_in
 from prunelab.structure.tracing.rules import rule_for
 from prunelab.structure.tracing.shapes import compute
-from prunelab.structure.tracing.side_effects import evaluating
 
 
 class Tracer(TorchDispatchMode):
     """Follows channel ids through the operators of one forward pass.
 
-    ``tensors`` maps each parameter and buffer (the objects that the run will use) to its name; ``values`` gives
-    the real content of integer buffers. ``carry`` says, for the n-th view that splits a channel dimension, how
-    many places from the right the part that carries the channels stands (0 is the last). ``decisions`` may repeat
-    what an earlier run decided from its data. ``whole`` are the modules that lose whole groups of channels.
+    ``tensors`` are (name, tensor) of each parameter and buffer, the objects that the run will use; ``values`` returns
+    the real content of an integer buffer. ``carry``: for the n-th view that splits a channel dimension, the position
+    (counted from the right, 0 is the last) of the part that carries the channels. ``decisions`` may repeat decisions of
+    an earlier run. ``group_wise`` are the modules that lose whole groups of channels.
     """
 
     def __init__(
@@ -44,27 +44,27 @@ class Tracer(TorchDispatchMode):
         carry: Mapping[int, int] | None = None,
         kernels: Collection[str] = (),
         decisions: Decisions | None = None,
-        whole: Collection[str] = (),
+        group_wise: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.decisions = decisions or Decisions()
-        # A strong reference would be a ring that only the collector takes apart.
+        # A strong reference would be a cycle, which only the garbage collector frees.
         returned = WeakMethod(self._returned)
         self.calls = Calls(lambda call, out: _called(returned, call, out))
-        self.ledger = Ledger(tensors, values, self.calls, carry, kernels, whole)
+        self.ledger = Ledger(tensors, values, self.calls, carry, kernels, group_wise)
 
     @property
     def trace(self) -> Trace:
-        """What the run has shown until now."""
+        """The record of the run."""
         return self.ledger.trace
 
     def marked(self, tensor: Tensor) -> Marked:
-        """What ``tensor`` carries."""
+        """The mark of ``tensor``."""
         return self.ledger.marked(tensor)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing here is ever compiled: spares a guard of the compiler around every operator."""
+        """No operator is compiled here: this saves a guard of the compiler around each."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -72,8 +72,8 @@ class Tracer(TorchDispatchMode):
         args, kwargs = self.before(func, args, kwargs)
         inputs = tuple(self.marked(value) for value in operands(*args, *kwargs.values()))
         name = name_of(func)
-        written_out = name == "lift_fresh"  # torch.tensor(2.0)
-        activation = not written_out and any(marked.activation for marked in inputs)
+        constant = name == "lift_fresh"  # torch.tensor(2.0)
+        activation = not constant and any(marked.activation for marked in inputs)
         if activation and depends_on_data(func, name, args):
             out = self.decisions(func, name, args, kwargs)
         else:
@@ -100,7 +100,7 @@ class Tracer(TorchDispatchMode):
         return out
 
     def before(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Hook of the masked run: may replace an operator's inputs."""
+        """Hook for the masked run: may replace the inputs of an operator."""
         return args, kwargs
 
     def _returned(self, call: Call, out: Any) -> None:
@@ -110,13 +110,13 @@ class Tracer(TorchDispatchMode):
 
 
 def _called(returned: WeakMethod[Any], call: Call, out: Any) -> None:
-    tell = returned()
-    if tell is not None:
-        tell(call, out)
+    method = returned()
+    if method is not None:
+        method(call, out)
 
 
 def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[Trace, Any]:
-    """Run ``forward`` once in evaluation mode under ``tracer`` -> what it showed (the output is frozen), its output."""
+    """Run ``forward`` once in evaluation mode under ``tracer`` -> the trace (the output is frozen), the output."""
     entered: list[Marked | None] = []
 
     def enter(path: str, given: Any) -> None:
@@ -128,7 +128,7 @@ def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[T
         tracer.trace.visits.append(Visit(path, entered.pop(), left))
 
     with (
-        evaluating(model),
+        evaluation_mode(model),
         torch.no_grad(),
         following(model, tracer.calls, enter, leave),
         tracer,
@@ -139,8 +139,9 @@ def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[T
     given_out = tensors_in(out)
     if not given_out:
         raise UserError(
-            f"the network {type(model).__name__} returns no tensor, so nothing can be known of it"
+            f"the network {type(model).__name__} returns no tensor, so its channels cannot be followed"
         )
+    trace.ids.module = None
     for value in given_out:
         marked = tracer.marked(value)
         for ids in (*marked.dims, *marked.statistics):

@@ -58,7 +58,7 @@ def test_along_channels_freezes(
 
     pruning = exact(network(forward, stem=conv(3, 6), conv=conv(6, 8), out=conv(8, 3)), IMAGES)
     assert pruning.groups == {"stem": ("filter", 6)}
-    assert pruning.frozen == {"conv": f"{operator} along the channels"}
+    assert pruning.frozen == {"conv": f"{operator} selects along the channels"}
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_weight_norm_of_both_kinds(inexact: Callable[..., Any]) -> None:
             )  # the older kind keeps its last weight, which can only be copied without a gradient
         pruning = inexact(network, IMAGES)
         assert list(pruning.groups.values()) == [("filter", 8), ("filter", 6)]
-        assert list(pruning.inexact.values()) == ["_weight_norm_interface"]
+        assert list(pruning.inexact.values()) == ["_weight_norm_interface over channels"]
 
 
 def test_normalised_vectors_are_inexact(inexact: Callable[..., Any], network: Any) -> None:

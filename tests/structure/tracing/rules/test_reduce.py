@@ -94,4 +94,4 @@ def test_spatial_attention_over_channels_freezes_what_it_pools(
     parts = {"stem": conv(3, 6), "conv": conv(6, 8), "attend": conv(2, 1), "out": conv(8, 3)}
     pruning = exact(network(forward, **parts), IMAGES)
     assert pruning.groups == {"stem": ("filter", 6)}
-    assert "over channels" in pruning.frozen["conv"]
+    assert "over the channels" in pruning.frozen["conv"]

@@ -1,7 +1,8 @@
-"""How each ATen operator hands channel identity on.
+"""Rules: the channels of the results of each ATen operator.
 
-A rule is a function ``(ledger, op, args, kwargs, inputs, outputs) -> list[Marked]``: what is known of each output
-tensor. It may tie, freeze or mark ids through the ledger. An operator without a rule freezes whatever enters it.
+A rule is a function ``(ledger, op, args, kwargs, inputs, outputs) -> list[Marked]``, which returns the mark of each
+output tensor. It may tie, freeze or mark ids through the ledger. An operator without a rule freezes the channels of its
+inputs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the rules share."""
+"""Functions that several rules use."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def plain(outputs: list[Tensor]) -> list[Marked]:
 
 
 def beside(outputs: list[Tensor]) -> list[Marked]:
-    """Outputs beside the first that only a backward pass would use (saved statistics): not followed."""
+    """Outputs after the first that only a backward pass uses (saved statistics): not followed."""
     return [Marked((), [], followed=False) for _ in outputs]
 
 
 def rearranged(source: Marked, out: Tensor, dims: Dims) -> Marked:
-    """A rearrangement of ``source``: it stays uniform, zero, a statistic."""
+    """A rearrangement of ``source``, which keeps the properties uniform, zero and statistic."""
     return Marked(
         tuple(out.shape), dims, uniform=source.uniform, zero=source.zero, statistics=source.statistics
     )
@@ -40,16 +40,16 @@ def freeze_all(ledger: Ledger, inputs: tuple[Marked, ...], reason: str) -> None:
 def unknown(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """An operator without a rule: never guess."""
-    freeze_all(ledger, inputs, op)
+    """An operator without a rule: nothing is assumed, so everything is frozen."""
+    freeze_all(ledger, inputs, f"the operator {op} has no rule, so that its effect on channels is unknown")
     return plain(outputs)
 
 
 def statistics_end_here(ledger: Ledger, op: str, inputs: tuple[Marked, ...]) -> None:
-    """A statistic over channels may only normalise them; any other use freezes them."""
+    """A statistic over channels may only be used to normalise them; any other use freezes them."""
     for marked in inputs:
         for ids in marked.statistics:
-            ledger.ids.freeze(ids, f"{op} of a statistic over channels")
+            ledger.ids.freeze(ids, f"{op} uses a statistic over channels, and not to normalise them")
 
 
 def argument(args: Any, kwargs: Any, position: int, name: str, default: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Contractions: convolutions and matrix products. They make new channels and read (consume) old ones."""
+"""Contractions: convolutions and matrix products. They read (consume) channels and make new ones."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def convolution(
     transposed, groups = bool(args[6]), int(args[8])
     statistics_end_here(ledger, op, inputs)
     for ids in source.dims[2:]:
-        ledger.ids.freeze(ids, f"{op} along the channels")
-    made, read = (1, 0) if transposed else (0, 1)  # which weight dimension makes channels, which reads them
+        ledger.ids.freeze(ids, f"{op} moves along the channels")
+    made, read = (1, 0) if transposed else (0, 1)  # the weight dimensions that make and that read channels
     out = outputs[0]
     if weight.shape[read if not transposed else 1] == 1 and groups > 1 and groups == source.shape[1]:
         channels = _depthwise(ledger, op, source, weight, groups, transposed)
@@ -32,7 +32,7 @@ def convolution(
         channels = _grouped(ledger, op, source, weight, groups, made, read)
     else:
         channels = weight.dims[made]
-        ledger.tie(source.dims[1], weight.dims[read], f"{op} of a tensor without channels")
+        ledger.tie(source.dims[1], weight.dims[read], f"{op} has an input without known channels")
         ledger.kind = "produce"
         if source.activation and source.dims[1] is not None:
             ledger.trace.reads.append(Read(source, 1))
@@ -41,9 +41,9 @@ def convolution(
     if channels is not None:
         ledger.ids.produce(channels)
     places = out.numel() // out.shape[1]
-    # A kernel stops at every place of the output, a transposed one at every place of the input.
-    stops = prod(source.shape) // source.shape[1] if transposed else places
-    _count(ledger, weight, stops)
+    # A kernel is applied at every place of the output, a transposed one at every place of the input.
+    places_of_kernel = prod(source.shape) // source.shape[1] if transposed else places
+    _count(ledger, weight, places_of_kernel)
     if bias is not None:
         channels = _bias(ledger, op, channels, bias, places, out.shape[1])
     dims: Dims = [source.dims[0], channels, *[None] * (out.dim() - 2)]
@@ -53,41 +53,47 @@ def convolution(
 def _depthwise(
     ledger: Ledger, op: str, source: Marked, weight: Marked, groups: int, transposed: bool
 ) -> Ids | None:
-    """Each input channel has filters of its own: output channel o is input channel o // multiplier."""
+    """Each input channel has separate filters: output channel o comes from input channel o // multiplier."""
     ledger.kind = "carry"
     multiplier = (weight.shape[1] if transposed else weight.shape[0] // groups) or 1
     channels = source.dims[1]
     carried = None if channels is None else np.repeat(channels, multiplier) if multiplier > 1 else channels
     if weight.dims[0] is not None:
         ledger.trace.numbers[ledger.calls.modules[-1], "groups"] = weight.dims[0][::multiplier]
-    ledger.trace.role(weight, 0, "depthwise")  # before the role of a producer is given
-    return ledger.tie(carried, weight.dims[0], f"{op} of a tensor without channels")
+    ledger.trace.role(weight, 0, "depthwise")  # the first role is kept: not "producer"
+    return ledger.tie(carried, weight.dims[0], f"{op} has an input without known channels")
 
 
 def _grouped(
     ledger: Ledger, op: str, source: Marked, weight: Marked, groups: int, made: int, read: int
 ) -> Ids | None:
-    """Groups keep equal widths: position i of every group is one channel, on both sides.
+    """Groups keep equal widths: position i of all groups is tied, in the input and in the output.
 
-    In a convolution that is to lose whole groups, all channels of a group are one, on both sides together.
+    In a convolution that loses whole groups, all channels of a group are tied, input and output together.
     """
     ledger.kind = "produce"
     entering, leaving = source.dims[1], weight.dims[made]
-    if made == 0 and entering is not None and leaving is not None and ledger.apart("groups", leaving, groups):
+    if (
+        made == 0
+        and entering is not None
+        and leaving is not None
+        and ledger.loses_groups("groups", leaving, groups)
+    ):
         ledger.ids.tie_rows(entering.reshape(groups, -1).T)
         ledger.ids.tie(entering.reshape(groups, -1)[:, 0], leaving.reshape(groups, -1)[:, 0])
-        ledger.ids.freeze(weight.dims[read], f"{op} that loses whole groups")
+        ledger.ids.freeze(weight.dims[read], f"{op} loses whole groups")
         ledger.trace.reads.append(Read(source, 1))
         return leaving
     if entering is None:
-        ledger.ids.freeze(weight.dims[read], f"{op} of a tensor without channels")
+        ledger.ids.freeze(weight.dims[read], f"{op} has an input without known channels")
     else:
         rows = entering.reshape(groups, -1)
         ledger.ids.tie_rows(rows)
+        computed = f"{op} with groups has a weight without known channels"
         if read == 1:
-            ledger.tie(rows[0] if rows.shape[1] > 1 else None, weight.dims[1], op)
+            ledger.tie(rows[0] if rows.shape[1] > 1 else None, weight.dims[1], computed)
         else:
-            ledger.tie(entering, weight.dims[0], op)
+            ledger.tie(entering, weight.dims[0], computed)
         ledger.trace.reads.append(Read(source, 1))
     if made == 0 and leaving is not None:
         ledger.ids.tie_rows(leaving.reshape(groups, -1))
@@ -99,21 +105,21 @@ def _grouped(
     return np.tile(leaving, groups)
 
 
-def _count(ledger: Ledger, weight: Marked, stops: int) -> None:
-    """FLOPs of a convolution without its bias: 2 x (weights) x (places that the kernel stops at)."""
+def _count(ledger: Ledger, weight: Marked, places_of_kernel: int) -> None:
+    """FLOPs of a convolution without its bias: 2 x (entries of the weight) x (places of the kernel)."""
     factors = tuple(ids for ids in weight.dims[:2] if ids is not None)
     rest = prod(weight.shape) // prod(ids.size for ids in factors)
-    ledger.count(2.0 * stops * rest, factors)
+    ledger.count(2.0 * places_of_kernel * rest, factors)
 
 
 def _bias(ledger: Ledger, op: str, channels: Ids | None, bias: Marked, places: int, width: int) -> Ids | None:
-    """Tie a bias (width,) to the channels that it is added to, and count its additions -> the channels that go on."""
+    """Tie a bias (width,) to the channels that it is added to, and count its additions -> the channels of the sum."""
     ledger.trace.role(bias, 0, "bias")
     ids = bias.dims[-1]
     if width == 1:
         ledger.count(float(places), (), bias=True)
         return channels
-    joined = ledger.tie(channels, ids, f"{op}: bias")
+    joined = ledger.tie(channels, ids, f"{op} adds a bias to a tensor without known channels")
     factors = (joined,) if joined is not None else ()
     coefficient = float(places) if factors else float(places * width)
     ledger.count(coefficient, factors, bias=True)
@@ -134,7 +140,8 @@ def addmm(
         else:
             for place in range(-len(bias.shape), 0):
                 if bias.shape[place] == out.shape[place] > 1 and not bias.uniform:
-                    made.dims[place] = ledger.tie(made.dims[place], bias.dims[place], op)
+                    reason = f"{op} adds a tensor without known channels"
+                    made.dims[place] = ledger.tie(made.dims[place], bias.dims[place], reason)
     return [made]
 
 
@@ -147,11 +154,12 @@ def matmul(
     ledger.kind = "produce"
     between_left, between_right = left.dims[-1], right.dims[-2]
     if left.activation and right.activation and (between_left is not None or between_right is not None):
-        # Queries times keys: no weight reads these channels, so nothing can be masked there.
-        ledger.ids.freeze(between_left, f"{op} of two activations")
-        ledger.ids.freeze(between_right, f"{op} of two activations")
+        # Queries times keys: no weight reads these channels, so that no weight can be masked.
+        reason = f"{op} contracts two activations, so that no weight reads these channels"
+        ledger.ids.freeze(between_left, reason)
+        ledger.ids.freeze(between_right, reason)
     elif left.shape[-1] > 1:
-        ledger.tie(between_left, between_right, f"{op} of a tensor without channels")
+        ledger.tie(between_left, between_right, f"{op} has an input without known channels")
     for operand, dim in ((left, -1), (right, -2)):
         if operand.activation and operand.dims[dim] is not None:
             ledger.trace.reads.append(Read(operand, len(operand.shape) + dim))
@@ -161,7 +169,11 @@ def matmul(
     out = outputs[0]
     dims: Dims = [None] * out.dim()
     if out.dim() == 3 and out.shape[0] > 1:
-        dims[0] = ledger.tie(left.dims[0], right.dims[0], op) if left.carries or right.carries else None
+        dims[0] = (
+            ledger.tie(left.dims[0], right.dims[0], f"{op} has an input without known channels")
+            if left.carries or right.carries
+            else None
+        )
     dims[-2], dims[-1] = left.dims[-2], right.dims[-1]
     for operand, ids in ((left, dims[-2]), (right, dims[-1])):
         if ids is not None and not operand.activation:
@@ -185,22 +197,23 @@ def attention(
     statistics_end_here(ledger, op, inputs)
     for marked in inputs[3:]:
         for ids in marked.dims:
-            ledger.ids.freeze(ids, op)
+            ledger.ids.freeze(ids, f"{op} has a mask with channels")
     for operand in (query, key):
-        ledger.ids.freeze(operand.dims[-1], f"{op} of two activations")
-        ledger.ids.freeze(operand.dims[-2], op)
-    ledger.ids.freeze(value.dims[-2], op)
+        reason = f"{op} contracts two activations, so that no weight reads these channels"
+        ledger.ids.freeze(operand.dims[-1], reason)
+        ledger.ids.freeze(operand.dims[-2], f"{op} moves along the channels")
+    ledger.ids.freeze(value.dims[-2], f"{op} moves along the channels")
     heads = query.dims[1]
     for operand in (key, value):
         if operand.shape[1] == query.shape[1] > 1:
             heads = (
-                ledger.tie(heads, operand.dims[1], op)
+                ledger.tie(heads, operand.dims[1], f"{op} has an input without known channels")
                 if heads is not None or operand.dims[1] is not None
                 else None
             )
         else:
-            ledger.ids.freeze(heads, op)
-            ledger.ids.freeze(operand.dims[1], op)
+            ledger.ids.freeze(heads, f"{op} broadcasts heads")
+            ledger.ids.freeze(operand.dims[1], f"{op} broadcasts heads")
     out = outputs[0]
     made = Marked(tuple(out.shape), [None, heads, None, value.dims[-1]])
     tokens = key.shape[2] * query.shape[2] * query.shape[0]

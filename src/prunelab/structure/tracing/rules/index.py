@@ -1,4 +1,4 @@
-"""Indexing: free along places, by a rule of its own along channels."""
+"""Indexing: without effect on channels along places, with a rule for gathers along channels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def index_select(
 ) -> list[Marked]:
     """``index_select(input, dim, index)``.
 
-    Along channels the index must be an integer buffer of the network and the last entry of the input a channel of
-    zeros: then an entry whose source is removed points to the zeros (``ZeroPadShortcut``). Anything else freezes.
+    Along channels the index must be an integer buffer of the network, and the last entry of the input a channel of
+    zeros: an entry with a removed source then points to the zeros (``ZeroPadShortcut``). Any other use freezes.
     """
     source, chooser = inputs[0], inputs[1]
     dim = int(args[1]) % len(source.shape)
@@ -34,7 +34,7 @@ def index_select(
             if chooser.dims[0] is not None:
                 ledger.ids.produce(chooser.dims[0])
         else:
-            ledger.ids.freeze(ids, f"{op} along the channels")
+            ledger.ids.freeze(ids, f"{op} selects along the channels")
             dims[dim] = None
     ledger.kind = "transport"
     return [Marked(tuple(outputs[0].shape), dims)]
@@ -56,15 +56,15 @@ def index(
         if chooser is not None:
             indexed.extend(range(dim, dim + covered))
             for ids in ledger.marked(chooser).dims:
-                ledger.ids.freeze(ids, f"{op} along the channels")
+                ledger.ids.freeze(ids, f"{op} selects along the channels")
         dim += covered
     for dim in indexed:
-        ledger.ids.freeze(source.dims[dim], f"{op} along the channels")
+        ledger.ids.freeze(source.dims[dim], f"{op} selects along the channels")
     kept: Dims = [ids for dim, ids in enumerate(source.dims) if dim not in indexed]
     places = out.dim() - len(kept)
     first = indexed[0] if indexed else 0
     apart = bool(indexed) and indexed[-1] - first + 1 != len(indexed)
-    if apart:  # then the indexed places come first
+    if apart:  # PyTorch then puts the indexed places first
         first = 0
     return [Marked(tuple(out.shape), [*kept[:first], *[None] * places, *kept[first:]])]
 
@@ -72,10 +72,10 @@ def index(
 def index_put(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``target[index, ...] = values`` along leading dimensions, where the target was made for it (``zeros``).
+    """``target[index, ...] = values`` along leading dimensions of a target that was made for it (``zeros``).
 
-    Detectors gather the features of their regions so. A view as target would have to be followed to what it views;
-    that freezes.
+    Detectors collect the features of their regions in this way. A target that is a view is frozen, because the write
+    changes the tensor that it views.
     """
     target, values, choosers = ledger.marked(args[0]), ledger.marked(args[2]), list(args[1])
     rank, rest = len(target.shape), len(target.shape) - len(choosers)
@@ -85,11 +85,15 @@ def index_put(
         return unknown(ledger, op, args, kwargs, inputs, outputs)
     statistics_end_here(ledger, op, inputs)
     for ids in (*target.dims[: rank - rest], *values.dims[: len(values.shape) - rest]):
-        ledger.ids.freeze(ids, f"{op} along the channels")
+        ledger.ids.freeze(ids, f"{op} selects along the channels")
     dims: Dims = [None] * rank
     for place in range(-rest, 0):
         ids = None if values.uniform else values.dims[place]
-        dims[place] = ids if target.uniform else ledger.tie(target.dims[place], ids, op)
+        dims[place] = (
+            ids
+            if target.uniform
+            else ledger.tie(target.dims[place], ids, f"{op} has an input without known channels")
+        )
     ledger.kind = "transport"
     return [Marked(target.shape, dims)]
 
@@ -97,9 +101,9 @@ def index_put(
 def embedding(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``embedding(weight, indices)``: the vectors' channels go on, the vocabulary stays."""
+    """``embedding(weight, indices)``: the result has the channels of the vectors; the vocabulary is frozen."""
     weight, out = inputs[0], outputs[0]
-    ledger.ids.freeze(weight.dims[0], op)
+    ledger.ids.freeze(weight.dims[0], f"{op} looks up words by their number")
     ledger.trace.role(weight, 1, "producer")
     if weight.dims[1] is not None:
         ledger.ids.produce(weight.dims[1])
@@ -115,7 +119,7 @@ def roll(
     moved = args[-1] if isinstance(args[-1], (list, tuple)) else [args[-1]]
     dims: Dims = list(source.dims)
     for dim in moved:
-        ledger.ids.freeze(dims[dim], f"{op} along the channels")
+        ledger.ids.freeze(dims[dim], f"{op} selects along the channels")
     ledger.kind = "transport"
     return [Marked(source.shape, dims)]
 

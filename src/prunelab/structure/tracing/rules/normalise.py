@@ -1,4 +1,4 @@
-"""Normalisations and softmax. Over channels they are inexact: removing one changes the others."""
+"""Normalisations and softmax. Over channels they are inexact: the removal of one channel changes the others."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def batch_norm(
         if isinstance(tensor, Tensor):
             channels = _affine(ledger, op, channels, ledger.marked(tensor), role)
     training = next((bool(value) for value in args[3:6] if isinstance(value, bool)), False)
-    if training:  # weight standardisation calls it so on a weight: the other dimensions are averaged over
+    if training:  # weight standardisation applies it to a weight: the average is over the other dimensions
         for ids in (source.dims[0], *source.dims[2:]):
-            ledger.ids.mark_inexact(ids, op)
+            ledger.ids.mark_inexact(ids, f"{op} over channels")
     ledger.kind = "pointwise"
     dims = list(source.dims)
     dims[1] = channels
@@ -36,7 +36,7 @@ def _affine(ledger: Ledger, op: str, channels: Ids | None, parameter: Marked, ro
     if parameter.uniform or parameter.shape[-1] == 1:
         return channels
     ledger.trace.role(parameter, len(parameter.shape) - 1, role)
-    return ledger.tie(channels, parameter.dims[-1], f"{op} of a tensor without channels")
+    return ledger.tie(channels, parameter.dims[-1], f"{op} has an input without known channels")
 
 
 def layer_norm(
@@ -48,7 +48,7 @@ def layer_norm(
     dims = list(source.dims)
     normalised = range(-len(args[1]), 0)
     for place in normalised:
-        ledger.ids.mark_inexact(dims[place], op)
+        ledger.ids.mark_inexact(dims[place], f"{op} over channels")
     for tensor, role in zip(args[2:4], ("scale", "shift"), strict=False):
         if isinstance(tensor, Tensor):
             parameter = ledger.marked(tensor)
@@ -56,7 +56,7 @@ def layer_norm(
                 if source.shape[place] > 1 and not parameter.uniform:
                     ledger.trace.role(parameter, len(parameter.shape) + place, role)
                     dims[place] = ledger.tie(
-                        dims[place], parameter.dims[place], f"{op} of a tensor without channels"
+                        dims[place], parameter.dims[place], f"{op} has an input without known channels"
                     )
     ledger.kind = "pointwise"
     return [Marked(source.shape, dims), *beside(outputs[1:])]
@@ -65,9 +65,9 @@ def layer_norm(
 def group_norm(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``native_group_norm(input, weight, bias, N, C, HxW, group, eps)``: it loses whole groups, which is exact.
+    """``native_group_norm(input, weight, bias, N, C, HxW, group, eps)``: whole groups are removed, which is exact.
 
-    Where it cannot (one group, few groups, the channels outside tie them together), groups keep equal widths.
+    Where this is not possible (one group, few groups, or groups that other operators tie), groups keep equal widths.
     """
     source, groups = ledger.marked(args[0]), int(args[6])
     statistics_end_here(ledger, op, inputs)
@@ -77,9 +77,9 @@ def group_norm(
             channels = _affine(ledger, op, channels, ledger.marked(tensor), role)
     if channels is not None and groups == channels.size:
         ledger.trace.numbers[ledger.calls.modules[-1], "num_groups"] = channels
-    elif channels is not None and not ledger.apart("num_groups", channels, groups):
+    elif channels is not None and not ledger.loses_groups("num_groups", channels, groups):
         ledger.ids.tie_rows(channels.reshape(groups, -1))
-        ledger.ids.mark_inexact(channels, op)
+        ledger.ids.mark_inexact(channels, f"{op} over channels")
     ledger.kind = "pointwise"
     dims = list(source.dims)
     dims[1] = channels
@@ -92,7 +92,7 @@ def softmax(
     """``softmax(input, dim)``: inexact if it runs over channels."""
     source = inputs[0]
     statistics_end_here(ledger, op, inputs)
-    ledger.ids.mark_inexact(source.dims[int(args[1])], op)
+    ledger.ids.mark_inexact(source.dims[int(args[1])], f"{op} over channels")
     ledger.kind = "pointwise"
     return [Marked(source.shape, list(source.dims))]
 
@@ -106,10 +106,10 @@ def weight_norm(
     dims = list(direction.dims)
     for place, ids in enumerate(dims):
         if place != dim:
-            ledger.ids.mark_inexact(ids, op)
+            ledger.ids.mark_inexact(ids, f"{op} over channels")
         elif magnitude.shape[place] > 1:
             ledger.trace.role(magnitude, place, "scale")
-            dims[place] = ledger.tie(ids, magnitude.dims[place], op)
+            dims[place] = ledger.tie(ids, magnitude.dims[place], f"{op} has an input without known channels")
     if direction.tensor is not None:
         ledger.trace.role(direction, dim, "producer")
     return [Marked(direction.shape, dims), *beside(outputs[1:])]

@@ -1,4 +1,4 @@
-"""Slices, splits, concatenations and stacks: channels side by side."""
+"""Slices, splits, concatenations and stacks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def slice_(
         ids.size
     )
     if step != 1:
-        ledger.ids.freeze(ids, f"{op} with a step along the channels")
+        ledger.ids.freeze(ids, f"{op} has a step along the channels")
     taken = ids[start:end:step]
     if 0 < taken.size < ids.size and ids.size % taken.size == 0 and start % taken.size == 0:
         ledger.ids.tie_rows(ids.reshape(-1, taken.size))
@@ -38,7 +38,7 @@ def slice_(
         ledger.claim(end, ids[:end])
     dims[dim] = taken if taken.size > 1 else None
     if taken.size == 1:
-        ledger.ids.freeze(taken, f"{op} of one channel")
+        ledger.ids.freeze(taken, f"{op} takes a single channel")
     return [rearranged(source, outputs[0], dims)]
 
 
@@ -61,7 +61,7 @@ def split(
         dims: Dims = list(source.dims)
         dims[dim] = part if part.size > 1 else None
         if part.size == 1:
-            ledger.ids.freeze(part, f"{op} of one channel")
+            ledger.ids.freeze(part, f"{op} takes a single channel")
         if len(parts) > 1:
             ledger.claim(out.shape[dim], part)
         made.append(rearranged(source, out, dims))
@@ -71,10 +71,10 @@ def split(
 def cat(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``cat(tensors, dim)``: ids follow one another; what carries no channels stays whole."""
+    """``cat(tensors, dim)``: ids are concatenated; a part without channels is frozen."""
     statistics_end_here(ledger, op, inputs)
     out = outputs[0]
-    # PyTorch passes over empty tensors of one dimension, whatever the others have.
+    # PyTorch ignores empty tensors of one dimension, whatever the rank of the others.
     parts = [marked for marked in inputs if len(marked.shape) == out.dim()]
     along = int(argument(args, kwargs, 1, "dim", 0)) % out.dim()
     dims: Dims = []
@@ -86,7 +86,7 @@ def cat(
         joined = present[0].dims[dim] if present else None
         for marked in present[1:]:
             if marked.shape[dim] > 1:
-                joined = ledger.tie(joined, marked.dims[dim], f"{op} with a tensor without channels")
+                joined = ledger.tie(joined, marked.dims[dim], f"{op} has an input without known channels")
         dims.append(joined)
     ledger.kind = "transport"
     return [Marked(tuple(out.shape), dims)]
@@ -100,7 +100,7 @@ def _concatenated(ledger: Ledger, op: str, parts: list[Marked], dim: int) -> Ids
         ids = marked.dims[dim]
         if ids is None:
             ids = ledger.ids.fresh(marked.shape[dim])
-            ledger.ids.freeze(ids, f"{op} with a tensor without channels")
+            ledger.ids.freeze(ids, f"{op} has an input without known channels")
         pieces.append(ids)
     return np.concatenate(pieces)
 
@@ -117,7 +117,7 @@ def stack(
         joined = inputs[0].dims[dim]
         for marked in inputs[1:]:
             if marked.shape[dim] > 1:
-                joined = ledger.tie(joined, marked.dims[dim], f"{op} with a tensor without channels")
+                joined = ledger.tie(joined, marked.dims[dim], f"{op} has an input without known channels")
         dims.append(joined)
     dims.insert(new, None)
     ledger.kind = "transport"

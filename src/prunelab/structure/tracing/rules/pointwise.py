@@ -1,4 +1,4 @@
-"""Elementwise operators: dimensions of equal place are tied, broadcast ones are passed over."""
+"""Elementwise operators: dimensions at equal positions are tied, broadcast ones are ignored."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PRODUCED = {"mm", "bmm", "_unsafe_view", "view"}
 def pointwise(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """Join the channels of all operands, elementwise."""
+    """Tie the channels of all operands, elementwise."""
     if not inputs:
         return plain(outputs)
     if op.endswith("_"):
-        _written(ledger, inputs[0])
+        _mark_written(ledger, inputs[0])
     operands = [marked for marked in inputs if not marked.uniform]
     if not operands:  # uniform whatever the operator
         return [_uniform(out, op == "clone" and inputs[0].zero) for out in outputs]
@@ -56,12 +56,12 @@ def _join(ledger: Ledger, op: str, operands: list[Marked], out: Tensor, place: i
         return None
     joined = present[0].dims[place]
     for marked in present[1:]:
-        joined = ledger.tie(joined, marked.dims[place], f"{op} with a tensor without channels")
+        joined = ledger.tie(joined, marked.dims[place], f"{op} has an input without known channels")
     return joined
 
 
 def _kind(ledger: Ledger, op: str, args: Any, kwargs: Any, carried: list[Marked]) -> str:
-    """What kind of elementwise operator this is; notes shortcut sums and gates on the way."""
+    """The kind of an elementwise operator (see ``Marked.kind``); records shortcut sums and gates."""
     activations = [marked for marked in carried if marked.activation or marked.kind == "source"]
     if len(activations) == 2:
         first, second = activations
@@ -77,7 +77,7 @@ def _kind(ledger: Ledger, op: str, args: Any, kwargs: Any, carried: list[Marked]
 
 
 def _gating(gate: Marked, gated: Marked) -> list[Any]:
-    """The channels that only scale others; a tensor scaled by a function of itself has no gate."""
+    """The channels that only scale others. A tensor that is scaled by a function of itself has no gate."""
     return [
         ids
         for ids in gate.dims
@@ -86,14 +86,14 @@ def _gating(gate: Marked, gated: Marked) -> list[Any]:
 
 
 def _note_sum(ledger: Ledger, first: Marked, second: Marked) -> None:
-    """Remember the channels that a sum of two activations ties (a shortcut makes a stage)."""
+    """Record the channels that a sum of two activations ties (a shortcut makes a stage)."""
     for ids, others in zip(reversed(first.dims), reversed(second.dims), strict=False):
         if ids is not None and others is not None and ids.size == others.size and ids is not others:
             ledger.trace.sums.append((ids, others))
 
 
 def _count_bias(ledger: Ledger, inputs: tuple[Marked, ...], out: Tensor) -> None:
-    """``linear`` may run as a matrix product and an addition: the addition is then its bias."""
+    """``linear`` may run as a matrix product and an addition, which is then its bias."""
     if len(inputs) != 2 or inputs[0].made_in != ledger.calls.current or inputs[0].op not in _PRODUCED:
         return
     bias = inputs[1]
@@ -105,7 +105,8 @@ def _count_bias(ledger: Ledger, inputs: tuple[Marked, ...], out: Tensor) -> None
 
 
 def _normalised(ledger: Ledger, op: str, operands: list[Marked]) -> tuple[Any, ...]:
-    """Statistics over channels: they end where they meet the channels they came from (a normalisation)."""
+    """The statistics over channels that the result still is: one that meets the channels it was computed from is the
+    statistic of a normalisation, and ends there."""
     going_on = []
     for marked in operands:
         for ids in marked.statistics:
@@ -121,8 +122,8 @@ def _normalised(ledger: Ledger, op: str, operands: list[Marked]) -> tuple[Any, .
     return tuple(going_on)
 
 
-def _written(ledger: Ledger, target: Marked) -> None:
-    """An in-place operator writes into ``target``: what it views is no longer uniform."""
+def _mark_written(ledger: Ledger, target: Marked) -> None:
+    """An in-place operator writes into ``target``: the tensors that it is a view of are no longer uniform."""
     while True:
         target.uniform = target.zero = False
         if target.kind != "transport" or not target.parents:
@@ -141,7 +142,7 @@ def _size(marked: Marked) -> int:
 def create(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """Tensors filled with one value: any width of them means the same."""
+    """Tensors filled with one value: their width is arbitrary."""
     zero = (
         "zeros" in op
         or op in ("zero", "zero_")
@@ -153,7 +154,7 @@ def create(
 def constant(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """Tensors whose content depends on the position (``arange``) or is unknown (``empty``)."""
+    """Tensors with content that depends on the position (``arange``) or is unknown (``empty``)."""
     return plain(outputs)
 
 
@@ -177,13 +178,13 @@ def identity(
 def of_first(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """Elementwise in the first input; further inputs and outputs are scratch of the operator."""
+    """Elementwise in the first input; further inputs and outputs are temporary storage of the operator."""
     return [*pointwise(ledger, op, args, kwargs, inputs[:1], outputs[:1]), *beside(outputs[1:])]
 
 
-# Elementwise operators that PyTorch does not tag so.
+# Elementwise operators without PyTorch's tag ``pointwise``.
 _UNTAGGED = ("hardswish", "hardswish_", "_prelu_kernel", "copy", "copy_")
-_WITH_SCRATCH = ("log_sigmoid_forward", "rrelu_with_noise", "rrelu_with_noise_functional")
+_WITH_STORAGE = ("log_sigmoid_forward", "rrelu_with_noise", "rrelu_with_noise_functional")
 _FILLED = (
     "zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "zero_",
 )  # fmt: skip
@@ -197,7 +198,7 @@ _SAME_AGAIN = (
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNTAGGED, pointwise),
-    **dict.fromkeys(_WITH_SCRATCH, of_first),
+    **dict.fromkeys(_WITH_STORAGE, of_first),
     **dict.fromkeys(_FILLED, create),
     **dict.fromkeys(_NOT_FILLED, constant),
     **dict.fromkeys(_SAME_AGAIN, identity),

@@ -1,4 +1,4 @@
-"""Reductions: over places they are harmless; over channels they may only serve a normalisation."""
+"""Reductions: without effect on channels over places; over channels only allowed as part of a normalisation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _reduce(
     statistics = tuple(ids for ids in over_channels if ids is not None) if op in _STATISTICS else ()
     if op not in _STATISTICS:
         for ids in over_channels:
-            ledger.ids.freeze(ids, f"{op} over channels")
+            ledger.ids.freeze(ids, f"{op} reduces over the channels")
     if not over_channels:
         ledger.kind = "transport"
     made = []

@@ -1,4 +1,4 @@
-"""Views, transposes and the like: where channels sit, not what they are."""
+"""Views, transposes and similar operators, which change the position of channels only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def view(
             continue
         if len(carriers) > 1:
             for dim in carriers:
-                ledger.ids.freeze(source.dims[dim], f"{op} that merges two channel dimensions")
+                ledger.ids.freeze(source.dims[dim], f"{op} merges two dimensions of channels")
             continue
         sizes = tuple(out.shape[dim] for dim in leaving)
         place, ids = _reshaped(ledger, source, entering, carriers[0], sizes)
@@ -46,7 +46,7 @@ def view(
 
 
 def _segments(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]]:
-    """The smallest runs of dimensions of ``before`` and ``after`` that hold the same elements (size 1 left out)."""
+    """The smallest runs of dimensions of ``before`` and ``after`` with the same elements, without those of size 1."""
     entering = [dim for dim, size in enumerate(before) if size != 1]
     leaving = [dim for dim, size in enumerate(after) if size != 1]
     segments = []
@@ -71,10 +71,10 @@ def _segments(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]]:
 def _reshaped(
     ledger: Ledger, source: Marked, entering: list[int], carrier: int, sizes: Sizes
 ) -> tuple[int, Ids]:
-    """Which of the new dimensions carries the channels of ``carrier``, and its ids.
+    """The new dimension that carries the channels of ``carrier``, and its ids.
 
-    Where several vary, one is chosen to carry (the last, unless ``ledger.carry`` says otherwise) and positions are
-    tied across the others, so that what is removed stays rectangular.
+    If the channel varies along several new dimensions, one of them carries the channels (the last, unless
+    ``ledger.carry`` names another), and positions are tied across the others, so that the removed part is rectangular.
     """
     ids = source.dims[carrier]
     assert ids is not None
@@ -117,7 +117,7 @@ def permute(
 def expand(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``expand(input, sizes)``: what is repeated carries no channels of its own."""
+    """``expand(input, sizes)``: repeated dimensions carry no channels."""
     source, out = inputs[0], outputs[0]
     added: Dims = [None] * (out.dim() - len(source.shape))
     ledger.kind = "transport"
@@ -155,7 +155,7 @@ def unsqueeze(
 def squeeze(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``squeeze(input[, dim])``: only dimensions of size 1 go, and those carry no channels."""
+    """``squeeze(input[, dim])`` removes dimensions of size 1, which carry no channels."""
     source = inputs[0]
     rank = len(source.shape)
     named = argument(args, kwargs, 1, "dim")
@@ -170,10 +170,10 @@ def squeeze(
 def select(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``select(input, dim, index)`` and ``unbind(input, dim)``: one place at a time."""
+    """``select(input, dim, index)`` and ``unbind(input, dim)``: single places."""
     source = inputs[0]
     dim = int(argument(args, kwargs, 1, "dim", 0)) % len(source.shape)
-    ledger.ids.freeze(source.dims[dim], f"{op} along the channels")
+    ledger.ids.freeze(source.dims[dim], f"{op} selects along the channels")
     dims = [ids for place, ids in enumerate(source.dims) if place != dim]
     ledger.kind = "transport"
     return [rearranged(source, out, list(dims)) for out in outputs]
@@ -185,7 +185,7 @@ def unfold(
     """``unfold(input, dim, size, step)``: windows along places."""
     source = inputs[0]
     dim = int(args[1]) % len(source.shape)
-    ledger.ids.freeze(source.dims[dim], f"{op} along the channels")
+    ledger.ids.freeze(source.dims[dim], f"{op} selects along the channels")
     dims: Dims = [None if place == dim else ids for place, ids in enumerate(source.dims)]
     ledger.kind = "transport"
     return [rearranged(source, outputs[0], [*dims, None])]
@@ -210,7 +210,7 @@ def glu(
 def channel_shuffle(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``channel_shuffle(input, groups)``: position i of every group is one channel."""
+    """``channel_shuffle(input, groups)``: position i of all groups is tied."""
     source, groups = inputs[0], int(args[1])
     dims: Dims = list(source.dims)
     if dims[1] is not None:
@@ -235,7 +235,7 @@ def restride(
 def nothing(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """Operators that read a size or a property only."""
+    """Operators that read only a size or a property."""
     return plain(outputs)
 
 

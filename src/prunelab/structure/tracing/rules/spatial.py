@@ -19,7 +19,7 @@ def spatial(
     source = inputs[0]
     statistics_end_here(ledger, op, inputs)
     for ids in source.dims[2:]:
-        ledger.ids.freeze(ids, f"{op} along the channels")
+        ledger.ids.freeze(ids, f"{op} moves along the channels")
     ledger.kind = "transport"
     return [
         Marked(tuple(out.shape), [source.dims[0], source.dims[1], *[None] * (out.dim() - 2)])
@@ -30,7 +30,7 @@ def spatial(
 def pad(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``constant_pad_nd(input, pad, value)``: padded channels are nobody's, so they stay."""
+    """``constant_pad_nd(input, pad, value)``: padded channels belong to no weight and are frozen."""
     source, padding = inputs[0], list(args[1])
     statistics_end_here(ledger, op, inputs)
     dims: Dims = list(source.dims)
@@ -40,11 +40,11 @@ def pad(
         if ids is None or (before == 0 and after == 0):
             continue
         if before < 0 or after < 0 or op != "constant_pad_nd":
-            ledger.ids.freeze(ids, op)
+            ledger.ids.freeze(ids, f"{op} changes the number of channels")
             dims[dim] = None
             continue
         around = ledger.ids.fresh(before + after)
-        ledger.ids.freeze(around, op)
+        ledger.ids.freeze(around, f"{op} adds channels that no weight makes")
         dims[dim] = np.concatenate([around[:before], ids, around[before:]])
     ledger.kind = "transport"
     return [Marked(tuple(outputs[0].shape), dims)]
@@ -53,7 +53,7 @@ def pad(
 def pixel_shuffle(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """(N, C r^2, H, W) -> (N, C, H r, W r): the r^2 channels of one output channel go together."""
+    """(N, C r^2, H, W) -> (N, C, H r, W r): the r^2 channels of one output channel are tied."""
     source, factor = inputs[0], int(args[1])
     channels = source.dims[1]
     out = outputs[0]
@@ -62,7 +62,7 @@ def pixel_shuffle(
         ledger.ids.tie_rows(rows)
         channels = rows[0] if out.shape[1] > 1 else None
         if channels is None:
-            ledger.ids.freeze(source.dims[1], op)
+            ledger.ids.freeze(source.dims[1], f"{op} to a single channel")
     ledger.kind = "transport"
     return [Marked(tuple(out.shape), [source.dims[0], channels, None, None])]
 
@@ -92,7 +92,7 @@ def im2col(
 def col2im(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """(N, C k^2, places) -> (N, C, H, W): the k^2 values of one channel go together (``fold``)."""
+    """(N, C k^2, places) -> (N, C, H, W): the k^2 values of one channel are tied (``fold``)."""
     source, out = inputs[0], outputs[0]
     statistics_end_here(ledger, op, inputs)
     ids = source.dims[-2]
@@ -101,7 +101,7 @@ def col2im(
         rows = ids.reshape(out.shape[-3], -1).T
         ledger.ids.tie_rows(rows)
         channels = np.ascontiguousarray(rows[0])
-    ledger.ids.freeze(source.dims[-1], f"{op} along the channels")
+    ledger.ids.freeze(source.dims[-1], f"{op} moves along the channels")
     ledger.kind = "transport"
     return [Marked(tuple(out.shape), [*source.dims[:-2], channels, None, None])]
 
@@ -113,7 +113,7 @@ def regions(
     source, boxes = inputs[0], inputs[1]
     statistics_end_here(ledger, op, inputs)
     for ids in (source.dims[0], *source.dims[2:], *boxes.dims):
-        ledger.ids.freeze(ids, f"{op} along the channels")
+        ledger.ids.freeze(ids, f"{op} moves along the channels")
     ledger.kind = "transport"
     return [Marked(tuple(out.shape), [None, source.dims[1], None, None]) for out in outputs]
 

@@ -1,4 +1,4 @@
-"""A run leaves no trace on the network: flags, caches and whatever its modules note down are put back."""
+"""Evaluation mode for a run that leaves the network unchanged: flags, caches and attributes are restored."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; after, every attribute of every module is what it was before.
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards, every attribute of every module has its earlier value.
 
-    Networks note things down when they run (anchors for this size of image, attention biases computed once): what a
-    run on the meta device noted must not stay, and what was noted before must not be taken for a constant.
+    Networks store values when they run (anchors for the size of an image, attention biases that are computed once).
+    Values stored by a run on the meta device must be removed, and values stored earlier must not be used as constants.
     """
-    noted = [(module, _attributes(module), _contents(module)) for module in model.modules()]
+    saved = [(module, _attributes(module), _contents(module)) for module in model.modules()]
     training = [module for module in model.modules() if module.training]
     try:
         forget_caches(model)
@@ -26,7 +26,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = False
         yield
     finally:
-        for module, attributes, contents in noted:
+        for module, attributes, contents in saved:
             for name in _attributes(module).keys() - attributes.keys():
                 delattr(module, name)
             module.__dict__.update(attributes)
@@ -37,9 +37,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def forget_caches(model: nn.Module) -> None:
-    """Let modules forget what they computed from their weights and kept for further calls in evaluation mode.
+    """Clear what modules have computed from their weights and stored for further calls in evaluation mode.
 
-    They do so by themselves when training begins (LeViT's attention biases, one tensor for each device).
+    Modules clear such caches themselves when training mode begins (LeViT's attention biases, one tensor per device).
     """
     training = [(module, module.training) for module in model.modules()]
     for module, _ in training:
@@ -54,7 +54,7 @@ def _is_cache(value: Any) -> bool:
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """What a module keeps beside what every module has."""
+    """The attributes of a module other than those that every module has."""
     return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
 
 
@@ -65,6 +65,6 @@ def _contents(module: nn.Module) -> list[tuple[Any, Any]]:
 
 
 def _refill(container: Any, content: Any) -> None:
-    """Put back into ``container`` what it held."""
+    """Restore the content of ``container``."""
     container.clear()
     container.extend(content) if isinstance(container, list) else container.update(content)
