@@ -81,6 +81,13 @@ class Fields:
         """The JSON object in the field ``name``, to be read in its turn."""
         return Fields(self._get(name), self._where(name))
 
+    def nested_list(self, name: str) -> tuple[Fields, ...]:
+        """The JSON objects in the list ``name``, each to be read in its turn."""
+        value = self._get(name)
+        if not isinstance(value, list):
+            self._refuse(name, "a list", value)
+        return tuple(Fields(each, f"{self._where(name)}[{place}]") for place, each in enumerate(value))
+
     def texts_by_name(self, name: str) -> dict[str, str]:
         """The JSON object in the field ``name``, all of whose values are texts."""
         nested = self.nested(name)
