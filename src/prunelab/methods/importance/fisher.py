@@ -19,7 +19,7 @@ from prunelab.methods.about import Origin
 from prunelab.methods.allocation.candidate_widths import Normalisation
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.importance.criterion import Criterion, Reads
-from prunelab.methods.importance.sensitivity import measure_sensitivity
+from prunelab.methods.importance.sensitivity import measure_sensitivity, require_draws
 
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
@@ -42,6 +42,10 @@ class Fisher(Criterion):
     normalisation: ClassVar[Normalisation] = "none"
 
     draws: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_draws(self.draws)
 
     def score(self, context: PruningContext) -> Scores:
         return measure_sensitivity(context, self.draws).scores

@@ -22,7 +22,7 @@ from prunelab.methods.about import Origin
 from prunelab.methods.allocation.candidate_widths import Normalisation
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.importance.criterion import Criterion, Reads
-from prunelab.methods.importance.sensitivity import Curvature, measure_sensitivity
+from prunelab.methods.importance.sensitivity import Curvature, measure_sensitivity, require_draws
 
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
@@ -68,6 +68,7 @@ class OBS(Criterion):
             raise UserError(
                 f"dampings={self.dampings}: use numbers above 0, for inputs may depend on one another."
             )
+        require_draws(self.draws)
         if not 0 < self.at_once <= 1:
             raise UserError(
                 f"at_once={self.at_once} is not a fraction of a group's channels: use one in (0, 1]."

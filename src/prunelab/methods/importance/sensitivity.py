@@ -225,6 +225,12 @@ class _Pass:
                 sum_over_ranks(tensor)
 
 
+def require_draws(draws: int) -> None:
+    """Raises UserError for less than one random direction."""
+    if draws < 1:
+        raise UserError(f"draws={draws}: at least one random direction for each image is needed.")
+
+
 def random_direction(outputs: Tensor, generator: torch.Generator) -> Tensor:
     """Random vectors v (N, classes) with the second moment E[v v^T] = diag(p) - p p^T, p the softmax of the outputs.
 
