@@ -46,7 +46,7 @@ class LeastSquares:
     positions: int = 64
     ridges: tuple[float, ...] = RIDGES
     folds: int = 4
-    memory: int = 1 << 30
+    memory: int = 2**30
 
     def __post_init__(self) -> None:
         require_positive("least_squares", positions=self.positions, folds=self.folds, memory=self.memory)

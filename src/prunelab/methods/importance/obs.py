@@ -60,7 +60,7 @@ class OBS(Criterion):
     at_once: float = 0.02
     draws: int = 4
     scaling: str = "total"
-    memory: int = 1 << 30
+    memory: int = 2**30
 
     def __post_init__(self) -> None:
         super().__post_init__()
