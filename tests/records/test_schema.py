@@ -69,7 +69,16 @@ FAILURE = Failure(
 )
 
 
-LATER = {"best_epoch", "test_set", "validation", "title", "classes", "contents", "key_schema", "after_calibration"}
+LATER = {
+    "best_epoch",
+    "test_set",
+    "validation",
+    "title",
+    "classes",
+    "contents",
+    "key_schema",
+    "after_calibration",
+}
 """Fields that the records of earlier versions lack."""
 
 

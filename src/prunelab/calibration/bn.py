@@ -35,6 +35,8 @@ class BatchNorm:
             own = count.clone()
             sum_over_ranks(count)
             for norm in norms:
+                if norm.num_batches_tracked is not None:
+                    norm.num_batches_tracked.fill_(int(count))
                 for statistic in (norm.running_mean, norm.running_var):
                     assert statistic is not None
                     total = statistic.double() * own

@@ -147,7 +147,7 @@ def test_readers_of_every_kind_are_scored(groups: int, kernel: int) -> None:
     for criterion in (Fisher(), OBS()):
         scores = criterion.score(context(model, x)).channels
         assert scores.keys() == {group.name for group in context(model, x).groups}
-        assert all((values > 0).all() for values in scores.values())
+        assert all((values >= 0).all() and values.max() > 0 for values in scores.values())
 
 
 def test_passes_over_parts_of_the_network_give_the_same_scores() -> None:
@@ -163,6 +163,17 @@ def test_scores_rise_along_the_order_of_removal() -> None:
     scores = scores_along(np.array([2, 0, 3, 1]), np.array([1.0, 3.0, 2.0, 5.0]))
     assert np.argsort(scores).tolist() == [2, 0, 3, 1]
     assert scores[[2, 0, 3, 1]] == pytest.approx([1.0, 2.5, 2.5, 5.0])
+
+
+def test_groups_that_other_layers_read_are_not_pruned() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.ReLU(), nn.ConvTranspose2d(4, 5, 2), nn.Conv2d(5, 6, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
+    ).eval()  # fmt: skip
+    with pytest.warns(UserWarning, match=r"not read by convolutions and linear layers alone.*0"):
+        scores = Fisher().score(context(model, images(8)))
+    assert "0" not in scores.channels and len(scores.channels) == 2
 
 
 def test_class_scores_are_needed() -> None:

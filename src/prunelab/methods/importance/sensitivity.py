@@ -19,7 +19,7 @@ from prunelab.errors import UserError
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.finite_pass import finite_outputs
 from prunelab.methods.importance.activations import calibration_batches
-from prunelab.methods.importance.criterion import warn_left_whole
+from prunelab.methods.importance.criterion import warn_not_pruned
 from prunelab.methods.untouched import untouched
 from prunelab.structure import HookPoint, observe
 from prunelab.structure.layer_calls import Use, Watch, parameter_names
@@ -86,10 +86,12 @@ def measure_sensitivity(
     if seen == 0:
         raise UserError("The calibration loader holds no images to score with.")
     work.reduce()
-    unread = [group.name for group in context.groups if group.name not in work.channels]
-    warn_left_whole(context, unread, "are read by no convolution or linear layer")
+    called = set().union(*gather(work.called))
+    read = {group.name for group in context.groups if _is_read(group, called)}
+    unread = [group.name for group in context.groups if group.name not in read]
+    warn_not_pruned(context, unread, "are not read by convolutions and linear layers alone")
     count = 2 * seen * draws
-    channels = {name: (found / count).cpu().numpy() for name, found in work.channels.items()}
+    channels = {n: (found / count).cpu().numpy() for n, found in work.channels.items() if n in read}
     blocks = {name: float(found) / count for name, found in work.blocks.items()}
     return Sensitivity(Scores(channels, blocks), work.curvature)
 
@@ -113,6 +115,7 @@ class _Pass:
         for name in sorted(layers):
             weight = context.model.get_parameter(name)
             self.curvature[name] = Curvature.zeros(weight, self._groups(name), context.device)
+        self.called: set[str] = set()
         self._change: dict[str, Tensor] = {}
         self._branch: dict[str, Tensor] = {}
 
@@ -158,6 +161,7 @@ class _Pass:
     def _entered(self, name: str, use: Use) -> Tensor | None:
         if name not in self._readers:
             return None
+        self.called.add(name)
         if name in self._layers:
             inputs = use.inputs(use.chosen(self._positions, self._context.seed)).detach().double()
             inputs = inputs.reshape(len(inputs), len(use.images), -1, inputs.shape[2])
@@ -242,6 +246,12 @@ def random_direction(outputs: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs.device)
     root = likely.sqrt()
     return (root * noise - likely * (root * noise).sum(dim=1, keepdim=True)).to(outputs)
+
+
+def _is_read(group: ChannelGroup, called: Collection[str]) -> bool:
+    """Whether something reads the group, and nothing but layers that were called with a weight of their own."""
+    parts = group.having("consumer")
+    return bool(parts) and all(part.dim == 1 and part.parameter in called for part in parts)
 
 
 def _readers(context: PruningContext) -> dict[str, list[tuple[str, Tensor]]]:
