@@ -6,6 +6,7 @@ from .methods import CURL as CURL
 from .methods import FPGM as FPGM
 from .methods import LFPC as LFPC
 from .methods import NISP as NISP
+from .methods import OBS as OBS
 from .methods import PFA as PFA
 from .methods import SCSP as SCSP
 from .methods import SSL as SSL
@@ -21,6 +22,7 @@ from .methods import ChannelPruning as ChannelPruning
 from .methods import Criterion as Criterion
 from .methods import EagleEye as EagleEye
 from .methods import Entropy as Entropy
+from .methods import Fisher as Fisher
 from .methods import GroupBrainDamage as GroupBrainDamage
 from .methods import HRank as HRank
 from .methods import ImportanceMethod as ImportanceMethod

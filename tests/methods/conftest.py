@@ -142,6 +142,11 @@ class ToyCost:
         return costs.sum(axis=1)
 
     params = flops
+    resources = ("flops", "params")
+
+    def function(self, resource: str) -> Callable[..., Any]:
+        found: Callable[..., Any] = getattr(self, resource)
+        return found
 
 
 @pytest.fixture(scope="session")

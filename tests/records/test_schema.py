@@ -11,6 +11,7 @@ from prunelab.records.schema import (
     Accuracy,
     BestEpoch,
     BudgetSummary,
+    Calibrated,
     Failure,
     GitState,
     Metrics,
@@ -50,6 +51,7 @@ RECORD = Record(
     classes={"method": "ImportancePruning", "method.criterion": "mine.Mine"},
     contents={"method.criterion._target_": "00ff"},
     key_schema=2,
+    after_calibration=(Calibrated("bias", 0.5, 0.75, 1.5), Calibrated("sequential", 0.625, None, 12.0)),
 )
 
 FAILURE = Failure(
@@ -67,7 +69,16 @@ FAILURE = Failure(
 )
 
 
-LATER = {"best_epoch", "test_set", "validation", "title", "classes", "contents", "key_schema"}
+LATER = {
+    "best_epoch",
+    "test_set",
+    "validation",
+    "title",
+    "classes",
+    "contents",
+    "key_schema",
+    "after_calibration",
+}
 """Fields that the records of earlier versions lack."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch.distributed as dist
+from torch import Tensor
 
 from prunelab.errors import UserError
 
@@ -31,6 +32,12 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * size
     dist.all_gather_object(values, value)
     return values
+
+
+def sum_over_ranks(tensor: Tensor) -> None:
+    """Replace ``tensor``, in place, by its sum over all ranks."""
+    if world()[1] > 1:
+        dist.all_reduce(tensor)
 
 
 def on_all_ranks(work: Callable[[], Result]) -> Result:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
+from prunelab.calibration import Step, chosen_steps
 from prunelab.errors import UserError, nearest
 from prunelab.training import Training
 
@@ -23,12 +24,14 @@ class Round:
         part: (r, n): the round prunes the r-th of n parts of the network in forward order; (1, 1) is the whole network.
         weights: at the start of the training: "inherited" from the full network, or "fresh" (initialised again; the
             pruned network is trained from scratch).
+        calibration: training-free steps between pruning and training.
     """
 
     keep: float
     training: Training | None
     part: tuple[int, int] = (1, 1)
     weights: WeightSource = "inherited"
+    calibration: tuple[Step, ...] = ()
 
 
 class Recipe(Protocol):
@@ -50,17 +53,22 @@ class OneShot:
         training: the recovery; None: the pruned network is measured without recovery.
         calibration_images: number of training images with which the method scores channels.
         weights: "inherited" from the full network, or "fresh": train the pruned architecture from scratch.
+        calibration: steps without labels that follow each pruning, on as many images: names of
+            ``prunelab.calibration.STEPS``, or steps with settings of their own.
 
     Raises:
-        UserError: ``calibration_images`` is not at least 1; unknown ``weights``; fresh weights without training.
+        UserError: ``calibration_images`` is not at least 1; unknown ``weights`` or steps; fresh weights without
+            training, or with calibration.
     """
 
     training: Training | None
     calibration_images: int = 512
     weights: WeightSource = "inherited"
+    calibration: Sequence[str | Step] = ()
 
     def __post_init__(self) -> None:
         _at_least_one("calibration_images", self.calibration_images)
+        steps = chosen_steps(self.calibration)
         if self.weights not in get_args(WeightSource):
             raise UserError(
                 f"recipe.weights={self.weights!r} does not exist. "
@@ -68,9 +76,12 @@ class OneShot:
             )
         if self.weights == "fresh" and self.training is None:
             raise UserError("recipe.weights=fresh trains from scratch, but recipe.training is null.")
+        if self.weights == "fresh" and steps:
+            raise UserError("recipe.weights=fresh trains from scratch: use recipe.calibration=[].")
 
     def rounds(self, keep: float) -> tuple[Round, ...]:
-        return (Round(keep, self.training, weights=self.weights),)
+        steps = chosen_steps(self.calibration)
+        return (Round(keep, self.training, weights=self.weights, calibration=steps),)
 
 
 @dataclass(frozen=True)
@@ -84,16 +95,20 @@ class Iterative:
         schedule: the fraction kept after round r of R is keep^(r/R) (geometric: each round removes the same fraction of
             what remains) or 1 - (1 - keep) r/R (linear: each round removes the same fraction of the full network).
         calibration_images: number of training images with which the method scores channels in each round.
+        calibration: steps without labels that follow each pruning, see ``OneShot``.
+
+    Either training may be None: no training follows then.
 
     Raises:
-        UserError: a number below 1 or an unknown schedule.
+        UserError: a number below 1, an unknown schedule or step.
     """
 
-    training: Training
-    round_training: Training
+    training: Training | None
+    round_training: Training | None
     number: int = 3
     schedule: ScheduleName = "geometric"
     calibration_images: int = 512
+    calibration: Sequence[str | Step] = ()
 
     def __post_init__(self) -> None:
         _at_least_one("number", self.number)
@@ -103,12 +118,15 @@ class Iterative:
                 f"recipe: there is no schedule {self.schedule!r}. "
                 f"{nearest(str(self.schedule), get_args(ScheduleName))}"
             )
+        chosen_steps(self.calibration)
 
     def rounds(self, keep: float) -> tuple[Round, ...]:
+        steps = chosen_steps(self.calibration)
         earlier = (
-            Round(self._kept_after(number, keep), self.round_training) for number in range(1, self.number)
+            Round(self._kept_after(number, keep), self.round_training, calibration=steps)
+            for number in range(1, self.number)
         )
-        return (*earlier, Round(keep, self.training))
+        return (*earlier, Round(keep, self.training, calibration=steps))
 
     def _kept_after(self, number: int, keep: float) -> float:
         progress = number / self.number
@@ -127,24 +145,29 @@ class FrontToBack:
         parts: number of parts, into which the prunable groups are divided evenly. For the two inner layers of each of
             the 16 bottlenecks of a ResNet-50: 16.
         calibration_images: number of training images with which the method scores the channels of each part.
+        calibration: steps without labels that follow each pruning, see ``OneShot``.
 
     Raises:
-        UserError: a number below 1.
+        UserError: a number below 1, or an unknown step.
     """
 
     training: Training
     round_training: Training
     parts: int = 16
     calibration_images: int = 512
+    calibration: Sequence[str | Step] = ()
 
     def __post_init__(self) -> None:
         _at_least_one("parts", self.parts)
         _at_least_one("calibration_images", self.calibration_images)
+        chosen_steps(self.calibration)
 
     def rounds(self, keep: float) -> tuple[Round, ...]:
+        steps = chosen_steps(self.calibration)
+        trainings = [self.round_training] * (self.parts - 1) + [self.training]
         return tuple(
-            Round(keep, self.round_training if part < self.parts else self.training, (part, self.parts))
-            for part in range(1, self.parts + 1)
+            Round(keep, training, (part, self.parts), calibration=steps)
+            for part, training in enumerate(trainings, start=1)
         )
 
 

@@ -42,7 +42,7 @@ class Fields:
     def integers(self, name: str) -> tuple[int, ...]:
         value = self._get(name)
         if not isinstance(value, list) or not all(type(item) is int for item in value):
-            self._refuse(name, "a list of whole numbers", value)
+            self._wrong(name, "a list of whole numbers", value)
         return tuple(value)
 
     def flag(self, name: str) -> bool:
@@ -86,6 +86,13 @@ class Fields:
     def nested(self, name: str) -> Fields:
         """The fields of the JSON object in the field ``name``."""
         return Fields(self._get(name), self._where(name))
+
+    def nested_list(self, name: str) -> tuple[Fields, ...]:
+        """The JSON objects in the list ``name``, each to be read in its turn."""
+        value = self._get(name)
+        if not isinstance(value, list):
+            self._wrong(name, "a list", value)
+        return tuple(Fields(each, f"{self._where(name)}[{place}]") for place, each in enumerate(value))
 
     def texts_by_name(self, name: str) -> dict[str, str]:
         """The JSON object in the field ``name``, all of whose values are texts."""

@@ -32,6 +32,24 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """The accuracy on the test set after one calibration step, and the seconds that the step took."""
+
+    step: str
+    top1: float
+    top5: float | None
+    seconds: float
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Calibrated:
+        accuracy = Accuracy.from_fields(fields)
+        return cls(fields.text("step"), accuracy.top1, accuracy.top5, fields.number("seconds"))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
 class Metrics:
     """What one network is worth and what it costs.
 
@@ -168,8 +186,9 @@ class Record:
     ``best_epoch`` belongs to the recovery, whose last epoch gives ``pruned``; None without a recovery. ``test_set``
     describes the test images. Both are None in older records.
 
-    ``baseline`` is the full network, ``after_pruning`` the pruned one before recovery and ``pruned`` the same
-    after it, all on the test set; ``validation`` is the recovered network on the held-out validation images, for
+    ``baseline`` is the full network, ``after_pruning`` the pruned one before recovery, ``after_calibration`` the same
+    after each calibration step of the recipe and ``pruned`` after recovery, all on the test set; ``validation`` is the
+    recovered network on the held-out validation images, for
     whoever chooses between runs (None in records that were made before it was measured). ``config`` is the resolved
     configuration, in the present names of settings and classes whichever version recorded it. ``started`` and
     ``finished`` are ISO 8601 times.
@@ -207,6 +226,7 @@ class Record:
     classes: Mapping[str, str] = field(default_factory=dict)
     contents: Mapping[str, str] = field(default_factory=dict)
     key_schema: int = 1
+    after_calibration: tuple[Calibrated, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Any) -> Record:
@@ -249,6 +269,11 @@ class Record:
             classes=fields.texts_by_name("classes") if fields.has("classes") else {},
             contents=fields.texts_by_name("contents") if fields.has("contents") else {},
             key_schema=fields.integer("key_schema") if fields.has("key_schema") else 1,
+            after_calibration=tuple(
+                Calibrated.from_fields(each) for each in fields.nested_list("after_calibration")
+            )
+            if fields.has("after_calibration")
+            else (),
         )
 
     @classmethod

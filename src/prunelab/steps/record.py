@@ -33,6 +33,7 @@ def record_of(
         budget=_budget(setup, getattr(figures.pruned, resource) / getattr(figures.baseline, resource)),
         baseline=figures.baseline,
         after_pruning=pruned.after_pruning,
+        after_calibration=pruned.after_calibration,
         pruned=figures.pruned,
         plan=PlanSummary(plan.widths, plan.dropped_blocks, plan.digest(), pruned.masked_vs_pruned),
         config=config,

@@ -17,8 +17,9 @@ from prunelab.errors import UserError
 from prunelab.methods import Budget, LearningMethod, PruningCallback, PruningContext
 from prunelab.models.state import load_state
 from prunelab.recipes import Round
-from prunelab.records import Accuracy
+from prunelab.records import Accuracy, Calibrated
 from prunelab.records.atomic import Write, write_atomically
+from prunelab.steps.calibrate import calibrate
 from prunelab.steps.candidates import CandidateTraining
 from prunelab.steps.decision import Decision, RoundFolder, fingerprint
 from prunelab.steps.full import FullNetwork
@@ -46,6 +47,7 @@ class Pruned:
     ``plan`` is everything that was removed from the full network. ``after_pruning`` is the accuracy after the last
     pruning, before the training that follows; ``masked_vs_pruned`` the largest relative difference between masked and
     pruned outputs over all rounds; ``score_s`` the seconds that the method took to learn and to decide.
+    ``after_calibration``: accuracies of the last round, step by step; the seconds of all steps are in ``recovery_s``.
     """
 
     network: nn.Module
@@ -56,6 +58,7 @@ class Pruned:
     recovery_s: float
     best_epoch: int | None = None
     best: nn.Module | None = None
+    after_calibration: tuple[Calibrated, ...] = ()
 
 
 def prune_and_recover(
@@ -75,16 +78,20 @@ def prune_and_recover(
         context = _context(setup, network, step, full.graph, place, is_first=number == 1)
         score_s += _learn(setup, context, place, "learning" if last else f"learning {number}")
         decision = _decide(setup, context, place)
+        before = copy.deepcopy(network) if step.calibration else network
         score_s += decision.seconds + _reconstruct(setup, context, decision.plan)
         difference = max(difference, _prune(setup, network, decision.plan, context.graph))
         if last:
             after_pruning = setup.task.test_accuracy(network)
+        stem = place.recovery(decision)
+        calibrated = calibrate(setup, before, network, decision.plan, step.calibration, stem, write)
+        recovery_s += sum(each.seconds for each in calibrated)
         phase = "recovery" if last else f"round {number}"
         keeper = KeepBest(place.recovery(decision), write) if last else None
         recovery_s += _recover(setup, network, step, place, decision, phase, keeper)
     plan = cast(PruningPlan, network.prunelab_plan)  # the plans of all rounds, composed
     best = _best_epoch(network, keeper) if keeper is not None else (None, None)
-    return Pruned(network, plan, after_pruning, difference, score_s, recovery_s, *best)
+    return Pruned(network, plan, after_pruning, difference, score_s, recovery_s, *best, calibrated)
 
 
 def _best_epoch(network: nn.Module, keeper: KeepBest) -> tuple[int | None, nn.Module | None]:

@@ -38,7 +38,7 @@ class ExpectedCost:
         self._multiplicity = torch.from_numpy(cost._multiplicity)
         self._constant = torch.from_numpy(cost._constant)
         self._parents = [int(parent) for parent in cost._parents]
-        self._homes = [list(home) for home in cost._homes]
+        self._shared = [list(home) for home in cost._shared]
 
     def __call__(self, widths: Tensor, alive: Tensor | None = None) -> Tensor:
         """``widths`` (..., G) and ``alive`` (..., blocks; 1 where a block is kept) -> (...,), float64, on the CPU."""
@@ -65,5 +65,5 @@ class ExpectedCost:
                 own, parent = own * columns[parent], self._parents[parent]
             found.append(own)
         ones = torch.ones(alive.shape[:-1], dtype=alive.dtype)
-        shared = [torch.stack([found[block] for block in home]).amax(dim=0) for home in self._homes]
+        shared = [torch.stack([found[block] for block in home]).amax(dim=0) for home in self._shared]
         return torch.stack([*found, ones, *shared], dim=-1)

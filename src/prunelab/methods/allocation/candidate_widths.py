@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -20,10 +20,10 @@ from prunelab.structure import LEVELS
 if TYPE_CHECKING:
     from prunelab.structure import ChannelGraph, ChannelGroup
 
-Rule = Literal["global", "uniform"]
+Rule = Literal["global", "per_cost", "uniform"]
 Normalisation = Literal["mean", "max", "l2", "none"]
 
-RULES: tuple[Rule, ...] = ("global", "uniform")
+RULES: tuple[Rule, ...] = ("global", "per_cost", "uniform")
 NORMALISATIONS: tuple[Normalisation, ...] = ("mean", "max", "l2", "none")
 
 
@@ -31,9 +31,9 @@ NORMALISATIONS: tuple[Normalisation, ...] = ("mean", "max", "l2", "none")
 class Allocation:
     """How a budget is distributed over the groups of a network.
 
-    rule: ``global`` = one threshold over the normalised scores of all groups; ``uniform`` = the same keep
-        ratio everywhere.
-    normalisation: what the scores of a group are divided by under ``global``: their ``mean`` (a group of many
+    rule: ``global`` = one threshold over the normalised scores of all groups; ``per_cost`` = one threshold over
+        score / (resource that is saved without the channel or block); ``uniform`` = the same keep ratio everywhere.
+    normalisation: what the scores of a group are divided by, except under ``uniform``: their ``mean`` (a group of many
         large weights is then no more important than one of few small ones), their ``max``, their ``l2`` norm,
         or nothing (``none``: scores are compared between groups as they are). Blocks are normalised among
         themselves.
@@ -124,10 +124,12 @@ def build_candidate_widths(
     levels: Collection[str],
     allocation: Allocation,
     reference: ChannelGraph | None = None,
+    saved: np.ndarray | None = None,
 ) -> list[CandidateWidths]:
     """The candidate widths of each group and block that may be pruned and has a score, in the order of the graph.
 
-    ``min_keep`` is a fraction of the sizes in ``reference`` (the full network, if this one was pruned before).
+    ``min_keep`` is a fraction of the sizes in ``reference`` (the full network, if this one was pruned before). Under
+    ``per_cost`` the priorities are divided by ``saved``: for each column, the cost of one channel (or of the block).
     """
     full_sizes = {group.name: group.size for group in (reference or graph).groups}
     options = [
@@ -139,7 +141,9 @@ def build_candidate_widths(
     ]
     if "block" in levels:
         options += _widths_of_blocks(graph, scores, allocation)
-    return options
+    if saved is None or allocation.rule != "per_cost":
+        return options
+    return [replace(option, priorities=option.priorities / saved[option.column]) for option in options]
 
 
 def normalised(scores: np.ndarray, normalisation: Normalisation) -> np.ndarray:

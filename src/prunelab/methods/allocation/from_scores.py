@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.candidate_widths import Allocation, build_candidate_widths
 from prunelab.methods.allocation.feasibility import require_feasible
+from prunelab.methods.allocation.per_cost import per_cost
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.allocation.step_search import StepSearch, allowed_cost
 
@@ -71,8 +72,12 @@ def allocate(
     """
     allocation = allocation or Allocation()
     require_feasible(graph, budget, levels, allocation, network, reference, scores)
-    options = build_candidate_widths(graph, scores, levels, allocation, reference)
-    widths = StepSearch(graph, options, budget.resource).solve(allowed_cost(reference or graph, budget))
+    target = allowed_cost(reference or graph, budget)
+    if allocation.rule == "per_cost":
+        options, widths = per_cost(graph, scores, budget.resource, levels, allocation, reference, target)
+    else:
+        options = build_candidate_widths(graph, scores, levels, allocation, reference)
+        widths = StepSearch(graph, options, budget.resource).solve(target)
 
     n_groups = len(graph.groups)
     kept = {option.name: option.kept(widths[option.column]) for option in options if option.column < n_groups}

@@ -5,12 +5,14 @@ from prunelab.methods.importance.bn_gamma import BNGamma
 from prunelab.methods.importance.criterion import Criterion
 from prunelab.methods.importance.curl import CURL
 from prunelab.methods.importance.entropy import Entropy
+from prunelab.methods.importance.fisher import Fisher
 from prunelab.methods.importance.fpgm import FPGM
 from prunelab.methods.importance.hrank import HRank
 from prunelab.methods.importance.importance_method import ImportanceMethod
 from prunelab.methods.importance.l1 import L1Norm
 from prunelab.methods.importance.l2 import L2Norm
 from prunelab.methods.importance.nisp import NISP
+from prunelab.methods.importance.obs import OBS
 from prunelab.methods.importance.pfa import PFA
 from prunelab.methods.importance.random_scores import Random
 from prunelab.methods.importance.scsp import SCSP
@@ -20,12 +22,14 @@ __all__ = [
     "CURL",
     "FPGM",
     "NISP",
+    "OBS",
     "PFA",
     "SCSP",
     "APoZ",
     "BNGamma",
     "Criterion",
     "Entropy",
+    "Fisher",
     "HRank",
     "ImportanceMethod",
     "L1Norm",

@@ -53,7 +53,7 @@ class Prefix:
         def replayed(path: str) -> Callable[[Forward], Forward]:
             return lambda forward: lambda *args, **kwargs: current[path]
 
-        with _forwards(model, {path: replayed(path) for path in (*self.read, *self.unread)}):
+        with forwards(model, {path: replayed(path) for path in (*self.read, *self.unread)}):
             yield choose
 
 
@@ -74,8 +74,15 @@ class Schedule:
 
     def before(self, hook_points: Collection[HookPoint]) -> Prefix:
         """What is done before the first of these hook_points."""
-        first = min(self.hook_points[hook_point] for hook_point in hook_points)
-        done = {path for path, time in self.done.items() if time < first}
+        return self._until(min(self.hook_points[hook_point] for hook_point in hook_points))
+
+    def through(self, module: str) -> Prefix:
+        """What is done once this module (one of ``done``) is done."""
+        return self._until(self.done[module] + 1)
+
+    def _until(self, end: int) -> Prefix:
+        """What is done before a point in time."""
+        done = {path for path, time in self.done.items() if time < end}
         outermost = {path for path in done if not done & set(_ancestors(path))}
         read = {
             path for paths, running in self.reads if not running & outermost for path in paths & outermost
@@ -89,7 +96,7 @@ def record_schedule(model: nn.Module, images: Tensor, hook_points: Collection[Ho
     paths = [path for path, _ in model.named_modules() if path]
     observers = {hook_point: recorder.tapped(hook_point) for hook_point in hook_points}
     with (
-        _forwards(model, {path: recorder.watched(path) for path in paths}),
+        forwards(model, {path: recorder.watched(path) for path in paths}),
         recorder,
         observe(model, observers),
     ):
@@ -113,7 +120,7 @@ def record_outputs(model: nn.Module, paths: Collection[str]) -> Iterator[dict[st
 
         return wrap
 
-    with _forwards(model, {path: kept(path) for path in paths}):
+    with forwards(model, {path: kept(path) for path in paths}):
         yield outputs
 
 
@@ -181,7 +188,7 @@ def _ancestors(path: str) -> list[str]:
 
 
 @contextmanager
-def _forwards(model: nn.Module, wrappers: Mapping[str, Callable[[Forward], Forward]]) -> Iterator[None]:
+def forwards(model: nn.Module, wrappers: Mapping[str, Callable[[Forward], Forward]]) -> Iterator[None]:
     """Inside, the ``forward`` of these modules is what the wrappers make of it."""
     with ExitStack() as stack:
         for path, wrap in wrappers.items():

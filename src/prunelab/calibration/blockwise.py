@@ -1,0 +1,120 @@
+"""A short optimisation of each block's weights, so that it gives what the full network's block gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from prunelab.calibration.checks import require_positive
+from prunelab.calibration.pair import Pair
+from prunelab.calibration.segments import Course, Segment, Stopped, find_segments
+from prunelab.calibration.tuning import Minibatches, tune
+from prunelab.structure.layer_calls import Layer, Use, Watch, find_layers, parameter_names
+
+
+@dataclass(frozen=True)
+class Blockwise:
+    """Adam on the weights of one block after the other, inputs from the pruned network, outputs of the full one.
+
+    Like the reconstruction of blocks in quantisation (Li et al., BRECQ, ICLR 2021, arXiv:2102.05426), with a plain
+    squared error. What the first layer behind a block reads is compared, on the channels that are left; of the last
+    block the outputs of the network.
+
+    steps: for each block and rate.
+    batch: images of a step.
+    rates: highest learning rates that are tried; each block takes the one with the least error on an eighth of the
+        images, which no step sees, or stays as it is if none has less than before.
+    layers: about how many layers make a block.
+    """
+
+    steps: int = 100
+    batch: int = 32
+    rates: tuple[float, ...] = (1e-3, 3e-3)
+    layers: int = 4
+
+    def __post_init__(self) -> None:
+        require_positive("blockwise", steps=self.steps, batch=self.batch, layers=self.layers)
+
+    def __call__(self, pair: Pair) -> None:
+        """Adjust ``pair.pruned``."""
+        images = Minibatches.of(pair, self.batch)
+        with pair.looking(), _without_gradients(pair.pruned):
+            full, pruned = find_layers(pair.full, pair.example), find_layers(pair.pruned, pair.example)
+            common = {name: layer for name, layer in pruned.items() if name in full}
+            segments = find_segments((pair.pruned, pair.full), pair.example, list(common), self.layers)
+            teacher = Course(pair.full, images.shares, pair.example)
+            student = Course(pair.pruned, images.shares, pair.example)
+            for number, segment in enumerate(segments):
+                follower = segments[number + 1].layers[0] if number + 1 < len(segments) else None
+                channels = None if follower is None else pair.read_channels(full[follower])
+                with torch.no_grad():
+                    targets = [
+                        _entering(teacher, place, follower, channels) for place in range(len(images.shares))
+                    ]
+                parameters = [pair.pruned.get_parameter(name) for name in _own(pair.pruned, segment, common)]
+                given = partial(_entering, student, follower=follower)
+                self._optimise(images, parameters, given, targets)
+                teacher.advance(segment.stop)
+                student.advance(segment.stop)
+
+    def _optimise(
+        self,
+        images: Minibatches,
+        parameters: Sequence[nn.Parameter],
+        given: Callable[[int], Tensor],
+        targets: Sequence[Tensor],
+    ) -> None:
+        """Tune the parameters, so that ``given`` (minibatch) is near its target."""
+        scale = images.mean([target.double().square().flatten(1).mean(dim=1) for target in targets])
+
+        def error(place: int) -> Tensor:
+            difference = (given(place) - targets[place]).square().flatten(1).mean(dim=1)
+            return difference.sum() / max(scale, 1e-12) / images.sizes[place]
+
+        tune(parameters, error, images, self.steps, self.rates)
+
+
+@contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    """Inside, no parameter gets a gradient unless it is asked for; afterwards all do that did."""
+    needed = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in needed:
+            parameter.requires_grad_(True)
+
+
+def _entering(course: Course, number: int, follower: str | None, channels: Tensor | None = None) -> Tensor:
+    """What this layer reads (None: what the network gives) of a minibatch; of a full network only some channels."""
+    found: list[Tensor] = []
+
+    def entered(name: str, use: Use) -> None:
+        if name == follower:
+            found.append(use.given)
+            raise Stopped
+
+    with Watch(parameter_names(course.model), entered):
+        out = course.output(number)
+    if follower is None:
+        return out
+    (given,) = found
+    if channels is None:
+        return given
+    return given.index_select(given.dim() - 1 if given.dim() < 3 else 1, channels)
+
+
+def _own(model: nn.Module, segment: Segment, layers: dict[str, Layer]) -> list[str]:
+    """The parameters of a segment's layers and of the normalisations behind them."""
+    names: list[str | None] = []
+    for name in segment.layers:
+        layer = layers[name]
+        names += [layer.weight, layer.bias]
+        names += [layer.norm.scale, layer.norm.shift] if layer.norm is not None else []
+    return [name for name in names if name is not None]

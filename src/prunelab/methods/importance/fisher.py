@@ -1,0 +1,51 @@
+"""Fisher information: the loss that removing a channel adds, to second order.
+
+Theis, Korshunova, Tejani, Huszar: Faster gaze prediction with dense networks and Fisher pruning, 2018,
+arXiv:1801.05787, equation 8; Liu et al.: Group Fisher Pruning, ICML 2021, arXiv:2108.00708, for coupled channels.
+Where this departs from them:
+
+- The gradient is that of the divergence from the network's own output in random directions, so that the mean of the
+  squares is the true Fisher information and no label is needed (the papers use labels: the empirical one).
+- A channel is what its readers read: s_j sums activation times gradient over all positions and all layers that read
+  channel j, with the gradient through that layer alone. For a residual stage nothing is counted twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from prunelab.methods.about import Origin
+from prunelab.methods.allocation.candidate_widths import Normalisation
+from prunelab.methods.allocation.scores import Scores
+from prunelab.methods.importance.criterion import Criterion, Reads
+from prunelab.methods.importance.sensitivity import measure_sensitivity, require_draws
+
+if TYPE_CHECKING:
+    from prunelab.methods.context import PruningContext
+
+
+@dataclass(frozen=True)
+class Fisher(Criterion):
+    """score_j = mean over images of s_j^2 / 2, s_j = sum over positions and readers of x_j dC/dx_j.
+
+    In units of the loss, so that layers (and blocks) are compared as they are. ``reduction`` has no meaning here:
+    what all readers of a stage lose is one sum.
+
+    draws: random directions for each image, a backward pass each.
+    """
+
+    reads: ClassVar[Reads] = "activations and gradients"
+    origin: ClassVar[Origin] = Origin(
+        "Theis et al., Fisher pruning, 2018; Liu et al., ICML 2021", "https://arxiv.org/abs/1801.05787"
+    )
+    normalisation: ClassVar[Normalisation] = "none"
+
+    draws: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_draws(self.draws)
+
+    def score(self, context: PruningContext) -> Scores:
+        return measure_sensitivity(context, self.draws).scores

@@ -1,0 +1,323 @@
+"""The convolutions and linear layers of a network, and what enters and leaves them during a forward pass.
+
+A layer is known by its weight: every call of ``conv1d``, ``conv2d`` or ``linear`` with a parameter of the network is
+one, whether a module makes the call or functional code does. So subclasses that pad their input in their own way and
+networks without modules need no special case.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+_CONVOLUTIONS = (torch.conv1d, torch.conv2d)
+_NORMS = (functional.batch_norm, torch.batch_norm)
+_ADDITIONS = frozenset(("add", "add_", "__add__", "__radd__", "__iadd__"))
+_PASSES = frozenset(("dropout", "dropout_", "dropout2d", "feature_dropout"))
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The batch normalisation that the outputs of a layer enter as they are (names of parameters and buffers)."""
+
+    mean: str
+    variance: str
+    scale: str | None
+    shift: str | None
+    eps: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer whose weight is used by exactly one call.
+
+    weight, bias: names of its parameters (bias None: it has none).
+    shape: of the weight, (outputs, inputs of each group, taps).
+    groups: of a convolution; 1 for a linear layer.
+    norm: the batch normalisation behind it, if there is one.
+    closes_sum: its output, behind the normalisation, is an operand of an addition, and the other operand is ready
+        before it.
+    """
+
+    weight: str
+    bias: str | None
+    shape: tuple[int, int, int]
+    groups: int
+    norm: Norm | None = None
+    closes_sum: bool = False
+
+    @property
+    def features(self) -> int:
+        """Of how many numbers each output is a linear function."""
+        return self.shape[1] * self.shape[2]
+
+    @property
+    def takes_constant(self) -> bool:
+        """Whether a constant can be added to each output: in the bias, or in the running mean of the norm."""
+        return self.bias is not None or self.norm is not None
+
+
+@dataclass(frozen=True)
+class Use:
+    """One call of a layer: what enters it, and with which settings.
+
+    images: (N, channels, H, W); (N, positions, features) for a linear layer.
+    sides: zeros that the call adds before and after each dimension, as ``functional.pad`` takes them.
+    given: the input as the call got it.
+    """
+
+    images: Tensor
+    given: Tensor
+    sides: tuple[int, ...]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    linear: bool
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of the output; (positions, 1) for a linear layer."""
+        if self.linear:
+            return self.images.shape[1], 1
+        across, down = sum(self.sides[:2]), sum(self.sides[2:])
+        padded = (self.images.shape[2] + down, self.images.shape[3] + across)
+        height, width = (
+            (size - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, dilation in zip(
+                padded, self.kernel, self.stride, self.dilation, strict=True
+            )
+        )
+        return height, width
+
+    def chosen(self, positions: int, seed: int) -> Tensor:
+        """(N, P) positions of the output map of each image: drawn at random, or all if there are no more.
+
+        The same for one seed and shape, so that they do not depend on how images are dealt out to ranks.
+        """
+        height, width = self.map_size
+        available, images = height * width, len(self.images)
+        if available <= positions:
+            return torch.arange(available, device=self.images.device).expand(images, -1)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(available, (images, positions), generator=generator)
+        return drawn.to(self.images.device)
+
+    def inputs(self, chosen: Tensor) -> Tensor:
+        """The numbers that the outputs at these positions are computed from: (groups, N * P, inputs * taps)."""
+        if self.linear:
+            picked = self.images.gather(1, chosen[:, :, None].expand(-1, -1, self.images.shape[2]))
+            return picked.flatten(0, 1)[None]
+        width = self.map_size[1]
+        padded = self._padded()
+        down, along = (
+            step * torch.arange(kernel, device=chosen.device)
+            for step, kernel in zip(self.dilation, self.kernel, strict=True)
+        )
+        rows = (chosen // width * self.stride[0])[:, :, None, None] + down[:, None]
+        columns = (chosen % width * self.stride[1])[:, :, None, None] + along
+        image = torch.arange(len(chosen), device=chosen.device).reshape(-1, 1, 1, 1)
+        windows = padded[image, :, rows, columns]  # (N, P, kernel height, kernel width, channels)
+        windows = windows.movedim(-1, 2).flatten(3).flatten(0, 1)  # (N P, channels, taps)
+        return windows.reshape(len(windows), self.groups, -1).movedim(1, 0)
+
+    def summed_inputs(self) -> Tensor:
+        """``inputs`` summed over all positions of all images: (groups, inputs * taps), float64."""
+        if self.linear:
+            return self.images.double().sum(dim=(0, 1))[None]
+        padded, (height, width) = self._padded(), self.map_size
+        taps = []
+        for down in range(self.kernel[0]):
+            for along in range(self.kernel[1]):
+                top, left = down * self.dilation[0], along * self.dilation[1]
+                rows = slice(top, top + (height - 1) * self.stride[0] + 1, self.stride[0])
+                columns = slice(left, left + (width - 1) * self.stride[1] + 1, self.stride[1])
+                taps.append(padded[:, :, rows, columns].sum(dim=(0, 2, 3), dtype=torch.float64))
+        return torch.stack(taps, dim=1).reshape(self.groups, -1)
+
+    def _padded(self) -> Tensor:
+        return functional.pad(self.images, self.sides) if any(self.sides) else self.images
+
+
+def outputs_at(out: Tensor, chosen: Tensor, linear: bool) -> Tensor:
+    """Outputs of a layer, or another operand of its addition, at chosen positions: (N * P, outputs)."""
+    maps = out.reshape(len(out), -1, out.shape[-1]) if linear else out.flatten(2).movedim(1, 2)
+    return maps.gather(1, chosen[:, :, None].expand(-1, -1, maps.shape[2])).flatten(0, 1)
+
+
+class Watch(TorchFunctionMode):
+    """While open, reports the layers of a network as they are called.
+
+    entered(name, use): before the call; a tensor that it returns takes the place of the layer's input.
+    left(name, output): after the call.
+    normalised(name, mean, variance, scale, eps): the output of a layer enters a batch normalisation.
+    added(names, operands): operands of an addition; ``names`` (None: another tensor) of the layers that gave them.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[int, str],
+        entered: Callable[[str, Use], Tensor | None] | None = None,
+        left: Callable[[str, Tensor], None] | None = None,
+        normalised: Callable[..., None] | None = None,
+        added: Callable[[tuple[str | None, ...], tuple[Tensor, ...]], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self._names = names
+        self._entered, self._left, self._normalised, self._added = entered, left, normalised, added
+        self._made_by: dict[int, tuple[weakref.ref[Tensor], str]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.__name__ if hasattr(func, "__name__") else ""
+        if func in _CONVOLUTIONS or func is functional.linear:
+            return self._layer(func, args, kwargs)
+        if func in _NORMS:
+            return self._norm(func, args, kwargs)
+        if name in _ADDITIONS and len(args) > 1 and not kwargs.get("alpha"):
+            self._addition(args[:2])
+        out = func(*args, **kwargs)
+        if name in _PASSES and args:
+            self._remember(out, self._maker(args[0]))
+        elif isinstance(out, Tensor):
+            self._made_by.pop(id(out), None)  # changed in place, or a new tensor with an old number
+        return out
+
+    def _layer(self, func: Any, args: Any, kwargs: Any) -> Any:
+        given = _named(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), args, kwargs)
+        name = self._names.get(id(given["weight"]))
+        if name is None:
+            return func(*args, **kwargs)
+        if self._entered is not None:
+            replacement = self._entered(name, _use(func, given))
+            if replacement is not None:
+                given["input"] = replacement
+        out = func(**given)
+        if self._left is not None:
+            self._left(name, out)
+        self._remember(out, name)
+        return out
+
+    def _norm(self, func: Any, args: Any, kwargs: Any) -> Any:
+        out = func(*args, **kwargs)
+        name = self._maker(args[0]) if args else None
+        if name is not None and self._normalised is not None:
+            self._normalised(name, func, args, kwargs)
+        self._remember(out, name)
+        return out
+
+    def _addition(self, operands: tuple[Any, ...]) -> None:
+        names = tuple(self._maker(operand) for operand in operands)
+        if self._added is not None and any(names) and all(isinstance(each, Tensor) for each in operands):
+            self._added(names, operands)
+
+    def _maker(self, tensor: Any) -> str | None:
+        reference, name = self._made_by.get(id(tensor), (None, None))
+        return name if reference is not None and reference() is tensor else None
+
+    def _remember(self, tensor: Any, name: str | None) -> None:
+        self._made_by.pop(id(tensor), None)
+        if name is not None and isinstance(tensor, Tensor):
+            self._made_by[id(tensor)] = weakref.ref(tensor), name
+
+
+def parameter_names(model: nn.Module) -> dict[int, str]:
+    """The (first) name of each parameter, by its ``id``."""
+    return {id(parameter): name for name, parameter in model.named_parameters()}
+
+
+def find_layers(model: nn.Module, images: Tensor) -> dict[str, Layer]:
+    """The layers that a pass over ``images`` calls, in order, by the names of their weights.
+
+    A weight that several calls share is left out, as is one that is computed from a parameter (standardised).
+    """
+    names = parameter_names(model)
+    buffers = {id(buffer): name for name, buffer in model.named_buffers()}
+    found: dict[str, Layer] = {}
+    calls: Counter[str] = Counter()
+
+    def entered(name: str, use: Use) -> None:
+        calls[name] += 1
+        weight = model.get_parameter(name)
+        taps = weight[0, 0].numel()
+        path = name.rpartition(".")[0]
+        bias = f"{path}.bias" if path else "bias"
+        owner = model.get_submodule(path)
+        has_bias = isinstance(getattr(owner, "bias", None), nn.Parameter) and name.endswith("weight")
+        shape = (weight.shape[0], weight.shape[1], taps)
+        found[name] = Layer(name, bias if has_bias else None, shape, use.groups)
+
+    def normalised(name: str, func: Any, args: Any, kwargs: Any) -> None:
+        norm = _norm_of(func, args, kwargs, names, buffers)
+        if norm is not None:
+            found[name] = replace(found[name], norm=norm)
+
+    def added(makers: tuple[str | None, ...], operands: tuple[Tensor, ...]) -> None:
+        order = list(found)
+        last = max((name for name in makers if name is not None), key=order.index)
+        if operands[0].shape == operands[1].shape:
+            found[last] = replace(found[last], closes_sum=True)
+
+    with torch.no_grad(), Watch(names, entered, None, normalised, added):
+        model(images)
+    return {name: layer for name, layer in found.items() if calls[name] == 1}
+
+
+def _norm_of(
+    func: Any, args: Any, kwargs: Any, names: Mapping[int, str], buffers: Mapping[int, str]
+) -> Norm | None:
+    if func is functional.batch_norm:
+        order = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    else:
+        order = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
+    given = _named(order, args, kwargs)
+    mean, variance = (buffers.get(id(given.get(name))) for name in ("running_mean", "running_var"))
+    if mean is None or variance is None or given.get("training"):
+        return None
+    scale, shift = (names.get(id(given.get(name))) for name in ("weight", "bias"))
+    return Norm(mean, variance, scale, shift, float(given.get("eps", 1e-5)))
+
+
+def _named(order: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name."""
+    return {**dict(zip(order[: len(args)], args, strict=True)), **kwargs}
+
+
+def _use(func: Any, given: Mapping[str, Any]) -> Use:
+    images, weight = given["input"], given["weight"]
+    raw = images
+    if func is functional.linear:
+        rows = images.reshape(len(images), -1, images.shape[-1])
+        return Use(rows, images, (), (1, 1), (1, 1), (1, 1), 1, linear=True)
+    kernel = tuple(weight.shape[2:])
+    stride, dilation = (_pair(given.get(name, 1), len(kernel)) for name in ("stride", "dilation"))
+    sides = _sides(given.get("padding", 0), kernel, dilation)
+    if len(kernel) == 1:
+        images, kernel, stride, dilation = images.unsqueeze(2), (1, *kernel), (1, *stride), (1, *dilation)
+    settings = (tuple(sides), kernel, stride, dilation, int(given.get("groups", 1)))
+    return Use(images, raw, *settings, linear=False)  # type: ignore[arg-type]
+
+
+def _pair(value: Any, count: int) -> tuple[int, ...]:
+    entries = (value,) if isinstance(value, int) else tuple(value)
+    return entries * count if len(entries) == 1 else entries
+
+
+def _sides(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> list[int]:
+    """Zeros before and after each dimension, the last dimension first, as ``functional.pad`` takes them."""
+    if padding == "valid":
+        return []
+    if padding == "same":
+        total = [step * (size - 1) for size, step in zip(kernel, dilation, strict=True)]
+        pairs = [(extra // 2, extra - extra // 2) for extra in total]
+    else:
+        pairs = [(extra, extra) for extra in _pair(padding, len(kernel))]
+    return [side for pair in reversed(pairs) for side in pair]
