@@ -1,4 +1,4 @@
-"""Accuracies against counts by hand."""
+"""Accuracies compared with counts by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 class Ranking(nn.Module):
-    """Answers with the logits that are the images; with nonsense in train mode."""
+    """Returns the images as logits; wrong values in train mode."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.flatten(1) * (-1 if self.training else 1)
@@ -33,12 +33,12 @@ def test_fewer_than_five_classes_have_no_top5() -> None:
     assert accuracy(Ranking(), [batch([1.0, 2.0], classes=[1])], 2, CPU) == Accuracy(1.0, None)
 
 
-def test_the_mode_of_the_network_is_left_alone() -> None:
+def test_the_mode_of_the_network_is_unchanged() -> None:
     network = Ranking().train()
     accuracy(network, [batch([1.0, 2.0], classes=[1])], 2, CPU)
     assert network.training
 
 
-def test_no_images_are_no_accuracy() -> None:
+def test_no_images_are_an_error() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         accuracy(Ranking(), [], 6, CPU)
