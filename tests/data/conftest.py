@@ -1,4 +1,4 @@
-"""Tiny image folders, made on the spot."""
+"""Small image folders, made by the tests."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def images() -> Tensor:
 
 
 def crop_one_by_one(images: Tensor, padding: int, tops: Tensor, lefts: Tensor) -> Tensor:
-    """The same crops the plain way: paste each image into a black canvas and cut."""
+    """The same crops, one by one: paste each image into a black canvas and cut."""
     height, width = images.shape[2:]
     cropped = []
     for image, top, left in zip(images, tops.tolist(), lefts.tolist(), strict=True):

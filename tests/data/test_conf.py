@@ -1,4 +1,4 @@
-"""Every choice of ``data=`` composes, and makes what the class makes by default."""
+"""Every choice of ``data=`` composes, and has the defaults of its class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def composed(choice: str, *overrides: str) -> DictConfig:
         return compose(f"data/{choice}", overrides=["+seed=7", *overrides]).data
 
 
-def test_every_file_is_tried_here():
+def test_every_file_is_tested():
     assert {path.stem for path in (CONF / "data").glob("*.yaml")} == set(CHOICES)
 
 

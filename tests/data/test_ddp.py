@@ -1,4 +1,4 @@
-"""Two real Lightning DDP processes share the digits."""
+"""Two Lightning DDP processes share the digits."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Seen = dict[str, list[list[float]]]
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Seen]:
-    """The sum of the pixels of each image that each of two processes saw, batch by batch."""
+    """The sum of the pixels of each image that each of two processes read, batch by batch."""
     folder = tmp_path_factory.mktemp("ddp")
     script = folder / "two_ranks.py"
     script.write_text(SCRIPT)

@@ -13,7 +13,7 @@ def read(image_size: int = 8) -> torch.Tensor:
     return data.train.source.images
 
 
-def test_what_it_says_of_itself():
+def test_name_classes_and_shape():
     data = Digits()
     assert (data.name, data.num_classes, data.image_shape) == ("digits", 10, (1, 8, 8))
     assert Digits(image_size=32).image_shape == (1, 32, 32)

@@ -103,7 +103,7 @@ def test_fashion_mnist_is_read_into_memory(tmp_path: Path, small_sets: None):
     ("data_class", "folder", "address"),
     [(Cifar10, "cifar-10-batches-py", "cs.toronto.edu"), (FashionMnist, "FashionMNIST", "zalandoresearch")],
 )
-def test_without_a_network_the_message_says_where_to_put_the_files(
+def test_without_a_network_the_message_names_the_place_for_the_files(
     tmp_path: Path, no_network: None, data_class: type, folder: str, address: str
 ):
     root = tmp_path / "sets"
@@ -246,7 +246,7 @@ def test_an_interrupted_download_leaves_nothing_behind(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_quicker_of_two_downloads_wins(tmp_path: Path):
+def test_of_two_downloads_the_first_is_kept(tmp_path: Path):
     def fetch(root, train, download):
         (Path(root) / "toy").mkdir()
         (tmp_path / "toy").mkdir()

@@ -23,7 +23,7 @@ def ready(root: Path, **options) -> ImageFolder:
     return data
 
 
-def test_what_it_says_of_itself(write_tree):
+def test_name_classes_and_shape(write_tree):
     data = ImageFolder(write_tree({"train": 4, "val": 2}), name="animals", image_size=16)
     assert (data.name, data.num_classes, data.image_shape) == ("animals", 3, (3, 16, 16))
     assert data.class_names == ("cat", "dog", "owl")
@@ -47,7 +47,7 @@ def test_with_two_folders_validation_is_held_out_of_train(write_tree, part: str)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_with_three_folders_each_is_what_its_name_says(write_tree, in_memory: bool):
+def test_with_three_folders_each_is_used_as_its_name_says(write_tree, in_memory: bool):
     root = write_tree({"train": 10, "val": 3, "test": 2})
     data = ready(root, in_memory=in_memory)
     assert (len(data.train), len(data.val), len(data.test)) == (30, 9, 6)
@@ -82,7 +82,7 @@ def test_auto_keeps_small_sets_in_memory(write_tree, monkeypatch: pytest.MonkeyP
     assert isinstance(ready(root, in_memory=True).train.source, MemoryImages)
 
 
-def test_images_of_any_shape_become_their_central_square(write_tree):
+def test_images_of_any_shape_are_cut_to_their_central_square(write_tree):
     root = write_tree({"train": 4, "val": 2})
     wide = np.zeros((8, 24, 3), dtype=np.uint8)
     wide[:, 8:16] = [10, 20, 30]  # the centre; black beside it

@@ -25,12 +25,12 @@ def ready(root: Path, **options) -> ImageNet:
     return data
 
 
-def test_what_it_says_of_itself():
+def test_name_classes_and_shape():
     data = ImageNet()
     assert (data.name, data.num_classes, data.image_shape) == ("imagenet", 1000, (3, 224, 224))
 
 
-def test_its_val_folder_is_the_test_set(write_tree):
+def test_the_val_folder_is_the_test_set(write_tree):
     root = write_tree({"train": 10, "val": 2})
     (root / "test").mkdir()  # as in ILSVRC-2012: images without classes
     Image.new("RGB", (8, 8)).save(root / "test" / "ILSVRC2012_test_1.JPEG")
@@ -52,7 +52,7 @@ def test_test_images_are_resized_and_cut_at_the_centre(write_tree):
     assert targets.tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_caffes_way_is_a_square_of_which_training_sees_windows(write_tree):
+def test_with_caffes_preparation_training_uses_windows_of_a_square(write_tree):
     root = write_tree({"train": 10, "val": 2}, size=(20, 16))
     data = ready(root, keep_aspect=False, train_crop="window", flip=False)
     with Image.open(root / "val" / "cat" / "000.png") as image:
@@ -82,7 +82,7 @@ def test_training_images_are_random_crops_that_the_seed_repeats(write_tree):
     assert not torch.equal(torch.cat([images for images, _ in other]), epochs[0])
 
 
-def test_reading_leaves_the_random_numbers_of_the_training_alone(write_tree):
+def test_reading_draws_no_random_numbers_of_the_training(write_tree):
     loader = ready(write_tree({"train": 10, "val": 2})).train_dataloader()
     before = torch.get_rng_state()
     list(loader)

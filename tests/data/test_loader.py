@@ -94,7 +94,7 @@ def test_images_in_memory_keep_their_classes():
 
 
 class Watcher(pl.LightningModule):
-    """Trains one weight and remembers what it saw."""
+    """Trains one weight and records its batches."""
 
     def __init__(self) -> None:
         super().__init__()

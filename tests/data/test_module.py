@@ -1,4 +1,4 @@
-"""What every data module promises, shown on the digits."""
+"""Properties of every data module, tested with the digits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_three_parts_are_disjoint_and_complete(digits: Digits):
     assert set.union(*parts) == set(range(1797))
 
 
-def test_every_part_has_the_mixture_of_the_whole(digits: Digits):
+def test_every_part_has_the_class_proportions_of_the_whole(digits: Digits):
     everything = np.bincount(digits.train.source.targets) / 1797
     for part in (digits.train, digits.val, digits.test):
         assert np.abs(np.bincount(part.targets) - everything * len(part)).max() <= 1
@@ -36,7 +36,7 @@ def test_setup_reads_once(digits: Digits):
     assert digits.train is before
 
 
-def test_before_setup_the_remedy_is_named():
+def test_use_before_setup_is_an_error_that_names_setup():
     with pytest.raises(RuntimeError, match=r"Digits has no images yet: call prepare_data\(\) and setup\(\)"):
         Digits().train_dataloader()
 
@@ -66,7 +66,7 @@ def test_only_training_batches_are_augmented(digits: Digits):
     assert digits.test_dataloader().augment_seed is None
 
 
-def test_calibration_images_are_training_images_as_they_are(digits: Digits):
+def test_calibration_images_are_training_images_without_augmentation(digits: Digits):
     plain, _ = digits.train.source.batch(digits.train.indices, None)
     known = {image.numpy().tobytes() for image in plain}
     images = torch.cat([images for images, _ in digits.calibration_dataloader(100)])

@@ -19,7 +19,7 @@ def test_permutation_is_fixed_by_its_key():
     assert permutation(6, 0).tolist() == [3, 2, 1, 0, 4, 5]
 
 
-def test_every_beginning_of_a_balanced_order_is_balanced():
+def test_every_prefix_of_a_balanced_order_is_balanced():
     targets = np.repeat([0, 1, 2], [50, 5, 20])
     order = balanced_order(targets, seed=4)
     assert sorted(order) == list(range(75))
@@ -45,7 +45,7 @@ def test_training_batches_are_full_and_reshuffled():
     assert np.array_equal(first, np.concatenate(order.batches(0)))
 
 
-def test_what_one_epoch_leaves_out_another_takes():
+def test_images_that_one_epoch_leaves_out_are_in_another():
     order = BatchOrder(np.arange(23), batch_size=5, shuffle_seed=0)
     seen = {int(index) for epoch in range(8) for batch in order.batches(epoch) for index in batch}
     assert seen == set(range(23))
@@ -93,5 +93,5 @@ def test_more_processes_than_images_is_refused():
         BatchOrder(np.arange(3), batch_size=1, shard=Shard(0, 4))
 
 
-def test_without_a_process_group_one_process_sees_everything():
+def test_without_a_process_group_one_process_reads_everything():
     assert Shard.of_this_process() == Shard(rank=0, ranks=1)

@@ -1,4 +1,4 @@
-"""What can be wrong with a folder of images, through the data modules that read it."""
+"""Defects of a folder of images, reported by the data modules that read it."""
 
 from __future__ import annotations
 

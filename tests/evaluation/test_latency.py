@@ -1,4 +1,4 @@
-"""Forward times: who is slower is found so, in turns, in bounded time."""
+"""Forward times: measured in turns, in limited time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 class Sleeper(nn.Module):
-    """Takes a known time, and writes down when it is called and how."""
+    """Takes a known time, and records its calls."""
 
     def __init__(self, name: str, seconds: float, calls: list[str]) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ def busy(seconds: float) -> None:
 
 
 @linux
-def test_another_process_is_seen_and_this_one_is_not() -> None:
+def test_the_load_of_another_process_is_measured() -> None:
     """The difference between the two measurements: other processes of the machine count in both."""
     lowest = min(_cores(BUSY_S) for _ in range(3))
     with spinning_process():
@@ -78,7 +78,7 @@ def test_the_load_over_a_moment_is_not_known() -> None:
 
 
 @pytest.mark.parametrize(("runs", "cores"), [("4", 3.0), (None, None)])
-def test_without_proc_the_launcher_says_how_many_runs_there_are(
+def test_without_proc_the_number_of_runs_comes_from_the_launcher(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runs: str | None, cores: float | None
 ) -> None:
     monkeypatch.setattr(load, "STAT", tmp_path / "nowhere")

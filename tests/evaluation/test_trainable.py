@@ -1,4 +1,4 @@
-"""Measuring a network must not spoil it for training."""
+"""A network can be trained after a measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks by name: what is built, and what is refused in which words."""
+"""Networks by name: what is built, and the errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prunelab.errors import UserError
 from prunelab.models import Origin, build
 
 
-def test_a_network_knows_how_it_was_built() -> None:
+def test_a_network_has_its_origin() -> None:
     model = build("cifar_resnet20", num_classes=4, in_chans=1, image_size=8, shortcut="B")
     assert model.prunelab_origin == Origin(
         "timm", "cifar_resnet20", {"num_classes": 4, "in_chans": 1, "shortcut": "B"}
@@ -26,7 +26,7 @@ def test_any_timm_network_can_be_built() -> None:
     assert model.eval()(torch.randn(1, 3, 64, 48)).shape == (1, 3)
 
 
-def test_the_size_check_leaves_no_trace() -> None:
+def test_the_size_check_does_not_change_the_network() -> None:
     model = build("cifar_resnet20", 10, image_size=32)
     assert model.bn1.num_batches_tracked == 0
     assert all(module.training for module in model.modules())
@@ -43,7 +43,7 @@ def test_the_size_check_leaves_no_trace() -> None:
         ("lenet5.mnist", r"lenet5 has no weights 'mnist'\. No weights are published: use 'lenet5'\."),
     ],
 )
-def test_unknown_names_get_the_nearest_ones(name: str, message: str) -> None:
+def test_errors_for_unknown_names_suggest_similar_ones(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(name, 10)
 
@@ -98,7 +98,9 @@ def test_weights_that_were_never_published_are_refused() -> None:
         build("cifar_resnet20", 10, pretrained=True)
 
 
-def test_weights_that_cannot_be_fetched_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_downloaded_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(

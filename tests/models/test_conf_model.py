@@ -25,7 +25,7 @@ def composed(choice: str, *overrides: str) -> dict:
     return model
 
 
-def test_all_promised_networks_are_there() -> None:
+def test_all_documented_networks_exist() -> None:
     resnets = {f"resnet{depth}" for depth in (20, 32, 44, 56, 110)}
     others = {"vgg16_bn", "mobilenetv1", "mobilenetv2", "lenet5", "resnet50", "resnet50_v1", "timm"}
     assert set(CHOICES) == resnets | others

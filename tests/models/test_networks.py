@@ -1,4 +1,4 @@
-"""The networks have the cost and size that the papers state, and run at the sizes they promise."""
+"""The networks have the cost and size stated in the papers, and run at the documented sizes of images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cost(name: str, image: tuple[int, int, int], num_classes: int = 10, **argume
     return counter.get_total_flops() + num_classes, sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_resnet56_costs_what_the_paper_says() -> None:
+def test_resnet56_has_the_cost_in_the_paper() -> None:
     flops, parameters = cost("cifar_resnet56", (3, 32, 32))
     assert flops == 250_971_402
     assert parameters == 853_018
@@ -127,7 +127,7 @@ def assert_trains(model: nn.Module, images: Tensor, num_classes: int) -> None:
 
 
 @pytest.mark.parametrize("name", [*SMALL, "lenet5", "resnet50_v1"])
-def test_timm_knows_input_classes_and_ends(name: str) -> None:
+def test_timm_has_input_classes_and_the_names_of_the_ends(name: str) -> None:
     model = timm.create_model(name)
     config = model.pretrained_cfg
     first_conv = model.get_submodule(config["first_conv"])

@@ -1,4 +1,4 @@
-"""An origin describes a network as data, and can name nothing dangerous."""
+"""An origin describes a network as data, and cannot name anything that downloads, reads or runs code."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_it_survives_json_and_builds_the_same_network() -> None:
     assert torch.equal(again.eval()(x), model.eval()(x))
 
 
-def test_its_arguments_are_what_json_makes_of_them() -> None:
+def test_arguments_have_their_json_form() -> None:
     given = {"num_classes": 10, "widths": (1, 2)}
     origin = Origin("timm", "cifar_resnet20", given)
     given["num_classes"] = 3
     assert origin.arguments == {"num_classes": 10, "widths": [1, 2]}
 
 
-def test_rebuilding_never_fetches_weights() -> None:
+def test_rebuilding_never_downloads_weights() -> None:
     # The tag names published weights; an origin does not ask for them, so no network is needed.
     assert Origin("timm", "resnet18.a1_in1k", {"num_classes": 5}).build().num_classes == 5
 

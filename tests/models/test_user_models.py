@@ -1,4 +1,4 @@
-"""A network of one's own, registered in a module beside the command."""
+"""Networks that a user module registers."""
 
 from __future__ import annotations
 

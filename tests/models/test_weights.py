@@ -1,4 +1,4 @@
-"""A baseline file loads whole, or not at all with a message that says why."""
+"""A weight file is loaded completely, or not at all with an error that lists what does not fit."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_checkpoint_of_timm(weights: Weights, tmp_path: Path) -> None:
     assert_loaded(model, weights)
 
 
-def test_a_namespace_brings_no_code(weights: Weights, tmp_path: Path) -> None:
+def test_a_namespace_cannot_run_code(weights: Weights, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     checkpoint = {"state_dict": weights, "args": Namespace(lr=Code(ran))}
     assert "could run code and are not loaded" in refusal(checkpoint, tmp_path)

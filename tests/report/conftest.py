@@ -1,4 +1,4 @@
-"""Hand-made studies: records whose means and deviations can be computed in the head."""
+"""Small studies: records whose means and deviations can be computed by hand."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_speed_up_is_the_mean_of_those_of_the_runs_not_of_the_mean_times(study: 
     )  # of 2 and 3; the mean times would say 5.5 / 2 = 2.75
 
 
-def test_what_a_record_does_not_know_is_unknown(study: StudyFolder) -> None:
+def test_values_that_a_record_lacks_are_unknown(study: StudyFolder) -> None:
     untimed = {**study.network(0.9, 40_000_000, (1.0, 1.0), top5=None), "latency_ms": {}}
     study.finished("l1", pruned=untimed)
 
@@ -247,7 +247,7 @@ def test_seeds_that_only_siblings_have_are_missing(study: StudyFolder) -> None:
     ]
 
 
-def test_a_seed_has_one_vote_in_the_accuracy_of_the_baseline(study: StudyFolder) -> None:
+def test_each_seed_counts_once_in_the_accuracy_of_the_baseline(study: StudyFolder) -> None:
     for method in ("l1", "l2", "fpgm"):
         study.finished(method, 0, baseline=study.network(0.90, 80, (2.0, 40.0)))
     study.finished("l1", 1, baseline=study.network(0.80, 80, (6.0, 40.0)))

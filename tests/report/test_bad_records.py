@@ -1,4 +1,4 @@
-"""A record that cannot be used is left out and named in every output, and the others stand."""
+"""A record that cannot be used is left out and named in every output; the others are shown."""
 
 from __future__ import annotations
 

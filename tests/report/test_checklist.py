@@ -1,4 +1,4 @@
-"""What the checklist says of studies that differ in one thing."""
+"""The checklist for studies that differ in one property."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def met(study: StudyFolder) -> dict[str, bool]:
     return {item.demand: item.met for item in of_table(table)}
 
 
-def test_a_study_that_lacks_nothing_but_published_points(study: StudyFolder) -> None:
+def test_a_study_that_lacks_only_published_points(study: StudyFolder) -> None:
     full_study(study)
 
     assert [demand for demand, is_met in met(study).items() if not is_met] == [
@@ -61,7 +61,7 @@ def test_a_run_from_another_baseline(study: StudyFolder) -> None:
     assert not met(study)["Baseline stated, and the same for all methods"]
 
 
-def test_a_small_study_meets_little(study: StudyFolder) -> None:
+def test_a_small_study_meets_few_items(study: StudyFolder) -> None:
     study.finished("fpgm", top1=0.88, config=CONFIG)
     study.finished("l1", keep=0.7, top1=0.94, config=CONFIG)
 

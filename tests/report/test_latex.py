@@ -38,7 +38,7 @@ def test_a_table_with_booktabs(study: StudyFolder) -> None:
         ("剪枝", "??"),
     ],
 )
-def test_text_is_shown_and_does_nothing(text: str, latex: str) -> None:
+def test_text_is_printed_literally(text: str, latex: str) -> None:
     assert escaped(text) == latex
 
 

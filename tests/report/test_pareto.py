@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 POINTS = [(100, 0.95), (70, 0.96), (50, 0.90), (49.9, 0.80), (30, 0.85), (30, 0.85), (20, 0.50), (25, 0.40)]
 
 
-def test_points_that_another_beats_are_not_on_the_front() -> None:
-    """100 costs more than 70 and is worse; 49.9 costs as much as 50, to 1 %; equals do not beat each other."""
+def test_dominated_points_are_not_on_the_front() -> None:
+    """100 costs more than 70 and is worse; 49.9 costs as much as 50, to 1 %; equal points do not dominate each
+    other."""
     front = [point for point in POINTS if on_front(point, POINTS)]
 
     assert front == [(70, 0.96), (50, 0.90), (30, 0.85), (30, 0.85), (20, 0.50)]
 
 
-def test_rows_know_the_fronts_that_they_are_on(study: StudyFolder) -> None:
+def test_the_fronts_of_rows(study: StudyFolder) -> None:
     study.finished("accurate", top1=0.9, pruned=study.network(0.9, 40_000_000, (1.5, 30.0)))
     study.finished("fast", pruned=study.network(0.8, 40_000_000, (1.5, 20.0)))
     study.finished("slow", pruned=study.network(0.7, 20_000_000, (2.5, 50.0)))
@@ -35,7 +36,7 @@ def test_rows_know_the_fronts_that_they_are_on(study: StudyFolder) -> None:
 
 
 @pytest.mark.parametrize(("top1", "on_it"), [(0.96, True), (0.94, False)])
-def test_the_full_network_is_a_rival(study: StudyFolder, top1: float, on_it: bool) -> None:
+def test_the_full_network_can_dominate_a_row(study: StudyFolder, top1: float, on_it: bool) -> None:
     study.finished("exclude", keep=1.0, top1=top1)
 
     (row,) = aggregate(read_study(study.path)).tables[0].rows

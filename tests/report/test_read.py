@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from conftest import StudyFolder
 
 
-def test_each_run_folder_is_what_its_files_say(study: StudyFolder) -> None:
+def test_the_state_of_a_run_follows_from_its_files(study: StudyFolder) -> None:
     study.finished("l1")
     study.failed("fpgm")
     study.write("0a0a/config.yaml", "seed: 0\n")
@@ -29,7 +29,7 @@ def test_each_run_folder_is_what_its_files_say(study: StudyFolder) -> None:
     assert found.problems == ()
 
 
-def test_an_unfinished_run_is_known_by_its_configuration(study: StudyFolder) -> None:
+def test_an_unfinished_run_is_identified_by_its_configuration(study: StudyFolder) -> None:
     study.write(
         "0a0a/config.yaml",
         "names: {method: l1, model: resnet20, data: digits, recipe: one_shot}\n"
@@ -45,7 +45,7 @@ def test_an_unfinished_run_is_known_by_its_configuration(study: StudyFolder) -> 
     assert empty.intention is None
 
 
-def test_a_record_outweighs_an_earlier_failure(study: StudyFolder) -> None:
+def test_a_record_replaces_an_earlier_failure(study: StudyFolder) -> None:
     study.failed("l1")
     study.finished("l1")
 

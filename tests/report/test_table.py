@@ -39,7 +39,7 @@ def test_nothing_is_cut_at_usual_widths(large_study: StudyFolder, width: int) ->
         assert expected in text
 
 
-def test_room_is_used(large_study: StudyFolder) -> None:
+def test_a_wider_terminal_shows_more_columns(large_study: StudyFolder) -> None:
     narrow, usual, wide = (printed(large_study, width) for width in (80, 120, 300))
 
     assert "Columns that do not fit: Top-1, % baseline" in narrow
@@ -49,13 +49,13 @@ def test_room_is_used(large_study: StudyFolder) -> None:
     assert "40.00 ± 0.00 (50.0 %)" in wide
 
 
-def test_rows_stand_by_budget(large_study: StudyFolder) -> None:
+def test_rows_are_grouped_by_budget(large_study: StudyFolder) -> None:
     rows = [line for line in printed(large_study, 120).splitlines() if "% FLOPs" in line]
 
     assert [("70 %" in row, "50 %" in row) for row in rows] == [(True, False)] * 6 + [(False, True)] * 6
 
 
-def test_what_is_missing_is_said(study: StudyFolder) -> None:
+def test_missing_runs_are_listed(study: StudyFolder) -> None:
     study.finished("l1", 0, hardware={"cpu": "slow"})
     study.finished("l2", 1, hardware={"cpu": "fast"})
     study.failed("fpgm", 0, error="[bold]no memory[/bold]")

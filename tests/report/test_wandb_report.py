@@ -1,4 +1,4 @@
-"""The report on W&B, built with its real client; only the server is played."""
+"""The report on W&B, built with its real client; only the server is replaced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Server:
-    """Answers like W&B, and keeps the specification of the report that is saved."""
+    """Responds like W&B, and keeps the specification of the saved report."""
 
     app_url = "https://wandb.example"
 

@@ -1,4 +1,4 @@
-"""The curves file: one row per epoch, however often the run was interrupted."""
+"""The curves file: one row per epoch, also after interruptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""W&B with its real client, offline: no account, no network, no question."""
+"""W&B with its real client, offline: without an account, without a network, without a prompt."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Configure = Callable[..., dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def logged_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No key in the environment or in the home folder; a question would fail for want of an answer."""
+    """No key in the environment or in the home folder; a prompt would fail, because there is no input."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -63,7 +63,7 @@ def record_of(config: dict[str, Any]) -> RunRecord:
 
 @dataclass(frozen=True)
 class Written:
-    """What one W&B run left for a later upload."""
+    """The files of one W&B run for a later upload."""
 
     run: Any
     config: dict[str, Any]
@@ -179,7 +179,7 @@ def test_the_training_of_a_baseline_is_one_run_for_all_that_share_it(
     assert not (tmp_path / "abc" / "curves.csv").exists()  # the curves of a baseline are in its own folder
 
 
-def test_an_interrupted_run_counts_its_epochs_on(smallest: Configure, tmp_path: Path) -> None:
+def test_a_resumed_run_continues_the_steps(smallest: Configure, tmp_path: Path) -> None:
     for epochs in ((1, 2), (3,)):  # two processes, one after the other
         logger = WandbLogger()
         logger.start(tmp_path, smallest())
@@ -193,10 +193,10 @@ def test_an_interrupted_run_counts_its_epochs_on(smallest: Configure, tmp_path: 
     assert sorted(steps) == [[1, 2], [3]]
 
 
-def test_without_a_network_a_run_goes_on_offline_and_says_so_once(
+def test_without_a_network_a_run_continues_offline_with_one_message(
     smallest: Configure, tmp_path: Path
 ) -> None:
-    """In a process of its own, with a key and a server that nobody runs."""
+    """In a separate process, with a key and an address without a server."""
     program = (
         "import logging, sys\n"
         "from pathlib import Path\n"
@@ -233,7 +233,7 @@ def test_without_a_network_a_run_goes_on_offline_and_says_so_once(
     assert [set(written(tmp_path / name)) for name in "ab"] == [{"recovery"}, {"recovery"}]
 
 
-def test_online_without_an_account_is_refused_not_asked_for(smallest: Configure, tmp_path: Path) -> None:
+def test_online_without_an_account_is_an_error_and_not_a_prompt(smallest: Configure, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not logged in.*wandb login"):
         WandbLogger(mode="online").start(tmp_path, smallest())
 
@@ -259,7 +259,7 @@ def test_the_mode(setting: str, environment: str, expected: str, monkeypatch: py
 
 
 def test_a_key_means_online(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own, because W&B remembers a key that it has seen."""
+    """In a separate process, because W&B caches a key."""
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     ask = "from prunelab.tracking import WandbLogger; print(WandbLogger().resolved_mode())"
     answer = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What each of several runs at a time gets of the machine."""
+"""The share of the machine for each of several concurrent runs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_gpus_can_be_named_joined_and_shared() -> None:
         ({"gpu": [0]}, "There is no key hydra.launcher.gpu. Did you mean 'gpus'"),
     ],
 )
-def test_what_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         LocalSettings.of(settings)
 

@@ -1,4 +1,4 @@
-"""hydra/launcher=local: what its processes get, and what becomes of the sweep when one of them dies."""
+"""hydra/launcher=local: the share of each process, and the sweep after the death of one of them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_each_process_has_its_share_and_one_that_dies_stops_no_other(
     assert "2 finished, 1 already there, 0 failed." in second.stdout
 
 
-def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(sweeps: Sweeps, tmp_path: Path) -> None:
+def test_ctrl_c_stops_all_processes_and_the_same_command_continues(sweeps: Sweeps, tmp_path: Path) -> None:
     words = (*LOCAL, "seed=0,1,2", "baseline.training.epochs=30")
     started = sweeps.start(tmp_path, *words)
     while len({file.parent for file in tmp_path.glob("outputs/baselines/*/training/epoch-*.ckpt")}) < 2:

@@ -1,4 +1,4 @@
-"""The Slurm launcher without Slurm: what it refuses, what it asks, and how it reads the answers."""
+"""The Slurm launcher without Slurm: its errors, its requests, and how it reads the answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pretend(folder: Path, program: str, script: str, monkeypatch: pytest.MonkeyP
 
 
 def said(words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
-    """What the command, which fails, says."""
+    """The message of the command, which fails."""
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     with pytest.raises(SystemExit) as ending:
@@ -46,7 +46,7 @@ def said(words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     return capfd.readouterr().err
 
 
-def test_without_submitit_or_slurm_it_says_what_is_missing(
+def test_without_submitit_or_slurm_the_message_names_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -58,7 +58,7 @@ def test_without_submitit_or_slurm_it_says_what_is_missing(
         assert "pip install 'prunelab[cluster]'" in said(SWEEP, monkeypatch, capfd)
 
 
-def test_what_slurm_says_against_the_jobs_is_passed_on(
+def test_the_message_of_slurm_about_rejected_jobs_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -81,7 +81,7 @@ def test_what_slurm_says_against_the_jobs_is_passed_on(
         ({"gpu": 1}, "There is no key hydra.launcher.gpu. Did you mean 'gpus'"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, float], message: str) -> None:
+def test_impossible_settings(settings: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         SlurmSettings.of(settings)
 
@@ -128,7 +128,7 @@ def test_states_are_read_job_by_job(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("message", "expected"), [("Invalid job id specified", {}), ("Unable to contact", None)]
 )
-def test_an_unknown_job_is_over_but_a_silent_slurm_says_nothing(
+def test_an_unknown_job_has_ended_but_no_answer_means_nothing(
     message: str, expected: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(tmp_path, "squeue", f"echo 'slurm_load_jobs error: {message}' >&2; exit 1", monkeypatch)

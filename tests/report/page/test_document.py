@@ -1,4 +1,4 @@
-"""The page without a browser: it is whole, needs nothing else, and shows text of records as text."""
+"""The page without a browser: complete, self-contained, and without markup from records."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_rows_have_what_is_drawn(study: StudyFolder) -> None:
     assert table["baseline"]["costs"]["forward_ms_batch_64"] == [40, 0]
 
 
-def test_every_run_has_the_command_that_makes_it_again(study: StudyFolder) -> None:
+def test_every_run_has_the_command_that_repeats_it(study: StudyFolder) -> None:
     study.finished("l1", git={"revision": "abc", "dirty": True})
 
     (row,) = content_of(page_of(study))["tables"][0]["rows"]

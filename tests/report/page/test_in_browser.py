@@ -31,7 +31,7 @@ PUBLISHED = (
 RUNS = 500
 SECONDS = 2.0
 TRIES = 3
-"""On a machine that is busy with something else the same work takes longer."""
+"""On a machine with other load the same work takes longer."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ Open = Callable[..., "Page"]
 
 @pytest.fixture
 def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    """Opens the page of a study; whatever the browser complains about fails the test at its end."""
+    """Opens the page of a study; messages of the browser fail the test at its end."""
     complaints: list[str] = []
     contexts = []
 
@@ -118,7 +118,7 @@ def see_everything(page: Page) -> None:
 
 
 def traces(page: Page, figure: str) -> dict[str, dict]:
-    """What Plotly has drawn, by the name of the trace."""
+    """The traces that Plotly has drawn, by name."""
     drawn = page.locator(f"[data-figure={figure}]").evaluate(
         "element => JSON.stringify(element.data, ['name', 'x', 'y', 'marker', 'symbol', 'error_y', 'array'])"
     )
@@ -218,7 +218,7 @@ def test_rows_are_filtered_in_the_table_and_in_the_figures(small: StudyFolder, o
     assert "No row matches the filters." in page.locator(".scroll").inner_text()
 
 
-def test_a_row_opens_to_its_commands(small: StudyFolder, opened: Open) -> None:
+def test_a_row_opens_and_shows_its_commands(small: StudyFolder, opened: Open) -> None:
     page = opened(small.path)
 
     page.locator(".open", has_text="bn_gamma").first.click()
@@ -266,7 +266,7 @@ def contrast(page: Page, text: str, ground: str) -> float:
     )
 
 
-def test_a_phone_shows_all_of_it(small: StudyFolder, opened: Open) -> None:
+def test_everything_fits_on_a_phone(small: StudyFolder, opened: Open) -> None:
     phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
     page = opened(small.path, **phone)
     see_everything(page)
@@ -289,7 +289,7 @@ def test_a_phone_shows_all_of_it(small: StudyFolder, opened: Open) -> None:
 def test_500_runs_load_in_two_seconds(
     write_large_study: Callable[[Path, int], None], opened: Open, tmp_path: Path
 ) -> None:
-    """From the navigation until the table and the first figures stand, as time on the processor.
+    """From the navigation until the table and the first figures are drawn, as time on the processor.
 
     That is what loading takes on a machine with nothing else to do; both times are printed (pytest -s).
     """
