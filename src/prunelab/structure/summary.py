@@ -5,17 +5,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from prunelab.structure.graph import ChannelGraph
+from prunelab.structure.blocks import ResidualBlock
+from prunelab.structure.cost import CostModel
+from prunelab.structure.groups import ChannelGroup
+
+
+class Structure(Protocol):
+    """The parts of a ``ChannelGraph`` that are shown."""
+
+    @property
+    def groups(self) -> tuple[ChannelGroup, ...]: ...
+    @property
+    def frozen(self) -> tuple[ChannelGroup, ...]: ...
+    @property
+    def blocks(self) -> tuple[ResidualBlock, ...]: ...
+    @property
+    def cost(self) -> CostModel: ...
+
 
 _STYLE = "text-align:left;vertical-align:top;padding:2px 10px"
 
 
-def short(graph: ChannelGraph) -> str:
+def short(graph: Structure) -> str:
     """One line: how much of what can be removed, and what the network costs."""
     levels = Counter(group.level for group in graph.groups)
     kinds = ", ".join(f"{count} {level}" for level, count in levels.items())
@@ -29,7 +44,7 @@ def short(graph: ChannelGraph) -> str:
     return f"ChannelGraph: {', '.join(counted)}"
 
 
-def html(graph: ChannelGraph) -> str:
+def html(graph: Structure) -> str:
     """The groups with the share of FLOPs and parameters that all of their channels have, blocks, and frozen groups."""
     rows = [
         (group.name, group.level, str(group.size), *share, "" if group.exact else f"inexact: {group.inexact}")
@@ -49,18 +64,18 @@ def html(graph: ChannelGraph) -> str:
     return "".join(parts)
 
 
-def _shares_of_groups(graph: ChannelGraph) -> list[tuple[str, str]]:
+def _shares_of_groups(graph: Structure) -> list[tuple[str, str]]:
     widths = np.tile(graph.cost.full, (len(graph.groups), 1))
     np.fill_diagonal(widths, 0)
     return _shares(graph, widths, np.ones((len(graph.groups), len(graph.blocks))))
 
 
-def _shares_of_blocks(graph: ChannelGraph) -> list[tuple[str, str]]:
+def _shares_of_blocks(graph: Structure) -> list[tuple[str, str]]:
     count = len(graph.blocks)
     return _shares(graph, np.tile(graph.cost.full, (count, 1)), 1 - np.eye(count))
 
 
-def _shares(graph: ChannelGraph, widths: np.ndarray, alive: np.ndarray) -> list[tuple[str, str]]:
+def _shares(graph: Structure, widths: np.ndarray, alive: np.ndarray) -> list[tuple[str, str]]:
     """For each row the shares of FLOPs and parameters that are gone with these widths and blocks."""
     if not len(widths):
         return []
