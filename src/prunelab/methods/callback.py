@@ -86,17 +86,6 @@ class PruningCallback(pl.Callback):
 
     plan: PruningPlan | None
 
-    def __new__(cls, *_: Any, **__: Any) -> PruningCallback:
-        """An object that Trainers of ``pytorch_lightning`` and of ``lightning.pytorch`` accept.
-
-        Each of the two packages accepts only subclasses of its own ``Callback``.
-        """
-        other = sys.modules.get("lightning.pytorch")
-        if other is None or issubclass(cls, other.Callback):
-            return super().__new__(cls)
-        both = type(cls.__name__, (cls, other.Callback), {"__module__": cls.__module__})
-        return super().__new__(both)
-
     def __init__(
         self,
         method: PruningMethod,
@@ -109,6 +98,7 @@ class PruningCallback(pl.Callback):
         loss: Loss | None = None,
     ) -> None:
         super().__init__()
+        self.__class__ = _accepted_by_both_packages(type(self))
         if not isinstance(method, PruningMethod):
             raise UserError(
                 f"method={method!r} is not a pruning method: give for example "
@@ -354,6 +344,17 @@ class ImportancePruning(PruningCallback):
     ) -> None:
         method = ImportanceMethod(criterion, budget, **settings)
         super().__init__(method, network, plan_file, example_input, calibration, validation, unpack, loss)
+
+
+def _accepted_by_both_packages(kind: type[PruningCallback]) -> type[PruningCallback]:
+    """``kind`` as a subclass of the ``Callback`` of ``lightning.pytorch`` too, if that package is in use.
+
+    Trainers of ``pytorch_lightning`` and of ``lightning.pytorch`` accept only subclasses of their own ``Callback``.
+    """
+    other = sys.modules.get("lightning.pytorch")
+    if other is None or issubclass(kind, other.Callback):
+        return kind
+    return type(kind.__name__, (kind, other.Callback), {"__module__": kind.__module__})
 
 
 def _effect(context: PruningContext, plan: PruningPlan) -> str:
