@@ -120,6 +120,7 @@ ATTACKS = {
     "no name": ("logger", {"_target_": ["os.system"]}),
     "a module that is imported to find the class": ("logger", {"_target_": f"{MODULE}.Network"}),
     "a network's module": ("model.module", MODULE),
+    "a method's module": ("method.module", MODULE),
     "arguments without names": ("trainer._args_", ["cpu"]),
     "a partial": ("trainer._partial_", True),
     "a reference to the environment": ("study", "${oc.env:HOME}"),

@@ -68,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="MODULE",
-        help="a Python module that the record may import (model.module) and whose classes it may create; "
-        "can be given several times",
+        help="a Python module that the record may import (model.module, method.module) and whose "
+        "classes it may create; can be given several times",
     )
     parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show the traceback of an error")
     return parser

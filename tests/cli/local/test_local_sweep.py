@@ -21,7 +21,7 @@ from pathlib import Path
 from prunelab.tracking import RunLogger
 
 class Deadly(RunLogger):
-    def start(self, folder, config):
+    def begin(self, folder, config):
         names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
         Path(f"share-{config['seed']}.json").write_text(json.dumps([os.environ.get(name) for name in names]))
         if config["seed"] == 1 and not Path("saved").exists():
