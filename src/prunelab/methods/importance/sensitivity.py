@@ -26,6 +26,7 @@ from prunelab.structure.layer_calls import Use, Watch, parameter_names
 
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
+    from prunelab.structure import ChannelGroup
 
 
 IMAGES_AT_ONCE = 16
