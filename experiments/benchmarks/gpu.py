@@ -1,11 +1,11 @@
 """How fast is prunelab on a GPU: training, scoring, ranks, candidate networks, and what pruning wins in latency?
 
     python experiments/benchmarks/gpu.py                            # all parts that the card's record lacks
-    python experiments/benchmarks/gpu.py --parts training scoring   # these, even if the record has them
+    python experiments/benchmarks/gpu.py --parts training scoring   # of these; --again: all of them
     python experiments/benchmarks/gpu.py --quick                    # a trial with few images; nothing is written
 
-One record for each card: records/gpu_<name of the card>.json, written again after each part, so that an interrupted
-benchmark goes on with the part that is missing.
+One record for each card: records/gpu_<name of the card>.json, written again after each row, so that an interrupted
+benchmark goes on with the rows that are missing. ``machines`` has the versions of each session that measured some.
 
 ceilings  Operations per second of a bfloat16 matrix product of 8192 x 8192 x 8192 and bytes per second of a copy: what
           the card reaches, against which the others are judged.
@@ -27,43 +27,44 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from gpu_networks import eagleeye, latency, ranks, scoring
-from gpu_timing import device_milliseconds
+from gpu_timing import Row, device_milliseconds
 from gpu_training import training
 from timing import machine
+
+from prunelab.steps.environment import git_state
 
 RECORDS = Path(__file__).parent / "records"
 PACKAGES = ("torch", "pytorch-lightning", "timm", "torchmetrics", "numpy", "prunelab")
 SIDE = 8192
 
 
-def ceilings(quick: bool) -> dict[str, float]:
+def ceilings(done: Container[str], quick: bool) -> Iterator[Row]:
     """What the card reaches in a large product and in a large copy."""
     side = SIDE // 8 if quick else SIDE
-    left, right = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    source = torch.randn(side * side * 16, device="cuda")
-    target = torch.empty_like(source)
-    product_ms = device_milliseconds(lambda: left @ right)
-    copy_ms = device_milliseconds(lambda: target.copy_(source))
-    return {
-        "bf16_tflops": 2 * side**3 / product_ms / 1e9,
-        "copy_gb_per_s": 2 * source.nbytes / copy_ms / 1e6,
-    }
+    if "product" not in done:
+        left, right = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+        product_ms = device_milliseconds(lambda: left @ right)
+        yield "product", {"bf16_tflops": 2 * side**3 / product_ms / 1e9, "side": side}
+    if "copy" not in done:
+        source = torch.randn(side * side * 16, device="cuda")
+        target = torch.empty_like(source)
+        copy_ms = device_milliseconds(lambda: target.copy_(source))
+        yield "copy", {"gb_per_s": 2 * source.nbytes / copy_ms / 1e6, "bytes": source.nbytes}
 
 
-PARTS: dict[str, Callable[[dict[str, Any], bool], Any]] = {
-    "ceilings": lambda record, quick: ceilings(quick),
-    "training": lambda record, quick: training(record["ceilings"]["bf16_tflops"], quick),
-    "scoring": lambda record, quick: scoring(quick),
-    "ranks": lambda record, quick: ranks(quick),
-    "eagleeye": lambda record, quick: eagleeye(quick),
-    "latency": lambda record, quick: latency(quick),
+PARTS: dict[str, Callable[[Container[str], bool], Iterator[Row]]] = {
+    "ceilings": ceilings,
+    "training": training,
+    "scoring": scoring,
+    "ranks": ranks,
+    "eagleeye": eagleeye,
+    "latency": latency,
 }
 
 
@@ -84,9 +85,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--parts", nargs="*", choices=PARTS, help="measure these, even if the record has them"
-    )
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="only these")
+    parser.add_argument("--again", action="store_true", help="measure what the record has as well")
     parser.add_argument("--quick", action="store_true", help="few images; nothing is written")
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
     arguments = parser.parse_args()
@@ -96,18 +96,19 @@ def main() -> None:
     name = re.sub(r"\W+", "_", card()["name"].lower()).strip("_")
     path: Path = arguments.records / f"gpu_{name}.json"
     record = json.loads(path.read_text()) if path.exists() and not arguments.quick else {}
-    record |= {"card": card(), "machine": machine(*PACKAGES)}
-    wanted = arguments.parts or [part for part in PARTS if part not in record]
-    if "training" in wanted and "ceilings" not in record and "ceilings" not in wanted:
-        wanted.insert(0, "ceilings")
-    for part in [each for each in PARTS if each in wanted]:
-        print(f"== {part}", flush=True)
-        record[part] = PARTS[part](record, arguments.quick)
-        print(json.dumps(record[part], indent=1), flush=True)
-        if not arguments.quick:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"Nothing left to measure: {path}" if not wanted else f"wrote {path}", file=sys.stderr)
+    record["card"] = card()
+    machines = record.setdefault("machines", [])  # a row says on which of them it was measured
+    machines.append({**machine(*PACKAGES), "revision": git_state().revision})
+    for part in [each for each in PARTS if each in arguments.parts]:
+        rows = record.setdefault(part, {})
+        done = () if arguments.again else tuple(rows)
+        for name, row in PARTS[part](done, arguments.quick):
+            rows[name] = {**row, "machine": len(machines) - 1}
+            print(f"{part}: {name}: {row}", flush=True)
+            if not arguments.quick:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"Everything is in {path}." if not arguments.quick else "A trial: nothing was written.")
 
 
 if __name__ == "__main__":

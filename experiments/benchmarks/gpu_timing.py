@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+Row = tuple[str, dict[str, Any]]
+"""What was measured, and the figures."""
+
 
 def device_milliseconds(work: Callable[[], Any], seconds: float = 0.5, most: int = 200) -> float:
     """The median of the times between events before and after ``work``, after a warm-up of a quarter of ``seconds``."""

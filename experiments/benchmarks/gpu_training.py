@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from gpu_timing import Row
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -28,7 +30,10 @@ from prunelab.training.settings import make_optimizer
 CLASSES = 10
 TRAINING = Training(epochs=4, lr=0.05, nesterov=True, weight_decay=5e-4, schedule="one_cycle")
 FULL = Machine(accelerator="gpu", images_on_device=True)
-FAST = replace(FULL, precision="bf16-mixed", channels_last=True, tf32=True, fused=True)
+FAST = replace(
+    FULL, precision="bf16-mixed", channels_last=True, tf32=True, fused=True, deterministic=False
+)  # as trainer=gpu
+GRAPHS = replace(FAST, compile="reduce-overhead")
 
 
 @dataclass(frozen=True)
@@ -46,18 +51,16 @@ CASES = (
     Case("cifar_resnet56", 32, 25_600, 128, {
         "trainer=auto": FULL,
         "trainer=gpu": FAST,
-        "trainer=gpu trainer.deterministic=false": replace(FAST, deterministic=False),
-        "trainer=gpu trainer.compile=reduce-overhead": replace(FAST, compile="reduce-overhead"),
-        "trainer=gpu trainer.compile=reduce-overhead trainer.deterministic=false": replace(
-            FAST, deterministic=False, compile="reduce-overhead"
+        "trainer=gpu trainer.deterministic=warn": replace(FAST, deterministic="warn"),
+        "trainer=gpu trainer.compile=reduce-overhead": GRAPHS,
+        "trainer=gpu trainer.compile=reduce-overhead trainer.deterministic=warn": replace(
+            GRAPHS, deterministic="warn"
         ),
     }),
     Case("resnet50", 224, 5_120, 256, {
         "trainer=gpu": FAST,
-        "trainer=gpu trainer.deterministic=false": replace(FAST, deterministic=False),
-        "trainer=gpu trainer.compile=true trainer.deterministic=false": replace(
-            FAST, deterministic=False, compile=True
-        ),
+        "trainer=gpu trainer.deterministic=warn": replace(FAST, deterministic="warn"),
+        "trainer=gpu trainer.compile=true": replace(FAST, compile=True),
     }),
 )  # fmt: skip
 
@@ -104,35 +107,34 @@ class EpochSeconds(pl.Callback):
             self.seconds.append(time.perf_counter() - self.begin)
 
 
-def training(peak_tflops: float, quick: bool) -> dict[str, Any]:
+def training(done: Container[str], quick: bool) -> Iterator[Row]:
     """Every case with each of its machines."""
-    found: dict[str, Any] = {}
     for case in CASES:
         if quick:
             case = replace(case, images=2 * case.batch)
+        wanted = {
+            words: machine for words, machine in case.machines.items() if _name(case, words) not in done
+        }
+        if not wanted:
+            continue
         data = RandomImages(case.images, case.side, case.batch)
         data.setup()
         data.move_to(FULL.device)
-        network = _network(case)
-        graph = prunelab.analyze(network, torch.zeros(1, 3, case.side, case.side))
+        graph = prunelab.analyze(_network(case), torch.zeros(1, 3, case.side, case.side))
         flops = 3 * float(graph.cost.flops())
-        rows = {}
-        for words, machine in case.machines.items():
+        for words, machine in wanted.items():
             machine.prepare_process()
             ours = case.images / _fit_seconds(case, data, machine)
             plain = case.images / _plain_seconds(case, data, machine)
-            rows[words] = {
-                "images_per_s": ours,
-                "plain_images_per_s": plain,
-                "ratio": ours / plain,
-                "fraction_of_bf16_peak": ours * flops / (peak_tflops * 1e12),
-            }
-            print(case.network, words, rows[words], flush=True)
-        found[case.network] = {
-            "side": case.side, "images": case.images, "batch": case.batch, "epochs": TRAINING.epochs,
-            "training": asdict(TRAINING), "settings": rows,
-        }  # fmt: skip
-    return found
+            yield _name(case, words), {
+                "images_per_s": ours, "plain_images_per_s": plain, "ratio": ours / plain,
+                "tflops": ours * flops / 1e12, "side": case.side, "batch": case.batch, "images": case.images,
+                "epochs": TRAINING.epochs,
+            }  # fmt: skip
+
+
+def _name(case: Case, words: str) -> str:
+    return f"{case.network}, {words}"
 
 
 def _network(case: Case) -> nn.Module:

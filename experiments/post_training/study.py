@@ -22,15 +22,14 @@ from typing import Any
 
 import timm
 import torch
-from data import Images, load_images
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from data import Images, load_images
 from prunelab.calibration import STEPS, Pair
 from prunelab.errors import UserError
 from prunelab.methods import (
     FPGM,
-    HRank,
     OBS,
     APoZ,
     BNGamma,
@@ -39,6 +38,7 @@ from prunelab.methods import (
     Criterion,
     Entropy,
     Fisher,
+    HRank,
     ImportanceMethod,
     L1Norm,
     L2Norm,
@@ -88,9 +88,7 @@ def method_of(name: str, keep: float, allocation: str | None, images: int, seed:
         return ReconstructionPruning(RULES[name], budget, images=images, seed=seed)
     rule = allocation or ("per_cost" if name in PER_COST else "global")
     normalisation = "none" if allocation == "per_cost" else None
-    return ImportanceMethod(
-        CRITERIA[name], budget, normalisation, allocation=rule, images=images, seed=seed
-    )
+    return ImportanceMethod(CRITERIA[name], budget, normalisation, allocation=rule, images=images, seed=seed)
 
 
 def network(name: str, weights: Path) -> nn.Module:
@@ -100,7 +98,9 @@ def network(name: str, weights: Path) -> nn.Module:
         model.load_state_dict(load_file(weights / "tf_efficientnet_lite0.safetensors"))
     else:
         model = build(f"cifar_{name}", num_classes=10, in_chans=3, image_size=(32, 32))
-        model.load_state_dict(load_file(weights / f"{name}.safetensors"), strict=False)  # constants are its own
+        model.load_state_dict(
+            load_file(weights / f"{name}.safetensors"), strict=False
+        )  # constants are its own
     return model.eval()
 
 

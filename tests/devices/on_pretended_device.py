@@ -24,6 +24,7 @@ from prunelab.cli.config import configure
 from prunelab.data import Digits
 from prunelab.evaluation import accuracy, forward_milliseconds
 from prunelab.methods import PruningMethod
+from prunelab.methods.importance.hrank import MeanRank
 from prunelab.models import CifarResNet
 from prunelab.steps.setup import made
 from prunelab.structure import PruningPlan
@@ -87,6 +88,22 @@ def test_a_method_decides_on_another_device(name: str, network: nn.Module, batch
     assert other == plan
     for key, tensor in weights.items():
         torch.testing.assert_close(refitted[key], tensor, msg=key)
+
+
+@pytest.mark.parametrize("side", [6, 40])
+def test_ranks_are_those_of_the_cpu(side: int) -> None:
+    """Also of maps that are decomposed on the CPU, as they are too wide for the batched routines of a GPU."""
+    torch.manual_seed(0)
+    maps = torch.randn(20, side, side).relu()
+    maps[::2] = torch.randn(10, side, 2) @ torch.randn(2, side)
+    maps[1::4, :, -1] = maps[1::4, :, 0]
+    maps[3, 0] = 0
+    expected = [int(torch.linalg.matrix_rank(each)) for each in maps]
+    with pretended_device() as device:
+        metric = MeanRank(len(maps)).to(device)
+        metric.update(maps[None].to(device))
+        found = metric.compute().cpu()
+    assert found.tolist() == expected
 
 
 def test_check_and_measurements_follow_the_network(network: nn.Module, batches: Any) -> None:

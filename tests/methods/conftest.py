@@ -144,7 +144,6 @@ class ToyCost:
         return costs.sum(axis=1)
 
     params = flops
-    resources = ("flops", "params")
 
     def function(self, resource: str) -> Callable[..., Any]:
         found: Callable[..., Any] = getattr(self, resource)

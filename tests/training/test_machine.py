@@ -80,5 +80,5 @@ def test_what_trainer_gpu_sets_is_in_its_configuration() -> None:
     }
     assert differs == {
         "accelerator": "gpu", "precision": "bf16-mixed", "channels_last": True, "tf32": True, "fused": True,
-        "images_on_device": True,
+        "images_on_device": True, "deterministic": False,
     }  # fmt: skip

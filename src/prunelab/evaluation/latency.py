@@ -55,6 +55,8 @@ def _warm_pass_seconds(model: nn.Module, images: Tensor, seconds: float) -> floa
 
 
 def _pass_seconds(model: nn.Module, images: Tensor) -> float:
+    if images.device.type == "cuda":
+        return _seconds_between_events(model, images)
     _wait_for(images.device)
     start = time.perf_counter()
     with torch.inference_mode():
@@ -63,9 +65,20 @@ def _pass_seconds(model: nn.Module, images: Tensor) -> float:
     return time.perf_counter() - start
 
 
+def _seconds_between_events(model: nn.Module, images: Tensor) -> float:
+    """The time of one pass on a CUDA device by its own clock, without the time that the CPU takes to notice the end."""
+    stream = torch.cuda.current_stream(images.device)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(images.device)
+    begin.record(stream)
+    with torch.inference_mode():
+        model(images)
+    end.record(stream)
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
 def _wait_for(device: torch.device) -> None:
-    """Wait until the device has finished: calls return while a GPU is still computing."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
+    """Wait until the device has finished: calls return while it is still computing."""
+    if device.type == "mps":
         torch.mps.synchronize()

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prunelab.methods.importance import hrank
 from prunelab.methods.importance.kernels.proven_ranks import LANES, WIDEST, proven_ranks
 
 EPS = float(np.finfo(np.float32).eps)
@@ -57,9 +59,12 @@ def test_what_is_proven_is_right(width: int, taller: int, count: int, seed: int,
         values = np.concatenate([[1.0], 10 ** rng.uniform(*spread, width - 1)])
         matrix[:] = with_singular_values(values, width + taller, rng)
         matrix[:, rng.random(width) < 0.1] = 0
-    found = proven_ranks(matrices, tolerance)
     expected = exact_ranks(matrices, tolerance)
-    assert all(rank in (-1, right) for rank, right in zip(found, expected, strict=True))
+    for found in (
+        proven_ranks(matrices, tolerance),
+        hrank._dependent_columns(torch.from_numpy(matrices), tolerance).tolist(),  # the proof that GPUs use
+    ):
+        assert all(rank in (-1, right) for rank, right in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (14, 14), (32, 32), (31, 30), (WIDEST, WIDEST), (9, 5), (1, 1)])
