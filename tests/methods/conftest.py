@@ -122,7 +122,7 @@ class ToyCost:
     """Layer i costs ``coefficients[i]`` x its width x the width before it (1 before the first), if its block
     is alive."""
 
-    resources = ("flops",)
+    resources = ("flops", "params")
 
     def __init__(self, sizes: Sequence[int], coefficients: Sequence[float], block_of: Sequence[int]) -> None:
         self.sizes, self.coefficients = np.array(sizes), np.array(coefficients)

@@ -286,6 +286,7 @@ def test_a_latency_budget_uses_the_latencies_of_the_cost_model(toy_graph: Any) -
     with pytest.raises(UserError, match=r"budget\.latency needs measured latencies"):
         allocate(graph, scores, Budget(latency=0.5))
     # Steps of four channels, as of a runtime: 5 ms each, and 10 ms that no width changes.
+    graph.cost.resources = ("flops", "params", "latency")
     graph.cost.latency = lambda widths=None, alive=None: (
         10 + 5 * np.ceil(np.atleast_2d(_widths(graph, widths)) / 4).sum(axis=1)
     ).reshape(-1 if widths is not None else ())
