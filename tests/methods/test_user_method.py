@@ -60,6 +60,11 @@ def test_a_module_that_is_not_there_names_the_key() -> None:
         Setup.of(configure(["budget.flops=0.5", "method.module=nowhere"]))
 
 
+def test_a_module_is_named_by_text() -> None:
+    with pytest.raises(UserError, match=r"method\.module must be text"):
+        Setup.of(configure(["budget.flops=0.5", "method.module=[nets]"]))
+
+
 def test_a_yaml_of_ones_own_makes_it_a_word(mine: str, tmp_path: Path) -> None:
     (tmp_path / "conf" / "method").mkdir(parents=True)
     (tmp_path / "conf" / "method" / "largest.yaml").write_text(

@@ -51,6 +51,8 @@ def test_the_message_names_what_was_typed(words: list[str], message: str) -> Non
 def test_no_key_of_any_choice_takes_just_anything(choice: str) -> None:
     group = choice.partition("=")[0]
     settings = configure(["budget.flops=0.5", choice, *NEEDED.get(choice, [])])[group]
+    if group == "method":
+        del settings["module"]  # imported before the method is made
     check_kinds(settings, group)
     for owner, key, value in _values(settings):
         is_number = isinstance(value, int | float) and key != "devices"  # which may be auto

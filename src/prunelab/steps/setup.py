@@ -138,6 +138,8 @@ def _with_its_module(method: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a method without ``module``, which is imported: classes of the user are found in it."""
     settings = dict(method)
     if (module := settings.pop("module", None)) is not None:
+        if not isinstance(module, str):
+            raise UserError(f"method.module must be text, the name of a Python module, not {module!r}.")
         import_user_module(module, "method.module")
     return settings
 
