@@ -1,0 +1,87 @@
+"""experiments/cifar10_resnet56/gpu.sh: its command lines compose, name rows that exist, and end in time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from prunelab.cli.config import configure
+from prunelab.steps import Setup
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "experiments/cifar10_resnet56/gpu.sh"
+ROWS = "experiment/cifar10_resnet56="
+STAND_IN = """#!{python}
+import json, os, sys, time
+with open(os.environ["CALLS"], "a") as calls:
+    calls.write(json.dumps(sys.argv[1:]) + "\\n")
+time.sleep(float(os.environ.get("SECONDS_EACH", 0)))
+sys.exit(int(os.environ.get("STATUS", 0)))
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> object:
+    """Runs the script with a ``prunelab`` that notes its arguments; gives the exit code and these."""
+    (tmp_path / "prunelab").write_text(STAND_IN.format(python=sys.executable))
+    (tmp_path / "prunelab").chmod(0o755)
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+
+    def run(*arguments: str, **variables: str) -> tuple[int, list[list[str]]]:
+        calls = tmp_path / "calls"
+        environment = {
+            **os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "CALLS": str(calls), **variables,
+        }  # fmt: skip
+        done = subprocess.run(
+            [str(SCRIPT), *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        lines = calls.read_text().splitlines() if calls.exists() else []
+        return done.returncode, [json.loads(line) for line in lines]
+
+    return run
+
+
+def test_every_command_line_makes_a_run(study: object, tmp_path: Path) -> None:
+    status, calls = study("images", str(tmp_path / "weights.safetensors"), "60", "trainer.accelerator=cpu")  # type: ignore[operator]
+    assert status == 0
+    rows = []
+    for words in calls:
+        (named,) = (word.removeprefix(ROWS) for word in words if word.startswith(ROWS))
+        plain = [
+            word for word in words if word != "-m" and not word.startswith((ROWS, "experiment=", "hydra"))
+        ]
+        for row in named.split(","):
+            setup = Setup.of(configure([f"experiment=cifar10_resnet56/{row}", *plain]))
+            assert setup.study == "cifar10_resnet56_gpu"
+            assert setup.task.machine.images_on_device
+            assert setup.task.data.name == "CIFAR-10 (JPEG copy)"
+            rows.append(row)
+    assert len(rows) == len(set(rows)) >= 15
+
+
+def test_a_failed_row_is_told_at_the_end(study: object) -> None:
+    status, calls = study("images", "weights.safetensors", STATUS="1")  # type: ignore[operator]
+    assert status == 1
+    assert len(calls) == 3
+
+
+def test_nothing_starts_when_the_time_is_over(study: object) -> None:
+    begin = time.monotonic()
+    status, calls = study("images", "weights.safetensors", "0", SECONDS_EACH="60")  # type: ignore[operator]
+    assert (status, calls) == (0, [])
+    assert time.monotonic() - begin < 30
+
+
+def test_without_arguments_it_says_how_it_is_called(study: object) -> None:
+    assert study() == (2, [])  # type: ignore[operator]
