@@ -93,21 +93,19 @@ def _without_gradients(model: nn.Module) -> Iterator[None]:
 
 def _entering(course: Course, number: int, follower: str | None, channels: Tensor | None = None) -> Tensor:
     """What this layer reads (None: what the network gives) of a minibatch; of a full network only some channels."""
-    found: list[Tensor] = []
+    found: list[tuple[Tensor, int]] = []
 
     def entered(name: str, use: Use) -> None:
         if name == follower:
-            found.append(use.given)
+            found.append((use.given, use.given.dim() - 1 if use.linear else 1))
             raise Stopped
 
     with Watch(parameter_names(course.model), entered):
         out = course.output(number)
     if follower is None:
         return out
-    (given,) = found
-    if channels is None:
-        return given
-    return given.index_select(given.dim() - 1 if given.dim() < 3 else 1, channels)
+    ((given, dim),) = found
+    return given if channels is None else given.index_select(dim, channels)
 
 
 def _own(model: nn.Module, segment: Segment, layers: dict[str, Layer]) -> list[str]:

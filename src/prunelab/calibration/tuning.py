@@ -41,7 +41,7 @@ class Minibatches:
         images = pair.all_images()
         images = images[torch.randperm(len(images), generator=generator).to(images.device)]
         count = max(1, len(images) // HELD_OUT)
-        parts = list(images[count:].split(size)) or [images]
+        parts = list((images[count:] if len(images) > count else images).split(size))
         train = len(parts)
         parts += images[:count].split(size)
         rank, ranks = world()

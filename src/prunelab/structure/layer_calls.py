@@ -72,6 +72,7 @@ class Use:
     images: (N, channels, H, W); (N, positions, features) for a linear layer.
     sides: zeros that the call adds before and after each dimension, as ``functional.pad`` takes them.
     given: the input as the call got it.
+    bias: as the call got it.
     """
 
     images: Tensor
@@ -82,6 +83,7 @@ class Use:
     dilation: tuple[int, int]
     groups: int
     linear: bool
+    bias: Tensor | None = None
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -237,7 +239,7 @@ def parameter_names(model: nn.Module) -> dict[int, str]:
 def find_layers(model: nn.Module, images: Tensor) -> dict[str, Layer]:
     """The layers that a pass over ``images`` calls, in order, by the names of their weights.
 
-    A weight that several calls share is left out, as is one that is computed from a parameter (standardised).
+    A weight that several calls share is left out, as is a layer whose weight or bias is computed (standardised).
     """
     names = parameter_names(model)
     buffers = {id(buffer): name for name, buffer in model.named_buffers()}
@@ -248,12 +250,11 @@ def find_layers(model: nn.Module, images: Tensor) -> dict[str, Layer]:
         calls[name] += 1
         weight = model.get_parameter(name)
         taps = weight[0, 0].numel()
-        path = name.rpartition(".")[0]
-        bias = f"{path}.bias" if path else "bias"
-        owner = model.get_submodule(path)
-        has_bias = isinstance(getattr(owner, "bias", None), nn.Parameter) and name.endswith("weight")
+        bias = None if use.bias is None else names.get(id(use.bias))
+        if use.bias is not None and bias is None:
+            calls[name] += 1  # a bias that is computed: nothing can be written to it
         shape = (weight.shape[0], weight.shape[1], taps)
-        found[name] = Layer(name, bias if has_bias else None, shape, use.groups)
+        found[name] = Layer(name, bias, shape, use.groups)
 
     def normalised(name: str, func: Any, args: Any, kwargs: Any) -> None:
         norm = _norm_of(func, args, kwargs, names, buffers)
@@ -296,14 +297,14 @@ def _use(func: Any, given: Mapping[str, Any]) -> Use:
     raw = images
     if func is functional.linear:
         rows = images.reshape(len(images), -1, images.shape[-1])
-        return Use(rows, images, (), (1, 1), (1, 1), (1, 1), 1, linear=True)
+        return Use(rows, images, (), (1, 1), (1, 1), (1, 1), 1, linear=True, bias=given.get("bias"))
     kernel = tuple(weight.shape[2:])
     stride, dilation = (_pair(given.get(name, 1), len(kernel)) for name in ("stride", "dilation"))
     sides = _sides(given.get("padding", 0), kernel, dilation)
     if len(kernel) == 1:
         images, kernel, stride, dilation = images.unsqueeze(2), (1, *kernel), (1, *stride), (1, *dilation)
     settings = (tuple(sides), kernel, stride, dilation, int(given.get("groups", 1)))
-    return Use(images, raw, *settings, linear=False)  # type: ignore[arg-type]
+    return Use(images, raw, *settings, linear=False, bias=given.get("bias"))  # type: ignore[arg-type]
 
 
 def _pair(value: Any, count: int) -> tuple[int, ...]:

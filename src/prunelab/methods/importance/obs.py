@@ -169,8 +169,9 @@ class Reader:
         rows = found.rows.clamp(min=1)[:, None, None]
         means, seconds = found.x / rows, found.xx / rows[..., None]
         self._second = (found.xx.sum(dim=0)) / found.rows.sum().clamp(min=1)
-        self._held_out = _about(seconds[1], means[1], means[0])
         covariance = _about(seconds[0], means[0], means[0])
+        # Batches of fewer than HELD_OUT images have none that are held out.
+        self._held_out = _about(seconds[1], means[1], means[0]) if found.rows[1] > 0 else covariance
         level = covariance.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-12)
         eye = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
         self._inverse = torch.linalg.inv(covariance + damping * level[:, None, None] * eye)
