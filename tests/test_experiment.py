@@ -58,7 +58,7 @@ def test_a_run_leaves_a_true_record_and_is_not_repeated(smallest: Configure, tmp
     record, folder = outcome.record, outcome.folder.path
     assert outcome.is_new
     assert sorted(file.name for file in folder.iterdir() if not file.name.startswith(".")) == [
-        "config.yaml", "curves.csv", "model.safetensors", "plan.json", "record.json", "run.log",
+        "config.yaml", "contents.json", "curves.csv", "model.safetensors", "plan.json", "record.json", "run.log",
     ]  # fmt: skip
     assert Record.from_json((folder / "record.json").read_text()) == record
     assert (record.method, record.model, record.data, record.seed) == ("taylor", "resnet20", "digits", 1)

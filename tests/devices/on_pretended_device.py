@@ -31,7 +31,7 @@ from prunelab.structure import PruningPlan
 from prunelab.training import Machine
 
 CONF = Path(__file__).parents[2] / "conf/method"
-LEARN_FIRST = {"autopruner", "lfpc"}
+LEARN_FIRST = {"autopruner", "dmcp", "lfpc"}
 METHODS = sorted({file.stem for file in CONF.glob("*.yaml")} - LEARN_FIRST)
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 CPU = torch.device("cpu")

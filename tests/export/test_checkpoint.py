@@ -223,12 +223,12 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "cut twice": (lambda page: page["plan"]["cuts"].append(page["plan"]["cuts"][0]), "cut twice"),
     "unknown tensor": (
         lambda page: page["plan"]["cuts"][0].__setitem__(0, "nowhere.weight"),
-        "which the network lacks",
+        "which this network lacks",
     ),
     "absurd size": (lambda page: page["plan"]["cuts"][0].__setitem__(2, 10**15), "made for another network"),
     "attribute of no module": (
         lambda page: page["plan"]["attributes"].update({"nowhere": {"width": 3}}),
-        "which the network lacks",
+        "which this network lacks",
     ),
     "method replaced": (
         lambda page: page["plan"]["attributes"].update({"layer1": {"forward": 3}}),
@@ -240,14 +240,14 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "values of a weight": (
         lambda page: page["plan"]["values"].update({"linear.weight": [0]}),
-        "no index buffer",
+        "not an index buffer",
     ),
     "block that does not exist": (
         lambda page: (
             page["plan"]["replaced"].update({"nowhere": "identity"}),
             page["plan"]["dropped_blocks"].append("nowhere"),
         ),
-        "which the network lacks",
+        "which this network lacks",
     ),
     "code for a block": (
         lambda page: page["plan"]["replaced"].update({"layer1.0": "__import__('os')"}),

@@ -28,7 +28,7 @@ def test_a_recorded_configuration_is_read_in_present_names() -> None:
         "exclude": ["conv1"],
         "budget": {"flops": 0.5, "min_keep": 0.2},
         "method": {
-            "_target_": "prunelab.methods.ImportancePruning",
+            "_target_": "prunelab.methods.ImportanceMethod",
             "exclude": ["conv1"],
             "min_keep": 0.2,
             "criterion": {"_target_": "mine.Mine", "floor": 3},

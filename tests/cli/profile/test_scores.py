@@ -44,7 +44,9 @@ def test_the_stored_baseline_is_scored(words: list[str]) -> None:
     network.get_parameter("layer3.0.conv1.weight").data[5] *= 1e-3
     accuracy = Accuracy(top1=0.5, top5=0.9)
     weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    setup.store.save(baseline_key(config), Baseline(weights, accuracy, 1.0))
+    key = baseline_key(config)
+    with setup.store.claimed(key) as claim:
+        setup.store.save(key, Baseline(weights, accuracy, 1.0), claim)
     found = scored_network([*words, "budget.flops=0.3"])
     assert found.weights == f"stored baseline {baseline_key(config)}, top-1 50.00%"
     assert found.budget == "budget.flops=0.3"
@@ -65,7 +67,7 @@ def test_the_command_draws_both_pictures(
 
 
 def test_a_method_that_has_to_learn_first_is_refused(words: list[str]) -> None:
-    with pytest.raises(UserError, match="Slimming does not score a network as it is"):
+    with pytest.raises(UserError, match="Slimming does not score"):
         scored_network([*words, "method=slimming"])
 
 

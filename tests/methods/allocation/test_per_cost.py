@@ -26,9 +26,9 @@ def weighted(toy_graph: Callable[..., Any], sizes: tuple[int, ...], costs: tuple
 def test_of_equal_scores_the_costly_channels_go(toy_graph: Callable[..., Any]) -> None:
     graph = weighted(toy_graph, (4, 4), (1.0, 9.0))
     scores = Scores({"g0": np.array([1.0, 2, 3, 4]), "g1": np.array([1.0, 2, 3, 4])})
-    plan = allocate(graph, scores, Budget(flops=0.5), allocation=PER_COST)
-    assert plan.kept == {"g0": (0, 1, 2, 3), "g1": (3,)}  # 40 -> 13: one more would be 22 of 20
-    plan = allocate(graph, scores, Budget(flops=0.5), allocation=Allocation("global", "none", 0.0))
+    plan = allocate(graph, scores, Budget(flops=13 / 40), allocation=PER_COST)
+    assert plan.kept == {"g0": (0, 1, 2, 3), "g1": (3,)}
+    plan = allocate(graph, scores, Budget(flops=13 / 40), allocation=Allocation("global", "none", 0.0))
     assert plan.kept["g0"] != (0, 1, 2, 3)
 
 

@@ -141,7 +141,7 @@ def test_stages_are_scored_and_blocks_are_refused(residual: nn.Module, make_cont
 
 
 def test_too_few_images_are_pointed_out(plain: nn.Module, make_context: MakeContext) -> None:
-    with pytest.warns(UserWarning, match="looks at 5 images, but a layer of Plain has 6 channels"):
+    with pytest.warns(UserWarning, match="5 images, but a layer of Plain has 6 channels"):
         PFA().score(make_context(PFA(), plain, images=5))
 
 

@@ -175,7 +175,7 @@ def test_a_network_is_not_compiled_while_a_method_looks_into_it(
 
 
 def test_a_level_beyond_the_method_is_refused() -> None:
-    with pytest.raises(UserError, match=r"Diary is not defined for level block.*knows filter, stage"):
+    with pytest.raises(UserError, match=r"Diary is not defined for level block.*filter, stage"):
         Diary(levels=["filter", "block"])
 
 

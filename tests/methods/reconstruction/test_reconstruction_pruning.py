@@ -230,7 +230,8 @@ def test_a_choice_makes_its_method_and_shows_the_defaults(name: str) -> None:
     config = configure(
         [f"method={name}", "budget.flops=0.4", "budget.min_keep=0.2", "levels=[filter]", "seed=3"]
     )
-    method = hydra.utils.instantiate(config["method"])
+    settings = {key: value for key, value in config["method"].items() if key != "module"}
+    method = hydra.utils.instantiate(settings)
     assert isinstance(method, ReconstructionPruning)
     assert type(method.rule)() == method.rule
     assert (method.budget.flops, method.levels, method.seed) == (0.4, ("filter",), 3)

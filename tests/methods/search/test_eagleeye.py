@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -188,10 +186,3 @@ def test_targets_must_be_classes(plain: nn.Module) -> None:
 def test_blocks_are_refused() -> None:
     with pytest.raises(UserError, match="EagleEye is not defined for level block: take block out of levels"):
         eagleeye(levels=["filter", "block"])
-
-
-def test_the_file_shows_the_defaults_of_the_class() -> None:
-    written = yaml.safe_load((CONF / "method" / "eagleeye.yaml").read_text())
-    parameters = inspect.signature(EagleEye).parameters
-    own = [name for name in parameters if name not in ("budget", "settings")]
-    assert {name: written[name] for name in own} == {name: parameters[name].default for name in own}

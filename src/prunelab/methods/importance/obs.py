@@ -250,7 +250,7 @@ def _parts(context: PruningContext, memory: int) -> Iterator[tuple[list[ChannelG
         groups.append(group)
         layers.update(dict.fromkeys(own))
         taken += new
-    if groups:
+    if groups or context.blocks:
         yield groups, list(layers)
 
 
