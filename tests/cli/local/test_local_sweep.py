@@ -54,10 +54,7 @@ def test_each_process_has_its_share_and_one_that_dies_stops_no_other(
     assert first.returncode == 1, first.stderr
     assert "Finished:\n  seed=0\n1 finished, 0 already there, 2 failed." in first.stdout
     assert "prunelab: seed=2: its process received SIGTERM. The same command" in first.stderr
-    assert (
-        "prunelab: seed=1: its process was killed (SIGKILL(-9)), perhaps because memory ran out."
-        in first.stderr
-    )
+    assert "prunelab: seed=1: its process was killed (SIGKILL(-9))" in first.stderr
     assert "[3 of 3] seed=" in first.stderr
     shares = {file.read_text() for file in tmp_path.glob("share-*.json")}
     assert shares == {'["4", "1"]', '["6", "1"]'}

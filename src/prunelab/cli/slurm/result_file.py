@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import io
 import pickle
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 from prunelab.cli.summary import Job
 from prunelab.records import schema
-from prunelab.records.test_set import TestSet
 
 CLASSES = {
     (found.__module__, found.__qualname__): found
-    for found in (
-        *(Job, type(Path()), TestSet),
-        *(schema.Accuracy, schema.BudgetSummary, schema.GitState, schema.Metrics, schema.PlanSummary),
-        *(schema.Record, schema.Timings),
-    )
+    for found in (Job, type(Path()), *filter(is_dataclass, vars(schema).values()))
+    if isinstance(found, type)
 }
-"""The classes of a Job and of the record in it."""
+"""The classes of a Job and of the record in it, all of which are plain dataclasses."""
 
 
 def read_result(file: Path) -> tuple[str, Any]:
