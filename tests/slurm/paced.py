@@ -21,8 +21,7 @@ SECONDS = 8
 class Paced(CsvLogger):
     """Slow with method=l2 and fpgm, and with random until its job was requeued; apoz fails."""
 
-    def start(self, folder: Path, config: Mapping[str, Any]) -> None:
-        super().start(folder, config)
+    def begin(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.method = config["names"]["method"]
 
     def epoch(self, row: EpochRow) -> None:
@@ -30,7 +29,7 @@ class Paced(CsvLogger):
         if HURRY in os.environ:
             return
         if self.method == "apoz":
-            raise UserError("told to fail")
+            raise UserError("fails on purpose")
         requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
         if self.method in ("l2", "fpgm") or (self.method == "random" and not requeued):
             time.sleep(SECONDS)

@@ -91,7 +91,7 @@ def test_what_failed_is_told_and_the_others_go_on(sweep: Sweep) -> None:
     assert "method=l2" in cancelled
     assert re.search(r"Slurm job \d+_1: cancelled with scancel\. See .*_1_0_log\.out", cancelled)
     assert "method=apoz" in failed
-    assert failed.endswith("told to fail")
+    assert failed.endswith("fails on purpose")
 
 
 def test_a_job_at_its_time_limit_goes_on_from_its_checkpoint(sweep: Sweep) -> None:
@@ -105,7 +105,7 @@ def test_a_job_at_its_time_limit_goes_on_from_its_checkpoint(sweep: Sweep) -> No
 def test_interruptions_are_no_failures(sweep: Sweep) -> None:
     found = folders(sweep.study)
     assert not (found["l2"] / "failure.json").exists()
-    assert Failure.from_json((found["apoz"] / "failure.json").read_text()).error == "told to fail"
+    assert Failure.from_json((found["apoz"] / "failure.json").read_text()).error == "fails on purpose"
     assert not [method for method in ("l2", "apoz") if (found[method] / "record.json").exists()]
 
 
