@@ -121,8 +121,8 @@ class TwoHalves(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         hidden = self.norm1(self.conv1(maps))
-        halves = [functional.relu(hidden), functional.relu(-hidden)]
-        both = torch.cat(halves[::-1] if self.swapped else halves, dim=1)
+        halves = [hidden, -hidden]
+        both = functional.relu(torch.cat(halves[::-1] if self.swapped else halves, dim=1))
         return self.head(functional.relu(self.norm2(self.conv2(both))).mean(dim=(2, 3)))
 
 
