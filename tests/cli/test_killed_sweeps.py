@@ -60,7 +60,10 @@ class Study:
             for name in ("model.safetensors", "plan.json", "curves.csv"):
                 found[file.relative_to(self.root).with_name(name)] = file.with_name(name).read_bytes()
         for file in self.root.glob("baselines/*/metrics.json"):
-            found[file.relative_to(self.root)] = json.loads(file.read_text()) | {"seconds": None, "metrics_sha256": None}
+            found[file.relative_to(self.root)] = json.loads(file.read_text()) | {
+                "seconds": None,
+                "metrics_sha256": None,
+            }
             for name in ("model.safetensors", "curves.csv"):
                 found[file.relative_to(self.root).with_name(name)] = file.with_name(name).read_bytes()
         return found
