@@ -71,6 +71,10 @@ def test_every_number_is_read_from_its_place(study: StudyFolder) -> None:
             "total_s": 34.0,
             "other_load": 0.25,
         },
+        after_calibration=[
+            {"step": "bias", "top1": 0.3, "top5": 0.8, "seconds": 1.0},
+            {"step": "sequential", "top1": 0.6, "top5": 0.9, "seconds": 9.0},
+        ],
     )
 
     (row,) = table_of(study).rows
@@ -109,6 +113,7 @@ def test_every_number_is_read_from_its_place(study: StudyFolder) -> None:
         "best_epoch_top1": 0.89,
         "best_epoch": 7,
         "other_load": 0.25,
+        "calibrated_top1": 0.6,
     }
 
 

@@ -106,6 +106,7 @@ def test_the_names_of_the_columns_are_stable(study: StudyFolder) -> None:
         baseline_forward_ms_batch_1 forward_ms_batch_1 speedup_batch_1
         baseline_forward_ms_batch_64 forward_ms_batch_64 speedup_batch_64
         budget_reached score_s recovery_s total_s masked_vs_pruned best_epoch_top1 best_epoch other_load
+        calibrated_top1
     """
     statistics = [f"{measure}_{part}" for measure in measures.split() for part in ("mean", "std")]
     fronts = "front_flops front_params front_forward_ms_batch_1 front_forward_ms_batch_64"

@@ -145,9 +145,11 @@ def _accuracies(table: Table, baseline: Baseline, deviation: bool) -> list[Colum
         )
 
     best = column(("Top-1, %", "best epoch"), "best_epoch_top1", None, 8)
+    calibrated = column(("Top-1, %", "calibrated"), "calibrated_top1", None, 8)
     return [
         column(("Top-1, %", "baseline"), "baseline_top1", "baseline_top1", 9),
         column(("Top-1, %", "just pruned"), "after_pruning_top1", None, 4),
+        *([calibrated] if any(row.statistics["calibrated_top1"] for row in table.rows) else []),
         column(("Top-1, %", "recovered"), "top1", "baseline_top1", 0),
         column(("Change,", "points"), "top1_change", None, 1),
         *([best] if any(row.statistics["best_epoch_top1"] for row in table.rows) else []),

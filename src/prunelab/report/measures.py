@@ -103,6 +103,10 @@ MEASURES: tuple[Measure, ...] = (
     Measure("best_epoch_top1", lambda record: record.best_epoch.test.top1 if record.best_epoch else None),
     Measure("best_epoch", lambda record: record.best_epoch.epoch if record.best_epoch else None),
     Measure("other_load", lambda record: record.timings.other_load),
+    Measure(
+        "calibrated_top1",
+        lambda record: record.after_calibration[-1].top1 if record.after_calibration else None,
+    ),
 )
 """In the order of the CSV columns. Accuracies, changes and fractions are fractions of 1; the names state the units of
 times."""
