@@ -67,7 +67,7 @@ def test_what_failed_is_tried_again_when_asked(prunelab: Command, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("prunelab.save", full)
+        patch.setattr("prunelab.experiment.write_network", full)
         assert "0 finished, 0 already there, 2 failed." in prunelab(*words).out
     left_alone = prunelab(*words)
     assert (left_alone.code, left_alone.err.count("failed earlier: The disk is full.")) == (1, 2)

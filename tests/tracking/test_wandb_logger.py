@@ -140,6 +140,7 @@ def test_a_run_offline_keeps_configuration_curves_widths_and_figures(
         "best_epoch_top1",
         "best_epoch",
         "other_load",
+        "calibrated_top1",
         "forward_ms_batch_64",
         "baseline_forward_ms_batch_64",
         "speedup_batch_64",
