@@ -12,6 +12,7 @@ from .methods import PFA as PFA
 from .methods import SCSP as SCSP
 from .methods import SSL as SSL
 from .methods import VCNN as VCNN
+from .methods import ABCPruner as ABCPruner
 from .methods import Allocation as Allocation
 from .methods import APoZ as APoZ
 from .methods import AutoPruner as AutoPruner

@@ -34,6 +34,9 @@ EXAMPLE = torch.zeros(1, 2, 6, 6)
 SMALL = {"candidates": 4, "draws": 3000, "tolerance": 0.3, "epochs": 1, "validation_images": 40}
 """Settings that make a method quick, for methods that have them."""
 
+SMALL_SEARCH: dict[str, dict[str, Any]] = {"abcpruner": {"training": None, "sources": 3, "cycles": 1}}
+"""The same for searches, by their names; candidates are not trained."""
+
 
 @cache
 def settings(name: str) -> dict[str, Any]:
@@ -45,7 +48,7 @@ def made(name: str, **changes: Any) -> PruningMethod:
     """The method of a choice, with ``changes`` to its settings. A budget is given as budget=("flops", 0.5)."""
     chosen = copy.deepcopy(settings(name))
     chosen.pop("module", None)
-    chosen |= {key: value for key, value in SMALL.items() if key in chosen}
+    chosen |= {key: value for key, value in SMALL.items() if key in chosen} | SMALL_SEARCH.get(name, {})
     if (budget := changes.pop("budget", None)) is not None:
         chosen["budget"] |= {"flops": None, "params": None, budget[0]: budget[1]}
     return instantiate(OmegaConf.create({**chosen, **changes}), _convert_="all")

@@ -37,8 +37,8 @@ WITHOUT_EFFECT = {
     "trainer.num_nodes", "trainer.strategy", "trainer.threads", "trainer.images_on_device",
 }  # fmt: skip
 ACT_THROUGH_OTHERS = (
-    "names", "study", "outputs", "sweep", "logger", "learning_epochs", "budget", "levels", "exclude", "exact",
-    "cardinality",
+    "names", "study", "outputs", "sweep", "logger", "learning_epochs", "search_evaluations", "budget", "levels",
+    "exclude", "exact", "cardinality",
 )  # fmt: skip
 """Settings that act through those of the method, to which their values are copied, or not at all."""
 

@@ -39,7 +39,7 @@ from prunelab.methods.learning import (
 )
 from prunelab.methods.method import PruningMethod
 from prunelab.methods.reconstruction import ChannelPruning, ReconstructionPruning, Subspace, ThiNet
-from prunelab.methods.search import DMCP, Candidate, EagleEye, Judge, SearchMethod, WidthSpace
+from prunelab.methods.search import DMCP, ABCPruner, Candidate, EagleEye, Judge, SearchMethod, WidthSpace
 
 __all__ = [
     "CURL",
@@ -52,6 +52,7 @@ __all__ = [
     "SCSP",
     "SSL",
     "VCNN",
+    "ABCPruner",
     "APoZ",
     "Allocation",
     "AutoPruner",

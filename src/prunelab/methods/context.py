@@ -157,7 +157,7 @@ class PruningContext:
     def train(
         self, network: nn.Module, epochs: int, training: Training | None = None, name: str = "candidate"
     ) -> None:
-        """Train ``network`` in place for ``epochs`` epochs, on the training images of the run.
+        """Train ``network`` in place for ``epochs`` epochs, on the training images of the run, in training mode.
 
         Args:
             network: a candidate: the full network or one pruned from it.
@@ -173,7 +173,7 @@ class PruningContext:
                 f"{self.method} trains candidate networks, which a run of the prunelab command offers. In a Trainer "
                 "of your own give the context train_candidate=, a function that trains a network in place."
             )
-        self.train_candidate(network, epochs, training, name)
+        self.train_candidate(network.train(), epochs, training, name)
 
 
 def network_name(network: nn.Module) -> str:

@@ -24,6 +24,7 @@ COMMON: Mapping[str, Any] = {
     "exact": bool,
     "cardinality": bool,
     "learning_epochs": int | None,
+    "search_evaluations": int | None,
     "sweep.redo": bool,
     "sweep.retry_failed": bool,
     "budget.normalisation": str | None,

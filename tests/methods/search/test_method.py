@@ -168,6 +168,7 @@ def test_a_candidate_can_be_trained(context: Any, plain: nn.Module) -> None:
 
     def train(network: nn.Module, epochs: int, training: Any, name: str) -> None:
         assert all(parameter.requires_grad for parameter in network.parameters())
+        assert all(module.training for module in network.modules())
         trained.append((epochs, name))
         network.head.bias.data.fill_(0.0)
         network.head.bias.data[1] = 100.0  # always answers class 1

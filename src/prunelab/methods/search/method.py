@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -44,6 +45,7 @@ class SearchMethod(PruningMethod):
         budget: how much to keep.
         workers: threads that judge candidates at the same time.
         save_every: evaluations between two writes of the state.
+        evaluations: the search ends after this many different candidates; None: when ``ask`` returns none.
         settings: those of ``PruningMethod``.
 
     Raises:
@@ -52,14 +54,22 @@ class SearchMethod(PruningMethod):
 
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
 
-    def __init__(self, budget: Budget, workers: int = 1, save_every: int = 10, **settings: Any) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        workers: int = 1,
+        save_every: int = 10,
+        evaluations: int | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(budget, **settings)
-        for name, number in (("workers", workers), ("save_every", save_every)):
-            if number < 1:
+        for name, number in (("workers", workers), ("save_every", save_every), ("evaluations", evaluations)):
+            if number is not None and number < 1:
                 raise UserError(f"{name}={number}: at least 1 is needed.")
         require_covered(type(self).__name__, self.levels, self.covers)
         self.workers = workers
         self.save_every = save_every
+        self.evaluations = evaluations
 
     @property
     def about(self) -> About:
@@ -128,15 +138,23 @@ class SearchMethod(PruningMethod):
         self.start(context, space)
         if (saved := state.load()) is not None:
             self.load_state_dict(saved)
-        while pending := state.pending or list(self.ask()):
+        most = math.inf if self.evaluations is None else self.evaluations
+        while len(state.history) < most and (pending := state.pending or list(self.ask())):
             state.pending = pending
             unknown = [each for each in dict.fromkeys(pending) if each not in state.history]
+            if len(unknown) > most - len(state.history):
+                unknown = unknown[: int(most) - len(state.history)]
             for first in range(0, len(unknown), self.save_every):
                 part = unknown[first : first + self.save_every]
                 found = judge([space.plan(each.widths, scores, each.dropped) for each in part])
                 state.history |= dict(zip(part, map(float, found), strict=True))
+                best = max(state.history.values())
+                info(f"{self.title}: {len(state.history)} candidates judged, best score {best:.4g}.")
                 if first + self.save_every < len(unknown):
                     state.save(self.state_dict())
+            if any(each not in state.history for each in pending):  # ``most`` is reached
+                state.save(self.state_dict())
+                break
             for each in pending:
                 self.tell(each, state.history[each])
             state.pending = []

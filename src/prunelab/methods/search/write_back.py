@@ -1,0 +1,33 @@
+"""Writing the weights of a trained candidate back into the full network, at the places that the plan keeps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from prunelab.structure import PruningPlan
+
+
+@torch.no_grad()
+def write_back(model: nn.Module, plan: PruningPlan, network: nn.Module) -> None:
+    """Give the channels of ``model`` that ``plan`` keeps the weights and running statistics of ``network``.
+
+    Args:
+        model: the full network, changed in place. What the plan removes stays as it is.
+        plan: the plan with which ``network`` was pruned from ``model``.
+        network: the pruned network, trained since.
+    """
+    kept: dict[str, dict[int, Tensor]] = {}
+    for cut in plan.cuts:
+        kept.setdefault(cut.tensor, {})[cut.dim] = torch.tensor(cut.indices, dtype=torch.long)
+    found = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name not in found or name in plan.values:  # of a dropped block; positions of channels
+            continue
+        values = found[name].to(tensor.device, tensor.dtype)
+        if name not in kept:
+            tensor.copy_(values)
+            continue
+        sizes = enumerate(tensor.shape)
+        places = [kept[name].get(dim, torch.arange(size)).to(tensor.device) for dim, size in sizes]
+        tensor[torch.meshgrid(*places, indexing="ij")] = values

@@ -1,0 +1,65 @@
+"""Other labels of the test images do not change what a search decides."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prunelab.cli.config import configure
+from prunelab.data.digits import Digits
+from prunelab.experiment import run
+
+pytestmark = pytest.mark.slow
+
+CONF = Path(__file__).parents[3] / "conf" / "method"
+SEARCHES = {
+    "eagleeye": ("method.candidates=3", "method.tolerance=0.1"),
+    "abcpruner": ("method.sources=2", "method.cycles=1", "method.training.epochs=1"),
+    "dmcp": ("method.epochs=1",),
+}
+
+
+@pytest.fixture
+def shuffled(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """() -> from then on, the test images of digits have other labels."""
+
+    def shuffle() -> None:
+        read = Digits.read_splits
+
+        def read_shuffled(self: Digits) -> Any:
+            splits = read(self)
+            source, chosen = splits.test.source, splits.test.indices
+            targets = source.targets.copy()
+            targets[chosen] = np.random.default_rng(0).permutation(targets[chosen])
+            source.targets = targets  # of the test images alone: the parts share no image
+            return replace(splits)
+
+        monkeypatch.setattr(Digits, "read_splits", read_shuffled)
+
+    return shuffle
+
+
+def test_no_search_is_left_out() -> None:
+    searches = {file.stem for file in CONF.glob("*.yaml") if "/search@" in file.read_text()} | {"dmcp"}
+    assert searches == set(SEARCHES)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_plan_is_the_same_with_other_test_labels(name: str, tmp_path: Path, shuffled: Any) -> None:
+    def decided(folder: str) -> tuple[Any, float]:
+        words = [f"method={name}", *SEARCHES[name], "budget.flops=0.5", "baseline.training.epochs=2"]
+        words += ["recipe=none", "trainer=cpu", "recipe.calibration_images=64", "sweep.redo=true"]
+        outcome = run(configure([*words, f"outputs={tmp_path / folder}"]))
+        plan = json.loads((outcome.folder.path / "plan.json").read_text())
+        return plan, outcome.record.baseline.top1
+
+    plan, accuracy = decided("true")
+    shuffled()
+    other, chance = decided("shuffled")
+    assert chance < 0.3 < accuracy
+    assert plan == other
