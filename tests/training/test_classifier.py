@@ -147,6 +147,22 @@ def test_compiling_changes_no_name_and_ends_with_the_fit(
     assert model.backbone._compiled_call_impl is None
 
 
+def test_every_training_of_a_process_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch compiles a class at most 8 times, here twice in a fit (training and validation), then it runs eagerly."""
+    compiled: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, example_inputs: list[Tensor]) -> Any:
+        compiled[-1] += 1
+        return graph
+
+    compile_with = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compile_with(self, backend=backend))
+    for number in range(5):
+        compiled.append(0)
+        fit(Classifier(small_net(), 10, Training(epochs=1), compile=True), tmp_path / str(number))
+    assert compiled == [2] * 5
+
+
 def test_a_checkpoint_holds_plain_data_and_comes_back(tmp_path: Path) -> None:
     model = Classifier(small_net(), 10, Training(epochs=1))
     fit(model, tmp_path).save_checkpoint(tmp_path / "net.ckpt")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
+import timm
 import torch
-from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
 from torch import nn
+from torch.profiler import profile
 
-import prunelab
 from prunelab.cli.config import configure
 from prunelab.errors import UserError
 from prunelab.training import Machine
+from prunelab.training.sync_batchnorm import SameLayersSynchronised
 
 
 def test_the_cpu_is_always_there() -> None:
@@ -35,20 +34,33 @@ def test_joined_batch_normalisation_needs_gpus() -> None:
         Machine(accelerator="cpu", sync_batchnorm=True)
 
 
-def test_a_network_can_be_pruned_after_training_with_joined_batch_normalisation() -> None:
-    """Lightning puts other layers in the place of batch normalisation, and others again afterwards."""
-    layers = (nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 3))
-    network, images = nn.Sequential(*layers), torch.randn(2, 1, 8, 8)
-    joined = TorchSyncBatchNorm()
-    joined.revert(joined.apply(network))
-    assert type(network[1]) is not nn.BatchNorm2d
-    before = copy.deepcopy(network)
-    structure = prunelab.analyze(network, images[:1])
-    (group,) = structure.groups
-    plan = structure.plan(kept={group.name: [0, 2, 5]})
-    prunelab.apply(network, plan)
-    assert prunelab.check(before, network, plan, images) < 1e-6
-    assert network[1].num_features == 3
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "densenet121"])
+def test_synchronised_batch_normalisation_changes_no_layer_and_no_output(name: str) -> None:
+    """timm's layers of normalisation and activation keep their activation, also after the fit."""
+    network, images = timm.create_model(name, num_classes=3).eval(), torch.randn(2, 3, 64, 64)
+    layers, classes = list(network.modules()), [type(module) for module in network.modules()]
+    expected = network(images)
+    strategy = Machine(accelerator="auto", sync_batchnorm=True).trainer(logger=False)._accelerator_connector
+    synchronised = strategy._layer_sync
+    assert synchronised is not None
+    synchronised.apply(network)
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+    assert torch.equal(network(images), expected)
+    synchronised.revert(network)
+    assert all(one is other for one, other in zip(network.modules(), layers, strict=True))
+    assert [type(module) for module in network.modules()] == classes
+    assert torch.equal(network(images), expected)
+
+
+def test_a_batch_normalisation_of_another_class_is_not_synchronised() -> None:
+    class Scaled(nn.BatchNorm2d):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(images)
+
+    network = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), Scaled(6))
+    with pytest.raises(UserError, match=r"sync_batchnorm=true: 2 is a Scaled"):
+        SameLayersSynchronised().apply(network)
+    assert type(network[1]) is nn.BatchNorm2d
 
 
 def test_a_fused_optimizer_and_a_loss_scale_exclude_each_other() -> None:
@@ -57,6 +69,31 @@ def test_a_fused_optimizer_and_a_loss_scale_exclude_each_other() -> None:
         UserError, match=r"trainer\.fused=true cannot be combined with trainer\.precision=16-mixed"
     ):
         Machine(fused=True, precision="16-mixed")
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", 16])
+def test_float16_is_not_replaced_by_bfloat16_on_a_processor(precision: str | int) -> None:
+    """Lightning does so with a warning; the record would name another precision than that of the training."""
+    with pytest.raises(UserError, match=rf"trainer\.precision={precision} needs a GPU"):
+        Machine(accelerator="cpu", precision=precision).trainer(logger=False)
+
+
+def test_deterministic_operators_do_not_fill_new_tensors() -> None:
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    machine = Machine(accelerator="cpu", deterministic="warn")
+    try:
+        machine.prepare_process()
+        machine.trainer(logger=False)
+        assert torch.are_deterministic_algorithms_enabled()
+        with profile() as found:
+            torch.empty(1000)
+        assert not [event.key for event in found.key_averages() if "fill" in event.key]
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 @pytest.mark.parametrize("tf32", [True, False])

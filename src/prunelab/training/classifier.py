@@ -101,7 +101,11 @@ class Classifier(pl.LightningModule):
 
     def teardown(self, stage: str) -> None:
         """Restore the eager forward pass: between fits the structure is traced operator by operator."""
-        self.backbone._compiled_call_impl = None  # set by Module.compile(), which has no public inverse
+        if self.backbone._compiled_call_impl is not None:
+            self.backbone._compiled_call_impl = None  # set by Module.compile(), which has no public inverse
+            # torch counts the compilations of a class, not of a network: after 8 (the third or fourth training in a
+            # process) it would run new ones eagerly. CUDA graphs would also keep their memory.
+            torch.compiler.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and the schedule over the length of this fit, which advances at every optimizer step."""

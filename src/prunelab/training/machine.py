@@ -13,6 +13,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from prunelab.errors import UserError
+from prunelab.training.sync_batchnorm import SameLayersSynchronised
 
 SRUN_ADVICE = "The `srun` command is available"
 """Start of a Lightning warning that is issued on every machine with Slurm."""
@@ -29,7 +30,8 @@ class Machine:
         strategy: "auto" or "ddp".
         sync_batchnorm: in training, compute the statistics of batch normalisation over the batches of all GPUs.
         threads: CPU threads of each process; None: torch's default.
-        precision: "32-true", "16-mixed" or "bf16-mixed"; evaluation is always in float32.
+        precision: "32-true", "16-mixed" or "bf16-mixed", of training and of the validation in it; final accuracies and
+            scores are always computed in float32.
         deterministic: True, False, or "warn": deterministic operators where torch has them.
         channels_last: memory format of images and weights.
         compile: compile the network before each training; "reduce-overhead" replays its kernels as CUDA graphs.
@@ -64,12 +66,13 @@ class Machine:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", SRUN_ADVICE)
                 plugins = [*more.pop("plugins", ()), *_cluster()]
-                return pl.Trainer(
+                if self.sync_batchnorm:
+                    plugins.append(SameLayersSynchronised())
+                trainer = pl.Trainer(
                     accelerator=self.accelerator,
                     devices=self.devices,
                     num_nodes=self.num_nodes,
                     strategy=self.strategy,
-                    sync_batchnorm=self.sync_batchnorm,
                     precision=self.precision,  # type: ignore[arg-type]  # checked by Lightning
                     deterministic=self.deterministic,
                     limit_train_batches=self.batches,
@@ -79,6 +82,12 @@ class Machine:
                 )
         except (MisconfigurationException, ValueError) as error:
             raise UserError(f"The settings under trainer cannot be used here: {error}") from error
+        if str(self.precision).startswith("16") and trainer.precision == "bf16-mixed":
+            raise UserError(
+                f"trainer.precision={self.precision} needs a GPU: Lightning would train in bfloat16 on this processor. "
+                "Set trainer.precision=bf16-mixed or 32-true."
+            )
+        return trainer
 
     def __post_init__(self) -> None:
         if self.sync_batchnorm and self.accelerator == "cpu":
@@ -99,9 +108,11 @@ class Machine:
             )
 
     def prepare_process(self) -> None:
-        """Set the process-wide options of torch: CPU threads, and the precision of float32 on the GPU."""
+        """Set the process-wide options of torch: CPU threads, the precision of float32 on the GPU, new tensors."""
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = self.tf32  # torch's own default is True
+        # With deterministic operators torch would fill each new tensor with NaN first: a kernel more per operator.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         if self.threads is not None:
             torch.set_num_threads(self.threads)
 

@@ -1,0 +1,58 @@
+"""Batch normalisation over the images of all GPUs, without new layers in the network."""
+
+from __future__ import annotations
+
+from pytorch_lightning.plugins.layer_sync import LayerSync
+from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from prunelab.errors import UserError
+
+SYNCHRONISED: dict[type[nn.Module], type[_BatchNorm]] = {
+    nn.BatchNorm1d: nn.SyncBatchNorm,
+    nn.BatchNorm2d: nn.SyncBatchNorm,
+    nn.BatchNorm3d: nn.SyncBatchNorm,
+    BatchNormAct2d: SyncBatchNormAct,
+}
+"""The class with which a batch normalisation synchronises its statistics over processes."""
+
+
+class SameLayersSynchronised(LayerSync):
+    """Changes the class of each batch normalisation for the time of a fit.
+
+    Lightning's own ``TorchSyncBatchNorm`` replaces the layers by ``torch.nn.SyncBatchNorm``, and after the fit by a
+    third class. That removes the activation of layers that include one (timm's ``BatchNormAct2d``), so that the network
+    computes something else, also after the fit; and it removes the hooks of a method that learns.
+    """
+
+    def __init__(self) -> None:
+        self._changed: list[tuple[nn.Module, type[nn.Module]]] = []
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Synchronise every batch normalisation of ``model``, in place.
+
+        Raises:
+            UserError: a layer of a class derived from batch normalisation, for which torch has no synchronised one.
+        """
+        found = [(name, each) for name, each in model.named_modules() if isinstance(each, _BatchNorm)]
+        for name, module in found:
+            if type(module) not in SYNCHRONISED and not isinstance(module, nn.SyncBatchNorm):
+                raise UserError(
+                    f"trainer.sync_batchnorm=true: {name} is a {type(module).__name__}, which cannot be synchronised. "
+                    "Set trainer.sync_batchnorm=false."
+                )
+        for _, module in found:
+            if type(module) in SYNCHRONISED:
+                self._changed.append((module, type(module)))
+                module.process_group = None  # type: ignore[assignment]  # all processes
+                module.__class__ = SYNCHRONISED[type(module)]
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Undo ``apply``."""
+        for module, original in self._changed:
+            module.__class__ = original
+            del module.process_group
+        self._changed.clear()
+        return model
