@@ -1,5 +1,5 @@
-"""Hydra's side of hydra/launcher=local. Hydra takes launchers from this namespace alone, and imports all of it at
-each start: what does the work is imported when it is needed."""
+"""The Hydra plugin of hydra/launcher=local. Hydra finds plugins in this namespace only, and imports all of it at each
+start; so the implementation is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LocalLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Wait until every run is over; one that failed is told of by its result, as in a sweep one by one."""
+        """Wait for all runs. The error of a failed run is part of its result, as in a sweep one by one."""
         from prunelab.cli.local import LocalSettings, do_runs
         from prunelab.cli.planning import launch
 

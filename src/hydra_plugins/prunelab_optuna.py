@@ -1,5 +1,5 @@
-"""Hydra's side of hydra/sweeper=optuna. Hydra takes sweepers from this namespace alone, and imports all of it at each
-start: what does the work is imported when it is needed."""
+"""The Hydra plugin of hydra/sweeper=optuna. Hydra finds plugins in this namespace only, and imports all of it at each
+start; so the implementation is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
-        """Do all trials, with any launcher, and say which one was best."""
+        """Do all trials, with any launcher, and print the best one."""
         from prunelab.cli.hyperparameters import SearchSettings, search
 
         settings = SearchSettings.of(self.settings)

@@ -1,5 +1,5 @@
-"""Hydra's side of hydra/launcher=slurm. Hydra takes launchers from this namespace alone, and imports all of it at
-each start: what does the work is imported when it is needed."""
+"""The Hydra plugin of hydra/launcher=slurm. Hydra finds plugins in this namespace only, and imports all of it at each
+start; so the implementation is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SlurmLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Wait until every job is over; a job that failed is told of by its result, as in a local sweep."""
+        """Wait for all jobs. The error of a failed job is part of its result, as in a local sweep."""
         from prunelab.cli.planning import launch
         from prunelab.cli.slurm import SlurmSettings, do_runs
 

@@ -1,4 +1,4 @@
-"""The one exception that prunelab raises for a mistake of its user."""
+"""The exception for mistakes of users."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user asked for cannot be done; the message says what, where and what to do instead.
+    """An input or a setting is wrong. The message states what was wrong, where, and what to do.
 
     The command line prints the message alone (no traceback) and exits with 1.
 

@@ -87,6 +87,6 @@ def _failure_noted(setup: Setup, folder: RunFolder, claim: Claim) -> Iterator[No
                 folder.fail(failure_of(setup, folder.key, reason(error)), claim)
             except ClaimLost:
                 log.warning("No failure is written into %s: another process has taken it over.", folder.path)
-            except OSError as refusal:
-                log.warning("This failure could not be written into %s: %s", folder.path, refusal.strerror)
+            except OSError as full:
+                log.warning("This failure could not be written into %s: %s", folder.path, full.strerror)
             raise

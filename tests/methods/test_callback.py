@@ -233,7 +233,7 @@ def test_a_loader_that_is_not_there_yet_is_explained() -> None:
         def train_dataloader(self) -> Any:
             return self.loader
 
-    with pytest.raises(UserError, match=r"cannot be had before training starts.*calibration="):
+    with pytest.raises(UserError, match=r"before training starts.*calibration="):
         trainer(pruning(APoZ())).fit(module_of(Late))
     trainer(pruning(APoZ(), calibration=train_loader())).fit(module_of(Late))
 

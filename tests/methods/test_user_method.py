@@ -61,7 +61,7 @@ def test_a_module_that_is_not_there_names_the_key() -> None:
 
 
 def test_a_module_is_named_by_text() -> None:
-    with pytest.raises(UserError, match=r"method\.module must be text"):
+    with pytest.raises(UserError, match=r"method\.module="):
         Setup.of(configure(["budget.flops=0.5", "method.module=[nets]"]))
 
 

@@ -42,7 +42,7 @@ def test_every_choice_makes_objects(choice: str, tmp_path: Path, monkeypatch: py
 def test_processes_share_a_batch() -> None:
     several = ["budget.flops=0.5", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=4"]
     assert Setup.of(configure([*several, "data.batch_size=64"])).task.data.batch_size == 16
-    with pytest.raises(UserError, match="batch_size=30 cannot be shared evenly by 4 processes"):
+    with pytest.raises(UserError, match=r"data.batch_size=30 .* 4 processes"):
         Setup.of(configure([*several, "data.batch_size=30"]))
 
 

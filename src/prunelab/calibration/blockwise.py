@@ -81,7 +81,7 @@ class Blockwise:
 
 @contextmanager
 def _without_gradients(model: nn.Module) -> Iterator[None]:
-    """Inside, no parameter gets a gradient unless it is asked for; afterwards all do that did."""
+    """Inside, ``requires_grad`` is False for all parameters; afterwards it has its earlier value."""
     needed = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
     try:

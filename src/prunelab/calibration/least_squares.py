@@ -50,11 +50,11 @@ class LeastSquares:
 
     def __post_init__(self) -> None:
         require_positive("least_squares", positions=self.positions, folds=self.folds, memory=self.memory)
-        object.__setattr__(self, "ridges", tuple(self.ridges))  # a list, if a configuration says so
+        object.__setattr__(self, "ridges", tuple(self.ridges))  # a list, if it comes from a configuration
         if not self.ridges or min(self.ridges) <= 0:
             raise UserError(
-                f"recipe.calibration: ridges={list(self.ridges)} must be numbers above 0, for inputs may depend on one "
-                "another."
+                f"recipe.calibration: ridges={list(self.ridges)} must be numbers above 0, because inputs can be "
+                "linearly dependent."
             )
 
     def __call__(self, pair: Pair) -> dict[str, Fit]:

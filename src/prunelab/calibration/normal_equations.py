@@ -101,11 +101,11 @@ class Fit:
 
 
 def fitted(sums: Sums, weights: Tensor, constant: bool, ridges: Sequence[float] = RIDGES) -> Fit:
-    """The weights near ``weights`` (G, O, D) that reproduce the outputs best on images that they were not fitted to.
+    """Weights near ``weights`` (G, O, D) that reproduce the outputs, with the ridge chosen by cross-validation.
 
-    minimises E|y - W x - c|^2 + ridge v |W - weights|^2, v the mean variance of an input; ``constant`` says whether c
-    is free (else 0). The ridge is the one with the smallest error on the folds in turn; infinity (the weights stay,
-    constants alone are fitted) takes part.
+    They minimise E|y - W x - c|^2 + ridge v |W - weights|^2, where v is the mean variance of an input and c is free
+    if ``constant`` is true, else 0. The chosen ridge has the smallest error on the held-out folds; infinity (the
+    weights do not change, only constants are fitted) is one of the candidates.
     """
     candidates = (*ridges, float("inf"))
     held_out = torch.zeros(len(candidates), dtype=torch.float64)

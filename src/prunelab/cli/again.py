@@ -36,10 +36,10 @@ def _again(path: Path, words: Sequence[str], trusted: Sequence[str]) -> int:
     require_trusted(before.config, trusted)
     config = changed({**before.config, "study": f"{before.study}{SUFFIX}"}, words)
     # These import Lightning.
-    from prunelab.cli.run import speaking
+    from prunelab.cli.run import console_messages
     from prunelab.experiment import run
 
-    with speaking():
+    with console_messages():
         outcome = run(config)
     if is_first_process():
         print("\n".join([*_compared(before, outcome.record), f"  {outcome.folder.path}"]))

@@ -189,7 +189,7 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
 
 
 def _explained(overrides: Sequence[str]) -> DictConfig:
-    """What ``_composed`` gives, or a UserError that says what is wrong with the overrides."""
+    """What ``_composed`` returns. Raises UserError if an override is wrong."""
     overrides = present_words(overrides)
     try:
         return _composed(overrides)

@@ -116,9 +116,9 @@ def _narrow_screen(found: dict[str, About]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="bold")
     for name, about in found.items():
-        said = f"reads {about.reads}; removes {', '.join(about.levels)}; before pruning: {about.cost}"
+        facts = f"reads {about.reads}; removes {', '.join(about.levels)}; before pruning: {about.cost}"
         table.add_row(
-            name, Text("\n").join(filter(None, [Text(about.origin.paper), Text(said, style="dim")]))
+            name, Text("\n").join(filter(None, [Text(about.origin.paper), Text(facts, style="dim")]))
         )
     return table
 

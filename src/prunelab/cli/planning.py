@@ -1,5 +1,7 @@
-"""What every launcher of a sweep does: it decides what is left to do before it starts anything, so that finished runs
-cost nothing, and hands on how each run ended."""
+"""The part that all launchers of a sweep share: which runs must be started, and the result of each run.
+
+Finished runs are found before anything is started, so they cost nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from prunelab.cli.summary import Job
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is left to do: its resolved configuration, and its part of the command line."""
+    """A run that must be started or continued: its resolved configuration, and its part of the command line."""
 
     config: Mapping[str, Any]
     label: str
@@ -33,7 +35,7 @@ def launch(
 ) -> list[JobReturn]:
     """The results of the runs that the command lines describe, in their order, for Hydra's launchers.
 
-    ``do`` is given the runs that are left to do, if there are any, by their number, and says how each of them ended.
+    ``do`` does the runs that are not settled, by number, and returns their results. It is not called if there are none.
     """
     configs = [context.config_loader.load_sweep_config(config, list(words)) for words in command_lines]
     image_folders: dict[Path, str] = {}
@@ -51,14 +53,14 @@ def launch(
 
 
 def _settled_or_left(config: DictConfig, image_folders: dict[Path, str]) -> Job | Run:
-    """How the run ended earlier, or why it cannot be; or what is left to do."""
+    """The earlier result of the run, or the error in its configuration; otherwise the run itself."""
     label = " ".join(config.hydra.overrides.task)
 
     def found() -> Job | Run:
         own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
         values = resolve(own, config.hydra.runtime)
         job = settled(values, label, image_folders)
-        values["sweep"]["redo"] = False  # what it concerns has been set aside
+        values["sweep"]["redo"] = False  # the earlier run has been moved to earlier/ already
         return job or Run(values, label)
 
     return attempt(found, label)

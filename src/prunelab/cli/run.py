@@ -46,10 +46,10 @@ CHATTY = (
 
 
 def main() -> None:
-    """Entry point: ends the process with 0, with 1 if anything failed, or with 130 after Ctrl-C."""
+    """Entry point: ends the process with code 0, with 1 after a failure, or with 130 after Ctrl-C."""
     sys.argv[1:] = take_traceback_flag(sys.argv[1:])
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
-    with speaking():
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
+    with console_messages():
         sys.argv[1:] = present_words(sys.argv[1:])
         sys.exit(exit_code(PROGRAM, _start))
 
@@ -57,7 +57,7 @@ def main() -> None:
 def _start() -> int:
     app = hydra.main(config_path=conf_location(), config_name=CONFIG_NAME, version_base=VERSION_BASE)(_job)
     try:
-        if "--version" in sys.argv[1:]:  # Hydra would name its own
+        if "--version" in sys.argv[1:]:  # Hydra would print its own version
             print(f"{PROGRAM} {version(PROGRAM)}")
         elif {"--help", "-h"} & set(sys.argv[1:]):
             _help(app)
@@ -65,7 +65,9 @@ def _start() -> int:
             app()
     except (HydraException, ValueError) as error:
         raise UserError(explain(error, sys.argv[1:])) from error
-    except OSError as error:  # jobs keep their errors, so this is the folder of the sweep
+    except (
+        OSError
+    ) as error:  # an error of a job is part of its result; this one concerns the folder of the sweep
         if error.filename is None:
             raise
         raise UserError(unwritable(error.filename, error)) from error
@@ -73,11 +75,11 @@ def _start() -> int:
 
 
 def _help(app: Callable[[], Any]) -> None:
-    """Hydra's help, its long lists of choices broken into lines."""
-    said = io.StringIO()
-    with redirect_stdout(said), suppress(SystemExit):
+    """Hydra's help, with line breaks in its long lists of choices."""
+    output = io.StringIO()
+    with redirect_stdout(output), suppress(SystemExit):
         app()
-    for line in said.getvalue().rstrip().splitlines():
+    for line in output.getvalue().rstrip().splitlines():
         group = line.partition(":")[0]
         indent = " " * (len(group) + 2) if group.replace("/", "_").isidentifier() else ""
         print(textwrap.fill(line, WIDTH, subsequent_indent=indent) if indent else line)
@@ -85,7 +87,7 @@ def _help(app: Callable[[], Any]) -> None:
 
 
 def _job(config: DictConfig) -> Job:
-    """One run, as Hydra calls it. Who asks for a single run wants it tried, even if it failed before."""
+    """One run, called by Hydra. A single run is tried again if it failed before; in a sweep it is not."""
     hydra = HydraConfig.get()
     label = " ".join(hydra.overrides.task)
     if hydra.mode == RunMode.RUN:
@@ -94,7 +96,7 @@ def _job(config: DictConfig) -> Job:
 
 
 def attempt(work: Callable[[], Result], label: str) -> Result | Job:
-    """What ``work`` on one run gives. It never raises, so that the others go on; the summary says what failed."""
+    """The result of ``work`` for one run. An exception becomes a failed ``Job``, so that the other runs continue."""
     try:
         return work()
     except Exception as error:
@@ -106,10 +108,10 @@ def attempt(work: Callable[[], Result], label: str) -> Result | Job:
 def settled(
     config: Mapping[str, Any], label: str, image_folders: dict[Path, str] | None = None
 ) -> Job | None:
-    """How the run of the resolved ``config`` ended earlier; None if there is something left to do.
+    """The earlier result of the run of the resolved ``config``; None if the run must be started or continued.
 
-    A failed run is left alone, and counts as failed, unless ``sweep.retry_failed`` is true. A finished run is set aside
-    if ``sweep.redo`` is true.
+    A failed run stays failed unless ``sweep.retry_failed`` is true. A finished run is moved to ``earlier/`` if
+    ``sweep.redo`` is true.
 
     Args:
         image_folders: digests of image folders that were read for other runs, see ``content_digests``.
@@ -129,10 +131,10 @@ def settled(
 
 
 def perform(config: Mapping[str, Any], label: str) -> Job:
-    """Do the run of the resolved ``config``, or go on with it, unless it is settled."""
+    """Start or continue the run of the resolved ``config``, unless it is settled."""
     if not is_one_of_several() and (job := settled(config, label)) is not None:
         return job
-    # These bring Lightning: seconds that a finished sweep does not need.
+    # These import Lightning, which takes seconds that a finished sweep does not need.
     from prunelab.distributed import takes_part
     from prunelab.distributed.ranks import from_rank_zero
     from prunelab.experiment import run
@@ -146,8 +148,8 @@ def perform(config: Mapping[str, Any], label: str) -> Job:
 
 
 @contextmanager
-def speaking() -> Iterator[None]:
-    """prunelab's own messages go to stderr; Lightning's advertising and hardware notes do not."""
+def console_messages() -> Iterator[None]:
+    """Inside, prunelab's messages go to stderr, and those of Lightning about hardware and products are not shown."""
     console = logging.StreamHandler()
     console.setLevel(logging.INFO if is_first_process() else logging.ERROR)
     logger = logging.getLogger("prunelab")

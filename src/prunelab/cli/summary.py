@@ -1,4 +1,4 @@
-"""What is said after a run or a sweep: what came out, what was there already, what failed and why."""
+"""The summary of a run or a sweep: new results, results that were there already, and failures with their reasons."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from prunelab.cli.report import main as report
 from prunelab.records import Metrics, Record
 
 LISTED = 20
-"""At most so many runs are named one by one that ended in the same way; failures always are."""
+"""The summary names at most this number of finished runs; it names every failed run."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """How one run of a sweep ended; ``label`` is its part of the command line.
+    """The result of one run of a sweep; ``label`` is its part of the command line.
 
-    It has either a record, its folder and whether it was made just now, or an error. ``changes`` is what has changed
-    since an earlier run was made.
+    A finished run has a record and a folder, and ``is_new`` is true if this command made it. A failed run has an error.
+    ``changes`` describes what has changed since an earlier run was made.
     """
 
     label: str
@@ -39,9 +39,9 @@ class Job:
 
 
 class Summary(Callback):
-    """Collects how the jobs ended; after the last one prints it, and ends the process with 1 if one failed.
+    """Collects the results of the jobs, prints them after the last one, and exits with 1 if a job failed.
 
-    A Hydra callback, because Hydra hands the results of a sweep to nobody else.
+    It is a Hydra callback, because Hydra passes the results of a sweep to callbacks only.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Summary(Callback):
         self._list("Already there", there)
         self._list_changes(there)
         failed = len(self._jobs) - len(done)
-        if not self._jobs:  # Hydra takes a glob() that matches no choice for no runs at all
+        if not self._jobs:  # for a glob() that matches no choice Hydra starts no run
             print(
                 "prunelab: Nothing was run: a glob() matches no choice. See prunelab --help.", file=sys.stderr
             )
@@ -80,7 +80,7 @@ class Summary(Callback):
         self._end()
 
     def _list(self, title: str, jobs: Sequence[Job]) -> None:
-        """Say which runs ended so; of many, the first ones."""
+        """Print the names of at most ``LISTED`` runs under a title."""
         if jobs and len(self._jobs) > 1:
             self._console.print(f"{title}:")
             names = [self._names()[job.label] for job in jobs[:LISTED]]
@@ -109,7 +109,7 @@ class Summary(Callback):
 
 
 def short_names(labels: Sequence[str]) -> dict[str, str]:
-    """For the label of each run of a sweep what tells it apart: its words that they do not all share."""
+    """For the label of each run of a sweep a short name: its words that the labels do not all share."""
     words = [label.split(" ") for label in labels]
     shared = set(words[0]).intersection(*words) if words else set()
     short = (" ".join(word for word in each if word not in shared) for each in words)
@@ -117,7 +117,7 @@ def short_names(labels: Sequence[str]) -> dict[str, str]:
 
 
 def _result(job: Job, record: Record) -> Text:
-    """The figures of a run in a few lines."""
+    """The results of a run in a few lines."""
     full, small = record.baseline, record.pruned
     lines = [
         f"{record.method} on {record.model}, {record.data}, seed {record.seed}: "

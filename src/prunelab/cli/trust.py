@@ -22,7 +22,7 @@ INSTRUCTIONS = ("_args_", "_partial_", "_recursive_")
 """Keys with which Hydra changes how a target is called. prunelab's configuration uses none of them."""
 
 TRUST_FLAG = "--trust"
-HINT = f"If you know and trust that module, repeat the command with {TRUST_FLAG} MODULE."
+HINT = f"If you trust that module, repeat the command with {TRUST_FLAG} MODULE."
 
 
 def require_trusted(config: Mapping[str, Any], modules: Collection[str] = ()) -> None:

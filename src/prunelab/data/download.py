@@ -105,7 +105,7 @@ class Archive:
         return target.is_dir() and all((target / name).is_file() for name in self.contents)
 
     def _copy_packed(self, root: Path, temporary: Path) -> tuple[list[Path], list[Path]]:
-        """Copy the archives that are there to where torchvision looks; (copies, archives with a wrong checksum)."""
+        """Copy existing archives to the folder that torchvision reads; (copies, archives with a wrong checksum)."""
         copies, damaged = [], []
         for name, checksum in self.packed.items():
             places = [root / place / name for place in ("", self.folder, self.packed_folder)]

@@ -29,7 +29,7 @@ class ImageFolder(ImageData):
     """Images in folders, one per class; the classes are numbered in alphabetical order.
 
     With train/ and one of val/ or test/, the latter is the test set, and validation is held out of train/. With all
-    three, each is used as its name says, and ``val_fraction`` has no effect. Every image becomes a square: its centre,
+    three, each has the role of its name, and ``val_fraction`` has no effect. The centre square of every image is used,
     resized. The content of the batches depends neither on ``in_memory`` nor on ``num_workers``.
 
     Args:

@@ -26,7 +26,7 @@ def accuracy(
     the CPU, in its original mode, and can be trained further (therefore not in inference mode, whose tensors cannot).
 
     Raises:
-        UserError: the network gives NaN or infinity; its largest "logit" would look like a prediction.
+        UserError: the network returns NaN or infinity, from which no prediction can be made.
         ValueError: there are no images.
     """
     was_training = model.training

@@ -91,8 +91,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     Args:
         folder: the folder that ``save`` or a run has written.
         model: a new full network of the saved kind, for networks that ``models.build`` did not make; it is pruned in
-            place. Without it the network is built as ``plan.json`` says, which can only name networks of timm and
-            prunelab.
+            place. Without it the network that is named in ``plan.json`` is built: a network of timm or prunelab.
 
     Returns:
         The network in evaluation mode, on the CPU unless ``model`` is elsewhere. If the folder contains an input

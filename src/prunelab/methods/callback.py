@@ -27,9 +27,9 @@ from prunelab.methods.learning.method import LearningMethod
 from prunelab.methods.lightning_adapter import (
     calibration_loader,
     made_network,
-    refuse_copies,
-    refuse_spawn,
-    refuse_stale_optimizers,
+    reject_copies,
+    reject_spawn,
+    reject_stale_optimizers,
     scoring_device,
     shows_progress,
     unpruned_networks,
@@ -139,8 +139,8 @@ class PruningCallback(pl.Callback):
         network = made_network(pl_module, self.network)
         if self._is_pruned(network):
             return
-        refuse_spawn(trainer)
-        refuse_copies(trainer, self, pl_module)
+        reject_spawn(trainer)
+        reject_copies(trainer, self, pl_module)
         with kept_randomness():
             if self._learning is not None and not self._has_learned(network):
                 on_all_ranks(lambda: self._start_learning(trainer, pl_module, network))
@@ -273,7 +273,7 @@ class PruningCallback(pl.Callback):
         if self._checkpoints.followed:
             self._follow(network)
         if self._is_pruned(network):
-            refuse_stale_optimizers(trainer, pl_module)
+            reject_stale_optimizers(trainer, pl_module)
         if (learning := self._learns()) is not None:
             learning.on_fit_start()
 

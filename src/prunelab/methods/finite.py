@@ -1,4 +1,4 @@
-"""Checks for NaN and infinity, which would otherwise become scores that look valid."""
+"""Checks for NaN and infinity, which would otherwise become scores that seem valid."""
 
 from __future__ import annotations
 

@@ -51,11 +51,11 @@ def _first_not_finite(model: nn.Module, images: Tensor) -> str | None:
     """The path of the first module that produces NaN or infinity, inner modules first."""
 
     def hook(path: str) -> Any:
-        def look(module: nn.Module, given: Any, out: Any) -> None:
+        def check(module: nn.Module, given: Any, out: Any) -> None:
             if not all_finite(out):
                 raise _Found(path)
 
-        return look
+        return check
 
     with ExitStack() as hooks:
         for path, module in model.named_modules():

@@ -79,11 +79,11 @@ def unpruned_networks(module: Any, network: nn.Module) -> str:
     return f" Not pruned: {', '.join(others)} (one callback prunes one network)." if others else ""
 
 
-def refuse_copies(trainer: Any, callback: Any, module: Any) -> None:
-    """Refuse callbacks that copy the module before it is pruned, such as weight averaging.
+def reject_copies(trainer: Any, callback: Any, module: Any) -> None:
+    """Reject callbacks that copy the module before it is pruned, such as weight averaging.
 
     Raises:
-        UserError: names the callback and the right order.
+        UserError: there is one; the message names it and the right order.
     """
     size = sum(parameter.numel() for parameter in module.parameters())
     for other in trainer.callbacks[: trainer.callbacks.index(callback)]:
@@ -100,8 +100,8 @@ def refuse_copies(trainer: Any, callback: Any, module: Any) -> None:
                 )
 
 
-def refuse_stale_optimizers(trainer: Any, module: Any) -> None:
-    """Refuse optimizers that were made before the network was pruned.
+def reject_stale_optimizers(trainer: Any, module: Any) -> None:
+    """Reject optimizers that were made before the network was pruned.
 
     Raises:
         UserError: an optimizer updates tensors that are not parameters of the module, or keeps state of other shapes.
@@ -122,8 +122,8 @@ def refuse_stale_optimizers(trainer: Any, module: Any) -> None:
             )
 
 
-def refuse_spawn(trainer: Any) -> None:
-    """Refuse strategies whose worker processes hand their weights back to a network that was not pruned.
+def reject_spawn(trainer: Any) -> None:
+    """Reject strategies whose worker processes return their weights to a network that was not pruned.
 
     Raises:
         UserError: ddp_spawn, ddp_fork, ddp_notebook.
@@ -131,13 +131,13 @@ def refuse_spawn(trainer: Any) -> None:
     if "_MultiProcessingLauncher" in _class_names(trainer.strategy.launcher):
         raise UserError(
             "Pruning cannot work with a strategy that spawns or forks its processes "
-            "(ddp_spawn, ddp_notebook): they hand the weights of a smaller network back to the full one. "
+            "(ddp_spawn, ddp_notebook): they return the weights of a smaller network to the full one. "
             "Use Trainer(strategy='ddp')."
         )
 
 
 def scoring_device(trainer: Any) -> torch.device:
-    """Where images are looked at: the device that trains, or the CPU where that has no double precision."""
+    """The device for scoring: the device of the training, or the CPU if that device has no double precision."""
     device = trainer.strategy.root_device
     return torch.device("cpu") if device.type == "mps" else device
 
@@ -148,21 +148,20 @@ def shows_progress(trainer: Any) -> bool:
 
 
 def calibration_loader(trainer: Any, images: int) -> Iterable[Any]:
-    """Batches to look at before training: the data module's ``calibration_dataloader(images)``, else the
-    train batches.
+    """Batches for scoring: those of the data module's ``calibration_dataloader(images)``, else the train batches.
 
     Raises:
         UserError: there is no such loader yet, or it is not a plain iterable of batches.
     """
     own = getattr(getattr(trainer, "datamodule", None), "calibration_dataloader", None)
     try:
-        # Trainer.fit has not built its loaders yet; its source knows where they come from.
+        # Trainer.fit has not built its loaders yet; its data source builds them.
         loader = own(images) if own is not None else trainer.fit_loop._data_source.dataloader()
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"The train dataloader cannot be had before training starts ({type(error).__name__}: {error}). "
+            f"The train dataloader is not available before training starts ({type(error).__name__}: {error}). "
             "Make the data in a LightningDataModule, or give the pruning method calibration=, an iterable of "
             "batches."
         ) from error
@@ -181,7 +180,7 @@ def calibration_loader(trainer: Any, images: int) -> Iterable[Any]:
 def validation_loader(trainer: Any, images: int) -> Iterable[Any] | None:
     """Batches held out of training: the data module's ``validation_dataloader(images)``, else its val batches.
 
-    Test batches are never asked for. None if there are no val batches.
+    Test batches are never used. None if there are no val batches.
 
     Raises:
         UserError: there are several val loaders, or they cannot be had before training starts.

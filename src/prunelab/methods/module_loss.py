@@ -29,7 +29,7 @@ class ModuleLoss:
         self.unpack = unpack
 
     def __call__(self, outputs: Any, batch: Any) -> Tensor:
-        """Raises UserError if ``training_step`` cannot be used this way; the message asks for ``loss=``."""
+        """Raises UserError if ``training_step`` cannot be used this way; the remedy is the argument ``loss=``."""
         images, calls, same = self.unpack(batch)[0], 0, True
 
         def returned(*args: Any, **kwargs: Any) -> Any:

@@ -42,7 +42,7 @@ def require_fit(plan: PruningPlan, path: Path, graph: ChannelGraph, budget: Budg
     """Check that a stored plan was made for this network and that it meets the budget.
 
     Raises:
-        UserError: it does not; the message says to delete the file.
+        UserError: it does not; the remedy is to delete the file.
     """
     if {name: before for name, (before, _) in plan.widths.items()} != {g.name: g.size for g in graph.groups}:
         raise UserError(f"Plan file {path} was made for another network. Delete it to decide again.")

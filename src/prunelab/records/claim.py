@@ -24,7 +24,7 @@ LEASE_S = 60.0
 
 POLL_SECONDS = 0.2
 WAIT_SECONDS = 2.0
-"""Interval at which a waiting process looks for an empty lease file."""
+"""Interval at which a waiting process checks for an empty lease file."""
 
 CHECKS = 5
 """A lease file can be exchanged for a moment while another process tries to take it over."""

@@ -32,7 +32,7 @@ def class_name(target: str) -> str:
 
 
 def key_word(target: str) -> str:
-    """The name by which a key knows a class: the first one that it had, so that a new name changes no key."""
+    """The name of a class in keys: the first one that the class had, so that a new name changes no key."""
     name = class_name(target)
     first = {present: former for former, present in RENAMED_CLASSES.items()}
     while name in first:

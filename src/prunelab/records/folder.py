@@ -1,4 +1,4 @@
-"""The folder of one run: outputs/<study>/<run key>/, and what each of its files says about the run."""
+"""The folder of one run, outputs/<study>/<run key>/, and the files in it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class RunFolder:
 
     @property
     def log_file(self) -> Path:
-        """What was said during the run, with the traceback of an error."""
+        """The messages of the run, with the traceback of an error."""
         return self.path / LOG_FILE
 
     @property
@@ -158,7 +158,7 @@ class RunFolder:
 
 
 def unwritable(folder: Path | str, error: OSError) -> str:
-    """What to say when nothing can be written into ``folder``."""
+    """The message if nothing can be written into ``folder``."""
     return f"The output folder {folder} cannot be written: {error.strerror}. Choose another: outputs=FOLDER."
 
 

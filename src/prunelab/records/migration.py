@@ -31,7 +31,7 @@ FIRST_WITHOUT_EFFECT = (
     "data.num_workers", "data.in_memory", "data.cache", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
     "trainer.strategy", "trainer.threads",
 )  # fmt: skip
-FIRST_UNSAID: Mapping[str, Any] = {
+FIRST_NEUTRAL: Mapping[str, Any] = {
     "fast_dev_run": None,
     "model.module": None,
     "trainer.sync_batchnorm": False,
@@ -42,7 +42,7 @@ FIRST_PUBLISHED = ("prunelab.data.Cifar10", "prunelab.data.FashionMnist", "prune
 
 @dataclass(frozen=True)
 class Migrated:
-    """What was done with one folder: ``now`` is its present place; ``left`` says why nothing was done."""
+    """The result for one folder: ``now`` is its present path; ``left`` is the reason if nothing was done."""
 
     before: Path
     now: Path
@@ -202,7 +202,7 @@ def _first_baseline_key(config: Config, places: Config) -> str:
     for name in FIRST_WITHOUT_EFFECT:
         group, _, key = name.partition(".")
         groups[group].pop(key, None)
-    for name, neutral in FIRST_UNSAID.items():
+    for name, neutral in FIRST_NEUTRAL.items():
         group, _, key = name.rpartition(".")
         node = groups[group] if group else groups
         if node.get(key, neutral) == neutral:

@@ -21,7 +21,7 @@ def changes_since(record: Record, config: Mapping[str, Any], contents: Mapping[s
     because it had the default of its class then, and has another default now.
 
     Args:
-        config: the resolved configuration that asks for the run.
+        config: the resolved configuration of the present command.
         contents: what ``content_digests`` gives for it now.
     """
     found = [*_sources(record, config, contents), *_defaults(record, config), *_version(record)]

@@ -1,4 +1,4 @@
-"""What a record says: the one definition that runs write and reports read. Plain data, no torch."""
+"""The content of a record: one definition for runs, which write it, and reports, which read it. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prunelab.records.test_set import TestSet
 from prunelab.strict_json import DuplicateKey, loads_strictly
 
 SCHEMA = 1
-"""Version of the files below. A file of another version is refused, never guessed at."""
+"""Version of the files below. Reading a file of another version raises an error."""
 
 FINISHED = "finished"
 
@@ -51,7 +51,7 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What one network is worth and what it costs.
+    """The accuracy and the cost of one network.
 
     ``top1`` and ``top5`` are fractions in [0, 1]; ``flops`` (the survey's: 2 x MAC + bias) and ``macs`` are
     counts for one image; ``latency_ms`` maps a batch size to the milliseconds of one forward pass.
@@ -187,14 +187,13 @@ class Record:
     describes the test images. Both are None in older records.
 
     ``baseline`` is the full network, ``after_pruning`` the pruned one before recovery, ``after_calibration`` the same
-    after each calibration step of the recipe and ``pruned`` after recovery, all on the test set; ``validation`` is the
-    recovered network on the held-out validation images, for
-    whoever chooses between runs (None in records that were made before it was measured). ``config`` is the resolved
-    configuration, in the present names of settings and classes whichever version recorded it. ``started`` and
-    ``finished`` are ISO 8601 times.
+    after each calibration step of the recipe and ``pruned`` after recovery, all on the test set; ``validation`` is
+    the recovered network on the held-out validation images, by which runs can be compared and selected (None in
+    records that were made before it was measured). ``config`` is the resolved configuration, in the present names of
+    settings and classes also if an older version recorded it. ``started`` and ``finished`` are ISO 8601 times.
 
-    ``title`` is what the method calls itself; ``classes`` maps places of the configuration (``method.criterion``) to
-    the stable names of the classes that took part; ``contents`` maps settings to digests of what they name, see
+    ``title`` is the title of the method; ``classes`` maps places of the configuration (``method.criterion``) to the
+    stable names of the classes that were used; ``contents`` maps settings to digests of what they name, see
     ``records.contents``; ``key_schema`` is the version of the definition of ``key``. Records that were made before
     these fields existed have "", {}, {} and 1.
     """

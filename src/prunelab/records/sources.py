@@ -1,7 +1,7 @@
 """Python source files behind dotted names, found and read without importing them.
 
-Keys and reports need to know which file defines a class, and what its constructor's defaults are. Importing the class
-would import torch, which takes seconds, and would run code; so the files are parsed instead.
+Keys and reports need the file that defines a class, and the defaults of its constructor. Importing the class would
+import torch, which takes seconds, and would run code; so the files are parsed instead.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class CandidateTraining:
         """Train for ``epochs`` epochs; see ``PruningContext.train``.
 
         Raises:
-            UserError: neither the method nor the recipe says how.
+            UserError: neither the method nor the recipe has a training.
         """
         chosen = training or self.recovery
         if chosen is None:

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, hardware, and the revision of the code."""
+"""The environment of a run: versions, hardware, and the revision of the code."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PACKAGES = ("prunelab", "torch", "pytorch-lightning", "torchvision", "torchmetri
 
 
 def versions() -> dict[str, str]:
-    """The version of Python and of every package that can change a figure."""
+    """The versions of Python and of the packages that can change a result."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def hardware() -> dict[str, str | int | list[str]]:
-    """The processor, the threads that this process computes with, and the GPUs it sees."""
+    """The processor, the number of threads of this process, and the visible GPUs."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _processor(),
@@ -35,7 +35,7 @@ def git_state() -> GitState:
     """The revision of the checkout that this package runs from; none if it was installed from a wheel."""
     package = Path(__file__).resolve().parents[1]
     root = _git(package, "rev-parse", "--show-toplevel")
-    # A wheel may be installed inside some other project's checkout: only our own source tree counts.
+    # A wheel may be installed inside the checkout of another project, whose revision would be wrong here.
     if root is None or Path(root) / "src" / "prunelab" != package:
         return GitState(revision=None, dirty=False)
     changes = _git(package, "status", "--porcelain", "--untracked-files=no", "--", root)
@@ -43,7 +43,7 @@ def git_state() -> GitState:
 
 
 def _processor() -> str:
-    """The processor's product name where the system tells it."""
+    """The product name of the processor, from /proc/cpuinfo if it exists."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():
@@ -53,7 +53,7 @@ def _processor() -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """The output of a git command, or None if there is no git, no repository or no such thing in it."""
+    """The output of a git command, or None if it fails or git is not installed."""
     try:
         answer = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False

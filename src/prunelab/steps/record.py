@@ -1,4 +1,4 @@
-"""What is written down about a run."""
+"""The record of a finished run, and the description of a failed one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def record_of(
 
 
 def failure_of(setup: Setup, key: str, error: str) -> Failure:
-    """What is written down about a run that ended with an error."""
+    """The description of a run that ended with an error."""
     return Failure(**_identity(setup, key), budget=_budget(setup, reached=None), error=error, when=_now())
 
 

@@ -1,4 +1,4 @@
-"""What a configuration describes, as objects."""
+"""The objects that a configuration describes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from prunelab.tracking import RunLogger
 from prunelab.training import Machine
 
 GROUPS = ("data", "baseline", "method", "recipe", "trainer", "logger")
-"""The groups whose choices say by their ``_target_`` what they make."""
+"""The groups whose choices have a ``_target_``, the class of the object."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """All that a run needs. Making it does no input or output."""
+    """The objects of a run. Constructing them does no input or output."""
 
     study: str
     names: Mapping[str, str]
@@ -52,10 +52,12 @@ class Setup:
         """The objects that the resolved ``config`` describes.
 
         Raises:
-            UserError: a value that cannot be.
+            UserError: an invalid value.
         """
         check_keys(config)
-        Budget(**{name: config["budget"].get(name) for name in get_args(Resource)})  # says what it should be
+        Budget(
+            **{name: config["budget"].get(name) for name in get_args(Resource)}
+        )  # raises for invalid values
         check_common(config)
         check_kinds(config["model"], "model", NetworkSettings)
         config = {**config, "method": _with_its_module(config["method"])}
@@ -83,11 +85,11 @@ class Setup:
 
     @property
     def budget(self) -> Budget:
-        """What the method has to meet in the end."""
+        """The budget after the last round."""
         return self.method.budget
 
     def context(self, network: nn.Module, **more: Any) -> PruningContext:
-        """All that the method may look at when it decides about ``network``; ``more`` as for its ``context``."""
+        """The input of the method's decision for ``network``; ``more`` as for ``PruningMethod.context``."""
         task, method = self.task, self.method
         data = task.data
         return method.context(
@@ -109,17 +111,20 @@ class Setup:
 
 
 def _for_each_process(data: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
-    """The data settings of one process: the processes share each batch, whatever their number.
+    """The data settings of one process: each batch is divided evenly among the processes.
 
     Raises:
-        UserError: this machine does not have what ``machine`` asks for, or a batch cannot be shared evenly.
+        UserError: this machine does not have the devices of ``machine``, or a batch cannot be divided evenly.
     """
     processes = machine.trainer(logger=False).world_size
     batch = data.get("batch_size")
     if processes == 1 or not isinstance(batch, int):
         return dict(data)
     if batch % processes:
-        raise UserError(f"data.batch_size={batch} cannot be shared evenly by {processes} processes.")
+        raise UserError(
+            f"data.batch_size={batch} cannot be divided evenly among {processes} processes: "
+            f"use a multiple of {processes}."
+        )
     return {**data, "batch_size": batch // processes}
 
 
@@ -127,7 +132,7 @@ def made(settings: Mapping[str, Any], group: str) -> Any:
     """The object that the ``settings`` of a ``group`` of the configuration describe.
 
     Raises:
-        UserError: a value that cannot be.
+        UserError: an invalid value.
     """
     settings = _with_its_module(settings) if group == "method" else settings
     check_kinds(settings, group)
@@ -135,30 +140,34 @@ def made(settings: Mapping[str, Any], group: str) -> Any:
 
 
 def _with_its_module(method: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a method without ``module``, which is imported: classes of the user are found in it."""
+    """The settings of a method without ``module``; that module, which defines classes of the user, is imported."""
     settings = dict(method)
     if (module := settings.pop("module", None)) is not None:
         if not isinstance(module, str):
-            raise UserError(f"method.module must be text, the name of a Python module, not {module!r}.")
+            raise UserError(
+                f"method.module={module!r} is not the name of a Python module. Give text, such as mine."
+            )
         import_user_module(module, "method.module")
     return settings
 
 
 def _made(settings: Mapping[str, Any], group: str) -> Any:
-    """The object that ``settings`` with a ``_target_`` describe; its own complaints are passed on."""
+    """The object that ``settings`` with a ``_target_`` describe. A UserError of its constructor is raised as it is."""
     try:
         return instantiate(OmegaConf.create(dict(settings)), _convert_="all")
     except InstantiationException as error:
         cause: BaseException | None = error
-        while cause is not None:  # a part of a part may have complained
+        while cause is not None:  # the error may come from a nested object
             if isinstance(cause, UserError):
                 raise UserError(_placed(str(cause), group, str(error))) from None
             cause = cause.__cause__
-        raise UserError(f"{settings['_target_']} cannot be made: {error.__cause__ or error}") from error
+        raise UserError(
+            f"{group}: {settings['_target_']} cannot be constructed: {error.__cause__ or error}"
+        ) from error
 
 
-def _placed(complaint: str, group: str, told_by_hydra: str) -> str:
-    """The complaint of a training names itself as it stands in the configuration, where there are several."""
-    place = re.search(r"full_key: ([\w.]+)", told_by_hydra)
-    name, colon, rest = complaint.partition(":")
-    return f"{group}.{place[1]}:{rest}" if place and colon and name == "training" else complaint
+def _placed(message: str, group: str, hydra_message: str) -> str:
+    """``message``; if it starts with "training:", then with the full key instead, as there may be several trainings."""
+    place = re.search(r"full_key: ([\w.]+)", hydra_message)
+    name, colon, rest = message.partition(":")
+    return f"{group}.{place[1]}:{rest}" if place and colon and name == "training" else message

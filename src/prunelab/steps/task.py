@@ -28,21 +28,21 @@ LATENCY_BATCHES = (1, 64)
 LATENCY_SECONDS = 2.0
 
 
-_SAID_ELSEWHERE = {
-    "name": "that is model.name",
-    "pretrained": "that is model.pretrained",
-    "image_size": "the images of the data say it (networks that need it call it img_size)",
-    "in_chans": "the images of the data say it",
-    "num_classes": "the classes of the data say it",
+_SET_ELSEWHERE = {
+    "name": "model.name sets it",
+    "pretrained": "model.pretrained sets it",
+    "image_size": "the images of the data set it (networks that need it call it img_size)",
+    "in_chans": "the images of the data set it",
+    "num_classes": "the classes of the data set it",
 }
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """What conf/model says: a name of timm's registry, published weights or not, other arguments.
+    """The settings of conf/model: a name of timm's registry, whether to use published weights, other arguments.
 
-    ``module`` is imported first: it registers the network. Raises UserError if it cannot be, or if the other arguments
-    say what the data or other settings say.
+    ``module`` is imported first: it registers the network. Raises UserError if the import fails, or if an argument is
+    one that the data or another setting determines.
     """
 
     name: str
@@ -53,9 +53,9 @@ class NetworkSettings:
     def __post_init__(self) -> None:
         if self.module is not None:
             import_user_module(self.module)
-        for name, said_by in _SAID_ELSEWHERE.items():
+        for name, reason in _SET_ELSEWHERE.items():
             if name in self.arguments:
-                raise UserError(f"model.arguments.{name}: {said_by}; leave it out.")
+                raise UserError(f"model.arguments.{name}: {reason}; leave it out.")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Task:
     seed: int
 
     def network(self, pretrained: bool = False) -> nn.Module:
-        """A full network for the images of the task. Raises UserError if there is none such."""
+        """A full network for the images of the task. Raises UserError if it cannot be built."""
         channels, height, width = self.data.image_shape
         return build(
             self.settings.name,
@@ -80,7 +80,7 @@ class Task:
         )
 
     def prepare_data(self) -> None:
-        """Make the images ready: download what must be, read what fits into memory, move that to the GPU if set."""
+        """Download data if needed, read what fits into memory, and move that to the GPU if ``images_on_device``."""
         self.data.prepare_data()
         self.data.setup()
         if self.machine.images_on_device:
@@ -96,11 +96,11 @@ class Task:
         return TestSet(len(targets), float(np.bincount(targets).max() / len(targets)))
 
     def test_accuracy(self, network: nn.Module) -> Accuracy:
-        """The accuracy on the test images, which nothing but final figures may look at."""
+        """The accuracy on the test images. They are used for final results only."""
         return self._accuracy(network, self.data.test_dataloader(), "testing")
 
     def validation_accuracy(self, network: nn.Module) -> Accuracy:
-        """The accuracy on the images that are held out of training, by which runs may be chosen."""
+        """The accuracy on the images that are held out of training, by which runs can be selected."""
         return self._accuracy(network, self.data.val_dataloader(), "validating")
 
     def _accuracy(self, network: nn.Module, batches: BatchLoader, title: str) -> Accuracy:

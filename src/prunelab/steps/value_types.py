@@ -1,4 +1,4 @@
-"""Is each value of a configuration of the kind that is meant: a number, a word, true or false, a list?"""
+"""Checks the types of the values of a configuration against the annotations of the classes that receive them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ COMMON: Mapping[str, Any] = {
     "budget.divisor": int,
     "recipe.calibration_images": int,
 }
-"""Settings that others refer to: they are looked at first, so that a message names what was typed."""
+"""Settings that other settings refer to. They are checked first, so that a message names the key that was typed."""
 
 
 def check_common(config: Mapping[str, Any]) -> None:
-    """Refuse a value of ``COMMON`` in the resolved ``config`` that is of another kind. Raises UserError."""
+    """Check the types of the values of ``COMMON`` in the resolved ``config``. Raises UserError."""
     for name, hint in COMMON.items():
         group, _, key = name.rpartition(".")
         values = config.get(group, {}) if group else config
@@ -47,15 +47,15 @@ def check_common(config: Mapping[str, Any]) -> None:
 
 
 def check_kinds(settings: Mapping[str, Any], where: str, made: Any = None) -> None:
-    """Refuse what ``made`` would not understand: a key that it does not have, or a value of another kind.
+    """Check that each key is a parameter of ``made``, and each value has the annotated type.
 
     Args:
-        settings: what is given to a class or function, and to others inside, each with its ``_target_``.
+        settings: the arguments of a class or function; nested settings have a ``_target_`` of their own.
         where: the name of ``settings`` in the configuration, such as "method".
-        made: what takes the settings; by default their ``_target_``. Its annotations say which kinds there are.
+        made: the class or function; by default their ``_target_``.
 
     Raises:
-        UserError: names the key and says what it should be.
+        UserError: an unknown key or a value of another type; the message names the key and the types that it takes.
     """
     hints, takes_any = _parameters(made or get_object(settings[TARGET]))
     for key, value in settings.items():
@@ -67,7 +67,7 @@ def check_kinds(settings: Mapping[str, Any], where: str, made: Any = None) -> No
 
 
 def _check(name: str, value: Any, hint: Any) -> None:
-    """Check a value, or what makes it, or each of a list of such."""
+    """Check a value, nested settings, or a list of nested settings."""
     if isinstance(value, Mapping) and TARGET in value:
         check_kinds(value, name)
     elif isinstance(value, list) and any(isinstance(each, Mapping) and TARGET in each for each in value):
@@ -86,9 +86,9 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
 
 
 def _parameters(made: Any) -> tuple[dict[str, Any], bool]:
-    """The annotations of what ``made`` takes, by name, and whether it takes any other name too.
+    """The annotations of the parameters of ``made``, by name, and whether it takes any other name too.
 
-    A class that hands ``**settings`` on to its base takes what the base does.
+    A class with a parameter ``**settings`` also takes the parameters of its base class.
     """
     hints: dict[str, Any] = {}
     for each in made.__mro__ if inspect.isclass(made) else [made]:
@@ -106,7 +106,7 @@ def _parameters(made: Any) -> tuple[dict[str, Any], bool]:
 
 
 def _hints(made: Any) -> dict[str, Any]:
-    """``get_type_hints``, with Any for what is imported for type checkers alone."""
+    """``get_type_hints``, with Any for names that are imported for type checkers only."""
     missing: dict[str, Any] = {}
     while True:
         try:
@@ -117,7 +117,9 @@ def _hints(made: Any) -> dict[str, Any]:
 
 def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) is Literal:
-        return isinstance(value, str)  # who takes one of several words knows the nearest
+        return isinstance(
+            value, str
+        )  # the class itself checks the word, and its message offers the nearest one
     return any(_fits_one(value, each) for each in _choices(hint))
 
 
@@ -147,7 +149,7 @@ def _is_list(hint: Any) -> bool:
 
 
 def _described(hint: Any) -> str:
-    """The kinds that ``hint`` allows, in words; null last."""
+    """The types that ``hint`` allows, in words; null last."""
     choices = sorted(_choices(hint), key=lambda each: each is NoneType)
     return " or ".join(dict.fromkeys(_word(each) for each in choices))
 
@@ -164,7 +166,7 @@ def _word(hint: Any) -> str:
 
 
 def _typed(value: Any) -> str:
-    """``value`` as it is typed on a command line."""
+    """``value`` as on a command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return repr(value)

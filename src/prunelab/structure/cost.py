@@ -110,13 +110,13 @@ class CostModel:
 
     @property
     def resources(self) -> tuple[str, ...]:
-        """The resources that this model knows: flops, macs, params, and what ``with_resource`` has added."""
+        """The resources of this model: flops, macs, params, and those added by ``with_resource``."""
         return "flops", "macs", "params", *self._added
 
     def function(self, resource: str) -> CostFunction:
         """The cost of a resource, such as ``function("flops")``, which is ``flops``.
 
-        Raises UserError for a resource that this model does not know.
+        Raises UserError for a resource that this model does not have.
         """
         if resource in ("flops", "macs", "params"):
             built_in: CostFunction = getattr(self, resource)
@@ -143,7 +143,7 @@ class CostModel:
         return values
 
     def with_resource(self, name: str, cost: WidthCost) -> CostModel:
-        """A copy of this model that also knows the resource ``name``.
+        """A copy of this model with one more resource, ``name``.
 
         ``cost`` takes widths (B, G) and alive blocks (B, blocks) and returns (B,). ``layer_widths`` turns both into the
         widths of every layer, which a table of measured latencies is a function of::

@@ -12,12 +12,13 @@ from prunelab.structure.cost import CostModel
 class ExpectedCost:
     """FLOPs or parameters at expected widths, with gradients; the same polynomials as ``CostModel``.
 
-    For independent widths the expectation of a product of two groups is the product of the expectations, so that the
-    value is the expected cost wherever no operator reads and writes the same group; there w^2 becomes E[w]^2.
+    For independent widths the expectation of a product of the widths of two groups is the product of the expectations.
+    So the value is the expected cost, except for operators that read and write the same group: for these it contains
+    E[w]^2 instead of E[w^2].
 
     Args:
         cost: of a network with G groups.
-        resource: flops (2 x MACs + bias additions of one image) or params.
+        resource: "flops" (2 x MACs + bias additions of one image) or "params".
 
     Raises:
         UserError: another resource, which is not a polynomial of widths.

@@ -188,7 +188,7 @@ class Watch(TorchFunctionMode):
             self._addition(args[:2])
         out = func(*args, **kwargs)
         if name in _PASSES and args:
-            self._remember(out, self._maker(args[0]))
+            self._store(out, self._maker(args[0]))
         elif isinstance(out, Tensor):
             self._made_by.pop(id(out), None)  # changed in place, or a new tensor with an old number
         return out
@@ -205,7 +205,7 @@ class Watch(TorchFunctionMode):
         out = func(**given)
         if self._left is not None:
             self._left(name, out)
-        self._remember(out, name)
+        self._store(out, name)
         return out
 
     def _norm(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -213,7 +213,7 @@ class Watch(TorchFunctionMode):
         name = self._maker(args[0]) if args else None
         if name is not None and self._normalised is not None:
             self._normalised(name, func, args, kwargs)
-        self._remember(out, name)
+        self._store(out, name)
         return out
 
     def _addition(self, operands: tuple[Any, ...]) -> None:
@@ -225,7 +225,7 @@ class Watch(TorchFunctionMode):
         reference, name = self._made_by.get(id(tensor), (None, None))
         return name if reference is not None and reference() is tensor else None
 
-    def _remember(self, tensor: Any, name: str | None) -> None:
+    def _store(self, tensor: Any, name: str | None) -> None:
         self._made_by.pop(id(tensor), None)
         if name is not None and isinstance(tensor, Tensor):
             self._made_by[id(tensor)] = weakref.ref(tensor), name

@@ -67,7 +67,7 @@ def _compile_again(parent: nn.Module, name: str, child: nn.Module) -> None:
 
 
 def check_network(model: Any) -> None:
-    """Raises UserError if ``model`` is not a network that prunelab can follow; says what to pass instead."""
+    """Raises UserError if ``model`` is not a network that prunelab can analyse; the message names what to pass."""
     if isinstance(model, type):
         raise UserError(f"the network is a class; make an object of it first: {model.__name__}(...)")
     if not isinstance(model, nn.Module):

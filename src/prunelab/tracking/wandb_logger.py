@@ -80,8 +80,8 @@ class WandbLogger(RunLogger):
             return "offline"
         if mode == "disabled":
             return "disabled"
-        # Looks for a key in the environment and in the user's files. With ``silent`` it asks neither the user for a key
-        # nor the server for the name of the user.
+        # Reads a key from the environment or the user's files. With ``silent`` there is no prompt for a key, and no
+        # request to the server for the name of the user.
         wandb.setup(wandb.Settings(silent=True))
         if wandb.login(prompt=False, verify=False):
             return "online"

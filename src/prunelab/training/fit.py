@@ -105,7 +105,7 @@ def fit(
 def _interruptible() -> Iterator[None]:
     """Raise KeyboardInterrupt for Ctrl-C during a fit, and exit with 143 after SIGTERM.
 
-    Lightning ends the process with code 1 and 0 for these, so that a shell could not tell an interrupted run from a
+    Lightning ends the process with code 1 and 0 for these, so a shell could not distinguish an interrupted run from a
     finished one.
     """
     handler = signal.getsignal(signal.SIGINT)

@@ -14,7 +14,7 @@ from loky.process_executor import BrokenProcessPool
 
 from prunelab.cli.local.settings import LocalSettings, usable_cores, visible_gpus
 from prunelab.cli.planning import Run
-from prunelab.cli.run import attempt, perform, speaking
+from prunelab.cli.run import attempt, console_messages, perform
 from prunelab.cli.summary import Job, short_names
 
 START_METHOD = "loky"
@@ -106,7 +106,7 @@ def _done(runs: Mapping[int, Run], workers: Sequence[_Worker]) -> dict[int, Job]
 
 def _do(run: Run) -> Job:
     """One run, in its process."""
-    with speaking():
+    with console_messages():
         return attempt(lambda: perform(run.config, run.label), run.label)
 
 

@@ -18,7 +18,7 @@ from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, take_traceback_flag
 from prunelab.cli.profile.layers import layer_table
 from prunelab.cli.profile.scores import BUDGET, scored_network
 from prunelab.cli.profile.tree import tree
-from prunelab.cli.run import speaking
+from prunelab.cli.run import console_messages
 
 if TYPE_CHECKING:
     from prunelab.cli.profile.parts import Profile
@@ -68,7 +68,7 @@ def _draw(words: Sequence[str], folder: Path) -> int:
     from prunelab.cli.profile.page import save_page  # these bring matplotlib and plotly
     from prunelab.cli.profile.picture import save_picture
 
-    with speaking():
+    with console_messages():
         network = scored_network(words)
     folder.mkdir(parents=True, exist_ok=True)
     save_picture(network, folder / "scores.png")

@@ -1,4 +1,4 @@
-"""The picture of scores as an HTML page that says more where the mouse points; it needs no network."""
+"""The picture of scores as an HTML page with details at the mouse position; it works offline."""
 
 from __future__ import annotations
 

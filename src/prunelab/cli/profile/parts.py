@@ -17,15 +17,15 @@ from prunelab.models.user_models import import_user_module
 from prunelab.structure import ChannelGraph, ModuleCost, analyze
 
 IMAGES, CLASSES = (3, 224, 224), 1000
-"""What networks take and tell apart of which nobody published weights: those of ImageNet."""
+"""Image shape and number of classes for networks without published weights: those of ImageNet."""
 
 
 @dataclass(frozen=True)
 class Part:
     """A channel group or a block, and the fractions of the network's FLOPs and parameters that go with it.
 
-    A layer goes with the group that it reads and with the one that it makes, so the fractions add up to more
-    than 1. ``exact`` says whether the pruned network equals the masked one.
+    A layer counts for the group that it reads and for the group that it produces, so the sum of the fractions is
+    greater than 1. ``exact``: whether the pruned network equals the masked one.
     """
 
     name: str

@@ -109,6 +109,6 @@ def legend(network: ScoredNetwork) -> str:
 
 
 def shortened(name: str, longest: int) -> str:
-    """A name that fits: what its middle says goes first."""
+    """``name``, without its middle if it has more than ``longest`` characters."""
     head = longest // 2 - 1
     return name if len(name) <= longest else f"{name[:head]}…{name[head + 1 - longest :]}"

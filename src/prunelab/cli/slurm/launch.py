@@ -130,9 +130,9 @@ def _submit_array(
                 executor.submit(SlurmRun(run.config, run.label, seconds, settings.restarts)) for run in runs
             ]
     except FailedJobError as error:
-        said = [line for line in str(error).splitlines() if line.strip()]
+        lines = [line for line in str(error).splitlines() if line.strip()]
         raise UserError(
-            f"Slurm rejects the jobs ({said[-1] if said else error}). The keys of hydra.launcher set what a job "
+            f"Slurm rejects the jobs ({lines[-1] if lines else error}). The keys of hydra.launcher set what a job "
             "requests (hydra.launcher.gpus=0 on a cluster without GPUs)."
         ) from error
     return [job.job_id for job in jobs]

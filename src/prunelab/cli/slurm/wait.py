@@ -66,7 +66,7 @@ def endings(submitted: Mapping[int, Submitted], poll_s: float) -> dict[int, Job]
     watch = _Watch(dict(submitted))
     try:
         while watch.open:
-            watch.look()
+            watch.poll()
             if watch.open:
                 time.sleep(poll_s)
     except KeyboardInterrupt:
@@ -86,9 +86,9 @@ class _Watch:
         self.open = jobs
         self.ended: dict[int, Job] = {}
         self._over_since: dict[int, float] = {}
-        self._said = ""
+        self._logged = ""
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Read the queue once, and log what has changed."""
         found = states(job.job_id for job in self.open.values())
         for number, job in list(self.open.items()):
@@ -98,7 +98,7 @@ class _Watch:
                 self.ended[number] = ending
                 del self.open[number]
         if found is not None:
-            self._tell(found)
+            self._log(found)
 
     def _ending_without_result(self, number: int, job: Submitted, state: State | None) -> Job | None:
         if state is None or state.alive:  # unknown, or back in the queue
@@ -107,7 +107,7 @@ class _Watch:
         since = self._over_since.setdefault(number, time.monotonic())
         return job.lost(state.ending) if time.monotonic() - since >= LAG_S else None
 
-    def _tell(self, found: Mapping[str, State]) -> None:
+    def _log(self, found: Mapping[str, State]) -> None:
         now = [found.get(job.job_id, GONE) for job in self.open.values()]
         counts = Counter(
             f"{state.name.lower()} ({state.reason})" if state.name == "PENDING" else state.name.lower()
@@ -116,6 +116,6 @@ class _Watch:
         failed = sum(job.error is not None for job in self.ended.values())
         words = [f"{count} {name}" for name, count in sorted(counts.items())]
         text = ", ".join([*words, f"{len(self.ended)} over" + (f" ({failed} failed)" if failed else "")])
-        if text != self._said:
+        if text != self._logged:
             log.info("Slurm: %s", text)
-            self._said = text
+            self._logged = text

@@ -13,7 +13,7 @@ from typing import Any
 
 from submitit.helpers import DelayedSubmission
 
-from prunelab.cli.run import attempt, perform, speaking
+from prunelab.cli.run import attempt, console_messages, perform
 from prunelab.cli.summary import Job
 
 EARLY_S = 60
@@ -45,7 +45,7 @@ class SlurmRun:
 
     def __call__(self) -> Job:
         try:
-            with speaking():
+            with console_messages():
                 return attempt(lambda: perform(self.config, self.label), self.label)
         except TimeIsUp:
             times = "once" if self.starts == 1 else f"{self.starts} times"

@@ -84,7 +84,7 @@ def score_taps(
 
 
 def calibration_batches(context: PruningContext) -> Iterator[Batch]:
-    """The (images, targets) of this rank, with a progress bar if the context asks for one."""
+    """The (images, targets) of this rank, with a progress bar if ``context.progress`` is true."""
     for images, targets, _ in _batches(context):
         yield images, targets
 

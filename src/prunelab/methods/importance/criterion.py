@@ -36,8 +36,7 @@ class Criterion(ABC):
     file.
 
     A group of level ``stage`` has several members: the producers that are tied by shortcut additions, or the
-    places where their sum is read. Each member gives scores of its own; ``reduction`` says how they are
-    joined.
+    places where their sum is read. Each member has its own scores, which ``reduction`` combines.
 
     Example:
         >>> from dataclasses import dataclass

@@ -1,9 +1,9 @@
 """Principal filter analysis.
 
-Suau, Zappella, Palakkode, Apostoloff: Filter Distillation for Network Compression (first version: Network
-Compression using Correlation Analysis of Layer Responses), arXiv:1807.10585. The spectrum of a layer's
-responses says how many units it needs, their correlations say which. Responses are maxima over positions, as
-in the authors' code (apple/dnikit); here they are read after normalisation and ReLU.
+Suau, Zappella, Palakkode, Apostoloff: Filter Distillation for Network Compression (first version: Network Compression
+using Correlation Analysis of Layer Responses), arXiv:1807.10585. The spectrum of a layer's responses gives the number
+of units that it needs, their correlations determine which. Responses are maxima over positions, as in the authors'
+code (apple/dnikit); here they are read after normalisation and ReLU.
 
 Within a layer units are dropped one at a time. Let k be the place of a unit counted from the end (k = 1 is
 dropped last) and E(k) the share of the k largest eigenvalues of the covariance in their sum.

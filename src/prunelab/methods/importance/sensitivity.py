@@ -65,7 +65,7 @@ class Curvature:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Fisher information of channels and blocks, and the curvature of the layers it was asked for of."""
+    """Fisher information of channels and blocks, and the curvature of the requested layers."""
 
     scores: Scores
     layers: Mapping[str, Curvature] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class _Pass:
         return int(getattr(module, "groups", 1))
 
     def run(self) -> int:
-        """Look at all images of this rank; how many there were."""
+        """Process all images of this rank; returns their number."""
         context, seen = self._context, 0
         observers: dict[HookPoint, Any] = {point: self._observer(name) for point, name in self._hooks.items()}
         with (

@@ -46,7 +46,7 @@ class CodeLayer(nn.Module):
         self.last = None
 
     def forward(self, maps: Tensor, scale: float, strength: float) -> Tensor:
-        """v = sigmoid(scale x z), remembered; the backward pass adds the gradient of strength (mean v - keep)^2."""
+        """v = sigmoid(scale x z), which is also stored; backward adds the gradient of strength (mean v - keep)^2."""
         mean = _mean_over_images(maps.flatten(2).unsqueeze(-1) if maps.dim() != 4 else maps)
         z = self.convolution(functional.adaptive_max_pool2d(mean, self.pooled)).flatten()
         code = torch.sigmoid(scale * z)

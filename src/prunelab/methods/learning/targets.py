@@ -1,4 +1,4 @@
-"""How wide each group is to become, for methods that must know it while they learn."""
+"""The final width of each group, for methods that need it while they learn."""
 
 from __future__ import annotations
 

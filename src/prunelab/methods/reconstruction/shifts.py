@@ -48,7 +48,7 @@ def find_shifts(context: PruningContext, readers: Mapping[str, Reader]) -> dict[
 
 def _norms_behind(context: PruningContext, layers: Mapping[str, nn.Module]) -> dict[str, _BatchNorm]:
     """For each layer the batch normalisation that is called with its outputs as they are."""
-    outputs: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that no other gets its number
+    outputs: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that no other tensor gets its id
     found: dict[str, _BatchNorm] = {}
 
     def note(name: str) -> Callable[..., None]:
@@ -57,7 +57,7 @@ def _norms_behind(context: PruningContext, layers: Mapping[str, nn.Module]) -> d
 
         return hook
 
-    def look(norm: nn.Module, given: tuple[Any, ...]) -> None:
+    def find(norm: nn.Module, given: tuple[Any, ...]) -> None:
         if given and id(given[0]) in outputs and isinstance(norm, _BatchNorm):
             found[outputs[id(given[0])][0]] = norm
 
@@ -66,6 +66,6 @@ def _norms_behind(context: PruningContext, layers: Mapping[str, nn.Module]) -> d
             hooks.callback(layer.register_forward_hook(note(name)).remove)
         for module in context.model.modules():
             if isinstance(module, _BatchNorm):
-                hooks.callback(module.register_forward_pre_hook(look).remove)
+                hooks.callback(module.register_forward_pre_hook(find).remove)
         run_example(context)
     return found

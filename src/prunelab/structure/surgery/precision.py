@@ -1,4 +1,4 @@
-"""Float64 for a forward pass, also where the network itself asks for another floating-point type."""
+"""Float64 for a forward pass, also where the code of the network selects another floating-point type."""
 
 from __future__ import annotations
 

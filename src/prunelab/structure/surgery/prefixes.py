@@ -1,7 +1,7 @@
 """The entries of tensors that belong to the first channels of each group; no tensor is changed.
 
-The cuts are those of a plan that keeps the first channels, computed from tables that are made once, because a search
-changes the widths at every step.
+The cuts equal those of a plan that keeps the first channels. They are computed from tables that are made once,
+because a search changes the widths at every step.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Part(NamedTuple):
-    """What is kept along ``dim``: the first ``length`` entries, or those at ``positions``."""
+    """The entries that are kept along ``dim``: the first ``length`` ones, or those at ``positions``."""
 
     dim: int
     length: int
@@ -35,9 +35,9 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Prefix:
-    """The first channels of each group, resolved to tensors in the way of a ``PruningPlan``.
+    """The first channels of each group, resolved to tensors as in a ``PruningPlan``.
 
-    ``homes`` are the paths of the modules that own a cut tensor.
+    ``homes`` are the paths of the modules whose parameters or buffers are cut.
     """
 
     cuts: Mapping[str, tuple[Part, ...]]
@@ -54,7 +54,7 @@ class _Pattern:
         self.group, self.rank = group, rank
 
     def kept(self, widths: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """True for each id that is kept; ``widths`` end with an unlimited width for ids of no group."""
+        """True for each id that is kept. The last entry of ``widths`` is unlimited, for ids that belong to no group."""
         kept: NDArray[np.bool_] = self.rank < widths[self.group]
         return kept
 
@@ -110,7 +110,7 @@ class Prefixes:
         return self._patterns.setdefault(pattern.group.tobytes() + pattern.rank.tobytes(), pattern)
 
     def at(self, widths: Sequence[int], device: torch.device) -> Prefix:
-        """What is kept at these widths, one for each group; positions are on ``device``."""
+        """The entries that are kept at these widths, one width for each group; positions are on ``device``."""
         limits = np.append(np.asarray(widths, dtype=np.int64), np.iinfo(np.int64).max)
         kept = {id(pattern): pattern.kept(limits) for pattern in self._patterns.values()}
         parts = {number: _part(found, device) for number, found in kept.items() if not found.all()}
@@ -132,7 +132,7 @@ class Prefixes:
         )
 
     def _values(self, kept: Mapping[int, NDArray[np.bool_]], device: torch.device) -> dict[str, Tensor]:
-        """New content of index buffers: kept sources are renumbered, removed ones become the zero channel."""
+        """New values of index buffers: kept sources are renumbered, and removed ones refer to the zero channel."""
         values = {}
         for buffer, source, out, content in self._gathers:
             alive = kept[id(source)]
@@ -144,7 +144,7 @@ class Prefixes:
 
 
 def _ranks(name: str, size: int, order: Sequence[int] | None) -> NDArray[np.int64]:
-    """The place of each channel in the order in which channels are kept."""
+    """The position of each channel in the order in which channels are kept."""
     if order is None:
         return np.arange(size, dtype=np.int64)
     given = np.asarray(order)

@@ -1,8 +1,9 @@
 """``SlicedNetwork``: one set of weights that runs at any widths, with gradients to the shared weights.
 
-A *supernet*: within ``at(widths)`` every module sees the part of its tensors that belongs to the first ``widths[g]``
-channels of each group. The parts are differentiable views (or selections) of the full tensors, so that the arithmetic
-shrinks with the widths and gradients reach the full parameters. No module is replaced and no weight is copied.
+A *supernet*: within ``at(widths)`` every module computes with the part of its tensors that belongs to the first
+``widths[g]`` channels of each group. The parts are differentiable views (or selections) of the full tensors: the number
+of operations decreases with the widths, and gradients reach the full parameters. No module is replaced and no weight is
+copied.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from prunelab.structure.surgery.prefixes import Part, Prefix, Prefixes
 if TYPE_CHECKING:
     from prunelab.structure.graph import ChannelGraph
 
-_REMEMBERED = 16
+_CACHED = 16
 
 
 class SlicedNetwork:
@@ -32,17 +33,17 @@ class SlicedNetwork:
     Equal to ``candidate(model, plan)`` for the plan of the same widths, forward and gradients::
 
         network = SlicedNetwork(model, analyze(model, images[:1]))
-        with network.at({"layer1": 8}):  # groups that are not named stay whole
+        with network.at({"layer1": 8}):  # groups that are not named keep all channels
             loss = cross_entropy(model(images), targets)
         loss.backward()  # into the parameters of the full model; those of removed channels get zeros
 
     Args:
         model: the network that ``graph`` describes. It is not changed outside of ``at``.
         graph: its structure.
-        order: for each group its channels in the order in which they are kept, such as by falling importance;
+        order: for each group its channels in the order in which they are kept, for example by decreasing importance;
             groups that are not named keep their first channels.
 
-    Running statistics that a forward pass updates within ``at`` are those of the full network, the kept part of them.
+    A forward pass in training mode within ``at`` updates the kept part of the full network's running statistics.
 
     Raises:
         UserError: an unknown group, or an order that is not a permutation of the group's channels.
@@ -60,7 +61,7 @@ class SlicedNetwork:
         self._open = False
 
     def widths(self, chosen: Mapping[str, int]) -> tuple[int, ...]:
-        """The widths of all groups, in the order of ``graph.groups``; groups that are not named stay whole.
+        """The widths of all groups, in the order of ``graph.groups``; groups that are not named keep all channels.
 
         Raises:
             UserError: an unknown group, or a width below 1 or above the size of the group.
@@ -82,8 +83,8 @@ class SlicedNetwork:
         Args:
             widths: by group, or one for each group in the order of ``graph.groups``.
             dropped: names of residual blocks.
-            tensors: tensors of full size that stand in for parameters or buffers, such as generated weights.
-            parts: the same for tensors that have the reduced size already.
+            tensors: tensors of full size that replace parameters or buffers, such as generated weights.
+            parts: the same for tensors that already have the reduced size.
 
         Raises:
             UserError: unknown names or widths out of range.
@@ -118,7 +119,7 @@ class SlicedNetwork:
             self._seen.move_to_end(key)
         else:
             self._seen[key] = self._prefixes.at(widths, device)
-            if len(self._seen) > _REMEMBERED:
+            if len(self._seen) > _CACHED:
                 self._seen.popitem(last=False)
         return self._seen[key]
 
@@ -136,7 +137,7 @@ class SlicedNetwork:
     def _put(
         self, prefix: Prefix, tensors: Mapping[str, Tensor], parts: Mapping[str, Tensor], undo: ExitStack
     ) -> None:
-        """Let the modules see the parts of their tensors."""
+        """Replace the tensors of the modules by their parts."""
         for name in (*tensors, *parts):
             if name not in self._slots:
                 raise UserError(f"this network has no parameter or buffer {name!r}")
@@ -158,7 +159,7 @@ class SlicedNetwork:
                 table[key] = part
 
     def _count(self, prefix: Prefix, undo: ExitStack) -> None:
-        """Set the widths that modules remember, and let those be computed that their source writes out."""
+        """Set the widths that are attributes of modules, and rewrite methods whose source contains a width."""
         for path in prefix.rewritten:
             undo.callback(setattr, self._modules[path], "__class__", type(self._modules[path]))
         rewrite_methods(self._modules, prefix.rewritten)
@@ -173,7 +174,7 @@ class SlicedNetwork:
 
 
 def cut(tensor: Tensor, parts: Sequence[Part]) -> Tensor:
-    """The kept part of ``tensor``: a view where the kept entries follow each other, else a selection."""
+    """The kept part of ``tensor``: a view if the kept entries are contiguous, else a copy of the selected entries."""
     for part in parts:
         if part.positions is None:
             tensor = tensor.narrow(part.dim, 0, part.length)
@@ -185,7 +186,7 @@ def cut(tensor: Tensor, parts: Sequence[Part]) -> Tensor:
 def _write_back(own: Tensor, part: Tensor, cuts: Sequence[Part], undo: ExitStack) -> None:
     """Copy what a forward pass writes into a selection (running statistics) back to the full tensor.
 
-    Through ``data``: like the update of running statistics itself this is no change that autograd has to notice.
+    Through ``data``: autograd does not track this change, as it does not track the update of running statistics.
     """
     index = cuts[0].positions
     if index is not None and own.is_floating_point():

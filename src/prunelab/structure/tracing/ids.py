@@ -98,7 +98,7 @@ class ChannelIds:
             self.tie(rows[0], row)
 
     def freeze(self, ids: Ids | None, reason: str) -> None:
-        """None of ``ids`` may be removed; ``reason`` says which operator requires it."""
+        """None of ``ids`` may be removed; ``reason`` names the operator that requires it."""
         if ids is not None and ids.size:
             self._frozen.append((ids, self._located(reason)))
 
