@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from prunelab.calibration import chosen_steps
 from prunelab.errors import UserError
 from prunelab.recipes import FrontToBack, Iterative, OneShot, Round
 from prunelab.training import Training
@@ -36,6 +39,38 @@ def test_there_may_be_no_training_at_all() -> None:
     assert OneShot(None).rounds(0.5) == (Round(0.5, None),)
 
 
+def test_fresh_weights_are_those_of_the_last_round_alone() -> None:
+    steps = chosen_steps(["bias"])
+    assert OneShot(FULL, weights="fresh").rounds(0.5) == (Round(0.5, FULL, weights="fresh"),)
+    iterative = Iterative(FULL, SHORT, number=2, schedule="linear", weights="fresh", calibration=["bias"])
+    assert iterative.rounds(0.5) == (
+        Round(0.75, SHORT, calibration=steps),
+        Round(0.5, FULL, weights="fresh"),
+    )
+    parts = FrontToBack(FULL, SHORT, parts=2, weights="fresh", calibration=["bias"])
+    assert parts.rounds(0.5) == (
+        Round(0.5, SHORT, (1, 2), calibration=steps),
+        Round(0.5, FULL, (2, 2), weights="fresh"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OneShot(FULL, weights="frsh"), r"recipe\.weights='frsh'.*Did you mean 'fresh'"),  # type: ignore[arg-type]
+        (lambda: Iterative(FULL, SHORT, weights="new"), r"recipe\.weights='new'"),  # type: ignore[arg-type]
+        (lambda: FrontToBack(FULL, SHORT, weights="new"), r"recipe\.weights='new'"),  # type: ignore[arg-type]
+        (lambda: OneShot(None, weights="fresh"), r"recipe\.weights=fresh .*recipe\.training"),
+        (lambda: Iterative(None, SHORT, weights="fresh"), r"recipe\.weights=fresh .*recipe\.training"),
+        (lambda: OneShot(FULL, weights="fresh", calibration=["bias"]), r"recipe\.calibration=\[\]"),
+        (lambda: Iterative(FULL, SHORT, 1, weights="fresh", calibration=["bias"]), r"recipe\.calibration=\[\]"),
+    ],
+)
+def test_invalid_weights_are_reported(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -44,7 +79,7 @@ def test_there_may_be_no_training_at_all() -> None:
         ({"schedule": "geometrc"}, "Did you mean 'geometric'"),
     ],
 )
-def test_what_cannot_be_is_refused(settings: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_reported(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Iterative(FULL, SHORT, **settings)  # type: ignore[arg-type]
 

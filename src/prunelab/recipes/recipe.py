@@ -22,8 +22,8 @@ class Round:
         keep: fraction of the full network's resource that remains after the last round that prunes this ``part``.
         training: None if no training follows.
         part: (r, n): the round prunes the r-th of n parts of the network in forward order; (1, 1) is the whole network.
-        weights: at the start of the training: "inherited" from the full network, or "fresh" (initialised again; the
-            pruned network is trained from scratch).
+        weights: at the start of the training: "inherited" from the network before pruning, or "fresh" (initialised
+            again; the pruned network is trained from scratch).
         calibration: training-free steps between pruning and training.
     """
 
@@ -68,20 +68,10 @@ class OneShot:
 
     def __post_init__(self) -> None:
         _at_least_one("calibration_images", self.calibration_images)
-        steps = chosen_steps(self.calibration)
-        if self.weights not in get_args(WeightSource):
-            raise UserError(
-                f"recipe.weights={self.weights!r} does not exist. "
-                f"{nearest(str(self.weights), get_args(WeightSource))}"
-            )
-        if self.weights == "fresh" and self.training is None:
-            raise UserError("recipe.weights=fresh trains from scratch, but recipe.training is null.")
-        if self.weights == "fresh" and steps:
-            raise UserError("recipe.weights=fresh trains from scratch: use recipe.calibration=[].")
+        _check_weights(self.weights, self.training, chosen_steps(self.calibration))
 
     def rounds(self, keep: float) -> tuple[Round, ...]:
-        steps = chosen_steps(self.calibration)
-        return (Round(keep, self.training, weights=self.weights, calibration=steps),)
+        return (_last_round(keep, self.training, self.weights, chosen_steps(self.calibration)),)
 
 
 @dataclass(frozen=True)
@@ -96,11 +86,13 @@ class Iterative:
             what remains) or 1 - (1 - keep) r/R (linear: each round removes the same fraction of the full network).
         calibration_images: number of training images with which the method scores channels in each round.
         calibration: steps without labels that follow each pruning, see ``OneShot``.
+        weights: in the last round, see ``OneShot``. With "fresh" the earlier rounds, which inherit weights, determine the
+            architecture only, and no calibration follows the last pruning.
 
     Either training may be None: no training follows then.
 
     Raises:
-        UserError: a number below 1, an unknown schedule or step.
+        UserError: a number below 1, an unknown schedule, step or ``weights``; fresh weights without training.
     """
 
     training: Training | None
@@ -109,6 +101,7 @@ class Iterative:
     schedule: ScheduleName = "geometric"
     calibration_images: int = 512
     calibration: Sequence[str | Step] = ()
+    weights: WeightSource = "inherited"
 
     def __post_init__(self) -> None:
         _at_least_one("number", self.number)
@@ -118,7 +111,7 @@ class Iterative:
                 f"recipe: there is no schedule {self.schedule!r}. "
                 f"{nearest(str(self.schedule), get_args(ScheduleName))}"
             )
-        chosen_steps(self.calibration)
+        _check_weights(self.weights, self.training, chosen_steps(self.calibration), self.number)
 
     def rounds(self, keep: float) -> tuple[Round, ...]:
         steps = chosen_steps(self.calibration)
@@ -126,7 +119,7 @@ class Iterative:
             Round(self._kept_after(number, keep), self.round_training, calibration=steps)
             for number in range(1, self.number)
         )
-        return (*earlier, Round(keep, self.training, calibration=steps))
+        return (*earlier, _last_round(keep, self.training, self.weights, steps))
 
     def _kept_after(self, number: int, keep: float) -> float:
         progress = number / self.number
@@ -146,9 +139,10 @@ class FrontToBack:
             the 16 bottlenecks of a ResNet-50: 16.
         calibration_images: number of training images with which the method scores the channels of each part.
         calibration: steps without labels that follow each pruning, see ``OneShot``.
+        weights: after the last part, see ``Iterative``.
 
     Raises:
-        UserError: a number below 1, or an unknown step.
+        UserError: a number below 1, an unknown step or ``weights``.
     """
 
     training: Training
@@ -156,19 +150,44 @@ class FrontToBack:
     parts: int = 16
     calibration_images: int = 512
     calibration: Sequence[str | Step] = ()
+    weights: WeightSource = "inherited"
 
     def __post_init__(self) -> None:
         _at_least_one("parts", self.parts)
         _at_least_one("calibration_images", self.calibration_images)
-        chosen_steps(self.calibration)
+        _check_weights(self.weights, self.training, chosen_steps(self.calibration), self.parts)
 
     def rounds(self, keep: float) -> tuple[Round, ...]:
         steps = chosen_steps(self.calibration)
-        trainings = [self.round_training] * (self.parts - 1) + [self.training]
-        return tuple(
-            Round(keep, training, (part, self.parts), calibration=steps)
-            for part, training in enumerate(trainings, start=1)
+        earlier = (
+            Round(keep, self.round_training, (part, self.parts), calibration=steps)
+            for part in range(1, self.parts)
         )
+        return (*earlier, _last_round(keep, self.training, self.weights, steps, (self.parts, self.parts)))
+
+
+def _last_round(
+    keep: float,
+    training: Training | None,
+    weights: WeightSource,
+    steps: tuple[Step, ...],
+    part: tuple[int, int] = (1, 1),
+) -> Round:
+    """The round that ends with the recovery. Calibration would have no effect on fresh weights."""
+    return Round(keep, training, part, weights, () if weights == "fresh" else steps)
+
+
+def _check_weights(
+    weights: WeightSource, training: Training | None, steps: tuple[Step, ...], rounds: int = 1
+) -> None:
+    if weights not in get_args(WeightSource):
+        raise UserError(
+            f"recipe.weights={weights!r} does not exist. {nearest(str(weights), get_args(WeightSource))}"
+        )
+    if weights == "fresh" and training is None:
+        raise UserError("recipe.weights=fresh trains from scratch, but recipe.training is null.")
+    if weights == "fresh" and steps and rounds == 1:
+        raise UserError("recipe.weights=fresh trains from scratch: use recipe.calibration=[].")
 
 
 def _at_least_one(name: str, value: int) -> None:

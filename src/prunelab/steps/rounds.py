@@ -33,6 +33,9 @@ from prunelab.training.divergence import require_finite
 from prunelab.training.restored_plan import prune_as
 
 CHECKED_IMAGES = 4
+FRESH_SEED = 1_000_003
+"""Added to the seed for fresh weights, which would otherwise be the initial weights of the baseline."""
+
 TOLERANCE = 1e-4
 """Largest relative difference between the pruned and the masked network that is accepted if all groups are exact."""
 
@@ -183,8 +186,8 @@ def _reconstruct(setup: Setup, context: PruningContext, plan: PruningPlan) -> fl
 
 
 def _draw_weights(setup: Setup, network: nn.Module) -> None:
-    """Give the pruned network the initial weights of a new one: only its architecture is inherited."""
-    pl.seed_everything(setup.task.seed, workers=True, verbose=False)
+    """Replace the weights of the pruned network by random initial ones: only its architecture is inherited."""
+    pl.seed_everything(setup.task.seed + FRESH_SEED, workers=True, verbose=False)
     fresh = setup.task.network()
     prune_as(fresh, cast(PruningPlan, network.prunelab_plan))
     network.load_state_dict(fresh.state_dict())
