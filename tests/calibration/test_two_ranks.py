@@ -32,6 +32,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.ddp
 def test_two_ranks_come_to_the_weights_and_scores_of_one_process(
     ranks: list[dict[str, Tensor]], script: ModuleType
 ) -> None:

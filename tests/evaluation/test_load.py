@@ -37,6 +37,7 @@ def busy(seconds: float) -> None:
 
 
 @linux
+@pytest.mark.slow
 def test_the_load_of_another_process_is_measured() -> None:
     """The difference between the two measurements: other processes of the machine count in both."""
     lowest = min(_cores(BUSY_S) for _ in range(3))

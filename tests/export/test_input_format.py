@@ -71,6 +71,7 @@ def test_a_wrong_one_is_refused(tmp_path: Path, name: str, value: object) -> Non
         prunelab.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_on_photos_gives_a_network_that_names_its_answers(smallest: Configure, tmp_path: Path) -> None:
     """The transform in the documentation of InputFormat gives the images of the run's own data module."""
     photos = tmp_path / "photos"

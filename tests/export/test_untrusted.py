@@ -67,6 +67,7 @@ HUGE: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.slow
 def test_descriptions_of_huge_networks_are_refused_in_little_memory(tmp_path: Path) -> None:
     folders = [str(tmp_path / str(number)) for number in range(len(HUGE))]
     for folder, (name, arguments, _) in zip(folders, HUGE, strict=True):

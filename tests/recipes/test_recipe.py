@@ -63,7 +63,10 @@ def test_fresh_weights_are_those_of_the_last_round_alone() -> None:
         (lambda: OneShot(None, weights="fresh"), r"recipe\.weights=fresh .*recipe\.training"),
         (lambda: Iterative(None, SHORT, weights="fresh"), r"recipe\.weights=fresh .*recipe\.training"),
         (lambda: OneShot(FULL, weights="fresh", calibration=["bias"]), r"recipe\.calibration=\[\]"),
-        (lambda: Iterative(FULL, SHORT, 1, weights="fresh", calibration=["bias"]), r"recipe\.calibration=\[\]"),
+        (
+            lambda: Iterative(FULL, SHORT, 1, weights="fresh", calibration=["bias"]),
+            r"recipe\.calibration=\[\]",
+        ),
     ],
 )
 def test_invalid_weights_are_reported(make: Callable[[], object], message: str) -> None:

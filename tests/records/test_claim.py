@@ -91,6 +91,7 @@ def test_a_claim_can_be_taken_again(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
+@pytest.mark.slow
 def test_a_file_system_that_keeps_locks_to_each_machine_does_not_let_two_in(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, other_machine: tuple[str, ...]
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_process_of_another_machine_that_ends_as_it_should_keeps_nobody_waitin
         assert waited(tmp_path) < LEASE_S
 
 
+@pytest.mark.slow
 def test_a_process_that_was_suspended_longer_than_its_lease_writes_nothing(
     tmp_path: Path, other_machine: tuple[str, ...]
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_process_that_was_suspended_longer_than_its_lease_writes_nothing(
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.slow
 def test_a_process_that_was_suspended_goes_on_if_no_other_one_came(
     tmp_path: Path, other_machine: tuple[str, ...]
 ) -> None:

@@ -21,6 +21,7 @@ def config(root: Path, *words: str) -> dict[str, Any]:
     return configure([*common, "method=fisher", "budget.allocation=per_cost", *words, f"outputs={root}"])
 
 
+@pytest.mark.slow
 def test_the_record_has_the_accuracy_after_each_step_and_a_resumed_run_repeats_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +49,7 @@ def test_the_record_has_the_accuracy_after_each_step_and_a_resumed_run_repeats_n
     assert record.timings.recovery_s >= sum(each.seconds for each in record.after_calibration) > 0
 
 
+@pytest.mark.slow
 def test_a_damaged_step_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(tmp_path, "recipe.calibration=[bias]", "recipe.calibration_images=64")
     with monkeypatch.context() as patch:

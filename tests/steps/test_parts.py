@@ -54,6 +54,7 @@ def test_what_cannot_be_done_part_by_part_is_refused() -> None:
         portion(graph, uniform(levels=["filter"]), Budget(flops=0.5), (1, 10))
 
 
+@pytest.mark.slow
 def test_runs_front_to_back_and_without_recovery(tmp_path_factory: pytest.TempPathFactory) -> None:
     words = [
         "budget.flops=0.5", "budget.allocation=uniform", "levels=[filter]", "baseline.training.epochs=1",

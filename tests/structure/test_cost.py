@@ -173,7 +173,9 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "lenet5")) for name in NETWORKS]
+)
 def test_fifty_random_plans_cost_what_is_counted_on_the_pruned_module(
     random_plan: Callable[..., Any], counted_flops: Callable[[nn.Module, Any], int], name: str
 ) -> None:

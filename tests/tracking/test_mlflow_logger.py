@@ -39,6 +39,7 @@ def runs(store: str, experiment: str = "tests") -> dict[tuple[str, str], Run]:
     }
 
 
+@pytest.mark.slow
 def test_whole_runs_and_the_baseline_that_they_share(smallest: Configure, store: str) -> None:
     outcomes = {
         method: run(smallest("logger=mlflow", f'logger.tracking_uri="{store}"', f"method={method}"))
@@ -58,6 +59,7 @@ def test_whole_runs_and_the_baseline_that_they_share(smallest: Configure, store:
     assert "val/top1" in found["l1", "recovery"].data.metrics
 
 
+@pytest.mark.slow
 def test_a_resumed_run_continues_the_same_run(smallest: Configure, tmp_path: Path, store: str) -> None:
     folder = tmp_path / "outputs" / "tests" / "abc"
     folder.mkdir(parents=True)
@@ -75,6 +77,7 @@ def test_a_resumed_run_continues_the_same_run(smallest: Configure, tmp_path: Pat
     assert each.info.status == "FAILED"  # closed without a record
 
 
+@pytest.mark.slow
 def test_without_a_server_there_is_a_local_database(
     smallest: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def jobs(run_folder: Path) -> dict[str, Path]:
     return {path.name.split()[-1]: path for path in (run_folder / "tensorboard").iterdir()}
 
 
+@pytest.mark.slow
 def test_whole_runs_and_the_baseline_that_they_share(smallest: Configure) -> None:
     first = run(smallest("logger=tensorboard", "method=l1"))
     second = run(smallest("logger=tensorboard", "method=l2"))

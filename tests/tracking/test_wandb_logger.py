@@ -109,6 +109,7 @@ def entries(content: bytes) -> Iterator[bytes]:
             entry = b""
 
 
+@pytest.mark.slow
 def test_a_run_offline_keeps_configuration_curves_widths_and_figures(
     smallest: Configure, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_run_offline_keeps_configuration_curves_widths_and_figures(
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_the_training_of_a_baseline_is_one_run_for_all_that_share_it(
     smallest: Configure, tmp_path: Path
 ) -> None:
@@ -194,6 +196,7 @@ def test_a_resumed_run_continues_the_steps(smallest: Configure, tmp_path: Path) 
     assert sorted(steps) == [[1, 2], [3]]
 
 
+@pytest.mark.slow
 def test_without_a_network_a_run_continues_offline_with_one_message(
     smallest: Configure, tmp_path: Path
 ) -> None:
@@ -259,6 +262,7 @@ def test_the_mode(setting: str, environment: str, expected: str, monkeypatch: py
     assert WandbLogger(mode=setting).resolved_mode() == expected
 
 
+@pytest.mark.slow
 def test_a_key_means_online(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a separate process, because W&B caches a key."""
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)

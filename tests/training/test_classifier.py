@@ -128,6 +128,7 @@ def test_channels_last_reaches_weights_and_images(tmp_path: Path) -> None:
     assert model.backbone.layer2[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 def test_compiling_changes_no_name_and_ends_with_the_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

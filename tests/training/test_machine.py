@@ -108,6 +108,7 @@ def test_the_precision_of_float32_is_what_was_chosen(tf32: bool) -> None:
         torch.set_float32_matmul_precision(products)
 
 
+@pytest.mark.slow
 def test_what_trainer_gpu_sets_is_in_its_configuration() -> None:
     trainer = configure(["budget.flops=0.5", "trainer=gpu"])["trainer"]
     differs = {

@@ -86,8 +86,8 @@ class Iterative:
             what remains) or 1 - (1 - keep) r/R (linear: each round removes the same fraction of the full network).
         calibration_images: number of training images with which the method scores channels in each round.
         calibration: steps without labels that follow each pruning, see ``OneShot``.
-        weights: in the last round, see ``OneShot``. With "fresh" the earlier rounds, which inherit weights, determine the
-            architecture only, and no calibration follows the last pruning.
+        weights: in the last round, see ``OneShot``. With "fresh" the earlier rounds, which inherit weights, determine
+            the architecture only, and no calibration follows the last pruning.
 
     Either training may be None: no training follows then.
 

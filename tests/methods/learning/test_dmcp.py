@@ -139,6 +139,7 @@ def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:
         DMCP(Budget(flops=0.5), **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_superfluous_channels_go_and_needed_ones_stay(known: Any, learned_widths: Any, seed: int) -> None:
     method = DMCP(Budget(flops=0.6), warmup=0.2, strength=1.0, seed=seed)

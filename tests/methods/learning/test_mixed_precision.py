@@ -22,6 +22,7 @@ def learning_methods() -> dict[str, LearningMethod]:
     return {name: method for name, method in methods.items() if isinstance(method, LearningMethod)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", learning_methods())
 def test_a_method_learns_in_bfloat16(name: str, run: Any) -> None:
     record = run(f"method={name}", "trainer.precision=bf16-mixed", "fast_dev_run=1", "study=mixed").record

@@ -162,6 +162,7 @@ def test_tensors_of_full_size_stand_in_for_the_own() -> None:
     _close(generated.grad[: pruned.get_parameter(name).shape[0]], pruned.get_parameter(name).grad, "gradient")
 
 
+@pytest.mark.slow
 def test_a_compiled_network_follows_the_widths() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6), nn.Flatten(),

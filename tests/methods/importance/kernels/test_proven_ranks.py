@@ -93,6 +93,7 @@ def test_threads_share_what_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proven_ranks(matrices[:0], 1e-6, threads=3).tolist() == []
 
 
+@pytest.mark.slow
 def test_nowhere_to_keep_what_was_compiled(tmp_path: Path) -> None:
     """An installation that cannot be written to, and a user without a folder for caches."""
     code = (
