@@ -1,17 +1,18 @@
-"""How many GPU hours the rows of a study take: counted operations over an assumed speed.
+"""The GPU hours of the rows of a study: counted operations divided by an assumed speed.
 
     python experiments/hours.py table2
     python experiments/hours.py cifar10_resnet56 --tflops 312 --utilisation 0.03
 
-Operations are counted from each row's configuration: a training image costs three forward passes, a pruned network
-the share of them that its budget keeps, round by round. Scoring costs what records/step_costs.json says in training
-steps (measured on a CPU), but for curl (one pass over half of the network for each channel and image) and eagleeye
-(one pass over each of its images for each candidate). Reading images, latency and checkpoints cost nothing here, and
-a pruned network is as busy as the full one: real hours are more, above all for strongly pruned networks.
+Operations are counted from the configuration of each row: training on an image takes three forward passes, and for a
+pruned network the fraction of them that its budget keeps, round by round. The cost of scoring in training steps is
+read from records/step_costs.json (measured on a CPU), except for curl (one pass over half of the network for each
+channel and image) and eagleeye (one pass over each of its images for each candidate). Reading images, latency and
+checkpoints are not counted, and the utilisation of a pruned network is assumed to be that of the full one: real times
+are longer, above all for strongly pruned networks.
 
-Speed = --tflops x --utilisation. 312 TFLOPS is the peak of an A100 in bfloat16. 0.2 of it are 2,550 images a second
-of a ResNet-50 in training, which such a GPU reaches if the images come fast enough; small images and networks keep
-it far less busy.
+Speed = --tflops x --utilisation. 312 TFLOPS is the peak of an A100 in bfloat16. 0.2 of it is 2,550 images per second
+for ResNet-50 in training, which such a GPU reaches if images are read fast enough; small images and networks have a
+much lower utilisation.
 
 Writes experiments/<study>/records/hours.json and experiments/<study>/hours.md.
 """
@@ -37,10 +38,10 @@ IMAGES = {"imagenet": (1_281_167, 50_000), "cifar10": (50_000, 10_000)}
 """Training and test images."""
 
 BACKWARD = 2
-"""Forward passes that the backward pass costs."""
+"""The backward pass takes the time of this number of forward passes."""
 
 TESTS = 2
-"""Passes over the test images: right after pruning, and in the end."""
+"""Passes over the test images: after pruning, and at the end."""
 
 MEASURED_AS = {
     "apoz": "entropy",
@@ -49,7 +50,7 @@ MEASURED_AS = {
     "entropy": "entropy",
     "thinet": "thinet",
 }
-"""Whose measured cost of scoring stands for a method's."""
+"""For methods without a measured cost of scoring: the method whose cost is used."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Hours:
 
 
 def hours(study: str, row: str, speed: float, step_costs: dict[str, float]) -> Hours:
-    """The hours of one row at ``speed`` operations a second; ``step_costs``: of an image scored, in training steps."""
+    """The hours of one row at ``speed`` operations per second; ``step_costs``: of scoring an image, in training
+    steps."""
     setup = Setup.of(configure([f"experiment={study}/{row}", "trainer=cpu"]))
     task, method = setup.task, setup.method
     graph = analyze(task.network(), task.example_input())
@@ -105,7 +107,7 @@ def hours(study: str, row: str, speed: float, step_costs: dict[str, float]) -> H
 
 
 def _keep(graph: ChannelGraph, setup: Setup, step: Round) -> float:
-    """The share of the full network that is left after a round."""
+    """The fraction of the full network that is kept after a round."""
     if step.part[1] == 1:
         return step.keep
     return portion(graph, setup.method, setup.budget, step.part).budget.keep
@@ -114,7 +116,7 @@ def _keep(graph: ChannelGraph, setup: Setup, step: Round) -> float:
 def _scoring(
     setup: Setup, graph: ChannelGraph, full: float, rounds: int, step_costs: dict[str, float]
 ) -> float:
-    """Operations of scoring, in all rounds; nothing for methods that look at weights alone."""
+    """Operations of scoring, in all rounds; 0 for methods that read weights only."""
     method, name = setup.method, setup.names["method"]
     if name == "curl":
         channels = sum(group.size for group in graph.at(method.levels) if group.name not in method.exclude)

@@ -1,14 +1,14 @@
-"""What scoring costs, in training steps: CPU time of one process, for the methods of the studies beside this file.
+"""The cost of scoring in training steps: CPU time of one process, for the methods of the studies in this folder.
 
-A network with random weights sees random images. A training step (forward, backward, SGD) and scoring take turns;
-what is written down are medians of CPU time per image, and how many images could have been trained on while one was
-scored. Few images are scored, so that what a method computes once for all images weighs more than in a real run.
+Network weights and images are random. A training step (forward, backward, SGD) and scoring are measured alternately;
+the record contains medians of CPU time per image, and the time of scoring an image divided by that of training on it.
+Few images are scored, so computations that a method does once for all images have a larger part than in a real run.
 
     OMP_NUM_THREADS=1 python experiments/step_costs.py table2              # ResNet-50, 224x224
     OMP_NUM_THREADS=1 python experiments/step_costs.py cifar10_resnet56    # ResNet-56, 32x32
 
-Writes experiments/<study>/records/step_costs.json. curl and eagleeye are not measured: what they cost follows from
-how many passes they make (hours.py).
+Writes experiments/<study>/records/step_costs.json. curl and eagleeye are not measured: their cost follows from
+their number of passes (hours.py).
 """
 
 from __future__ import annotations

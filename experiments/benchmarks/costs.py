@@ -1,4 +1,4 @@
-"""What the structure engine costs: analysis, ten thousand widths, one candidate.
+"""The time of analysis, of the cost model for ten thousand widths, and of one candidate.
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/costs.py
 
@@ -40,7 +40,7 @@ def measured(repetitions: int) -> Stopwatch:
     forward = floor(lambda: timm.create_model("resnet50"), images)
     graph, small_graph = analyze(model, images), analyze(small, small_images)
     widths = np.stack([generator.integers(1, group.size + 1, size=10_000) for group in graph.groups], axis=1)
-    # Every second channel, so that nothing that is kept lies side by side.
+    # Every second channel, so that no kept channels are contiguous.
     half = small_graph.plan({group.name: range(0, group.size, 2) for group in small_graph.groups})
     large = graph.plan({group.name: range(0, group.size, 2) for group in graph.groups})
     watch = Stopwatch()

@@ -81,7 +81,7 @@ def chosen(number: int) -> dict[str, Member]:
 
 
 def program() -> str:
-    """A digest of all that can change a row."""
+    """A digest of everything that can change a row."""
     package = Path(prunelab.__file__).parent
     sources = [
         HERE / "family_member.py",
@@ -133,7 +133,7 @@ def show(row: dict[str, Any]) -> None:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The counts that matter."""
+    """The counts of the table in README.md."""
     ran = [row for row in rows if "error" not in row]
     return {
         "networks": len(rows),

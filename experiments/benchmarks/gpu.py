@@ -1,20 +1,20 @@
-"""How fast is prunelab on a GPU: training, scoring, ranks, candidate networks, and what pruning wins in latency?
+"""How fast is prunelab on a GPU: training, scoring, ranks, candidate networks, and the latency of pruned networks?
 
-    python experiments/benchmarks/gpu.py                            # all parts that the card's record lacks
-    python experiments/benchmarks/gpu.py --parts training scoring   # of these; --again: all of them
-    python experiments/benchmarks/gpu.py --quick                    # a trial with few images; nothing is written
+    python experiments/benchmarks/gpu.py                            # all parts that the record of this GPU lacks
+    python experiments/benchmarks/gpu.py --parts training scoring   # only these parts; --again: also recorded rows
+    python experiments/benchmarks/gpu.py --quick                    # a test with few images; nothing is written
 
-One record for each card: records/gpu_<name of the card>.json, written again after each row, so that an interrupted
-benchmark goes on with the rows that are missing. ``machines`` has the versions of each session that measured some.
+There is one record for each GPU, records/gpu_<name of the GPU>.json. It is written after each row, so an interrupted
+benchmark continues with the missing rows. ``machines`` contains the versions of each session that measured a row.
 
-ceilings  Operations per second of a bfloat16 matrix product of 8192 x 8192 x 8192 and bytes per second of a copy: what
-          the card reaches, against which the others are judged.
+ceilings  Operations per second of a bfloat16 matrix product of 8192 x 8192 x 8192 and bytes per second of a copy: the
+          speed of the GPU, with which the other results are compared.
 training  Images per second of prunelab's own ``fit`` and of a plain PyTorch loop with the same network, batches,
           precision, memory order, optimizer and compilation; ResNet-56 on images of 32x32 and ResNet-50 on images of
           224x224. The fraction of the peak counts three forward passes for each image (forward, and two products
           backward).
 scoring   Each criterion as a multiple of a forward pass over the same images in float32, and the peak of memory.
-ranks     Milliseconds for the ranks of a batch of feature maps as hrank computes them, next to ``matrix_rank``.
+ranks     Milliseconds for the ranks of a batch of feature maps, computed by hrank and by ``matrix_rank``.
 eagleeye  Candidates that are judged per second.
 latency   Milliseconds of ResNet-50, full and with half the FLOPs at widths that are multiples of 1, 8, 16 and 32.
 
@@ -45,7 +45,7 @@ SIDE = 8192
 
 
 def ceilings(done: Container[str], quick: bool) -> Iterator[Row]:
-    """What the card reaches in a large product and in a large copy."""
+    """The speed of the GPU in a large matrix product and in a large copy."""
     side = SIDE // 8 if quick else SIDE
     if "product" not in done:
         left, right = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
@@ -69,7 +69,7 @@ PARTS: dict[str, Callable[[Container[str], bool], Iterator[Row]]] = {
 
 
 def card() -> dict[str, Any]:
-    """Which GPU this is, and what drives it."""
+    """The name of the GPU, and the versions of its software."""
     properties = torch.cuda.get_device_properties(0)
     return {
         "name": properties.name,
@@ -97,7 +97,7 @@ def main() -> None:
     path: Path = arguments.records / f"gpu_{name}.json"
     record = json.loads(path.read_text()) if path.exists() and not arguments.quick else {}
     record["card"] = card()
-    machines = record.setdefault("machines", [])  # a row says on which of them it was measured
+    machines = record.setdefault("machines", [])  # each row contains the number of its machine
     machines.append({**machine(*PACKAGES), "revision": git_state().revision})
     for part in [each for each in PARTS if each in arguments.parts]:
         rows = record.setdefault(part, {})

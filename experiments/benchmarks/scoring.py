@@ -1,25 +1,25 @@
-"""How long does each criterion take, next to one plain forward pass over the same images?
+"""How long does each criterion take, compared with one forward pass over the same images?
 
 Networks: ResNet-56 for CIFAR (512 random images of 32x32) and timm's ResNet-50 (64 random images of 224x224), with
-random weights; the affine parameters of normalisations, too, are drawn (timm's branches begin with a scale of zero, so
-that channels within them would not matter), and running statistics are measured on the first batch. A forward
-pass and a criterion take turns in one process, and the table shows the ratio of their median times. Time is CPU time of
-the process on one thread: it does not depend on who else uses the machine.
+random weights. The affine parameters of normalisations are random too (the last scale of timm's branches is zero
+initially, so their channels would have no effect), and running statistics are measured on the first batch. A forward
+pass and a criterion are measured alternately in one process, and the table shows the ratio of their median times.
+Time is CPU time of the process on one thread, which depends little on other programs.
 
-hrank, curl and eagleeye are also compared with plain implementations of their definitions on the same images:
+hrank, curl and eagleeye are also compared with direct implementations of their definitions on the same images:
 
-- hrank: a pass for each layer and a ``matrix_rank`` call for each map, as the authors' code does it ("hrank"); and with
+- hrank: a pass for each layer and a ``matrix_rank`` call for each map, as in the authors' code ("hrank"); and with
   the maps of all layers from one pass ("hrank, one pass").
 - curl: a masked pass over all images for each channel.
-- eagleeye, drawing: random rates until the network that they make costs what it should. Plain: a copy of the network
-  is pruned and its FLOPs are counted in a pass, for each draw; the seconds of one such draw are divided by the
-  fraction of draws that meet the budget. prunelab: the cost model.
-- eagleeye, judging: batch normalisation adapted and accuracy measured, of a masked copy (plain) and a pruned one.
-- eagleeye, a candidate from draw to verdict: the sum of both, what one candidate costs a search.
+- eagleeye, drawing: random rates until the network meets the budget. Direct: for each draw a copy of the network is
+  pruned and its FLOPs are counted in a pass; the seconds of one draw are divided by the fraction of draws that meet
+  the budget. prunelab: the cost model.
+- eagleeye, judging: adapting batch normalisation and measuring accuracy, of a masked copy (direct) and a pruned one.
+- eagleeye, drawing and judging: the sum of both, the time of one candidate in a search.
 
-The plain ones would take hours for whole networks, so that both sides see few images, and curl a few groups spread
-over the network (the record says how many). curl as a whole costs one pass per channel by definition; its own time is
-given for these groups alone.
+The direct implementations would take hours for whole networks, so few images are used for both, and for curl a few
+groups from all parts of the network (the record contains the numbers). By definition curl needs one pass per channel;
+its time is given for these groups only.
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/scoring.py                          # minutes to an hour
     OMP_NUM_THREADS=1 python experiments/benchmarks/scoring.py --quick                  # an eighth of the images
@@ -93,7 +93,7 @@ CRITERIA: dict[str, Criterion] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One network and how much of it is looked at."""
+    """One network, the number of its images, and the groups that curl scores."""
 
     network: str
     side: int
@@ -143,7 +143,7 @@ def spread_groups(context: PruningContext, count: int) -> list[ChannelGroup]:
 
 
 def plain_hrank(context: PruningContext, images: Tensor, one_pass: bool) -> dict[str, np.ndarray]:
-    """One rank at a time, as the definition says; layer by layer, each with a pass of its own, or all in one."""
+    """One rank at a time, as defined; with a separate pass for each layer, or one pass for all."""
     ranks: dict[Any, list[int]] = {}
 
     def note(hook_point: Any) -> Callable[[Tensor, int], None]:
@@ -353,7 +353,7 @@ def compare(case: Case, context: PruningContext, batches: list[tuple[Tensor, Ten
         "eagleeye, drawing": drawing(context, eagleeye, few[:1]),
         "eagleeye, judging": judging(context, eagleeye, batches[:2]),
     }
-    against["eagleeye, a candidate from draw to verdict"] = in_turn(
+    against["eagleeye, drawing and judging a candidate"] = in_turn(
         against["eagleeye, drawing"], against["eagleeye, judging"]
     )
     against["curl"]["channels"] = sum(group.size for group in chosen.groups)
@@ -368,7 +368,7 @@ def compare(case: Case, context: PruningContext, batches: list[tuple[Tensor, Ten
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers hold for."""
+    """The environment of the measurement."""
     names = [
         line.split(":", 1)[1].strip()
         for line in (Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else [])
@@ -393,7 +393,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="an eighth of the images; nothing is written")
-    parser.add_argument("--images", type=int, help="look at so many images; the record says how many")
+    parser.add_argument("--images", type=int, help="number of images, which is recorded")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--networks", nargs="*", default=[case.network for case in CASES])
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Timing on a machine that others use too: interleaved repetitions, medians of wall-clock and of processor time."""
+"""Timing on a shared machine: alternating repetitions, medians of wall-clock time and of processor time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Stopwatch:
         self.wall[part].append(time.perf_counter() - wall)
 
     def medians(self) -> dict[str, dict[str, float]]:
-        """Part -> median milliseconds, by the clock on the wall and of the processor (of this process alone)."""
+        """Part -> median milliseconds of wall-clock time, and of processor time of this process."""
         return {
             part: {
                 "wall_ms": round(1000 * median(self.wall[part]), 3),
@@ -46,7 +46,7 @@ class Stopwatch:
 
 
 class Watching(TorchDispatchMode):
-    """Trials at every operator and does nothing: what tracing costs at least."""
+    """A dispatch mode without effect: a lower bound of the time of tracing."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))

@@ -1,27 +1,27 @@
-"""prunelab and torch-pruning, side by side: how long does each take, and how close does each come to its target?
+"""prunelab and torch-pruning: how long does each take, and how close to the target are the results?
 
-(a) analysis: finding what may be pruned (``prunelab.analyze``; torch-pruning's ``DependencyGraph`` and its list of
-    all groups). prunelab's also runs a pruned network to prove the groups right and makes the cost model.
-(b) pruning: trained network to pruned network at 50 % of the FLOPs, L2 norm, one global ranking, everything included:
-    analysis, scores, counting, surgery. torch-pruning takes a fraction of channels, not of operations, so it prunes
-    in steps and counts after each until half is gone. Three ways of it are measured:
+(a) analysis: finding the channels that can be pruned (``prunelab.analyze``; torch-pruning's ``DependencyGraph`` and its
+    list of all groups). The analysis of prunelab also runs a pruned network to prove the groups, and makes the cost
+    model.
+(b) pruning: from the trained network to the pruned network at 50 % of the FLOPs, L2 norm, one global ranking; the time
+    includes analysis, scores, counting and surgery. The setting of torch-pruning is a fraction of channels, not of
+    operations, so it prunes in steps and counts after each step until half is removed. Three ways are measured:
 
-    - 100 steps to nothing: what its own script for ImageNet does (``reproduce/main_imagenet.py``), hence the way
-      that it recommends. Measured once, as it takes long.
-    - 20 steps to nothing: quicker, and further from the target.
-    - one step, for somebody who knows beforehand which fraction of channels leads to half of the operations (it is
-      looked for before the clock starts, by halving the interval on copies, to 0.5 points). Not a way to prune an
-      unknown network: the least that torch-pruning could take.
+    - 100 steps from the full network to nothing, as in its own script for ImageNet (``reproduce/main_imagenet.py``).
+      Measured once, because it takes long.
+    - 20 steps: faster, and further from the target.
+    - one step with the fraction of channels that leads to half of the operations. The fraction is found before the
+      measurement, by bisection on copies, to 0.5 points. This is a lower bound of the time of torch-pruning.
 
-The two libraries take turns in one process, on as many threads. Networks and copies are made before the clock starts.
-How much is kept is counted on the pruned networks by a third party: PyTorch's own counter of operations.
+The two libraries are measured alternately in one process, with the same number of threads. Networks and copies are made
+outside the measured time. The kept operations are counted on the pruned networks with PyTorch's own counter.
 
     pip install "prunelab[benchmarks]"
     OMP_NUM_THREADS=1 python experiments/benchmarks/versus_torch_pruning.py
     OMP_NUM_THREADS=1 python experiments/benchmarks/versus_torch_pruning.py --networks vgg16_bn --repetitions 1
 
-Writes experiments/benchmarks/records/versus_torch_pruning.json after each network, whose other entries stay;
-``--resume`` skips the networks that it holds.
+Writes experiments/benchmarks/records/versus_torch_pruning.json after each network and keeps its other entries;
+``--resume`` skips the networks that it contains.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def compare(name: str, repetitions: int) -> dict[str, Any]:
         "prunelab": lambda copied: with_prunelab(copied, images, watch),
         f"torch-pruning, {RECOMMENDED} steps": lambda copied: in_steps(copied, images, RECOMMENDED),
         f"torch-pruning, {COARSE} steps": lambda copied: in_steps(copied, images, COARSE),
-        "torch-pruning, told the ratio": lambda copied: in_one_step(copied, images, ratio),
+        "torch-pruning, known ratio": lambda copied: in_one_step(copied, images, ratio),
     }
     for repetition in range(repetitions):
         with watch.measure("floor: a pass on the meta device"):
@@ -139,17 +139,17 @@ def compare(name: str, repetitions: int) -> dict[str, Any]:
             analyze(model, images)
         with watch.measure("torch-pruning analysis"):
             list(torch_pruning.DependencyGraph().build_dependency(model, images).get_all_groups())
-        for who, prune in ways.items():
-            if who.endswith(f"{RECOMMENDED} steps") and repetition > 0:
+        for way, prune in ways.items():
+            if way.endswith(f"{RECOMMENDED} steps") and repetition > 0:
                 continue
             copied = copy.deepcopy(model)
             gc.collect()
-            if who == "prunelab":  # it times itself
+            if way == "prunelab":  # measures its parts itself
                 prune(copied)
             else:
-                with watch.measure(who):
+                with watch.measure(way):
                     prune(copied)
-            kept[who] = round(operations(copied, images) / full, 5)
+            kept[way] = round(operations(copied, images) / full, 5)
     medians = watch.medians()
     return {
         "medians": medians,
@@ -171,12 +171,12 @@ def faster(medians: dict[str, dict[str, float]], clock: str) -> dict[str, float]
 
 
 def show(name: str, row: dict[str, Any]) -> None:
-    """The figures of one network."""
+    """Print the results of one network."""
     print(name)
     for part, found in row["medians"].items():
         print(f"    {part:34s} {found['wall_ms']:10.1f} ms wall {found['processor_ms']:10.1f} ms processor")
-    for who, kept in row["kept"].items():
-        print(f"    {who:34s} keeps {100 * kept:.2f} % of the operations")
+    for way, kept in row["kept"].items():
+        print(f"    {way:34s} keeps {100 * kept:.2f} % of the operations")
     for clock, found in row["times_faster"].items():
         ratios = ", ".join(f"{ratio} ({part})" for part, ratio in found.items())
         print(f"    times faster, {clock[:-3]}: {ratios}", flush=True)

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The study on one GPU, in the time there is: the rows of most value first, all images in GPU memory.
+# The study on one GPU, in limited time: the most important rows first, all images in GPU memory.
 #
 #   experiments/cifar10_resnet56/gpu.sh IMAGES WEIGHTS [MINUTES [SETTING...]]
 #
 # IMAGES: a folder with train/<class>/ and val/<class>/. WEIGHTS: the baseline, a ResNet-56 with zero-padded shortcuts.
-# MINUTES: when to stop, 10 by default. The same command again goes on where the time ran out: finished rows are read from
-# their records, an interrupted one continues from its newest epoch. SETTINGS: of prunelab, for every row.
+# MINUTES: time limit, 10 by default. The same command continues: finished rows are read from their records, an
+# interrupted row continues from its newest checkpoint. SETTING: of prunelab, for every row.
 #
-# Variables: JOBS = rows at a time (1), OUTPUTS = folder of the runs (outputs), NAME = of the images in records and tables,
-# SEEDS (0). At the 13,000 images a second of an H100 every row is done in 8 minutes.
+# Variables: JOBS = rows at a time (1), OUTPUTS = folder of the runs (outputs), NAME = name of the images in records and
+# tables, SEEDS (0). At the 13,000 images per second of an H100 every row takes at most 8 minutes.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n 's/^# \{0,1\}//; 2,11p' "$0" >&2; exit 2; }
 images=$1 weights=$2 minutes=${3:-10}
@@ -16,7 +16,7 @@ shift $(($# < 3 ? $# : 3))
 outputs=${OUTPUTS:-outputs}
 end=$(($(date +%s) + minutes * 60))
 
-# sweep ROWS [SETTING...]: these rows, until the time is over. A row that fails does not keep the others from running.
+# sweep ROWS [SETTING...]: these rows, until the time is over. The others run also if one fails.
 failed=0
 sweep() {
   local rows=$1 left=$((end - $(date +%s))) status=0
