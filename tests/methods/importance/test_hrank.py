@@ -171,6 +171,33 @@ def test_nan_is_reported_while_the_images_go_through(
         MeanRank(3).update(maps)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_nan_is_reported_where_the_routines_of_a_gpu_do_not(
+    wrong: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CUDA cholesky_ex counts a matrix with NaN as factorised (pytorch issue 64818); others may return NaN."""
+    hide_numba(monkeypatch)
+    factorise, eigenvalues = torch.linalg.cholesky_ex, torch.linalg.eigvalsh
+
+    class Factorised:
+        def __init__(self, matrices: Tensor, upper: bool) -> None:
+            info = factorise(matrices, upper=upper).info
+            self.info = info.masked_fill(~matrices.isfinite().all(dim=(1, 2)), 0)
+
+    def values(matrices: Tensor) -> Tensor:
+        sound = matrices.isfinite().all(dim=(1, 2))
+        found = eigenvalues(matrices.where(sound[:, None, None], 1.0))
+        return found.where(sound[:, None], torch.nan)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", Factorised)
+    monkeypatch.setattr(torch.linalg, "eigvalsh", values)
+    maps = torch.eye(4).repeat(2, 3, 1, 1)
+    maps[0, 1, 2, 2] = wrong
+    with pytest.raises(torch.linalg.LinAlgError):
+        MeanRank(3).update(maps)
+    assert matrix_ranks(torch.eye(4)[None]) == 4
+
+
 def test_every_level_is_scored(residual: nn.Module, make_context: MakeContext) -> None:
     scores = HRank().score(make_context(HRank(), residual, levels=["filter", "stage", "block"]))
     assert len(scores.channels) == 4 and len(scores.blocks) == 3

@@ -22,6 +22,7 @@ from prunelab.training import Machine, Training, fit
 
 Make = Callable[[], LearningMethod]
 EXAMPLE = torch.zeros(1, 1, 8, 8)
+CPU = Machine(accelerator="cpu")
 
 
 class Block(nn.Module):
@@ -96,6 +97,7 @@ def learn(tmp_path: Path) -> Callable[..., dict[str, float]]:
         *callbacks: pl.Callback,
         folder: str = "learning",
         training: Training | None = None,
+        machine: Machine = CPU,
     ) -> dict[str, float]:
         logged = Logged()
         data = Digits()
@@ -107,7 +109,7 @@ def learn(tmp_path: Path) -> Callable[..., dict[str, float]]:
             network,
             data,
             training or Training(epochs=3, lr=0.05),
-            machine=Machine(accelerator="cpu"),
+            machine=machine,
             seed=3,
             folder=tmp_path / folder,
             title="learning",

@@ -146,7 +146,10 @@ def quick_ranks(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             break
         ranks[left] = judge(maps if len(left) == len(maps) else maps[left], tolerance)
     left = (ranks < 0).nonzero().squeeze(1)
-    return ranks.clamp(min=0), left, maps[left]
+    left_maps = maps[left]
+    if not left_maps.isfinite().all():  # on a GPU singular values would be NaN without an error
+        raise torch.linalg.LinAlgError("NaN and infinity have no rank.")
+    return ranks.clamp(min=0), left, left_maps
 
 
 def _compiled_kernel() -> ModuleType | None:
@@ -184,7 +187,8 @@ def _in_parts(judge: Judge) -> Judge:
 def _independent_columns(maps: Tensor, tolerance: float) -> Tensor:
     """For each map (M, m, n) the number of columns that are not zero if these are proven independent, -1 if not.
 
-    The reason is that of ``proven_ranks``: the columns P are all that are not zero.
+    The reason is that of ``proven_ranks``: the columns P are all that are not zero. On a GPU the factorisation of a
+    matrix with NaN counts as successful, so the sum of squares has to be finite.
     """
     gram = _gram(maps)
     diagonal = gram.diagonal(dim1=1, dim2=2)  # a view: changes reach the matrix
@@ -192,7 +196,8 @@ def _independent_columns(maps: Tensor, tolerance: float) -> Tensor:
     shift = diagonal.sum(dim=1, keepdim=True) * tolerance**2
     diagonal.sub_(shift).masked_fill_(zero, 1)
     failed = torch.linalg.cholesky_ex(gram, upper=True).info
-    return torch.where(failed == 0, maps.shape[2] - zero.sum(dim=1), -1)
+    proven = (failed == 0) & shift.squeeze(1).isfinite()
+    return torch.where(proven, maps.shape[2] - zero.sum(dim=1), -1)
 
 
 def _independent_rows(maps: Tensor, tolerance: float) -> Tensor:
@@ -228,8 +233,8 @@ def _from_eigenvalues(maps: Tensor, tolerance: float) -> Tensor:
     """Ranks (M,) of maps (M, m, n); -1 where a singular value is too close to the tolerance to decide."""
     values = torch.linalg.eigvalsh(_where_decomposed(_gram(maps))).to(maps.device)
     relative = values / values[:, -1:]
-    close = ((relative > tolerance**2 / 4) & (relative < tolerance**2 * 4)).any(dim=1)
-    return torch.where(close, -1, (relative > tolerance**2).sum(dim=1))
+    close = ((relative > tolerance**2 / 4) & (relative < tolerance**2 * 4)) | ~relative.isfinite()
+    return torch.where(close.any(dim=1), -1, (relative > tolerance**2).sum(dim=1))
 
 
 @_in_parts

@@ -7,6 +7,7 @@ Schedule and constants are those of the official code for ResNet-50 (github.com/
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -161,6 +162,10 @@ class DMCP(LearningMethod):
             return
         gradient = torch.stack(gather(chains.logits.grad / self._batches)).mean(dim=0)
         chains.logits.grad, self._batches = None, 0
+        if (
+            not gradient.isfinite().all()
+        ):  # overflow in float16: the scaler skips this step of the weights as well
+            return
         self._momentum = gradient if self._momentum is None else 0.9 * self._momentum + gradient
         with torch.no_grad():
             chains.logits -= self._logit_rate() * (gradient + 0.9 * self._momentum)
@@ -177,7 +182,8 @@ class DMCP(LearningMethod):
         gates = {name: gate.to(images.device) for name, gate in chains.gates().items()}
         with supernet.scaled(gates):
             loss = self._loss(context)(forward(images), targets)
-        (of_task,) = torch.autograd.grad(loss * self.loss_scale, chains.logits)
+        with _no_autocast(images.device):  # torch recommends autocast for forward passes only
+            (of_task,) = torch.autograd.grad(loss * self.loss_scale, chains.logits)
         total = of_task / self.loss_scale
         penalty = self._cost_loss()
         if penalty.requires_grad:
@@ -266,3 +272,8 @@ class DMCP(LearningMethod):
     def _parts(self) -> tuple[Supernet, MarkovWidths]:
         assert self._supernet is not None and self._chains is not None, "prepare comes first"
         return self._supernet, self._chains
+
+
+def _no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    active = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if active else nullcontext()
