@@ -2,6 +2,7 @@
 from .errors import UserError as UserError
 from .export import load as load
 from .export import save as save
+from .methods import AMC as AMC
 from .methods import CURL as CURL
 from .methods import DMCP as DMCP
 from .methods import FPGM as FPGM

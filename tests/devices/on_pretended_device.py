@@ -33,7 +33,7 @@ from prunelab.training import Machine
 CONF = Path(__file__).parents[2] / "conf/method"
 LEARN_FIRST = {"autopruner", "dmcp", "lfpc"}
 METHODS = sorted({file.stem for file in CONF.glob("*.yaml")} - LEARN_FIRST)
-WORDS = {"abcpruner": ("method.training=null", "method.evaluations=4")}
+WORDS = {"amc": ("method.episodes=2",), "abcpruner": ("method.training=null", "method.evaluations=4")}
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 CPU = torch.device("cpu")
 

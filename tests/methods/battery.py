@@ -34,7 +34,10 @@ EXAMPLE = torch.zeros(1, 2, 6, 6)
 SMALL = {"candidates": 4, "draws": 3000, "tolerance": 0.3, "epochs": 1, "validation_images": 40}
 """Settings that make a method quick, for methods that have them."""
 
-SMALL_SEARCH: dict[str, dict[str, Any]] = {"abcpruner": {"training": None, "sources": 3, "cycles": 1}}
+SMALL_SEARCH: dict[str, dict[str, Any]] = {
+    "abcpruner": {"training": None, "sources": 3, "cycles": 1},
+    "amc": {"episodes": 6, "warmup": 4},
+}
 """The same for searches, by their names; candidates are not trained."""
 
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 METHODS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml"))
 WORDS = {
     "eagleeye": ("method.candidates=3",),
+    "amc": ("method.episodes=3",),
     "abcpruner": ("method.evaluations=3", "method.training.epochs=1"),
     "channel_pruning": ("levels=[filter]",),
     "slimming": ("levels=[filter,stage,block]",),

@@ -39,9 +39,10 @@ from prunelab.methods.learning import (
 )
 from prunelab.methods.method import PruningMethod
 from prunelab.methods.reconstruction import ChannelPruning, ReconstructionPruning, Subspace, ThiNet
-from prunelab.methods.search import DMCP, ABCPruner, Candidate, EagleEye, Judge, SearchMethod, WidthSpace
+from prunelab.methods.search import AMC, DMCP, ABCPruner, Candidate, EagleEye, Judge, SearchMethod, WidthSpace
 
 __all__ = [
+    "AMC",
     "CURL",
     "DMCP",
     "FPGM",

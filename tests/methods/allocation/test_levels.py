@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 METHODS = sorted(file.stem for file in (Path(__file__).parents[3] / "conf" / "method").glob("*.yaml"))
 WORDS = {
     "eagleeye": ("method.candidates=3", "method.tolerance=0.3", "method.draws=200"),
+    "amc": ("method.episodes=2",),
     "abcpruner": ("method.training=null", "method.sources=2", "method.cycles=1"),
 }
 

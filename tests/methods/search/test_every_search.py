@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import prunelab.methods
-from prunelab.methods import ABCPruner, Budget, EagleEye, SearchMethod
+from prunelab.methods import AMC, ABCPruner, Budget, EagleEye, SearchMethod
+from prunelab.methods.search import AgentSettings
 from prunelab.structure import PruningPlan
 
 pytestmark = pytest.mark.slow
@@ -19,6 +20,9 @@ pytestmark = pytest.mark.slow
 Made = Callable[..., SearchMethod]
 METHODS: dict[str, Made] = {
     "eagleeye": lambda budget, **more: EagleEye(budget, candidates=60, tolerance=0.1, **more),
+    "amc": lambda budget, **more: AMC(
+        budget, episodes=30, warmup=10, agent=AgentSettings(decay=0.8, batch_size=16), **more
+    ),
     "abcpruner": lambda budget, **more: ABCPruner(budget, sources=4, cycles=2, order="l1", **more),
 }
 every_search = pytest.mark.parametrize("name", METHODS)

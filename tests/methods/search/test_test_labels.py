@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 CONF = Path(__file__).parents[3] / "conf" / "method"
 SEARCHES = {
     "eagleeye": ("method.candidates=3", "method.tolerance=0.1"),
+    "amc": ("method.episodes=3", "method.warmup=2"),
     "abcpruner": ("method.sources=2", "method.cycles=1", "method.training.epochs=1"),
     "dmcp": ("method.epochs=1",),
 }

@@ -1,10 +1,22 @@
 """Methods that search how wide each group should be."""
 
 from prunelab.methods.search.abcpruner import ABCPruner
+from prunelab.methods.search.amc import AMC
+from prunelab.methods.search.ddpg import AgentSettings
 from prunelab.methods.search.dmcp import DMCP
 from prunelab.methods.search.eagleeye import EagleEye
 from prunelab.methods.search.judge import Judge
 from prunelab.methods.search.method import SearchMethod
 from prunelab.methods.search.widths import Candidate, WidthSpace
 
-__all__ = ["DMCP", "ABCPruner", "Candidate", "EagleEye", "Judge", "SearchMethod", "WidthSpace"]
+__all__ = [
+    "AMC",
+    "DMCP",
+    "ABCPruner",
+    "AgentSettings",
+    "Candidate",
+    "EagleEye",
+    "Judge",
+    "SearchMethod",
+    "WidthSpace",
+]
