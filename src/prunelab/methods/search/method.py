@@ -147,9 +147,10 @@ class SearchMethod(PruningMethod):
             for first in range(0, len(unknown), self.save_every):
                 part = unknown[first : first + self.save_every]
                 found = judge([space.plan(each.widths, scores, each.dropped) for each in part])
+                best = max(state.history.values(), default=-math.inf)
                 state.history |= dict(zip(part, map(float, found), strict=True))
-                best = max(state.history.values())
-                info(f"{self.title}: {len(state.history)} candidates judged, best score {best:.4g}.")
+                if (better := max(state.history.values())) > best:
+                    info(f"{self.title}: score {better:.4g} after {len(state.history)} candidates.")
                 if first + self.save_every < len(unknown):
                     state.save(self.state_dict())
             if any(each not in state.history for each in pending):  # ``most`` is reached
