@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
 from prunelab.calibration import Step, chosen_steps
 from prunelab.errors import UserError, nearest
-from prunelab.training import Training
+from prunelab.training import Distillation, Training
 
 ScheduleName = Literal["geometric", "linear"]
 WeightSource = Literal["inherited", "fresh"]
@@ -25,6 +25,7 @@ class Round:
         weights: at the start of the training: "inherited" from the network before pruning, or "fresh" (initialised
             again; the pruned network is trained from scratch).
         calibration: training-free steps between pruning and training.
+        distillation: how the full network teaches in this training, and in the trainings of candidates; None: not.
     """
 
     keep: float
@@ -32,6 +33,7 @@ class Round:
     part: tuple[int, int] = (1, 1)
     weights: WeightSource = "inherited"
     calibration: tuple[Step, ...] = ()
+    distillation: Distillation | None = None
 
 
 class Recipe(Protocol):
@@ -55,23 +57,30 @@ class OneShot:
         weights: "inherited" from the full network, or "fresh": train the pruned architecture from scratch.
         calibration: steps without labels that follow each pruning, on as many images: names of
             ``prunelab.calibration.STEPS``, or steps with settings of their own.
+        distillation: weight of the loss towards the outputs of the full network, beside the loss of the labels with
+            weight 1 - distillation, in the recovery and in trainings of candidates; 0: none. See ``Distillation``.
+        temperature: of this loss.
 
     Raises:
         UserError: ``calibration_images`` is not at least 1; unknown ``weights`` or steps; fresh weights without
-            training, or with calibration.
+            training, or with calibration; a distillation out of range, or without training.
     """
 
     training: Training | None
     calibration_images: int = 512
     weights: WeightSource = "inherited"
     calibration: Sequence[str | Step] = ()
+    distillation: float = 0.0
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
         _at_least_one("calibration_images", self.calibration_images)
         _check_weights(self.weights, self.training, chosen_steps(self.calibration))
+        _distillation(self.distillation, self.temperature, self.training)
 
     def rounds(self, keep: float) -> tuple[Round, ...]:
-        return (_last_round(keep, self.training, self.weights, chosen_steps(self.calibration)),)
+        last = _last_round(keep, self.training, self.weights, chosen_steps(self.calibration))
+        return _taught([last], self.distillation, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ class Iterative:
         calibration: steps without labels that follow each pruning, see ``OneShot``.
         weights: in the last round, see ``OneShot``. With "fresh" the earlier rounds, which inherit weights, determine
             the architecture only, and no calibration follows the last pruning.
+        distillation, temperature: in all trainings, see ``OneShot``. The full network before the first round teaches.
 
     Either training may be None: no training follows then.
 
@@ -102,6 +112,8 @@ class Iterative:
     calibration_images: int = 512
     calibration: Sequence[str | Step] = ()
     weights: WeightSource = "inherited"
+    distillation: float = 0.0
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
         _at_least_one("number", self.number)
@@ -112,6 +124,7 @@ class Iterative:
                 f"{nearest(str(self.schedule), get_args(ScheduleName))}"
             )
         _check_weights(self.weights, self.training, chosen_steps(self.calibration), self.number)
+        _distillation(self.distillation, self.temperature, self.training or self.round_training)
 
     def rounds(self, keep: float) -> tuple[Round, ...]:
         steps = chosen_steps(self.calibration)
@@ -119,7 +132,8 @@ class Iterative:
             Round(self._kept_after(number, keep), self.round_training, calibration=steps)
             for number in range(1, self.number)
         )
-        return (*earlier, _last_round(keep, self.training, self.weights, steps))
+        last = _last_round(keep, self.training, self.weights, steps)
+        return _taught([*earlier, last], self.distillation, self.temperature)
 
     def _kept_after(self, number: int, keep: float) -> float:
         progress = number / self.number
@@ -140,6 +154,7 @@ class FrontToBack:
         calibration_images: number of training images with which the method scores the channels of each part.
         calibration: steps without labels that follow each pruning, see ``OneShot``.
         weights: after the last part, see ``Iterative``.
+        distillation, temperature: in all trainings, see ``OneShot``.
 
     Raises:
         UserError: a number below 1, an unknown step or ``weights``.
@@ -151,11 +166,14 @@ class FrontToBack:
     calibration_images: int = 512
     calibration: Sequence[str | Step] = ()
     weights: WeightSource = "inherited"
+    distillation: float = 0.0
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
         _at_least_one("parts", self.parts)
         _at_least_one("calibration_images", self.calibration_images)
         _check_weights(self.weights, self.training, chosen_steps(self.calibration), self.parts)
+        _distillation(self.distillation, self.temperature, self.training)
 
     def rounds(self, keep: float) -> tuple[Round, ...]:
         steps = chosen_steps(self.calibration)
@@ -163,7 +181,8 @@ class FrontToBack:
             Round(keep, self.round_training, (part, self.parts), calibration=steps)
             for part in range(1, self.parts)
         )
-        return (*earlier, _last_round(keep, self.training, self.weights, steps, (self.parts, self.parts)))
+        last = _last_round(keep, self.training, self.weights, steps, (self.parts, self.parts))
+        return _taught([*earlier, last], self.distillation, self.temperature)
 
 
 def _last_round(
@@ -175,6 +194,24 @@ def _last_round(
 ) -> Round:
     """The round that ends with the recovery. Calibration would have no effect on fresh weights."""
     return Round(keep, training, part, weights, () if weights == "fresh" else steps)
+
+
+def _taught(rounds: Sequence[Round], weight: float, temperature: float) -> tuple[Round, ...]:
+    """``rounds`` in which the full network teaches with this weight."""
+    return tuple(
+        replace(each, distillation=_distillation(weight, temperature, each.training))
+        if each.training
+        else each
+        for each in rounds
+    )
+
+
+def _distillation(weight: float, temperature: float, training: Training | None) -> Distillation | None:
+    """None for a weight of 0."""
+    if weight and training is None:
+        raise UserError(f"recipe.distillation={weight} teaches in the recovery, but recipe.training is null.")
+    taught = Distillation(weight or 1.0, temperature)  # raises for a temperature out of range, too
+    return taught if weight else None
 
 
 def _check_weights(

@@ -12,7 +12,7 @@ from prunelab.distributed.ranks import from_rank_zero
 from prunelab.errors import UserError
 from prunelab.records.atomic import Write, write_atomically
 from prunelab.steps.setup import Setup
-from prunelab.training import Training, fit
+from prunelab.training import Teacher, Training, fit
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,14 @@ class CandidateTraining:
     recovery: used if a method names no training of its own; None if the recipe has no recovery.
     folder: where the checkpoints of an interrupted training are kept; those of a finished one are removed.
     write: writes the checkpoints.
+    teacher: its outputs are additional targets of the candidates, if given.
     """
 
     setup: Setup
     recovery: Training | None
     folder: Path
     write: Write = field(default=write_atomically)
+    teacher: Teacher | None = None
 
     def __call__(self, network: nn.Module, epochs: int, training: Training | None, name: str) -> None:
         """Train for ``epochs`` epochs; see ``PruningContext.train``.
@@ -53,5 +55,6 @@ class CandidateTraining:
             folder=folder,
             title=name,
             write=self.write,
+            teacher=self.teacher,
         )
         from_rank_zero(lambda: shutil.rmtree(folder, ignore_errors=True))

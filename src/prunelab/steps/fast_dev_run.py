@@ -29,4 +29,6 @@ def shortened(config: Mapping[str, Any]) -> dict[str, Any]:
         for name, limit in most.items():
             if isinstance(short[group].get(name), int):
                 short[group][name] = min(short[group][name], limit)
+    if "evaluations" in short["method"]:
+        short["method"]["evaluations"] = MOST_CANDIDATES
     return short

@@ -27,7 +27,7 @@ from prunelab.steps.parts import portion
 from prunelab.steps.setup import Setup
 from prunelab.structure import ChannelGraph, PruningPlan, apply, check
 from prunelab.tracking import Curves
-from prunelab.training import fit
+from prunelab.training import Teacher, fit
 from prunelab.training.best import KeepBest
 from prunelab.training.divergence import require_finite
 from prunelab.training.restored_plan import prune_as
@@ -78,7 +78,8 @@ def prune_and_recover(
     for number, step in enumerate(rounds, start=1):
         last = number == len(rounds)
         place = RoundFolder(folder / str(number), write)
-        context = _context(setup, network, step, full.graph, place, is_first=number == 1)
+        teacher = None if step.distillation is None else Teacher(full.network, step.distillation)
+        context = _context(setup, network, step, full.graph, place, teacher, is_first=number == 1)
         score_s += _learn(setup, context, place, "learning" if last else f"learning {number}")
         decision = _decide(setup, context, place)
         before = copy.deepcopy(network) if step.calibration else network
@@ -91,7 +92,7 @@ def prune_and_recover(
         recovery_s += sum(each.seconds for each in calibrated)
         phase = "recovery" if last else f"round {number}"
         keeper = KeepBest(place.recovery(decision), write) if last else None
-        recovery_s += _recover(setup, network, step, place, decision, phase, keeper)
+        recovery_s += _recover(setup, network, step, place, decision, phase, keeper, teacher)
     plan = cast(PruningPlan, network.prunelab_plan)  # the plans of all rounds, composed
     best = _best_epoch(network, keeper) if keeper is not None else (None, None)
     return Pruned(network, plan, after_pruning, difference, score_s, recovery_s, *best, calibrated)
@@ -110,7 +111,13 @@ def _best_epoch(network: nn.Module, keeper: KeepBest) -> tuple[int | None, nn.Mo
 
 
 def _context(
-    setup: Setup, network: nn.Module, step: Round, full: ChannelGraph, place: RoundFolder, is_first: bool
+    setup: Setup,
+    network: nn.Module,
+    step: Round,
+    full: ChannelGraph,
+    place: RoundFolder,
+    teacher: Teacher | None,
+    is_first: bool,
 ) -> PruningContext:
     """The input of the method in this round; ``full`` is the structure before the first round."""
     work = portion(full, setup.method, _budget(setup.budget, step.keep), step.part)
@@ -122,7 +129,7 @@ def _context(
         exclude=work.exclude,
         reference=reference,
         folder=search,
-        train_candidate=CandidateTraining(setup, step.training, search, place.write),
+        train_candidate=CandidateTraining(setup, step.training, search, place.write, teacher),
     )
 
 
@@ -220,6 +227,7 @@ def _recover(
     decision: Decision,
     phase: str,
     keeper: KeepBest | None,
+    teacher: Teacher | None,
 ) -> float:
     """Train the pruned network as the recipe defines; returns the seconds. ``keeper`` keeps the best epoch."""
     if step.weights == "fresh":
@@ -239,4 +247,5 @@ def _recover(
             *([] if keeper is None else [keeper]),
         ],
         write=place.write,
+        teacher=teacher,
     )

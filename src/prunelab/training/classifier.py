@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from prunelab.errors import UserError
 from prunelab.structure import PruningPlan
+from prunelab.training.distillation import Teacher
 from prunelab.training.restored_plan import prune_as
 from prunelab.training.schedule import make_schedule
 from prunelab.training.settings import Training, make_optimizer
@@ -40,6 +41,7 @@ class Classifier(pl.LightningModule):
         compile: compile the backbone at the start of a fit or test, after pruning; a string is the mode of
             ``torch.compile``, such as "reduce-overhead", which replays kernels as CUDA graphs.
         fused: update all parameters in one kernel per step, see ``make_optimizer``.
+        teacher: its outputs are additional targets, if given.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Classifier(pl.LightningModule):
         channels_last: bool = False,
         compile: bool | str = False,
         fused: bool = False,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -58,6 +61,7 @@ class Classifier(pl.LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.compiles = compile
         self.fused = fused
+        self.teacher = teacher
         self._train_sums = _TrainSums()
         self.val_top1, self.val_top5 = _accuracy(num_classes, 1), _accuracy(num_classes, 5)
         self.test_top1, self.test_top5 = _accuracy(num_classes, 1), _accuracy(num_classes, 5)
@@ -68,8 +72,9 @@ class Classifier(pl.LightningModule):
         return logits
 
     def loss(self, images: Tensor, logits: Tensor, classes: Tensor) -> Tensor:
-        """The training loss, a scalar. A subclass can add terms; distillation needs ``images`` for the teacher."""
-        return cross_entropy(logits, classes, label_smoothing=self.training_settings.label_smoothing)
+        """The training loss, a scalar. A subclass can add terms."""
+        loss = cross_entropy(logits, classes, label_smoothing=self.training_settings.label_smoothing)
+        return loss if self.teacher is None else self.teacher.loss(images, logits, loss)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, classes = batch

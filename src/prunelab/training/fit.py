@@ -19,6 +19,7 @@ from prunelab.records.atomic import Write, write_atomically
 from prunelab.training.buffers import SameBuffers
 from prunelab.training.checkpoints import CheckedCheckpoints, KeepNewest, newest_sound
 from prunelab.training.classifier import Classifier
+from prunelab.training.distillation import Teacher
 from prunelab.training.divergence import StopOnDivergence, require_finite
 from prunelab.training.machine import SRUN_ADVICE, Machine
 from prunelab.training.progress import TrainingBar
@@ -47,6 +48,7 @@ def fit(
     title: str,
     callbacks: Sequence[Callback] = (),
     write: Write = write_atomically,
+    teacher: Teacher | None = None,
 ) -> float:
     """Train ``backbone`` in place; returns the seconds that it took, including those before an interruption.
 
@@ -63,6 +65,7 @@ def fit(
         title: the name of the training in the progress bar and in messages.
         callbacks: further Lightning callbacks.
         write: writes the checkpoints.
+        teacher: its outputs are additional targets, if given.
 
     Raises:
         UserError: ``machine`` cannot be used here, or the weights are NaN or infinite after an epoch.
@@ -73,7 +76,7 @@ def fit(
         training = training.lasting(1)
     clock = Timer()
     model = Classifier(
-        backbone, data.num_classes, training, machine.channels_last, machine.compile, machine.fused
+        backbone, data.num_classes, training, machine.channels_last, machine.compile, machine.fused, teacher
     )
     with _without_advice(), _interruptible():
         trainer = machine.trainer(
