@@ -14,8 +14,9 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.extend([str(Path(__file__).parent), str(Path(__file__).parents[1] / "methods")])
 
+import battery
 from pretended import DEVICE, Pretended, WrongDevice, pretended_device
 
 import prunelab
@@ -26,14 +27,10 @@ from prunelab.evaluation import accuracy, forward_milliseconds
 from prunelab.methods import PruningMethod
 from prunelab.methods.importance.hrank import MeanRank
 from prunelab.models import CifarResNet
-from prunelab.steps.setup import made
 from prunelab.structure import PruningPlan
 from prunelab.training import Machine
 
-CONF = Path(__file__).parents[2] / "conf/method"
-LEARN_FIRST = {"autopruner", "dmcp", "lfpc"}
-METHODS = sorted({file.stem for file in CONF.glob("*.yaml")} - LEARN_FIRST)
-WORDS = {"amc": ("method.episodes=2",), "abcpruner": ("method.training=null", "method.evaluations=4")}
+METHODS = [name for name in battery.METHODS if battery.decides_untrained(name)]
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 CPU = torch.device("cpu")
 
@@ -71,9 +68,8 @@ def test_the_guard_finds_what_is_left_behind() -> None:
 def decided(
     name: str, network: nn.Module, batches: Any, device: torch.device
 ) -> tuple[PruningPlan, dict[str, Tensor]]:
-    words = ["data=digits", "budget.flops=0.5", "budget.allocation=uniform", f"method={name}"]
-    config = configure([*words, *WORDS.get(name, ())])
-    method: PruningMethod = made(config["method"], "method")
+    uniform = {"allocation": "uniform"} if "allocation" in battery.settings(name) else {}
+    method: PruningMethod = battery.made(name, **uniform)
     model = copy.deepcopy(network).to(device)
     context = method.context(model, EXAMPLE, batches, device=device, validation=batches)
     plan = method.decide(context)
@@ -154,7 +150,7 @@ def _trains_there(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["l1", "thinet", "autopruner"])
 @pytest.mark.usefixtures("_trains_there")
 def test_a_whole_run_on_another_device(name: str, tmp_path: Path) -> None:
-    learns = ["method.epochs=1"] if name in LEARN_FIRST else []
+    learns = ["method.epochs=1"] if battery.learns(name) else []
     words = (
         "budget.flops=0.5", "data=digits", "data.batch_size=200", "baseline.training.epochs=1", f"method={name}",
         "recipe.training.epochs=1", "trainer.images_on_device=true", f"outputs={tmp_path}", "study=devices",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-LEARN_FIRST = {"autopruner", "lfpc"}
-"""Cannot decide before they have learned; tests/gpu/test_learning.py has them."""
+sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
 
-METHODS = sorted(
-    {file.stem for file in (Path(__file__).parents[2] / "conf/method").glob("*.yaml")} - LEARN_FIRST
-)
+import battery
+
+METHODS = [name for name in battery.METHODS if battery.decides_untrained(name)]
+"""The others are in tests/gpu/test_learning.py."""
+
 TIE = 1e-4
 """Scores of one group that differ by less than this part of the largest are taken as equal."""
 

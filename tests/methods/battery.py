@@ -63,6 +63,12 @@ def learns(name: str) -> bool:
     return isinstance(made(name), LearningMethod)
 
 
+@cache
+def decides_untrained(name: str) -> bool:
+    """Whether a method decides about a network on which it has not learned."""
+    return getattr(made(name), "decides_untrained", True)
+
+
 def images(seed: int = 1, count: int = 5) -> list[tuple[Tensor, Tensor]]:
     """Batches of 8 images with classes."""
     generator = torch.Generator().manual_seed(seed)

@@ -156,6 +156,17 @@ def test_scores_are_finite_and_one_for_each_channel(battery: ModuleType, name: s
 
 
 @every_method
+def test_a_method_that_must_learn_first_is_an_error_without(battery: ModuleType, name: str) -> None:
+    method, network = battery.made(name), battery.drawn(battery.Residual())
+    context = battery.context_of(method, network)
+    if battery.decides_untrained(name):
+        assert context.graph.cost.flops(method.decide(context)) <= 0.5 * context.graph.cost.flops()
+    else:
+        with pytest.raises(UserError, match=rf"{method.title}.*not learned"):
+            method.decide(context)
+
+
+@every_method
 def test_dead_channels_go_first(battery: ModuleType, name: str) -> None:
     """By methods whose scores are a loss of any kind; a search and a training of one epoch may find other widths."""
     method = battery.made(name, budget=("params", 0.76), levels=["filter"])

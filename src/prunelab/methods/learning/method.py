@@ -67,10 +67,13 @@ class LearningMethod(PruningMethod):
     """How ``global`` allocation makes layers comparable, unless the user chooses otherwise."""
 
     eager: ClassVar[bool] = False
-    """Whether the method hooks into forward passes: then the network is not compiled while it learns."""
+    """Whether the method uses hooks in forward passes: then the network is not compiled while it learns."""
 
     needs_training_mode: ClassVar[bool] = False
     """Whether the method learns nothing useful while the network is in evaluation mode."""
+
+    decides_untrained: ClassVar[bool] = True
+    """Whether ``decide`` also works without a learning fit, from the weights of the network."""
 
     learning: PruningContext | None
     step: int

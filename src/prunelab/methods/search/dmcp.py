@@ -92,6 +92,7 @@ class DMCP(LearningMethod):
     )
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
     eager: ClassVar[bool] = True
+    decides_untrained: ClassVar[bool] = False
     needs_training_mode: ClassVar[bool] = True
 
     def __init__(
