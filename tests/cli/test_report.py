@@ -10,15 +10,15 @@ import pytest
 from prunelab.cli.config import configure
 from prunelab.cli.report import main
 from prunelab.records import RunFolder
-from prunelab.records.schema import (
+from prunelab.records.parts import (
     Accuracy,
     BudgetSummary,
     GitState,
     Metrics,
     PlanSummary,
-    Record,
     Timings,
 )
+from prunelab.records.schema import Record
 from prunelab.steps import Setup
 
 RECORD = Record(

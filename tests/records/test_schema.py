@@ -7,18 +7,17 @@ from typing import Any
 import pytest
 
 from prunelab.records.fields import RecordError
-from prunelab.records.schema import (
+from prunelab.records.parts import (
     Accuracy,
     BestEpoch,
     BudgetSummary,
     Calibrated,
-    Failure,
     GitState,
     Metrics,
     PlanSummary,
-    Record,
     Timings,
 )
+from prunelab.records.schema import Failure, Record
 from prunelab.records.test_set import TestSet
 
 BUDGET = BudgetSummary(resource="flops", keep=0.5, reached=0.4993, allocation="global", divisor=1)

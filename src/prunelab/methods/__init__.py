@@ -5,7 +5,7 @@ from prunelab.methods.allocation.candidate_widths import Allocation
 from prunelab.methods.allocation.from_scores import allocate
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.calibration import Calibration
-from prunelab.methods.callback import ImportancePruning, PruningCallback
+from prunelab.methods.callback import PruningCallback
 from prunelab.methods.checkpoint_plan import load_from_checkpoint
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance import (
@@ -27,6 +27,7 @@ from prunelab.methods.importance import (
     Random,
     Taylor,
 )
+from prunelab.methods.importance_pruning import ImportancePruning
 from prunelab.methods.learning import (
     LFPC,
     SSL,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,15 +15,13 @@ from torch.optim import Optimizer
 from prunelab.distributed.messages import info, show_info
 from prunelab.distributed.ranks import from_rank_zero, on_all_ranks, require_same
 from prunelab.errors import UserError
-from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.calibration import Calibration, Unpack, unpack_batch
 from prunelab.methods.checkpoint_plan import CheckpointPlan, follow_checkpoints
 from prunelab.methods.context import CPU, Loss, PruningContext
-from prunelab.methods.importance.criterion import Criterion
-from prunelab.methods.importance.importance_method import ImportanceMethod
 from prunelab.methods.learning.learning_fit import LearningFit
 from prunelab.methods.learning.method import LearningMethod
 from prunelab.methods.lightning_adapter import (
+    accepted_by_both_packages,
     calibration_loader,
     made_network,
     reject_copies,
@@ -98,7 +95,7 @@ class PruningCallback(pl.Callback):
         loss: Loss | None = None,
     ) -> None:
         super().__init__()
-        self.__class__ = _accepted_by_both_packages(type(self))
+        self.__class__ = accepted_by_both_packages(type(self))
         if not isinstance(method, PruningMethod):
             raise UserError(
                 f"method={method!r} is not a pruning method: give for example "
@@ -309,52 +306,6 @@ class PruningCallback(pl.Callback):
     ) -> None:
         if (learning := self._learns()) is not None:
             learning.detach()
-
-
-class ImportancePruning(PruningCallback):
-    """Short form of ``PruningCallback(ImportanceMethod(criterion, budget, ...), ...)``::
-
-        trainer = pl.Trainer(callbacks=[prunelab.ImportancePruning(prunelab.L1Norm(), prunelab.Budget(flops=0.5))])
-
-    Args:
-        criterion: computes the scores, such as ``L1Norm()`` or ``Taylor()``.
-        budget: how much to keep.
-        network, plan_file, example_input, calibration, validation, unpack, loss: see ``PruningCallback``.
-        settings: see ``ImportanceMethod``: levels, exclude, allocation, normalisation, min_keep, divisor, images,
-            seed, exact, cardinality.
-
-    Example:
-        >>> callback = prunelab.ImportancePruning(prunelab.Taylor(), prunelab.Budget(flops=0.5), images=256)
-        >>> callback.method.images
-        256
-    """
-
-    def __init__(
-        self,
-        criterion: Criterion,
-        budget: Budget,
-        network: str | None = None,
-        plan_file: str | Path | None = None,
-        example_input: Any = None,
-        calibration: Iterable[Any] | None = None,
-        validation: Iterable[Any] | None = None,
-        unpack: Unpack = unpack_batch,
-        loss: Loss | None = None,
-        **settings: Any,
-    ) -> None:
-        method = ImportanceMethod(criterion, budget, **settings)
-        super().__init__(method, network, plan_file, example_input, calibration, validation, unpack, loss)
-
-
-def _accepted_by_both_packages(kind: type[PruningCallback]) -> type[PruningCallback]:
-    """``kind`` as a subclass of the ``Callback`` of ``lightning.pytorch`` too, if that package is in use.
-
-    Trainers of ``pytorch_lightning`` and of ``lightning.pytorch`` accept only subclasses of their own ``Callback``.
-    """
-    other = sys.modules.get("lightning.pytorch")
-    if other is None or issubclass(kind, other.Callback):
-        return kind
-    return type(kind.__name__, (kind, other.Callback), {"__module__": kind.__module__})
 
 
 def _effect(context: PruningContext, plan: PruningPlan) -> str:

@@ -5,14 +5,28 @@ Classes are recognised by name, so that ``pytorch_lightning`` and ``lightning.py
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from prunelab.errors import UserError, nearest
+
+Kind = TypeVar("Kind")
+
+
+def accepted_by_both_packages(kind: type[Kind]) -> type[Kind]:
+    """``kind`` as a subclass of the ``Callback`` of ``lightning.pytorch`` too, if that package is in use.
+
+    Trainers of ``pytorch_lightning`` and of ``lightning.pytorch`` accept only subclasses of their own ``Callback``.
+    """
+    other = sys.modules.get("lightning.pytorch")
+    if other is None or issubclass(kind, other.Callback):
+        return kind
+    return type(kind.__name__, (kind, other.Callback), {"__module__": kind.__module__})
 
 
 def find_network(module: Any, name: str | None = None) -> nn.Module:

@@ -1,8 +1,4 @@
-"""What is kept of a run: its key, its folder, its record.
-
-Reports need no torch; so what does is imported from its module: ``records.baselines``,
-``records.environment``.
-"""
+"""The key, the folder and the record of a run. Nothing in this package imports torch."""
 
 from prunelab.records.atomic import write_atomically
 from prunelab.records.claim import Claim, ClaimLost, claimed
@@ -10,18 +6,17 @@ from prunelab.records.fields import RecordError
 from prunelab.records.folder import BASELINES, RunFolder, unwritable
 from prunelab.records.input_format import InputFormat
 from prunelab.records.key import baseline_key, run_key
-from prunelab.records.schema import (
+from prunelab.records.parts import (
     Accuracy,
     BestEpoch,
     BudgetSummary,
     Calibrated,
-    Failure,
     GitState,
     Metrics,
     PlanSummary,
-    Record,
     Timings,
 )
+from prunelab.records.schema import Failure, Record
 from prunelab.records.test_set import TestSet
 
 __all__ = [

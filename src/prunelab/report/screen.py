@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 
-from prunelab.records.schema import Metrics
+from prunelab.records.parts import Metrics
 from prunelab.report.read import FinishedRun, Problem, Study
 from prunelab.report.row_key import RowKey
 from prunelab.report.settings import settings_of

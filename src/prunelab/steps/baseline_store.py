@@ -20,7 +20,7 @@ from prunelab.errors import UserError
 from prunelab.records.atomic import remove_partial_files, set_aside
 from prunelab.records.claim import Claim, claimed
 from prunelab.records.fields import Fields, RecordError
-from prunelab.records.schema import Accuracy
+from prunelab.records.parts import Accuracy
 from prunelab.strict_json import loads_strictly
 
 WEIGHTS_FILE = "model.safetensors"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from prunelab.records.schema import GitState
+from prunelab.records.parts import GitState
 
 PACKAGES = ("prunelab", "torch", "pytorch-lightning", "torchvision", "torchmetrics", "timm", "numpy")
 
