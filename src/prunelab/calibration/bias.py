@@ -9,7 +9,8 @@ from torch import Tensor
 
 from prunelab.calibration.pair import Pair, shift_outputs
 from prunelab.distributed.ranks import sum_over_ranks
-from prunelab.structure.layer_calls import Layer, Use, Watch, find_layers, parameter_names
+from prunelab.structure.found_layers import Layer, find_layers
+from prunelab.structure.layer_calls import Use, Watch, parameter_names
 
 
 @dataclass(frozen=True)

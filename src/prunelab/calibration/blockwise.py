@@ -14,7 +14,8 @@ from prunelab.calibration.checks import require_positive
 from prunelab.calibration.pair import Pair
 from prunelab.calibration.segments import Course, Segment, Stopped, find_segments
 from prunelab.calibration.tuning import Minibatches, tune
-from prunelab.structure.layer_calls import Layer, Use, Watch, find_layers, parameter_names
+from prunelab.structure.found_layers import Layer, find_layers
+from prunelab.structure.layer_calls import Use, Watch, parameter_names
 
 
 @dataclass(frozen=True)

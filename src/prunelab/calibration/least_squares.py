@@ -15,7 +15,8 @@ from prunelab.calibration.pair import Pair, kept_inputs, read_weights, write
 from prunelab.calibration.segments import Course, find_segments
 from prunelab.calibration.targets import Target, record_targets, sums_with_targets
 from prunelab.errors import UserError
-from prunelab.structure.layer_calls import Layer, Use, Watch, find_layers, outputs_at, parameter_names
+from prunelab.structure.found_layers import Layer, find_layers
+from prunelab.structure.layer_calls import Use, Watch, outputs_at, parameter_names
 
 _SEGMENT = 4
 """About how many layers are run again while one of them is fitted."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prunelab.distributed.ranks import gather
 from prunelab.errors import UserError
 from prunelab.structure import PruningPlan
-from prunelab.structure.layer_calls import Layer, Norm
+from prunelab.structure.found_layers import Layer, Norm
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 from prunelab.calibration.normal_equations import Sums
 from prunelab.calibration.pair import Pair, slope
 from prunelab.calibration.segments import Course, Stopped
-from prunelab.structure.layer_calls import Layer, Use, Watch, outputs_at, parameter_names
+from prunelab.structure.found_layers import Layer
+from prunelab.structure.layer_calls import Use, Watch, outputs_at, parameter_names
 
 _FLAT = 1e-2
 """A normalisation with a slope below this fraction of the median makes an output too small to correct a sum."""

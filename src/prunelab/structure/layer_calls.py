@@ -1,16 +1,15 @@
-"""The convolutions and linear layers of a network, and what enters and leaves them during a forward pass.
+"""The inputs and outputs of convolutions and linear layers during a forward pass.
 
-A layer is known by its weight: every call of ``conv1d``, ``conv2d`` or ``linear`` with a parameter of the network is
-one, whether a module makes the call or functional code does. So subclasses that pad their input in their own way and
-networks without modules need no special case.
+A layer is identified by its weight: every call of ``conv1d``, ``conv2d`` or ``linear`` with a parameter of the
+network is one, in a module or in functional code. So subclasses that pad their input in their own way and networks
+without modules need no special case.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,54 +24,13 @@ _PASSES = frozenset(("dropout", "dropout_", "dropout2d", "feature_dropout"))
 
 
 @dataclass(frozen=True)
-class Norm:
-    """The batch normalisation that the outputs of a layer enter as they are (names of parameters and buffers)."""
-
-    mean: str
-    variance: str
-    scale: str | None
-    shift: str | None
-    eps: float
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A convolution or linear layer whose weight is used by exactly one call.
-
-    weight, bias: names of its parameters (bias None: it has none).
-    shape: of the weight, (outputs, inputs of each group, taps).
-    groups: of a convolution; 1 for a linear layer.
-    norm: the batch normalisation behind it, if there is one.
-    closes_sum: its output, behind the normalisation, is an operand of an addition, and the other operand is ready
-        before it.
-    """
-
-    weight: str
-    bias: str | None
-    shape: tuple[int, int, int]
-    groups: int
-    norm: Norm | None = None
-    closes_sum: bool = False
-
-    @property
-    def features(self) -> int:
-        """Of how many numbers each output is a linear function."""
-        return self.shape[1] * self.shape[2]
-
-    @property
-    def takes_constant(self) -> bool:
-        """Whether a constant can be added to each output: in the bias, or in the running mean of the norm."""
-        return self.bias is not None or self.norm is not None
-
-
-@dataclass(frozen=True)
 class Use:
-    """One call of a layer: what enters it, and with which settings.
+    """One call of a layer: its input and its settings.
 
     images: (N, channels, H, W); (N, positions, features) for a linear layer.
-    sides: zeros that the call adds before and after each dimension, as ``functional.pad`` takes them.
-    given: the input as the call got it.
-    bias: as the call got it.
+    sides: zeros that the call adds before and after each dimension, in the order of ``functional.pad``.
+    given: the input in its original shape.
+    bias: the argument of the call.
     """
 
     images: Tensor
@@ -101,9 +59,9 @@ class Use:
         return height, width
 
     def chosen(self, positions: int, seed: int) -> Tensor:
-        """(N, P) positions of the output map of each image: drawn at random, or all if there are no more.
+        """(N, P) random positions of the output map of each image; all of them if there are at most ``positions``.
 
-        The same for one seed and shape, so that they do not depend on how images are dealt out to ranks.
+        They depend on the seed and the shape only, not on the distribution of images among ranks.
         """
         height, width = self.map_size
         available, images = height * width, len(self.images)
@@ -114,7 +72,7 @@ class Use:
         return drawn.to(self.images.device)
 
     def inputs(self, chosen: Tensor) -> Tensor:
-        """The numbers that the outputs at these positions are computed from: (groups, N * P, inputs * taps)."""
+        """The inputs of the outputs at these positions: (groups, N * P, inputs * kernel positions)."""
         if self.linear:
             picked = self.images.gather(1, chosen[:, :, None].expand(-1, -1, self.images.shape[2]))
             return picked.flatten(0, 1)[None]
@@ -132,7 +90,7 @@ class Use:
         return windows.reshape(len(windows), self.groups, -1).movedim(1, 0)
 
     def summed_inputs(self) -> Tensor:
-        """``inputs`` summed over all positions of all images: (groups, inputs * taps), float64."""
+        """The sum of ``inputs`` over all positions of all images: (groups, inputs * kernel positions), float64."""
         if self.linear:
             return self.images.double().sum(dim=(0, 1))[None]
         padded, (height, width) = self._padded(), self.map_size
@@ -150,18 +108,18 @@ class Use:
 
 
 def outputs_at(out: Tensor, chosen: Tensor, linear: bool) -> Tensor:
-    """Outputs of a layer, or another operand of its addition, at chosen positions: (N * P, outputs)."""
+    """Outputs of a layer, or the other operand of its addition, at the chosen positions: (N * P, outputs)."""
     maps = out.reshape(len(out), -1, out.shape[-1]) if linear else out.flatten(2).movedim(1, 2)
     return maps.gather(1, chosen[:, :, None].expand(-1, -1, maps.shape[2])).flatten(0, 1)
 
 
 class Watch(TorchFunctionMode):
-    """While open, reports the layers of a network as they are called.
+    """While active, calls these functions for the layers of a network.
 
-    entered(name, use): before the call; a tensor that it returns takes the place of the layer's input.
-    left(name, output): after the call.
-    normalised(name, mean, variance, scale, eps): the output of a layer enters a batch normalisation.
-    added(names, operands): operands of an addition; ``names`` (None: another tensor) of the layers that gave them.
+    entered(name, use): before a layer; a returned tensor replaces the input of the layer.
+    left(name, output): after a layer.
+    normalised(name, function, args, kwargs): after a batch normalisation of the output of a layer.
+    added(names, operands): before an addition; ``names`` of the layers that produced the operands (None: no layer).
     """
 
     def __init__(
@@ -194,7 +152,9 @@ class Watch(TorchFunctionMode):
         return out
 
     def _layer(self, func: Any, args: Any, kwargs: Any) -> Any:
-        given = _named(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), args, kwargs)
+        given = named_arguments(
+            ("input", "weight", "bias", "stride", "padding", "dilation", "groups"), args, kwargs
+        )
         name = self._names.get(id(given["weight"]))
         if name is None:
             return func(*args, **kwargs)
@@ -236,58 +196,9 @@ def parameter_names(model: nn.Module) -> dict[int, str]:
     return {id(parameter): name for name, parameter in model.named_parameters()}
 
 
-def find_layers(model: nn.Module, images: Tensor) -> dict[str, Layer]:
-    """The layers that a pass over ``images`` calls, in order, by the names of their weights.
-
-    A weight that several calls share is left out, as is a layer whose weight or bias is computed (standardised).
-    """
-    names = parameter_names(model)
-    buffers = {id(buffer): name for name, buffer in model.named_buffers()}
-    found: dict[str, Layer] = {}
-    calls: Counter[str] = Counter()
-
-    def entered(name: str, use: Use) -> None:
-        calls[name] += 1
-        weight = model.get_parameter(name)
-        taps = weight[0, 0].numel()
-        bias = None if use.bias is None else names.get(id(use.bias))
-        if use.bias is not None and bias is None:
-            calls[name] += 1  # a bias that is computed: nothing can be written to it
-        shape = (weight.shape[0], weight.shape[1], taps)
-        found[name] = Layer(name, bias, shape, use.groups)
-
-    def normalised(name: str, func: Any, args: Any, kwargs: Any) -> None:
-        norm = _norm_of(func, args, kwargs, names, buffers)
-        if norm is not None:
-            found[name] = replace(found[name], norm=norm)
-
-    def added(makers: tuple[str | None, ...], operands: tuple[Tensor, ...]) -> None:
-        order = list(found)
-        last = max((name for name in makers if name is not None), key=order.index)
-        if operands[0].shape == operands[1].shape:
-            found[last] = replace(found[last], closes_sum=True)
-
-    with torch.no_grad(), Watch(names, entered, None, normalised, added):
-        model(images)
-    return {name: layer for name, layer in found.items() if calls[name] == 1}
-
-
-def _norm_of(
-    func: Any, args: Any, kwargs: Any, names: Mapping[int, str], buffers: Mapping[int, str]
-) -> Norm | None:
-    if func is functional.batch_norm:
-        order = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-    else:
-        order = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
-    given = _named(order, args, kwargs)
-    mean, variance = (buffers.get(id(given.get(name))) for name in ("running_mean", "running_var"))
-    if mean is None or variance is None or given.get("training"):
-        return None
-    scale, shift = (names.get(id(given.get(name))) for name in ("weight", "bias"))
-    return Norm(mean, variance, scale, shift, float(given.get("eps", 1e-5)))
-
-
-def _named(order: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def named_arguments(
+    order: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
     """Arguments by name."""
     return {**dict(zip(order[: len(args)], args, strict=True)), **kwargs}
 
