@@ -1,10 +1,11 @@
 """What can be removed from a network, what it costs, and how it is removed (torch, numpy and scipy only)."""
 
+from prunelab.structure.analysis import analyze
 from prunelab.structure.blocks import ResidualBlock
 from prunelab.structure.cost import CostModel
 from prunelab.structure.expected_cost import ExpectedCost
 from prunelab.structure.gathers import GroupGather, change_gathered
-from prunelab.structure.graph import ChannelGraph, analyze
+from prunelab.structure.graph import ChannelGraph
 from prunelab.structure.groups import LEVELS, ChannelGroup, Slice
 from prunelab.structure.hook_points import GroupHookPoint, HookPoint, channels_first, observe
 from prunelab.structure.layers import Layer, LayerWidths, ModuleCost

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,14 @@ class Partition:
     groups: tuple[ChannelGroup, ...]
     members: tuple[NDArray[np.int64], ...]
     group_of: NDArray[np.int64]
+
+    def freezing(self, reasons: Mapping[int, str]) -> Partition:
+        """The same groups, of which those with these numbers are frozen too."""
+        groups = tuple(
+            replace(group, frozen=reasons.get(number)) if group.frozen is None else group
+            for number, group in enumerate(self.groups)
+        )
+        return replace(self, groups=groups)
 
 
 def partition(trace: Trace, components: Components) -> Partition:

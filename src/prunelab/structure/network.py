@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ import prunelab
 from prunelab.errors import UserError
 from prunelab.structure.surgery.apply import named_tensors
 from prunelab.structure.surgery.temporary import call_with
-from prunelab.structure.tracing.evaluation import evaluation_mode
-from prunelab.structure.tracing.marks import Trace
+from prunelab.structure.tracing.evaluation import evaluation_mode, training_mode
+from prunelab.structure.tracing.marks import Place, Trace
 from prunelab.structure.tracing.outputs import tensors_in
-from prunelab.structure.tracing.trace import Tracer, run
+from prunelab.structure.tracing.trace import Mode, Tracer, run
 
 _TORCH, _PRUNELAB = (f"{Path(file).parent}{os.sep}" for file in (torch.__file__, prunelab.__file__))
 MANY_GROUPS = 8
@@ -47,7 +48,8 @@ class Network:
         if cardinality:
             self.group_wise |= grouped_convolutions(model)
         self.kernels = kernels(model)
-        self.carry: dict[int, int] = {}
+        self.carry: dict[Place, int] = {}
+        self.mode: Mode = evaluation_mode
         self.decided: list[tuple[str, Any]] = []
         self.meta = True
         self._use_meta()
@@ -60,7 +62,11 @@ class Network:
 
     def _use_own_device(self) -> None:
         self.meta = False
-        made = {id(tensor): tensor.detach() for tensor in self.tensors.values()}
+        # A forward pass in training mode may write into buffers.
+        made = {
+            id(tensor): tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+            for tensor in self.tensors.values()
+        }
         self.stand_ins = {name: made[id(tensor)] for name, tensor in self.tensors.items()}
 
     def trace(self) -> Trace:
@@ -85,11 +91,29 @@ class Network:
             self.group_wise -= joined
             trace = self._run()
 
+    def in_training(self) -> Network:
+        """The same network, whose runs are in training mode."""
+        other = copy(self)
+        other.mode, other.decided = training_mode, []
+        return other
+
+    def trace_again(self, earlier: Trace) -> Trace:
+        """Trace the network in its mode, with the ids of ``earlier``, its trace in another mode."""
+        try:
+            return self._run(earlier)
+        except UserError:
+            raise
+        except Exception:
+            if not self.meta or any(tensor.is_meta for tensor in self.tensors.values()):
+                raise
+            self._use_own_device()
+            return self._run(earlier)
+
     def _require_runnable(self) -> None:
         """Raises UserError if the network itself, without a tracer, cannot run on the example input."""
         args, kwargs = self.inputs()
         try:
-            with evaluation_mode(self.model), torch.no_grad():
+            with self.mode(self.model), torch.no_grad():
                 call_with(self.model, self.stand_ins, args, kwargs)
         except Exception as error:
             raise UserError(
@@ -107,16 +131,19 @@ class Network:
         args, kwargs = on_device((self.args, self.kwargs), device)
         return args, kwargs
 
-    def _run(self) -> Trace:
+    def _run(self, earlier: Trace | None = None) -> Trace:
         tracer = Tracer(
             self.stand_ins.items(),
             lambda name: self.tensors[name],
             self.carry,
             self.kernels,
             group_wise=self.group_wise,
+            earlier=earlier,
         )
         args, kwargs = self.inputs()
-        trace, _ = run(self.model, tracer, lambda: call_with(self.model, self.stand_ins, args, kwargs))
+        trace, _ = run(
+            self.model, tracer, lambda: call_with(self.model, self.stand_ins, args, kwargs), self.mode
+        )
         self.decided = tracer.decisions.made
         return trace
 
@@ -194,17 +221,17 @@ def kernels(model: nn.Module) -> set[str]:
     return {name for name in named_tensors(model) if name.startswith(inside)}
 
 
-def _stuck(trace: Trace, carry: Mapping[int, int]) -> dict[int, int]:
+def _stuck(trace: Trace, carry: Mapping[Place, int]) -> dict[Place, int]:
     """For each view that splits channels and freezes all of them: the next part to carry them (from the right)."""
     if not trace.splits:
         return {}
     components = trace.ids.components()
     other = {}
-    for ordinal, (ids, places) in trace.splits.items():
-        tried = carry.get(ordinal, 0)
+    for place, (ids, places) in trace.splits.items():
+        tried = carry.get(place, 0)
         labels = set(components.label[ids].tolist())
         if tried + 1 < places and labels <= components.frozen.keys():
-            other[ordinal] = tried + 1
+            other[place] = tried + 1
     return other
 
 

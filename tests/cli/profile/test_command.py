@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +125,39 @@ def test_cardinality_is_a_width() -> None:
 def test_mistakes(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 1
     assert message in capsys.readouterr().err
+
+
+UNUSED = """
+import torch
+from timm.models import register_model
+from torch import nn
+
+class Idle(nn.Module):
+    def __init__(self, in_chans, num_classes):
+        super().__init__()
+        self.first, self.out = nn.Conv2d(in_chans, 8, 3), nn.Linear(8, num_classes)
+        self.idle = nn.Linear(8, 2)
+
+    def forward(self, x, target=None):
+        if self.training:
+            return target.sum()
+        return self.out(self.first(x).mean((2, 3)))
+
+@register_model
+def partly_idle(num_classes=10, in_chans=3, **_):
+    return Idle(in_chans, num_classes)
+"""
+
+
+def test_unused_parameters_and_a_failure_in_training_mode_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "partly_idle_net.py").write_text(UNUSED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["model=timm", "model.name=partly_idle", "model.module=partly_idle_net", "image_size=8"]
+    assert main(words) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "unused idle.weight, idle.bias: no operator reads them" in shown
+    assert "training mode does not run on this input (AttributeError: 'NoneType'" in shown
+    found = profile(words)
+    assert found.unused_parameters == ("idle.weight", "idle.bias")

@@ -114,6 +114,12 @@ def _totals(found: Profile) -> str:
         "MACs": f"{found.macs:,}",
         "parameters": f"{found.params:,}",
     }
+    if found.unused_parameters:
+        lines["unused"] = f"{', '.join(found.unused_parameters)}: no operator reads them, so they stay whole"
+    if found.training_failure is not None:
+        lines["training mode"] = (
+            f"does not run on this input ({found.training_failure}): layers that only run in training mode are unknown"
+        )
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
 

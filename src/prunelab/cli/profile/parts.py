@@ -47,7 +47,11 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Profile:
-    """Everything that is printed; FLOPs (2 x multiply-accumulates + biases) and MACs are for one image."""
+    """Everything that is printed; FLOPs (2 x multiply-accumulates + biases) and MACs are for one image.
+
+    ``unused_parameters``: parameters that no operator reads; ``training_failure``: why the network cannot run in
+    training mode (None: it can).
+    """
 
     model: str
     input_size: tuple[int, int, int]
@@ -59,6 +63,8 @@ class Profile:
     blocks: tuple[Part, ...]
     frozen: tuple[Frozen, ...]
     layers: tuple[ModuleCost, ...]
+    unused_parameters: tuple[str, ...] = ()
+    training_failure: str | None = None
 
 
 def profile(words: Sequence[str]) -> Profile:
@@ -93,6 +99,8 @@ def profile(words: Sequence[str]) -> Profile:
         blocks=_blocks(graph),
         frozen=tuple(Frozen(group.name, group.size, group.frozen or "") for group in graph.frozen),
         layers=graph.cost.by_module(),
+        unused_parameters=graph.unused_parameters,
+        training_failure=graph.training_failure,
     )
 
 

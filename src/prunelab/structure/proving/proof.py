@@ -38,10 +38,16 @@ Resolver = Callable[[Mapping[str, tuple[int, ...]]], PlanFor]
 
 
 def prove(
-    network: Network, trace: Trace, components: Components, parts: Partition, resolver: Resolver
+    network: Network,
+    trace: Trace,
+    components: Components,
+    parts: Partition,
+    resolver: Resolver,
+    known: tuple[Remedy, ...] = (),
 ) -> tuple[dict[int, str], tuple[Remedy, ...]]:
-    """The groups that fail in a trial (number -> reason), and the remedies that the others need."""
-    proof = _Proof(network, trace, components, parts, resolver)
+    """The groups that fail in a trial (number -> reason), and the remedies that the others need: those ``known`` from
+    another run, then new ones."""
+    proof = _Proof(network, trace, components, parts, resolver, known)
     trials = range(proof.trials.count)
     while not all(proof.holds(trial) for trial in trials):  # a remedy for one may make another fail
         pass
@@ -60,11 +66,17 @@ class _Proof:
     """The state of the proof: ``chosen`` groups (not failed), ``broken`` groups with their reasons, remedies."""
 
     def __init__(
-        self, network: Network, trace: Trace, components: Components, parts: Partition, resolver: Resolver
+        self,
+        network: Network,
+        trace: Trace,
+        components: Components,
+        parts: Partition,
+        resolver: Resolver,
+        known: tuple[Remedy, ...],
     ) -> None:
         self.network, self.trace, self.components, self.parts = network, trace, components, parts
         self.resolver = resolver
-        self.remedies: tuple[Remedy, ...] = ()
+        self.remedies = known
         self.trial_index = 0
         self._expected = significant(trace)
         self._known: dict[_Question, Failure | None] = {}

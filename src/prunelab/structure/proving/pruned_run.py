@@ -21,7 +21,6 @@ from prunelab.structure.proving.prediction import Done, EndOfRun, Prediction
 from prunelab.structure.surgery.apply import named_modules
 from prunelab.structure.surgery.temporary import as_pruned, call_with, pruned_tensors
 from prunelab.structure.tracing.data_decisions import Decisions, depends_on_data
-from prunelab.structure.tracing.evaluation import evaluation_mode
 from prunelab.structure.tracing.operators import arithmetic, name_of, operands
 from prunelab.structure.tracing.rules.common import argument
 from prunelab.structure.tracing.shapes import compute
@@ -92,7 +91,7 @@ class PrunedRun:
         calls = _LastCall()
         with (
             as_pruned(modules, plan, self._network.stand_ins, self._tensors),
-            evaluation_mode(module),
+            self._network.mode(module),
             torch.no_grad(),
             _Comparing(prediction, self._decisions),
             calls,

@@ -1,12 +1,20 @@
-"""Evaluation mode for a run that leaves the network unchanged: flags, caches and attributes are restored."""
+"""Evaluation and training mode for a run that leaves the network unchanged.
+
+Flags, caches, attributes and random number generators are restored.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
+
+from prunelab.structure.tracing.training_code import same_in_both
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
@@ -34,6 +42,32 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
                 _refill(container, content)
         for module in training:
             module.training = True
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Training mode inside, for branches that evaluation mode does not run; afterwards everything is as before, the
+    states of the random number generators too.
+
+    PyTorch's own layers, normalisations and dropout remain in evaluation mode: their effect on channels is the same in
+    both modes, and in evaluation mode they update no statistics and accept a batch of one image.
+    """
+    with evaluation_mode(model), _same_random_numbers():
+        for module in model.modules():
+            module.training = not same_in_both(module)
+        yield
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Afterwards, Python, numpy and PyTorch continue with the random numbers that they would have made here."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (networks use it)
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
 
 
 def forget_caches(model: nn.Module) -> None:

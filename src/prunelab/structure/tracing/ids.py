@@ -8,7 +8,8 @@ collected while a network runs; the connected components are computed once, at t
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,13 @@ class ChannelIds:
     _frozen: list[tuple[Ids, str]] = field(default_factory=list)
     _inexact: list[tuple[Ids, str]] = field(default_factory=list)
     _produced: list[Ids] = field(default_factory=list)
+
+    def copy(self) -> ChannelIds:
+        """The same ids, ties and marks; changes of the copy do not change these."""
+        lists: dict[str, Any] = {
+            name: value[:] for name, value in vars(self).items() if isinstance(value, list)
+        }
+        return replace(self, **lists)
 
     def fresh(self, size: int) -> Ids:
         """``size`` new ids without ties."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prunelab.structure.tracing.calls import Calls
 from prunelab.structure.tracing.ids import ChannelIds, Ids
-from prunelab.structure.tracing.marks import Claim, Dims, Marked, Term, Trace
+from prunelab.structure.tracing.marks import Claim, Dims, Marked, Place, Term, Trace
 
 
 class _Marks:
@@ -42,10 +42,11 @@ class Ledger:
         tensors: (name, tensor) of each parameter and buffer, the objects that the run uses.
         values: name of an integer buffer -> its real content.
         calls: the Python-level calls of the run.
-        carry: for the n-th view that splits a channel dimension, the part that carries the channels, counted from the
-            right (0 is the last).
+        carry: for a view that splits a channel dimension, the part that carries the channels, counted from the right (0
+            is the last).
         kernels: names of convolution weights; their dimensions from 2 on carry no channels.
         group_wise: paths of the modules that lose whole groups of channels.
+        earlier: the trace of a run of the same network in another mode; this run continues it.
 
     Attributes:
         claims: of the running operator.
@@ -57,11 +58,13 @@ class Ledger:
         tensors: Iterable[tuple[str, Tensor]],
         values: Callable[[str], Tensor],
         calls: Calls,
-        carry: Mapping[int, int] | None = None,
+        carry: Mapping[Place, int] | None = None,
         kernels: Collection[str] = (),
         group_wise: Collection[str] = (),
+        earlier: Trace | None = None,
     ) -> None:
-        self.trace = Trace()
+        self.trace = Trace() if earlier is None else earlier.continued()
+        born = {(origin.tensor, origin.dim): origin.ids for origin in self.ids.origins}
         self.values = values
         self.calls = calls
         self.carry = dict(carry or {})
@@ -72,12 +75,16 @@ class Ledger:
         for name, tensor in tensors:
             if self._marked.get(tensor) is None:
                 dims: Dims = [
-                    self.trace.ids.for_dimension(name, dim, size)
+                    self._of_dimension(name, dim, size, born)
                     if size > 1 and (dim < 2 or name not in kernels)
                     else None
                     for dim, size in enumerate(tensor.shape)
                 ]
                 self._marked[tensor] = Marked(tuple(tensor.shape), dims, kind="weight", tensor=name)
+
+    def _of_dimension(self, name: str, dim: int, size: int, born: Mapping[tuple[str, int], Ids]) -> Ids:
+        known = born.get((name, dim))
+        return self.ids.for_dimension(name, dim, size) if known is None else known
 
     def begin(self) -> None:
         """The next operator starts."""

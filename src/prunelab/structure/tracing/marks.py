@@ -8,6 +8,8 @@ from prunelab.structure.tracing.calls import Call
 from prunelab.structure.tracing.ids import ChannelIds, Ids
 
 Dims = list[Ids | None]
+Place = tuple[Call, int]
+"""A Python-level call, and a number among the operators of a kind in it."""
 Settings = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool, int]
 """Stride, padding and dilation of a convolution, whether it is transposed, and its groups."""
 
@@ -130,8 +132,29 @@ class Trace:
     roles: dict[tuple[str, int], str] = field(default_factory=dict)
     sums: list[tuple[Ids, Ids]] = field(default_factory=list)
     gates: list[Ids] = field(default_factory=list)
-    splits: dict[int, tuple[Ids, int]] = field(default_factory=dict)
+    splits: dict[Place, tuple[Ids, int]] = field(default_factory=dict)
     numbers: dict[tuple[str, str], Ids] = field(default_factory=dict)
+
+    def continued(self) -> Trace:
+        """A trace for another run of the same network: it starts with the ids, roles and ties of this one."""
+        return Trace(
+            ids=self.ids.copy(),
+            gathers=list(self.gathers),
+            roles=dict(self.roles),
+            sums=list(self.sums),
+            gates=list(self.gates),
+            numbers=dict(self.numbers),
+        )
+
+    def adopt(self, later: Trace) -> None:
+        """Take over everything that ``later``, which continued this trace, has found about ids. Steps, costs, reads and
+        visits remain those of this run."""
+        self.ids, self.gathers, self.roles = later.ids, later.gathers, later.roles
+        self.sums, self.gates, self.numbers = later.sums, later.gates, later.numbers
+
+    def met(self) -> set[str]:
+        """The names of the parameters and buffers that an operator has read."""
+        return {marked.tensor for step in self.steps for marked in step.inputs if marked.tensor is not None}
 
     def role(self, marked: Marked, dim: int, role: str) -> None:
         """Record the role of dimension ``dim`` of a weight, also of one that was computed from parameters.

@@ -8,6 +8,7 @@ calls, so that a tensor of this run can be found in a later run (see ``prunelab.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 from weakref import WeakMethod
 
@@ -21,37 +22,42 @@ from prunelab.structure.tracing.calls import Call, Calls, following
 from prunelab.structure.tracing.data_decisions import Decisions, depends_on_data
 from prunelab.structure.tracing.evaluation import evaluation_mode
 from prunelab.structure.tracing.ledger import Ledger
-from prunelab.structure.tracing.marks import Marked, Step, Trace, Visit
+from prunelab.structure.tracing.marks import Marked, Place, Step, Trace, Visit
 from prunelab.structure.tracing.operators import arithmetic, name_of, operands, settings
 from prunelab.structure.tracing.outputs import tensors_in
 from prunelab.structure.tracing.rules import rule_for
 from prunelab.structure.tracing.shapes import compute
+
+Mode = Callable[[nn.Module], AbstractContextManager[None]]
+"""``evaluation_mode`` or ``training_mode``."""
 
 
 class Tracer(TorchDispatchMode):
     """Follows channel ids through the operators of one forward pass.
 
     ``tensors`` are (name, tensor) of each parameter and buffer, the objects that the run will use; ``values`` returns
-    the real content of an integer buffer. ``carry``: for the n-th view that splits a channel dimension, the position
-    (counted from the right, 0 is the last) of the part that carries the channels. ``decisions`` may repeat decisions of
-    an earlier run. ``group_wise`` are the modules that lose whole groups of channels.
+    the real content of an integer buffer. ``carry``: for a view that splits a channel dimension, the position (counted
+    from the right, 0 is the last) of the part that carries the channels. ``decisions`` may repeat decisions of an
+    earlier run. ``group_wise`` are the modules that lose whole groups of channels. ``earlier``: the trace of a run in
+    another mode, whose ids this run continues.
     """
 
     def __init__(
         self,
         tensors: Iterable[tuple[str, Tensor]],
         values: Callable[[str], Tensor],
-        carry: Mapping[int, int] | None = None,
+        carry: Mapping[Place, int] | None = None,
         kernels: Collection[str] = (),
         decisions: Decisions | None = None,
         group_wise: Collection[str] = (),
+        earlier: Trace | None = None,
     ) -> None:
         super().__init__()
         self.decisions = decisions or Decisions()
         # A strong reference would be a cycle, which only the garbage collector frees.
         returned = WeakMethod(self._returned)
         self.calls = Calls(lambda call, out: _called(returned, call, out))
-        self.ledger = Ledger(tensors, values, self.calls, carry, kernels, group_wise)
+        self.ledger = Ledger(tensors, values, self.calls, carry, kernels, group_wise, earlier)
 
     @property
     def trace(self) -> Trace:
@@ -115,8 +121,10 @@ def _called(returned: WeakMethod[Any], call: Call, out: Any) -> None:
         method(call, out)
 
 
-def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[Trace, Any]:
-    """Run ``forward`` once in evaluation mode under ``tracer`` -> the trace (the output is frozen), the output."""
+def run(
+    model: nn.Module, tracer: Tracer, forward: Callable[[], Any], mode: Mode = evaluation_mode
+) -> tuple[Trace, Any]:
+    """Run ``forward`` once in ``mode`` under ``tracer`` -> the trace (the output is frozen), the output."""
     entered: list[Marked | None] = []
 
     def enter(path: str, given: Any) -> None:
@@ -128,7 +136,7 @@ def run(model: nn.Module, tracer: Tracer, forward: Callable[[], Any]) -> tuple[T
         tracer.trace.visits.append(Visit(path, entered.pop(), left))
 
     with (
-        evaluation_mode(model),
+        mode(model),
         torch.no_grad(),
         following(model, tracer.calls, enter, leave),
         tracer,

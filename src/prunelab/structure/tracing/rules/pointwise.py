@@ -175,6 +175,22 @@ def identity(
     return [same, *beside(outputs[1:])]
 
 
+def like(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """A new tensor of the size of another one (``rand_like``, noise of dropout): its width follows."""
+    return [Marked(tuple(outputs[0].shape), list(inputs[0].dims), kind="source")]
+
+
+def refill(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """Random numbers, written into a tensor or in its size."""
+    if op.endswith("_"):
+        _mark_written(ledger, inputs[0])
+    return like(ledger, op, args, kwargs, inputs[:1], outputs)
+
+
 def of_first(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
@@ -189,9 +205,10 @@ _FILLED = (
     "zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "zero_",
 )  # fmt: skip
 _NOT_FILLED = (
-    "empty", "empty_like", "new_empty", "rand", "randn", "rand_like", "randn_like", "arange", "linspace",
-    "scalar_tensor", "lift_fresh_copy",
+    "empty", "new_empty", "rand", "randn", "arange", "linspace", "scalar_tensor", "lift_fresh_copy",
 )  # fmt: skip
+_LIKE = ("empty_like", "rand_like", "randn_like", "randint_like")
+_RANDOM = ("bernoulli", "bernoulli_", "uniform_", "normal_", "exponential_", "random_")
 _SAME_AGAIN = (
     "clone", "detach", "alias", "lift_fresh", "_to_copy", "contiguous", "native_dropout", "_reshape_alias_copy",
 )  # fmt: skip
@@ -201,5 +218,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_WITH_STORAGE, of_first),
     **dict.fromkeys(_FILLED, create),
     **dict.fromkeys(_NOT_FILLED, constant),
+    **dict.fromkeys(_LIKE, like),
+    **dict.fromkeys(_RANDOM, refill),
     **dict.fromkeys(_SAME_AGAIN, identity),
 }

@@ -87,9 +87,10 @@ def _reshaped(
     varying = [axis for axis in range(len(sizes)) if (elements != elements.take([0], axis)).any()]
     chosen = varying[-1] if varying else len(sizes) - 1
     if len(varying) > 1:
-        ordinal = len(ledger.trace.splits)
-        ledger.trace.splits[ordinal] = (ids, len(varying))
-        chosen = varying[-1 - ledger.carry.get(ordinal, 0)]
+        call = ledger.calls.current
+        place = call, sum(other == call for other, _ in ledger.trace.splits)
+        ledger.trace.splits[place] = (ids, len(varying))
+        chosen = varying[-1 - ledger.carry.get(place, 0)]
     rows = np.moveaxis(elements, chosen, -1).reshape(-1, sizes[chosen])
     if len(varying) > 1:
         ledger.ids.tie_rows(np.unique(rows, axis=0))

@@ -1,0 +1,142 @@
+"""``analyze``: finds the structure of a network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from prunelab.errors import UserError
+from prunelab.structure.blocks import describe, find_blocks
+from prunelab.structure.cost import cost_model
+from prunelab.structure.cost_terms import Described
+from prunelab.structure.gathers import find_gathers
+from prunelab.structure.graph import ChannelGraph
+from prunelab.structure.groups import Partition, partition
+from prunelab.structure.hook_points import find_hook_points
+from prunelab.structure.network import Network
+from prunelab.structure.proving.proof import prove
+from prunelab.structure.proving.remedies import Remedy
+from prunelab.structure.resolving import Resolver
+from prunelab.structure.tracing.collector import without_collector
+from prunelab.structure.tracing.ids import Components
+from prunelab.structure.tracing.marks import Trace
+from prunelab.structure.training import InTraining, in_training, out_of_use
+from prunelab.structure.wrappers import uncompiled
+
+
+def analyze(
+    model: nn.Module, example_input: Any, *, exact: bool = False, cardinality: bool = False
+) -> ChannelGraph:
+    """Find everything that can be removed from ``model``.
+
+    The network is run a few times on the meta device (on its own device if it cannot run there), in evaluation and in
+    training mode: auxiliary heads may run in training mode only, and read channels too. It is not changed (parameters,
+    buffers, modes, random number generators). A network in ``torch.compile`` is analysed as it was written.
+
+    Args:
+        model: any network.
+        example_input: the input of one forward call: a tensor (N, C, H, W), a tuple of positional or a dict of keyword
+            arguments.
+        exact: keep channels that pass a normalisation or softmax over channels (groups that are not
+            ``ChannelGroup.exact``), so that every pruned network equals the masked one.
+        cardinality: remove whole groups of a grouped convolution (and decrease ``groups``, its cardinality) instead of
+            the same positions of every group. Where other layers tie all its groups, positions are removed as usual.
+
+    Raises UserError if the network cannot run on the input, is in a wrapper such as DataParallel, or ``exact`` or
+    ``cardinality`` is not a boolean.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> structure = prunelab.analyze(network, torch.zeros(1, 3, 8, 8))
+        >>> [(group.name, group.size, group.level) for group in structure.groups]
+        [('0', 8, 'filter')]
+    """
+    for name, value in (("exact", exact), ("cardinality", cardinality)):
+        if not isinstance(value, bool):
+            raise UserError(f"{name}={value} is neither true nor false.")
+    with without_collector(), uncompiled(model) as plain:
+        return _analyzed(Network(plain, example_input, exact, cardinality), exact)
+
+
+def _analyzed(network: Network, exact: bool) -> ChannelGraph:
+    trace = network.trace()
+    training = in_training(network, trace)
+    components = trace.ids.components()
+    parts = _candidates(trace, training, components, exact)
+    parts, remedies = _proved(network, trace, training, components, parts)
+    prunable = [number for number, group in enumerate(parts.groups) if group.frozen is None]
+    members = [parts.members[number] for number in prunable]
+    hook_points = find_hook_points(trace, components, members)
+    gathers = find_gathers(trace, components, members)
+    groups = tuple(
+        replace(parts.groups[n], hook_points=hook_points[i], gathers=gathers[i])
+        for i, n in enumerate(prunable)
+    )
+    group_of = np.full(components.count, -1, dtype=np.int64)
+    for number, channels in enumerate(members):
+        group_of[channels] = number
+    names = [group.name for group in groups]
+    tensors_of = [{found.parameter for found in group.slices} for group in groups]
+    blocks = describe(trace, components, find_blocks(trace), group_of, names, tensors_of)
+    cost = cost_model(
+        trace,
+        components,
+        group_of,
+        [group.size for group in groups],
+        Described(
+            names,
+            [(block.name, block.parent) for block in blocks],
+            network.parameter_shapes(),
+            network.aliases(),
+            network.kinds(),
+            network.images,
+        ),
+    )
+    frozen = tuple(group for group in parts.groups if group.frozen is not None)
+    resolve = Resolver(
+        trace, components, groups, tuple(members), blocks, remedies, network.aliases(), network.grouped
+    )
+    met = trace.met() | training.met
+    unused = tuple(name for name in network.parameter_shapes() if name not in met)
+    return ChannelGraph(groups, frozen, blocks, cost, resolve, unused, training.failure)
+
+
+def _candidates(trace: Trace, training: InTraining, components: Components, exact: bool) -> Partition:
+    """The groups; frozen are those without use, and with ``exact`` those that are not exact."""
+    parts = partition(trace, components)
+    if exact:
+        not_exact = {
+            number: f"not exact: {group.inexact}"
+            for number, group in enumerate(parts.groups)
+            if not group.exact
+        }
+        parts = parts.freezing(not_exact)
+    return parts.freezing(out_of_use(trace, training, components, parts))
+
+
+def _proved(
+    network: Network, trace: Trace, training: InTraining, components: Components, parts: Partition
+) -> tuple[Partition, tuple[Remedy, ...]]:
+    """Freeze the groups that fail in a trial, and find the attributes and hard-coded widths to adapt for the others."""
+    runs = [(network, trace), *training.to_prove(trace)]
+    remedies: tuple[Remedy, ...] = ()
+    pending = list(runs)
+    while pending:
+        mode, traced = run = pending.pop(0)
+        resolver = _resolver(network, trace, components, parts)
+        broken, found = prove(mode, traced, components, parts, resolver.for_trials, remedies)
+        parts = parts.freezing(broken)
+        if len(found) > len(remedies):  # what helps in one mode may fail in the other
+            remedies, pending = found, [other for other in runs if other is not run]
+    return parts, remedies
+
+
+def _resolver(network: Network, trace: Trace, components: Components, parts: Partition) -> Resolver:
+    """Of all groups that are not frozen."""
+    chosen = [number for number, group in enumerate(parts.groups) if group.frozen is None]
+    groups = tuple(parts.groups[number] for number in chosen)
+    members = tuple(parts.members[number] for number in chosen)
+    return Resolver(trace, components, groups, members, (), (), network.aliases(), network.grouped)
