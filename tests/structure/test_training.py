@@ -133,16 +133,19 @@ class Noisy(Supervised):
         return self.out(self.second(x).mean((2, 3)))
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("by_value", [False, True])
-def test_an_analysis_leaves_no_trace_of_training(by_value: bool) -> None:
-    model = Noisy(by_value).train()
-    model.second.eval()
+def test_an_analysis_leaves_no_trace_of_training(by_value: bool, training: bool) -> None:
+    model = nn.Sequential(nn.Identity(), Noisy(by_value).train(training))
+    model[1].second.eval()
     state = copy.deepcopy(model.state_dict())
+    flags = [module.training for module in model.modules()]
     drawn = _next_numbers()
     graph = prunelab.analyze(model, IMAGES)
-    assert [group.name for group in graph.groups] == ["first.0", "second.0"]
+    assert [group.name for group in graph.groups] == ["1.first.0", "1.second.0"]
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
-    assert model.calls == [] and model.training and not model.second.training
+    assert model[1].calls == []
+    assert [module.training for module in model.modules()] == flags
     assert drawn == _next_numbers()
 
 

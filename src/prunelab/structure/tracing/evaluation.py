@@ -27,7 +27,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     Values stored by a run on the meta device must be removed, and values stored earlier must not be used as constants.
     """
     saved = [(module, _attributes(module), _contents(module)) for module in model.modules()]
-    training = [module for module in model.modules() if module.training]
+    flags = [(module, module.training) for module in model.modules()]
     try:
         forget_caches(model)
         for module in model.modules():
@@ -40,8 +40,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.__dict__.update(attributes)
             for container, content in contents:
                 _refill(container, content)
-        for module in training:
-            module.training = True
+        for module, flag in flags:
+            module.training = flag
 
 
 @contextmanager
