@@ -15,6 +15,7 @@ SMALLEST = (
     "budget.flops=0.5",
     "baseline.training.epochs=1",
     "recipe.training.epochs=1",
+    "method=l1",
     "trainer=cpu",
     "study=tests",
 )

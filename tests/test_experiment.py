@@ -102,7 +102,14 @@ def test_the_best_epoch_is_the_one_with_the_highest_accuracy_on_validation_image
 
 
 def test_without_a_recovery_there_is_no_best_epoch(tmp_path: Path) -> None:
-    words = ["budget.flops=0.5", "baseline.training.epochs=1", "trainer=cpu", "study=tests", "recipe=none"]
+    words = [
+        "budget.flops=0.5",
+        "method=l1",
+        "baseline.training.epochs=1",
+        "trainer=cpu",
+        "study=tests",
+        "recipe=none",
+    ]
 
     assert run(configure([*words, f"outputs={tmp_path}"])).record.best_epoch is None
 
@@ -342,7 +349,7 @@ def test_two_processes_do_a_sweep_together(smallest: Configure, tmp_path: Path) 
     script = tmp_path / "prunelab"
     script.write_text("from prunelab.cli.run import main\nmain()\n")
     words = [
-        "budget.flops=0.5", "baseline.training.epochs=1", "recipe.training.epochs=1", "study=tests",
+        "budget.flops=0.5", "method=l1", "baseline.training.epochs=1", "recipe.training.epochs=1", "study=tests",
         "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "seed=0,1",
     ]  # fmt: skip
     command = [sys.executable, script, "-m", *words]

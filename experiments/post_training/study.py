@@ -5,8 +5,9 @@
 
 ``--images`` holds train/<class>/*.jpg (calibration) and val/<class>/*.jpg (evaluation); ``--weights`` holds
 tf_efficientnet_lite0.safetensors, resnet56.safetensors or resnet20.safetensors. Calibration images take part in all
-choices, evaluation images in none. Writes records/<network>.jsonl, one line for each network that was evaluated; what
-is there already is not repeated. ``table.py`` makes the tables.
+choices, evaluation images in none. Writes records/<network>.jsonl (or another name, ``--records``), one line for each
+network that was evaluated; what is there already is not repeated. Seconds are those of processor time, one thread, so
+that other work on the machine does not count. ``table.py`` makes the tables.
 """
 
 from __future__ import annotations
@@ -45,11 +46,13 @@ from prunelab.methods import (
     PruningMethod,
     Random,
     ReconstructionPruning,
+    Scores,
     Taylor,
     ThiNet,
 )
+from prunelab.methods.allocation.from_scores import keep_best
 from prunelab.models import build
-from prunelab.structure import PruningPlan, apply
+from prunelab.structure import CostModel, PruningPlan, apply
 
 RECORDS = Path(__file__).parent / "records"
 KEEPS = {"lite0": (0.95, 0.9, 0.8, 0.7), "resnet56": (0.7, 0.5, 0.3), "resnet20": (0.7, 0.5, 0.3)}
@@ -121,7 +124,8 @@ class Study:
         self.options = options
         self.model = network(options.network, options.weights)
         self.images: Images = load_images(options.network, options.images, options.evaluate)
-        self.path = RECORDS / f"{options.network}.jsonl"
+        self.path = RECORDS / f"{options.records or options.network}.jsonl"
+        self.scores: dict[tuple[str, int], tuple[Scores, float]] = {}
         self.done = {self._key(json.loads(line)) for line in self._lines()}
 
     def _lines(self) -> list[str]:
@@ -153,23 +157,33 @@ class Study:
         missing = [column for column in wanted if self._key({**common, "column": column}) not in self.done]
         if not missing:
             return
-        count = sum(len(images) for images, _ in batches)
-        method = method_of(name, keep, allocation, count, seed)
-        start = time.perf_counter()
         try:
-            context = method.context(self.model, batches[0][0][:1], batches)
-            plan = method.decide(context)
+            plan, cost, common["score_s"] = self._plan(name, keep, seed, batches)
         except UserError as error:
             self._write({**common, "column": "cut", "error": str(error)})
             return
-        common["score_s"] = round(time.perf_counter() - start, 1)
-        cost = context.graph.cost
         common |= {"flops": cost.flops(plan) / cost.flops(), "params": cost.params(plan) / cost.params()}
         for column, top1, seconds in self._columns(missing, plan, batches, seed):
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             self._write(
                 {**common, "column": column, "top1": top1, "seconds": seconds, "memory_gb": round(memory, 2)}
             )
+
+    def _plan(
+        self, name: str, keep: float, seed: int, batches: list[tuple[Tensor, Tensor]]
+    ) -> tuple[PruningPlan, CostModel, float]:
+        """What a method keeps, and the seconds that it took; a criterion scores once for all budgets."""
+        count = sum(len(images) for images, _ in batches)
+        method = method_of(name, keep, self.options.allocation, count, seed)
+        context = method.context(self.model, batches[0][0][:1], batches)
+        start = time.process_time()
+        if not isinstance(method, ImportanceMethod):
+            plan = method.decide(context)
+            return plan, context.graph.cost, round(time.process_time() - start, 1)
+        if (name, seed) not in self.scores:
+            self.scores[name, seed] = method.criterion.score(context), time.process_time() - start
+        scores, seconds = self.scores[name, seed]
+        return keep_best(context, scores), context.graph.cost, round(seconds, 1)
 
     def _columns(
         self, missing: list[str], plan: PruningPlan, batches: list[tuple[Tensor, Tensor]], seed: int
@@ -185,9 +199,9 @@ class Study:
                 if chain[:end] not in reached:
                     before, seconds = reached[chain[: end - 1]]
                     after = copy.deepcopy(before)
-                    start = time.perf_counter()
+                    start = time.process_time()
                     STEPS[chain[end - 1]](Pair(self.model, after, plan, images, images[0][:1], seed))
-                    reached[chain[:end]] = after, seconds + time.perf_counter() - start
+                    reached[chain[:end]] = after, seconds + time.process_time() - start
             found, seconds = reached[chain]
             yield column, accuracy(found, *self.images.evaluation), round(seconds, 1)
 
@@ -210,6 +224,7 @@ def main() -> None:
     parser.add_argument("--network", choices=KEEPS, required=True)
     parser.add_argument("--images", type=Path, required=True, help="folder with train/ and val/")
     parser.add_argument("--weights", type=Path, required=True, help="folder of the weights")
+    parser.add_argument("--records", default=None, help="name of the file of records; default: the network")
     parser.add_argument("--methods", nargs="+", default=[*CRITERIA, *RULES])
     parser.add_argument("--keeps", nargs="+", type=float, default=None, help="fractions of the FLOPs")
     parser.add_argument("--columns", nargs="+", default=["cut", *CHAINS])

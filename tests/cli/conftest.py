@@ -23,7 +23,7 @@ SERVER = Path(__file__).parents[1] / "forked_sweeps.py"
 STUDY = (
     "-m", "data=image_folder", "data.image_size=32", "data.mean=[0.5]", "data.std=[0.5]", "data.num_workers=0",
     "data.batch_size=8", "model=lenet5", "trainer=cpu", "budget.flops=0.5", "baseline.training.epochs=2",
-    "recipe.training.epochs=2", "recipe.calibration_images=8", "study=tests",
+    "recipe.training.epochs=2", "recipe.calibration_images=8", "study=tests", "method=l1",
 )  # fmt: skip
 """A study of test scale: a run takes less than a second."""
 

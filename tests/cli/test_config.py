@@ -104,3 +104,22 @@ def test_every_resource_of_a_budget_is_a_key_if_the_method_has_it_too() -> None:
         configure([f"++budget.{resource}=0.5", f"++method.budget.{resource}=0.5"])
         with pytest.raises(UserError, match=rf"budget\.{resource} has no effect on this method"):
             configure([f"++budget.{resource}=0.5", f"~method.budget.{resource}"])
+
+
+def test_without_a_method_the_best_one_shot_method_is_used() -> None:
+    chosen = configure(["budget.flops=0.5"])
+    assert (chosen["names"]["method"], chosen["method"]["allocation"]) == ("obs", "per_cost")
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        (["method=fisher"], "per_cost"),
+        (["method=l1"], "global"),
+        (["method=channel_pruning"], "global"),
+        (["method=obs", "budget.allocation=uniform"], "uniform"),
+        (["method=l1", "budget.allocation=per_cost"], "per_cost"),
+    ],
+)
+def test_a_method_has_an_allocation_of_its_own_unless_one_is_given(words: list[str], rule: str) -> None:
+    assert configure(["budget.flops=0.5", *words])["method"]["allocation"] == rule

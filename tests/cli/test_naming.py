@@ -51,7 +51,7 @@ def test_the_experiments_replace_no_class(experiment: str) -> None:
     ],
 )
 def test_what_was_put_in_the_place_of_a_class_is_named(words: list[str], group: str, name: str) -> None:
-    assert configure(["budget.flops=0.5", *words])["names"][group] == name
+    assert configure(["budget.flops=0.5", "method=l1", *words])["names"][group] == name
 
 
 def test_a_choice_of_a_user_has_the_name_that_they_gave_it(tmp_path: Path) -> None:

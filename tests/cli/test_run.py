@@ -147,7 +147,7 @@ def test_who_is_stopped_says_so_in_one_line(tmp_path: Path, sent: signal.Signals
     """Also by SIGTERM, after which Lightning would end the process with 0."""
     command = [sys.executable, "-c", "from prunelab.cli.run import main; main()"]
     process = subprocess.Popen(
-        [*command, "budget.flops=0.5", "trainer=cpu", "baseline.training.epochs=5000"],
+        [*command, "budget.flops=0.5", "method=l1", "trainer=cpu", "baseline.training.epochs=5000"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
@@ -163,3 +163,9 @@ def test_who_is_stopped_says_so_in_one_line(tmp_path: Path, sent: signal.Signals
     left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert not left & {"metrics.json", "record.json", "failure.json"}
     assert not [name for name in left if name.endswith(".partial")]
+
+
+def test_a_run_without_a_method_says_which_one_it_uses(prunelab: Command) -> None:
+    small = ("budget.flops=7", "trainer=cpu")
+    assert prunelab(*small).err.startswith("No method is named: method=obs, ")
+    assert "No method is named" not in prunelab(*small, "method=l1").err

@@ -10,8 +10,8 @@ from pathlib import Path
 from prunelab.records import Record
 
 WORDS = (
-    "budget.flops=0.5", "data=digits", "baseline.training.epochs=1", "recipe.training.epochs=1", "study=runs",
-    "trainer.devices=1", "trainer.sync_batchnorm=true",
+    "budget.flops=0.5", "method=l1", "data=digits", "baseline.training.epochs=1", "recipe.training.epochs=1",
+    "study=runs", "trainer.devices=1", "trainer.sync_batchnorm=true",
 )  # fmt: skip
 MAIN = "from prunelab.cli.run import main; main()"
 

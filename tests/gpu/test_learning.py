@@ -49,7 +49,7 @@ def test_a_whole_run_on_the_gpu(name: str, mode: str, outputs: Path) -> None:
 
 def run(outputs: Path, *words: str) -> Any:
     small = (
-        "budget.flops=0.5", "data=digits", "data.batch_size=50", "baseline.training.epochs=4",
+        "budget.flops=0.5", "method=l1", "data=digits", "data.batch_size=50", "baseline.training.epochs=4",
         "recipe.training.epochs=4", f"outputs={outputs}", "study=gpu",
     )  # fmt: skip
     return experiment.run(configure([*small, *words])).record

@@ -42,7 +42,12 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def words(mine: str) -> list[str]:
-    return ["budget.flops=0.5", f"method.module={mine}", f"method.criterion._target_={mine}.Largest"]
+    return [
+        "budget.flops=0.5",
+        "method=l1",
+        f"method.module={mine}",
+        f"method.criterion._target_={mine}.Largest",
+    ]
 
 
 def test_a_criterion_in_the_working_directory_is_found(mine: str) -> None:

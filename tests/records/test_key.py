@@ -163,7 +163,7 @@ def test_true_is_not_one() -> None:
 
 def test_a_class_of_prunelab_may_move() -> None:
     moved = deepcopy(DEFAULT)
-    moved["method"]["criterion"]["_target_"] = "prunelab.methods.importance.l1.L1Norm"
+    moved["method"]["criterion"]["_target_"] = "prunelab.methods.importance.obs.OBS"
     moved["recipe"]["training"]["_target_"] = "prunelab.training.settings.Training"
     assert run_key(moved) == run_key(DEFAULT)
 

@@ -10,7 +10,7 @@ from sweep import PRUNELAB, SECONDS, Sweep
 from prunelab.records import Record
 
 RUN = [
-    "model=lenet5", "data.image_size=28", "budget.flops=0.5", "baseline.training.epochs=1",
+    "model=lenet5", "data.image_size=28", "budget.flops=0.5", "method=l1", "baseline.training.epochs=1",
     "recipe.training.epochs=1", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.threads=1",
 ]  # fmt: skip
 

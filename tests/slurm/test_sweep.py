@@ -18,7 +18,7 @@ from prunelab.records.schema import Failure
 METHODS = ("l1", "l2", "random", "apoz")
 EPOCHS = 10
 RUN = [
-    "model=lenet5", "data.image_size=28", "budget.flops=0.5", "baseline.training.epochs=1",
+    "model=lenet5", "data.image_size=28", "budget.flops=0.5", "method=l1", "baseline.training.epochs=1",
     f"recipe.training.epochs={EPOCHS}", "trainer=cpu", "trainer.threads=1",
 ]  # fmt: skip
 PACED = [*RUN, "logger._target_=paced.Paced"]

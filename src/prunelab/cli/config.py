@@ -29,6 +29,11 @@ from prunelab.records.known_keys import check_keys
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
 PACKAGED_CONF = "prunelab.conf"
+PREFER = "prefer"
+"""``${prefer:${a.b},other}`` in conf/ is the value of ``a.b``, or ``other`` where that is null."""
+REFERENCE = re.compile(rf"\$\{{([\w.]+)\}}|\$\{{{PREFER}:\$\{{([\w.]+)\}},\w+\}}")
+
+OmegaConf.register_new_resolver(PREFER, lambda value, other: other if value is None else value, replace=True)
 
 
 def conf_location() -> str:
@@ -82,8 +87,8 @@ def references(overrides: Sequence[str]) -> dict[str, str]:
         value: Any = plain
         for part in (*parents, last):
             value = value[part]
-        if isinstance(value, str) and (whole := re.fullmatch(r"\$\{([\w.]+)\}", value)):
-            found[name] = whole[1]
+        if isinstance(value, str) and (whole := REFERENCE.fullmatch(value)):
+            found[name] = whole[1] or whole[2]
     return found
 
 

@@ -37,7 +37,7 @@ def test_each_process_has_its_share_and_one_that_dies_stops_no_other(
     (tmp_path / "deadly.py").write_text(LOGGER)
     command = [
         sys.executable, "-c", "from prunelab.cli.run import main; main()", "-m", *LOCAL, "hydra.launcher.gpus=[4,6]",
-        "hydra.launcher.threads=1", "trainer=cpu", "budget.flops=0.5", "seed=0,1,2", "fast_dev_run=1",
+        "hydra.launcher.threads=1", "trainer=cpu", "budget.flops=0.5", "method=l1", "seed=0,1,2", "fast_dev_run=1",
         "logger._target_=deadly.Deadly", "study=mine",
     ]  # fmt: skip
     environment = {

@@ -12,7 +12,7 @@ import numpy as np
 from prunelab.distributed.messages import warn
 from prunelab.errors import UserError, nearest
 from prunelab.methods.about import About, Origin
-from prunelab.methods.allocation.candidate_widths import Normalisation
+from prunelab.methods.allocation.candidate_widths import Normalisation, Rule
 from prunelab.methods.allocation.scores import Scores
 from prunelab.structure import LEVELS
 
@@ -61,6 +61,10 @@ class Criterion(ABC):
     normalisation: ClassVar[Normalisation] = "mean"
     """How ``global`` allocation makes layers comparable, unless the user chooses otherwise (see
     ``Allocation``)."""
+
+    allocation: ClassVar[Rule] = "global"
+    """How the budget is distributed, unless the user chooses otherwise; ``per_cost`` for scores in units of the
+    loss."""
 
     dead_first: ClassVar[bool] = True
     """Whether a channel without any effect on the output always has the lowest score. False for criteria that measure

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from prunelab.methods.about import Origin
-from prunelab.methods.allocation.candidate_widths import Normalisation
+from prunelab.methods.allocation.candidate_widths import Normalisation, Rule
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.importance.criterion import Criterion, Reads
 from prunelab.methods.importance.sensitivity import measure_sensitivity, require_draws
@@ -40,6 +40,7 @@ class Fisher(Criterion):
         "Theis et al., Fisher pruning, 2018; Liu et al., ICML 2021", "https://arxiv.org/abs/1801.05787"
     )
     normalisation: ClassVar[Normalisation] = "none"
+    allocation: ClassVar[Rule] = "per_cost"
 
     draws: int = 4
 

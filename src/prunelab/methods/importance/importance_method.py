@@ -26,7 +26,8 @@ class ImportanceMethod(PruningMethod):
         budget: how much to keep.
         normalisation: how ``global`` allocation makes layers comparable, see ``Allocation``; None: as the
             default of the criterion (``mean``, but ``none`` for Taylor, which normalises its scores).
-        settings: those of ``PruningMethod``: levels, allocation, exclude, min_keep, divisor, images, ...
+        settings: those of ``PruningMethod``: levels, exclude, min_keep, divisor, images, ...; ``allocation`` is by
+            default that of the criterion (``global``, but ``per_cost`` for Fisher and OBS).
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -43,6 +44,7 @@ class ImportanceMethod(PruningMethod):
             raise UserError(
                 f"criterion={criterion!r} is not a criterion: give for example prunelab.L1Norm()."
             )
+        settings.setdefault("allocation", criterion.allocation)
         super().__init__(budget, normalisation=normalisation or criterion.normalisation, **settings)
         require_covered(type(criterion).__name__, self.levels, criterion.covers)
         self.criterion = criterion

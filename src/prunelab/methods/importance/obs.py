@@ -19,7 +19,7 @@ from torch import Tensor
 
 from prunelab.errors import UserError
 from prunelab.methods.about import Origin
-from prunelab.methods.allocation.candidate_widths import Normalisation
+from prunelab.methods.allocation.candidate_widths import Normalisation, Rule
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.importance.criterion import Criterion, Reads
 from prunelab.methods.importance.sensitivity import Curvature, measure_sensitivity, require_draws
@@ -54,6 +54,7 @@ class OBS(Criterion):
         ours="scaled to the measured Fisher information; sums over coupled layers",
     )
     normalisation: ClassVar[Normalisation] = "none"
+    allocation: ClassVar[Rule] = "per_cost"
 
     dampings: tuple[float, ...] = (1e-2, 1e-1, 1.0)
     positions: int = 32

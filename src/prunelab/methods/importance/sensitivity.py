@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from prunelab.structure import ChannelGroup
 
 
-IMAGES_AT_ONCE = 16
+IMAGES_AT_ONCE = 8
 """How many images of a batch are looked at together: their activations and gradients are in memory."""
 
 
