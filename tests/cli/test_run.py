@@ -130,7 +130,7 @@ def test_help_and_configuration(prunelab: Command) -> None:
     said = prunelab("--help").out
     for expected in (
         "prunelab -m method=l1,fpgm,taylor",
-        "\nmethod: apoz, ",
+        "\nmethod: abcpruner, ",
         "budget.flops=0.5",
         "--traceback",
         str(Path(__file__).parents[2] / "conf"),
@@ -165,7 +165,7 @@ def test_who_is_stopped_says_so_in_one_line(tmp_path: Path, sent: signal.Signals
     assert not [name for name in left if name.endswith(".partial")]
 
 
-def test_a_run_without_a_method_says_which_one_it_uses(prunelab: Command) -> None:
-    small = ("budget.flops=7", "trainer=cpu")
-    assert prunelab(*small).err.startswith("No method is named: method=obs, ")
-    assert "No method is named" not in prunelab(*small, "method=l1").err
+def test_a_run_without_a_method_says_which_one_it_used(prunelab: Command) -> None:
+    words = (*SMALL, "debug=fast_dev_run")
+    assert "No method was named: obs is the default" in prunelab(*words).out
+    assert "No method was named" not in prunelab(*words, "method=l1").out

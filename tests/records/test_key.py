@@ -170,9 +170,9 @@ def test_a_class_of_prunelab_may_move() -> None:
 
 def test_a_class_may_be_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
     renamed = deepcopy(DEFAULT)
-    renamed["method"]["criterion"]["_target_"] = "prunelab.methods.FormerL1"
+    renamed["method"]["criterion"]["_target_"] = "prunelab.methods.FormerOBS"
     assert run_key(renamed) != run_key(DEFAULT)
-    monkeypatch.setattr("prunelab.records.classes.RENAMED_CLASSES", {"FormerL1": "L1Norm"})
+    monkeypatch.setattr("prunelab.records.classes.RENAMED_CLASSES", {"FormerOBS": "OBS"})
     present_target.cache_clear()
     assert run_key(renamed) == run_key(DEFAULT)
     present_target.cache_clear()

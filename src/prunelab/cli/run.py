@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
 import sys
 import textwrap
 import traceback
@@ -39,13 +38,6 @@ from prunelab.records.reuse import changes_since
 PROGRAM = "prunelab"
 WIDTH = 110
 Result = TypeVar("Result")
-log = logging.getLogger(__name__)
-
-DEFAULT_METHOD = (
-    "No method is named: method=%s, which kept the most accuracy without training in experiments/post_training. "
-    "Right after pruning its accuracy is low, because it counts on the other weights to make up for what is removed: "
-    "train, or add recipe.calibration=[sequential]. prunelab --help lists all methods."
-)
 CHATTY = (
     "pytorch_lightning.utilities.rank_zero",
     "lightning_fabric.utilities.rank_zero",
@@ -98,10 +90,6 @@ def _job(config: DictConfig) -> Job:
     """One run, called by Hydra. A single run is tried again if it failed before; in a sweep it is not."""
     hydra = HydraConfig.get()
     label = " ".join(hydra.overrides.task)
-    if is_first_process() and not any(
-        re.match(r"(method|experiment)=", word) for word in hydra.overrides.task
-    ):
-        log.info(DEFAULT_METHOD, hydra.runtime.choices["method"])
     if hydra.mode == RunMode.RUN:
         config.sweep.retry_failed = True
     return attempt(lambda: perform(resolve(config, hydra.runtime), label), label)

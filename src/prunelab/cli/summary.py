@@ -18,6 +18,12 @@ from prunelab.cli.ending import FAILED, is_first_process
 from prunelab.cli.report import main as report
 from prunelab.records import Metrics, Record
 
+DEFAULT_METHOD = (
+    "No method was named: {method} is the default, because it kept the most accuracy in experiments/post_training. It "
+    "counts on the other weights to make up for what is removed, by training or recipe.calibration=[sequential]; right "
+    "after pruning accuracy is low. prunelab-methods lists all methods."
+)
+
 LISTED = 20
 """The summary names at most this number of finished runs; it names every failed run."""
 
@@ -57,6 +63,7 @@ class Summary(Callback):
         for job in self._jobs:
             if job.record is not None:
                 self._console.print(_result(job, job.record))
+        self._explain_default()
         self._end()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
@@ -70,6 +77,7 @@ class Summary(Callback):
         self._list("Finished", new)
         self._list("Already there", there)
         self._list_changes(there)
+        self._explain_default()
         failed = len(self._jobs) - len(done)
         if not self._jobs:  # for a glob() that matches no choice Hydra starts no run
             print(
@@ -94,6 +102,16 @@ class Summary(Callback):
             names = [self._names()[job.label] for job in changed if job.changes == text]
             more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
             self._console.print(Text(f"Note on {', '.join(names[:LISTED])}{more}: {text}"))
+
+    def _explain_default(self) -> None:
+        """Name the method of runs whose command line names neither a method nor an experiment."""
+        for job in self._jobs:
+            words = job.label.split(" ")
+            if job.record is not None and not any(
+                word.startswith(("method=", "experiment=")) for word in words
+            ):
+                self._console.print(Text(DEFAULT_METHOD.format(method=job.record.method)))
+                return
 
     def _names(self) -> dict[str, str]:
         return short_names([job.label for job in self._jobs])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunelab.errors import UserError
-from prunelab.methods import OBS, Budget, Fisher, ImportanceMethod, PruningContext
+from prunelab.methods import OBS, Budget, Fisher, ImportanceMethod, L1Norm, PruningContext
 from prunelab.methods.importance.obs import scores_along
 from prunelab.methods.importance.sensitivity import random_direction
 
@@ -186,3 +186,10 @@ def test_class_scores_are_needed() -> None:
         OBS(at_once=0)
     with pytest.raises(UserError, match="draws=0"):
         Fisher(draws=0)
+
+
+def test_scores_that_are_losses_are_compared_per_cost_unless_another_rule_is_given() -> None:
+    half = Budget(flops=0.5)
+    assert ImportanceMethod(OBS(), half).allocation.rule == "per_cost"
+    assert ImportanceMethod(Fisher(), half, allocation="uniform").allocation.rule == "uniform"
+    assert ImportanceMethod(L1Norm(), half).allocation.rule == "global"
