@@ -1,0 +1,117 @@
+"""torch-pruning's criteria on the same network, images and FLOPs: as cut, and with normalisation re-estimated.
+
+    pip install 'prunelab[benchmarks]'
+    python experiments/post_training/peer.py --network resnet20 --images CIFAR10_FOLDERS --weights FOLDER
+
+Takes the options of ``study.py``. Each criterion prunes globally in steps (gradients of Taylor are renewed at every
+step, with labels), until the FLOPs that PyTorch counts are within the budget. Appends to records/<network>.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch_pruning
+from study import KEEPS, RECORDS, accuracy, network
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from data import load_images
+from prunelab.methods.search.batch_norm import adapt_batch_norm
+
+STEPS = 100
+CRITERIA: Mapping[str, Callable[[], Any]] = {
+    "tp group l2": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),
+    "tp fpgm": lambda: torch_pruning.importance.FPGMImportance(),
+    "tp group taylor": lambda: torch_pruning.importance.GroupTaylorImportance(),
+}
+
+
+def operations(model: nn.Module, image: Tensor) -> int:
+    """FLOPs of one pass, by PyTorch's own counter."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(image)
+    return int(counter.get_total_flops())
+
+
+def pruned(model: nn.Module, name: str, keep: float, batches: list[tuple[Tensor, Tensor]]) -> nn.Module:
+    """A copy of the network with at most ``keep`` of its FLOPs."""
+    model = copy.deepcopy(model)
+    image = batches[0][0][:1]
+    budget = keep * operations(model, image)
+    classifier = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    pruner = torch_pruning.pruner.BasePruner(
+        model,
+        image,
+        importance=CRITERIA[name](),
+        global_pruning=True,
+        pruning_ratio=1.0,
+        max_pruning_ratio=0.9,
+        iterative_steps=STEPS,
+        ignored_layers=classifier,
+    )
+    for _ in range(STEPS):
+        if "taylor" in name:
+            model.zero_grad()
+            for images, classes in batches:
+                (functional.cross_entropy(model(images), classes) * len(images)).backward()
+        pruner.step()
+        if operations(model, image) <= budget:
+            return model.eval()
+    raise RuntimeError(f"{name} cannot reach {keep} of the FLOPs.")
+
+
+def main() -> None:
+    """Read the command line and run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--network", choices=KEEPS, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--keeps", nargs="+", type=float, default=None)
+    parser.add_argument("--count", type=int, default=512)
+    parser.add_argument("--evaluate", type=int, default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = network(options.network, options.weights)
+    images = load_images(options.network, options.images, options.evaluate)
+    calibration, classes = images.calibration(options.count, options.seed)
+    batches = list(zip(calibration.split(25), classes.split(25), strict=True))
+    full = operations(model, calibration[:1])
+    with (RECORDS / f"{options.network}.jsonl").open("a") as file:
+        for name in CRITERIA:
+            for keep in options.keeps or KEEPS[options.network]:
+                start = time.process_time()
+                found = pruned(model, name, keep, batches)
+                record = {
+                    "network": options.network,
+                    "images": len(calibration),
+                    "evaluated": len(images.evaluation[1]),
+                    "method": name,
+                    "allocation": None,
+                    "keep": keep,
+                    "seed": options.seed,
+                    "score_s": round(time.process_time() - start, 1),
+                    "flops": operations(found, calibration[:1]) / full,
+                    "torch_pruning": torch_pruning.__version__,
+                }
+                for column in ("cut", "bn"):
+                    if column == "bn":
+                        adapt_batch_norm(found, [images for images, _ in batches])
+                    line = json.dumps(
+                        {**record, "column": column, "top1": accuracy(found, *images.evaluation)}
+                    )
+                    file.write(line + "\n")
+                    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
