@@ -1,5 +1,6 @@
 """What can be removed from a network, what it costs, and how it is removed (torch, numpy and scipy only)."""
 
+from prunelab.structure.additions import ResidualAddition
 from prunelab.structure.analysis import analyze
 from prunelab.structure.blocks import ResidualBlock
 from prunelab.structure.cost import CostModel
@@ -29,6 +30,7 @@ __all__ = [
     "LayerWidths",
     "ModuleCost",
     "PruningPlan",
+    "ResidualAddition",
     "ResidualBlock",
     "Slice",
     "SlicedNetwork",

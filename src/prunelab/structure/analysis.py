@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from prunelab.errors import UserError
+from prunelab.structure.additions import residual_additions
 from prunelab.structure.blocks import describe, find_blocks
 from prunelab.structure.cost import cost_model
 from prunelab.structure.cost_terms import Described
@@ -17,8 +18,10 @@ from prunelab.structure.graph import ChannelGraph
 from prunelab.structure.groups import Partition, partition
 from prunelab.structure.hook_points import find_hook_points
 from prunelab.structure.network import Network
-from prunelab.structure.proving.proof import prove
+from prunelab.structure.proving.dropped_blocks import BlockTrials
+from prunelab.structure.proving.proof import Removal, prove, removal
 from prunelab.structure.proving.remedies import Remedy
+from prunelab.structure.proving.trials import Trials
 from prunelab.structure.resolving import Resolver
 from prunelab.structure.tracing.collector import without_collector
 from prunelab.structure.tracing.ids import Components
@@ -80,7 +83,13 @@ def _analyzed(network: Network, exact: bool) -> ChannelGraph:
         group_of[channels] = number
     names = [group.name for group in groups]
     tensors_of = [{found.parameter for found in group.slices} for group in groups]
-    blocks = describe(trace, components, find_blocks(trace), group_of, names, tensors_of)
+    found = find_blocks(trace)
+    runs = [(network, trace), *([(training.network, training.trace)] if training.trace is not None else [])]
+    trials = BlockTrials(runs, _trial_removal(network, trace, components, parts), remedies)
+    failing = trials.failing(found)
+    offered = [(visit, path) for visit, path in found if visit.module not in failing]
+    additions = residual_additions(trace, found, failing)
+    blocks = describe(trace, components, offered, group_of, names, tensors_of)
     cost = cost_model(
         trace,
         components,
@@ -101,7 +110,7 @@ def _analyzed(network: Network, exact: bool) -> ChannelGraph:
     )
     met = trace.met() | training.met
     unused = tuple(name for name in network.parameter_shapes() if name not in met)
-    return ChannelGraph(groups, frozen, blocks, cost, resolve, unused, training.failure)
+    return ChannelGraph(groups, frozen, blocks, cost, resolve, unused, additions, training.failure)
 
 
 def _candidates(trace: Trace, training: InTraining, components: Components, exact: bool) -> Partition:
@@ -132,6 +141,14 @@ def _proved(
         if len(found) > len(remedies):  # what helps in one mode may fail in the other
             remedies, pending = found, [other for other in runs if other is not run]
     return parts, remedies
+
+
+def _trial_removal(network: Network, trace: Trace, components: Components, parts: Partition) -> Removal:
+    """A part of every group that is not frozen."""
+    chosen = [(number, group) for number, group in enumerate(parts.groups) if group.frozen is None]
+    trials = Trials(trace, chosen)
+    removed = {number: trials.removed(0, number, group.size) for number, group in chosen}
+    return removal(components, parts, _resolver(network, trace, components, parts).for_trials, removed)
 
 
 def _resolver(network: Network, trace: Trace, components: Components, parts: Partition) -> Resolver:

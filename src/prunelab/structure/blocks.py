@@ -13,7 +13,11 @@ from prunelab.structure.tracing.marks import Marked, Trace, Visit
 
 # Idempotent functions: relu(relu(x)) = relu(x).
 _IDEMPOTENT = {"relu": "relu", "relu_": "relu", "hardtanh": "relu6", "hardtanh_": "relu6"}
-_SAME = {"clone", "detach", "alias", "_to_copy", "contiguous", "native_dropout"}
+# Identity mappings, up to the shape: all keep the order of the elements.
+SAME = frozenset(
+    ("clone", "detach", "alias", "_to_copy", "contiguous", "native_dropout", "view", "_unsafe_view", "reshape",
+     "_reshape_alias", "unsqueeze", "squeeze")
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class ResidualBlock:
     ``name`` is the path of the module. ``branch`` is the hook point of f(x) (None: it has none). ``exits`` are the
     weights that produce f(x). ``groups`` are the groups completely inside; ``stage`` is the group of y. ``leaves`` is
     the function that replaces the module: "identity", or the activation function that follows the addition if x has
-    not passed it yet. ``parent`` is the block around this one.
+    not passed it yet ("(identity,)" if the module returns a tuple of one tensor). ``parent`` is the block around this
+    one.
     """
 
     name: str
@@ -36,7 +41,7 @@ class ResidualBlock:
 
 
 @dataclass(frozen=True)
-class _Path:
+class IdentityPath:
     """The identity path through a module: its additions, their branches, and the function after the last one."""
 
     additions: tuple[Marked, ...]
@@ -44,7 +49,7 @@ class _Path:
     leaves: str
 
 
-def find_blocks(trace: Trace) -> list[tuple[Visit, _Path]]:
+def find_blocks(trace: Trace) -> list[tuple[Visit, IdentityPath]]:
     """Modules whose output is their input plus branches, innermost first.
 
     A module that only contains other blocks (a stage) has no addition of its own and is not a block.
@@ -69,11 +74,11 @@ def find_blocks(trace: Trace) -> list[tuple[Visit, _Path]]:
     return sorted(found, key=lambda block: order[block[0].module])
 
 
-def _identity_path(left: Marked, entered: Marked) -> _Path | None:
-    """Follow ``left`` back to ``entered`` through additions, copies and one idempotent function at the end."""
+def _identity_path(left: Marked, entered: Marked) -> IdentityPath | None:
+    """Follow ``left`` back to ``entered`` through additions, copies, views and one idempotent function at the end."""
     function = None
     current = left
-    while current.op in _SAME or (function is None and current.op in _IDEMPOTENT):
+    while current.op in SAME or (function is None and current.op in _IDEMPOTENT):
         if current is entered:
             return None
         function = _IDEMPOTENT.get(current.op, function)
@@ -84,7 +89,7 @@ def _identity_path(left: Marked, entered: Marked) -> _Path | None:
         return None
     passed = _IDEMPOTENT.get(_made_by(entered).op)
     leaves = "identity" if function is None or passed == function else function
-    return _Path(tuple(additions), tuple(branches), leaves)
+    return IdentityPath(tuple(additions), tuple(branches), leaves)
 
 
 def _back(
@@ -94,7 +99,7 @@ def _back(
         return True
     if depth > 64 or not current.parents:
         return False
-    if current.op in _SAME:
+    if current.op in SAME:
         return _back(current.parents[0], entered, additions, branches, depth + 1)
     if current.kind != "add" or len(current.parents) != 2:
         return False
@@ -109,7 +114,7 @@ def _back(
 
 
 def _made_by(marked: Marked) -> Marked:
-    while marked.op in _SAME and marked.parents:
+    while marked.op in SAME and marked.parents:
         marked = marked.parents[0]
     return marked
 
@@ -117,7 +122,7 @@ def _made_by(marked: Marked) -> Marked:
 def describe(
     trace: Trace,
     components: Components,
-    found: list[tuple[Visit, _Path]],
+    found: list[tuple[Visit, IdentityPath]],
     group_of: NDArray[np.int64],
     names: list[str],
     tensors_of: list[set[str]],
@@ -140,7 +145,7 @@ def describe(
                     if all(tensor.startswith(inside) for tensor in tensors)
                 ),
                 stage=_stage(components, path.additions[0], group_of, names),
-                leaves=path.leaves,
+                leaves=f"({path.leaves},)" if visit.wrapped else path.leaves,
                 parent=max(parents, key=len, default=None),
             )
         )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prunelab.errors import UserError, nearest
+from prunelab.structure.additions import ResidualAddition
 from prunelab.structure.blocks import ResidualBlock
 from prunelab.structure.cost import CostModel
 from prunelab.structure.groups import ChannelGroup
@@ -30,6 +31,7 @@ class ChannelGraph:
     Attributes:
         unused_parameters: parameters that no operator reads, in evaluation or in training mode. Nothing is known about
             them, so they keep their shapes.
+        additions: the sums of two activations of one shape, with the block that can be dropped or why there is none.
         training_failure: why the network cannot run in training mode on the example input (None: it can). Parts that
             only run in training mode are then unknown.
 
@@ -47,6 +49,7 @@ class ChannelGraph:
     cost: CostModel
     _resolve: Resolver = field(repr=False, compare=False)
     unused_parameters: tuple[str, ...] = ()
+    additions: tuple[ResidualAddition, ...] = ()
     training_failure: str | None = None
 
     def __str__(self) -> str:

@@ -15,6 +15,9 @@ from prunelab.strict_json import loads_strictly
 from prunelab.structure.surgery.rewriting import Width
 
 VERSION = 1
+FUNCTIONS = ("identity", "relu", "relu6")
+LEAVES = (*FUNCTIONS, *(f"({function},)" for function in FUNCTIONS))
+"""The functions that replace a dropped block; in parentheses: of a block that returns a tuple of one tensor."""
 Indices = tuple[int, ...]
 
 
@@ -36,7 +39,7 @@ class PruningPlan:
     The other fields are the same decision resolved to tensors, so that a plan can be applied, or a checkpoint loaded,
     without another analysis: ``cuts`` of parameters and buffers, new ``values`` of index buffers, ``attributes`` that
     the forward pass reads (module -> name -> number; entries of tuples and lists as "name[1]"), ``replaced`` modules of
-    dropped blocks (module -> "identity", "relu" or "relu6"), and ``rewritten`` hard-coded widths in the source of a
+    dropped blocks (module -> one of ``LEAVES``), and ``rewritten`` hard-coded widths in the source of a
     module (see ``rewriting``).
 
     Example:
@@ -276,8 +279,10 @@ def _check_replaced(dropped: tuple[str, ...], replaced: Mapping[str, str]) -> No
         if not any(f"{name}.".startswith(f"{other}.") for other in replaced):
             raise ValueError(f"nothing replaces the dropped block {name!r}")
     for module, leaves in replaced.items():
-        if leaves not in ("identity", "relu", "relu6"):
-            raise ValueError(f"dropped block {module} leaves {leaves!r}; it must be identity, relu or relu6")
+        if leaves not in LEAVES:
+            raise ValueError(
+                f"dropped block {module} leaves {leaves!r}; it must be one of {', '.join(LEAVES)}"
+            )
 
 
 def _names(values: Any, what: str) -> tuple[str, ...]:

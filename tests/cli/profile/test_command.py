@@ -28,6 +28,14 @@ def test_totals_are_the_published_ones(capsys: pytest.CaptureFixture[str]) -> No
     assert profile(["model=resnet56"]).flops == pytest.approx(250.97e6, rel=1e-4)
 
 
+def test_residual_additions_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """ResNet-50 has 16 blocks, four of which have a convolution in their shortcut."""
+    assert main(["model=timm", "model.name=resnet50", "image_size=64"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "16 of two activations, 12 in blocks that can be dropped" in shown
+    assert "4 not (layer1.0, layer2.0, layer3.0, layer4.0): no identity shortcut" in shown
+
+
 def test_shares_of_a_network_counted_by_hand() -> None:
     """LeNet-5 on 28x28: its first fully connected layer has 120 x 84 + 84 of 61,706 parameters."""
     found = profile(["model=lenet5"])

@@ -114,6 +114,8 @@ def _totals(found: Profile) -> str:
         "MACs": f"{found.macs:,}",
         "parameters": f"{found.params:,}",
     }
+    if found.additions:
+        lines["additions"] = _additions(found)
     if found.unused_parameters:
         lines["unused"] = f"{', '.join(found.unused_parameters)}: no operator reads them, so they stay whole"
     if found.training_failure is not None:
@@ -122,6 +124,20 @@ def _totals(found: Profile) -> str:
         )
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
+def _additions(found: Profile) -> str:
+    """How many sums of two activations end a block that can be dropped, and the modules of the others by reason."""
+    others: dict[str, list[str]] = {}
+    for addition in found.additions:
+        if addition.reason is not None:
+            others.setdefault(addition.reason, []).append(addition.module or "the network")
+    droppable = sum(addition.reason is None for addition in found.additions)
+    lines = [f"{len(found.additions)} of two activations, {droppable} in blocks that can be dropped"]
+    for reason, modules in others.items():
+        names = ", ".join(dict.fromkeys(modules))
+        lines.append(f"  {len(modules)} not ({names}): {reason}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

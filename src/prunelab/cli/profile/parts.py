@@ -14,7 +14,7 @@ from prunelab.cli.config import configure_parts
 from prunelab.errors import UserError
 from prunelab.models import build
 from prunelab.models.user_models import import_user_module
-from prunelab.structure import ChannelGraph, ModuleCost, analyze
+from prunelab.structure import ChannelGraph, ModuleCost, ResidualAddition, analyze
 
 IMAGES, CLASSES = (3, 224, 224), 1000
 """Image shape and number of classes for networks without published weights: those of ImageNet."""
@@ -49,6 +49,7 @@ class Frozen:
 class Profile:
     """Everything that is printed; FLOPs (2 x multiply-accumulates + biases) and MACs are for one image.
 
+    ``additions``: the sums of two activations, with the block that can be dropped or why there is none;
     ``unused_parameters``: parameters that no operator reads; ``training_failure``: why the network cannot run in
     training mode (None: it can).
     """
@@ -63,6 +64,7 @@ class Profile:
     blocks: tuple[Part, ...]
     frozen: tuple[Frozen, ...]
     layers: tuple[ModuleCost, ...]
+    additions: tuple[ResidualAddition, ...] = ()
     unused_parameters: tuple[str, ...] = ()
     training_failure: str | None = None
 
@@ -99,6 +101,7 @@ def profile(words: Sequence[str]) -> Profile:
         blocks=_blocks(graph),
         frozen=tuple(Frozen(group.name, group.size, group.frozen or "") for group in graph.frozen),
         layers=graph.cost.by_module(),
+        additions=graph.additions,
         unused_parameters=graph.unused_parameters,
         training_failure=graph.training_failure,
     )

@@ -14,8 +14,8 @@ from prunelab.structure.tracing.marks import Marked, Step, Trace
 
 Shape = tuple[int, ...]
 
-# Whether a copy is made depends on the memory layout; the views of it differ in name only.
-_COPIES = {"clone", "contiguous"}
+# Whether a copy is made (or ``as_strided_`` runs) depends on the memory layout; the views of it differ in name only.
+_COPIES = {"clone", "contiguous", "as_strided_"}
 _CONSTANT = "has a constant size: it would have to be -1 or computed from the shape of the tensor"
 _OTHER_OPERATORS = "with another width the network runs other operators"
 _VIEWS = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
@@ -106,7 +106,7 @@ class Prediction:
         self._over = difference is not None or (self._last is not None and number >= self._last)
 
     def _at_end(self, reason: str) -> Failure:
-        number, _ = self._expected[min(self.place, len(self._expected) - 1)]
+        number = self._expected[min(self.place, len(self._expected) - 1)][0] if self._expected else 0
         return Failure(number, reason)
 
     def _difference(self, before: Step, after: Done) -> str | None:

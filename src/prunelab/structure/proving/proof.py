@@ -55,11 +55,27 @@ def prove(
 
 
 @dataclass(frozen=True)
-class _Removal:
+class Removal:
     """The removal of a trial: True for each id that is removed, and its plan for given remedies."""
 
     ids: NDArray[np.bool_] = field(repr=False)
     plan: PlanFor
+
+
+def removal(
+    components: Components, parts: Partition, resolver: Resolver, chosen: Mapping[int, NDArray[np.int64]]
+) -> Removal:
+    """The removal of the ``chosen`` channels: number of a group -> channels."""
+    kept: dict[str, tuple[int, ...]] = {}
+    gone = np.zeros(components.count, dtype=np.bool_)
+    for number, group in enumerate(parts.groups):
+        if group.frozen is not None:
+            continue
+        removed = np.zeros(group.size, dtype=np.bool_)
+        removed[chosen.get(number, [])] = True
+        kept[group.name] = tuple(np.flatnonzero(~removed).tolist())
+        gone[parts.members[number][removed]] = True
+    return Removal(gone[components.label], resolver(kept))
 
 
 class _Proof:
@@ -81,7 +97,7 @@ class _Proof:
         self._expected = significant(trace)
         self._known: dict[_Question, Failure | None] = {}
         self._newest: tuple[_Question, PrunedRun] | None = None
-        self._newest_removal: tuple[tuple[int, frozenset[int]], _Removal] | None = None
+        self._newest_removal: tuple[tuple[int, frozenset[int]], Removal] | None = None
         self._by_module: dict[str, list[Step]] = {}
         self._by_call: dict[Call, list[Step]] = {}
         self._numbers = {id(step): number for number, step in enumerate(trace.steps)}
@@ -128,24 +144,18 @@ class _Proof:
     ) -> _Question:
         return self.trial_index, frozenset(wanted), tuple(key(remedy) for remedy in remedies), last
 
-    def _removal(self, wanted: frozenset[int]) -> _Removal:
+    def _removal(self, wanted: frozenset[int]) -> Removal:
         asked = (self.trial_index, wanted)
         if self._newest_removal is None or self._newest_removal[0] != asked:
             self._newest_removal = asked, self._removal_of(wanted)
         return self._newest_removal[1]
 
-    def _removal_of(self, wanted: frozenset[int]) -> _Removal:
-        kept: dict[str, tuple[int, ...]] = {}
-        gone = np.zeros(self.components.count, dtype=np.bool_)
-        for number, group in enumerate(self.parts.groups):
-            if group.frozen is not None:
-                continue
-            removed = np.zeros(group.size, dtype=np.bool_)
-            if number in wanted:
-                removed[self.trials.removed(self.trial_index, number, group.size)] = True
-            kept[group.name] = tuple(np.flatnonzero(~removed).tolist())
-            gone[self.parts.members[number][removed]] = True
-        return _Removal(gone[self.components.label], self.resolver(kept))
+    def _removal_of(self, wanted: frozenset[int]) -> Removal:
+        chosen = {
+            number: self.trials.removed(self.trial_index, number, self.parts.groups[number].size)
+            for number in wanted
+        }
+        return removal(self.components, self.parts, self.resolver, chosen)
 
     def repair(self, failure: Failure) -> bool:
         """Adapt the width that the failing operator expects, if that helps: an integer attribute of its module, a

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.proving.prediction import Done, EndOfRun, Prediction
-from prunelab.structure.surgery.apply import named_modules
+from prunelab.structure.surgery.apply import Dropped, named_modules
 from prunelab.structure.surgery.temporary import as_pruned, call_with, pruned_tensors
 from prunelab.structure.tracing.data_decisions import Decisions, depends_on_data
 from prunelab.structure.tracing.operators import arithmetic, name_of, operands
@@ -42,11 +42,15 @@ class _Entered:
 class PrunedRun:
     """Runs ``network`` pruned by ``plan``, or one of its modules, and passes each operator to a ``Prediction``.
 
-    The prediction may end a run by raising ``EndOfRun``.
+    The prediction may end a run by raising ``EndOfRun``. ``dropped``: blocks that are replaced by the identity, which
+    runs no operator (path -> whether the block returns a tuple). ``error`` is what the network raised.
     """
 
-    def __init__(self, network: Network, plan: PruningPlan) -> None:
-        self._network, self._plan = network, plan
+    def __init__(
+        self, network: Network, plan: PruningPlan, dropped: Mapping[str, bool] | None = None
+    ) -> None:
+        self._network, self._plan, self._dropped = network, plan, dropped or {}
+        self.error: Exception | None = None
         self._tensors = pruned_tensors(plan, network.stand_ins)
         self._decisions = Decisions(network.decided)
         self._entered: dict[str, _Entered] = {}
@@ -57,7 +61,8 @@ class PrunedRun:
         def entered(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._entered[path] = _Entered(args, kwargs, prediction.place, len(self._decisions.made))
 
-        with _entering(self._network.model, entered):
+        model = self._network.model
+        with _without(model, self._dropped), _entering(model, entered):
             return self._run("", self._plan, prediction, *self._network.inputs())
 
     def place(self, module: str) -> int | None:
@@ -100,9 +105,22 @@ class PrunedRun:
                 call_with(module, own, args, dict(kwargs))
             except EndOfRun:
                 return None
-            except Exception:  # a program may raise anything for an unexpected width
+            except Exception as error:  # a program may raise anything for an unexpected width
+                self.error = error
                 return calls.function
         return None
+
+
+@contextmanager
+def _without(model: nn.Module, blocks: Mapping[str, bool]) -> Iterator[None]:
+    """Replace ``blocks`` by the identity."""
+    with ExitStack() as stack:
+        for path, wrapped in blocks.items():
+            parent, _, name = path.rpartition(".")
+            children: dict[str, Any] = model.get_submodule(parent)._modules
+            stack.callback(children.__setitem__, name, children[name])
+            children[name] = Dropped("(identity,)" if wrapped else "identity", children[name])
+        yield
 
 
 @contextmanager

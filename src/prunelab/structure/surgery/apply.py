@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from prunelab.errors import UserError
 from prunelab.structure.plan import Cut, PruningPlan
-from prunelab.structure.surgery.attributes import set_integer
+from prunelab.structure.surgery.attributes import plain_attributes, set_integer
 from prunelab.structure.surgery.cutting import Cutter
 from prunelab.structure.surgery.implied import require_implied
 from prunelab.structure.surgery.replacing import replace_content, states_to_cut
@@ -19,22 +20,32 @@ from prunelab.structure.surgery.rewriting import Width, check_hard_coded, rewrit
 from prunelab.structure.tracing.evaluation import forget_caches
 from prunelab.structure.wrappers import uncompiled
 
-_LEAVES = {"identity": lambda x: x, "relu": torch.relu, "relu6": nn.functional.relu6}
+_FUNCTIONS = {"identity": lambda x: x, "relu": torch.relu, "relu6": nn.functional.relu6}
 
 
 class Dropped(nn.Module):
     """Replaces a dropped residual block: y = x, or the activation function that followed the addition.
 
-    Takes all arguments of the block; the first one is x.
+    ``leaves`` is one of ``plan.LEAVES``.
+
+    Takes all arguments of the block; the first tensor among them is x. ``block``: the block, whose plain attributes
+    (numbers, strings, and tuples and lists of them) this module gets too, because networks read them.
     """
 
-    def __init__(self, leaves: str) -> None:
+    leaves: str
+
+    def __init__(self, leaves: str, block: nn.Module | None = None) -> None:
         super().__init__()
+        if block is not None:
+            vars(self).update(plain_attributes(block))
+            self.training = block.training
         self.leaves = leaves
 
-    def forward(self, x: Tensor, *others: Any, **named: Any) -> Tensor:
-        """x (N, C, H, W) -> the same shape."""
-        return _LEAVES[self.leaves](x)
+    def forward(self, *args: Any, **named: Any) -> Any:
+        """x of any shape -> the same shape."""
+        x = next(value for value in tree_leaves((args, named)) if isinstance(value, Tensor))
+        y = _FUNCTIONS[self.leaves.strip("(,)")](x)
+        return (y,) if self.leaves.startswith("(") else y
 
     def extra_repr(self) -> str:
         """The text in a printed network."""
@@ -177,7 +188,7 @@ def drop_blocks(model: nn.Module, plan: PruningPlan) -> None:
     innermost_first = sorted(plan.replaced.items(), key=lambda item: -item[0].count("."))
     for path, leaves in innermost_first:
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, Dropped(leaves))
+        setattr(model.get_submodule(parent), name, Dropped(leaves, model.get_submodule(path)))
 
 
 def rewrite_methods(modules: Mapping[str, nn.Module], rewritten: Mapping[str, tuple[Width, ...]]) -> None:

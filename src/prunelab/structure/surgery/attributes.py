@@ -1,10 +1,12 @@
-"""Integer attributes of a module, and entries of its tuples and lists of integers ("sizes[1]")."""
+"""Plain attributes of a module: numbers, strings, and entries of tuples and lists of integers ("sizes[1]")."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import nn
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 def integers(module: nn.Module) -> dict[str, int]:
@@ -16,6 +18,21 @@ def integers(module: nn.Module) -> dict[str, int]:
         elif type(value) in (tuple, list) and value and all(type(entry) is int for entry in value):
             found.update((f"{name}[{place}]", entry) for place, entry in enumerate(value))
     return found
+
+
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """The attributes that are numbers, strings, or tuples and lists of them, without those that every module has."""
+    return {
+        name: list(value) if type(value) is list else value
+        for name, value in vars(module).items()
+        if name not in _OF_EVERY_MODULE and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) in (tuple, list):
+        return all(_is_plain(entry) for entry in value)
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def set_integer(module: nn.Module, name: str, value: Any) -> None:

@@ -132,7 +132,7 @@ class SlicedNetwork:
             parent, _, child = name.rpartition(".")
             modules: dict[str, Any] = self._modules[parent]._modules
             undo.callback(modules.__setitem__, child, modules[child])
-            modules[child] = Dropped(self._blocks[name])
+            modules[child] = Dropped(self._blocks[name], modules[child])
 
     def _put(
         self, prefix: Prefix, tensors: Mapping[str, Tensor], parts: Mapping[str, Tensor], undo: ExitStack

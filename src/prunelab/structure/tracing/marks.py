@@ -108,11 +108,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Visit:
-    """One call of a module: its first input tensor, and its output if that is a tensor."""
+    """One call of a module: its first input tensor, its output if that is a tensor or a tuple of one (``wrapped``), and
+    the numbers of the first step that it ran and of the first after it."""
 
     module: str
     entered: Marked | None
     left: Marked | None
+    start: int
+    end: int
+    wrapped: bool = False
 
 
 @dataclass

@@ -125,15 +125,18 @@ def run(
     model: nn.Module, tracer: Tracer, forward: Callable[[], Any], mode: Mode = evaluation_mode
 ) -> tuple[Trace, Any]:
     """Run ``forward`` once in ``mode`` under ``tracer`` -> the trace (the output is frozen), the output."""
-    entered: list[Marked | None] = []
+    entered: list[tuple[Marked | None, int]] = []
 
     def enter(path: str, given: Any) -> None:
         tensors = [value for value in tree_flatten(given)[0] if isinstance(value, Tensor)]
-        entered.append(tracer.marked(tensors[0]) if tensors else None)
+        entered.append((tracer.marked(tensors[0]) if tensors else None, len(tracer.trace.steps)))
 
     def leave(path: str, out: Any) -> None:
-        left = tracer.marked(out) if isinstance(out, Tensor) else None
-        tracer.trace.visits.append(Visit(path, entered.pop(), left))
+        wrapped = type(out) is tuple and len(out) == 1
+        result = out[0] if wrapped else out
+        left = tracer.marked(result) if isinstance(result, Tensor) else None
+        given, start = entered.pop()
+        tracer.trace.visits.append(Visit(path, given, left, start, len(tracer.trace.steps), wrapped))
 
     with (
         mode(model),

@@ -1,0 +1,108 @@
+"""Trials of residual blocks: without a block, the network must run all other operators as before.
+
+A module may be more to its network than the function that it computes: the network reads an attribute of it, or has
+registered a hook that collects its output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prunelab.structure.blocks import SAME, IdentityPath
+from prunelab.structure.network import Network
+from prunelab.structure.proving.prediction import Prediction, significant
+from prunelab.structure.proving.proof import Removal
+from prunelab.structure.proving.pruned_run import PrunedRun
+from prunelab.structure.proving.remedies import Remedy
+from prunelab.structure.tracing.marks import Marked, Trace, Visit
+
+
+@dataclass(frozen=True)
+class BlockTrials:
+    """The trials of blocks. Channels are removed too (``removal``), so that the plans of a trial are those of a user.
+
+    ``runs``: the network in each mode that is proved, and its trace there.
+    """
+
+    runs: Sequence[tuple[Network, Trace]]
+    removal: Removal
+    remedies: tuple[Remedy, ...]
+
+    def failing(self, found: Sequence[tuple[Visit, IdentityPath]]) -> dict[str, str]:
+        """The blocks that cannot be dropped, with reasons.
+
+        All blocks of one nesting depth are dropped together; only if that fails, parts of them.
+        """
+        reasons: dict[str, str] = {}
+        trace = self.runs[0][1]
+        last_read = _last_reads(trace)
+        depths: dict[int, list[Visit]] = {}
+        for visit, _ in found:
+            around = sum(visit.module.startswith(f"{other.module}.") for other, _ in found)
+            if _changed_in_place(trace, visit, last_read):
+                reasons[visit.module] = "its output is changed in place while its input is still in use"
+            else:
+                depths.setdefault(around, []).append(visit)
+        for visits in depths.values():
+            passed: list[Visit] = []
+            self._divide(visits, passed, reasons)
+        return reasons
+
+    def _divide(self, visits: Sequence[Visit], passed: list[Visit], reasons: dict[str, str]) -> None:
+        """Add the visits that can be dropped together with ``passed`` to it, and the others to ``reasons``."""
+        reason = self._trial([*passed, *visits])
+        if reason is None:
+            passed.extend(visits)
+        elif len(visits) == 1:
+            reasons[visits[0].module] = reason
+        else:
+            half = len(visits) // 2
+            self._divide(visits[:half], passed, reasons)
+            self._divide(visits[half:], passed, reasons)
+
+    def _trial(self, visits: Sequence[Visit]) -> str | None:
+        """Why the network fails without these blocks; None if it does not."""
+        dropped = {visit.module: visit.wrapped for visit in visits}
+        for network, trace in self.runs:
+            inside = {
+                number
+                for visit in trace.visits
+                if visit.module in dropped
+                for number in range(visit.start, visit.end)
+            }
+            expected = [(number, step) for number, step in significant(trace) if number not in inside]
+            prediction = Prediction(expected, self.removal.ids)
+            run = PrunedRun(network, self.removal.plan(self.remedies), dropped)
+            failure = prediction.ended(run.run_network(prediction))
+            if run.error is not None:
+                first = (str(run.error).strip().splitlines() or [""])[0]
+                return f"the network fails without it: {type(run.error).__name__}: {first}".rstrip(": ")
+            if failure is not None:
+                step = trace.steps[failure.step]
+                place = f"in {step.module}" if step.module else "in the forward pass of the network"
+                return f"without it the network does something else from {step.op} {place} on"
+        return None
+
+
+def _last_reads(trace: Trace) -> dict[int, int]:
+    """The ``id`` of each mark -> the number of the last step that reads it."""
+    return {id(marked): number for number, step in enumerate(trace.steps) for marked in step.inputs}
+
+
+def _changed_in_place(trace: Trace, visit: Visit, last_read: dict[int, int]) -> bool:
+    """Whether an operator after the block writes into its output, which would be its input, before the last read of
+    that."""
+    if visit.entered is None or visit.left is None:
+        return False
+    return any(
+        step.op.endswith("_") and step.inputs and _viewed(step.inputs[0], visit.left)
+        for step in trace.steps[visit.end : last_read.get(id(visit.entered), 0)]
+    )
+
+
+def _viewed(marked: Marked, source: Marked) -> bool:
+    """Whether ``marked`` is ``source`` or a view of it."""
+    while marked is not source and marked.op in SAME and marked.parents:
+        marked = marked.parents[0]
+    return marked is source
