@@ -17,6 +17,7 @@ from .methods import ABCPruner as ABCPruner
 from .methods import Allocation as Allocation
 from .methods import APoZ as APoZ
 from .methods import AutoPruner as AutoPruner
+from .methods import AutoSlim as AutoSlim
 from .methods import BNGamma as BNGamma
 from .methods import Budget as Budget
 from .methods import Calibration as Calibration

@@ -40,7 +40,17 @@ from prunelab.methods.learning import (
 )
 from prunelab.methods.method import PruningMethod
 from prunelab.methods.reconstruction import ChannelPruning, ReconstructionPruning, Subspace, ThiNet
-from prunelab.methods.search import AMC, DMCP, ABCPruner, Candidate, EagleEye, Judge, SearchMethod, WidthSpace
+from prunelab.methods.search import (
+    AMC,
+    DMCP,
+    ABCPruner,
+    AutoSlim,
+    Candidate,
+    EagleEye,
+    Judge,
+    SearchMethod,
+    WidthSpace,
+)
 
 __all__ = [
     "AMC",
@@ -58,6 +68,7 @@ __all__ = [
     "APoZ",
     "Allocation",
     "AutoPruner",
+    "AutoSlim",
     "BNGamma",
     "Budget",
     "Calibration",

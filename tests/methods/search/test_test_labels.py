@@ -21,6 +21,7 @@ SEARCHES = {
     "eagleeye": ("method.candidates=3", "method.tolerance=0.1"),
     "amc": ("method.episodes=3", "method.warmup=2"),
     "abcpruner": ("method.sources=2", "method.cycles=1", "method.training.epochs=1"),
+    "autoslim": ("method.epochs=1", "method.steps=3"),
     "dmcp": ("method.epochs=1",),
 }
 
@@ -46,7 +47,10 @@ def shuffled(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_no_search_is_left_out() -> None:
-    searches = {file.stem for file in CONF.glob("*.yaml") if "/search@" in file.read_text()} | {"dmcp"}
+    searches = {file.stem for file in CONF.glob("*.yaml") if "/search@" in file.read_text()} | {
+        "autoslim",
+        "dmcp",
+    }
     assert searches == set(SEARCHES)
 
 

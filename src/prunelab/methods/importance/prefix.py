@@ -61,12 +61,14 @@ class Prefix:
 class Schedule:
     """The course of one pass.
 
+    started: module -> when it started, for the same modules as ``done``.
     done: module -> when it was done, for modules that ran once and gave one tensor with a row per image.
     outputs: module -> its output (1, ...) for one image.
     hook points: hook point -> when it came.
     reads: (modules whose output a call read, modules that were running) for every such call.
     """
 
+    started: Mapping[str, int]
     done: Mapping[str, int]
     outputs: Mapping[str, Tensor]
     hook_points: Mapping[HookPoint, int]
@@ -74,14 +76,14 @@ class Schedule:
 
     def before(self, hook_points: Collection[HookPoint]) -> Prefix:
         """What is done before the first of these hook_points."""
-        return self._until(min(self.hook_points[hook_point] for hook_point in hook_points))
+        return self.until(min(self.hook_points[hook_point] for hook_point in hook_points))
 
     def through(self, module: str) -> Prefix:
         """What is done once this module (one of ``done``) is done."""
-        return self._until(self.done[module] + 1)
+        return self.until(self.done[module] + 1)
 
-    def _until(self, end: int) -> Prefix:
-        """What is done before a point in time."""
+    def until(self, end: int) -> Prefix:
+        """What is done before a point in time, such as one of ``started``."""
         done = {path for path, time in self.done.items() if time < end}
         outermost = {path for path in done if not done & set(_ancestors(path))}
         read = {
@@ -132,6 +134,7 @@ class _Recorder(TorchFunctionMode):
         self._time = 0
         self._running: list[str] = []
         self._runs: Counter[str] = Counter()
+        self._started: dict[str, int] = {}
         self._done: dict[str, int] = {}
         self._outputs: dict[str, Tensor] = {}
         self._made_by: dict[int, set[str]] = {}
@@ -157,6 +160,8 @@ class _Recorder(TorchFunctionMode):
         def wrap(forward: Forward) -> Forward:
             def run(*args: Any, **kwargs: Any) -> Any:
                 self._running.append(path)
+                self._time += 1
+                self._started[path] = self._time
                 out = forward(*args, **kwargs)
                 self._running.pop()
                 self._leave(path, out, tree_leaves((args, kwargs)))
@@ -179,7 +184,8 @@ class _Recorder(TorchFunctionMode):
 
     def schedule(self) -> Schedule:
         once = {path: time for path, time in self._done.items() if self._runs[path] == 1}
-        return Schedule(once, self._outputs, self._taps, frozenset(self._reads))
+        started = {path: self._started[path] for path in once}
+        return Schedule(started, once, self._outputs, self._taps, frozenset(self._reads))
 
 
 def _ancestors(path: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from prunelab.methods.search.abcpruner import ABCPruner
 from prunelab.methods.search.amc import AMC
+from prunelab.methods.search.autoslim import AutoSlim
 from prunelab.methods.search.ddpg import AgentSettings
 from prunelab.methods.search.dmcp import DMCP
 from prunelab.methods.search.eagleeye import EagleEye
@@ -14,6 +15,7 @@ __all__ = [
     "DMCP",
     "ABCPruner",
     "AgentSettings",
+    "AutoSlim",
     "Candidate",
     "EagleEye",
     "Judge",

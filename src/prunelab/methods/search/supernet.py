@@ -86,17 +86,22 @@ class Supernet:
     def sandwich(
         self, forward: Run, batch: Batch, narrower: Sequence[Widths], loss: Loss, temperature: float = 1.0
     ) -> Tensor:
-        """Loss of the full network plus distillation from it into the ``narrower`` ones, a scalar.
+        """The sum of ``sandwich_losses``, a scalar."""
+        first, *others = self.sandwich_losses(forward, batch, narrower, loss, temperature)
+        return sum(others, start=first)
+
+    def sandwich_losses(
+        self, forward: Run, batch: Batch, narrower: Sequence[Widths], loss: Loss, temperature: float = 1.0
+    ) -> list[Tensor]:
+        """Loss of the full network, then of distillation from it into each of the ``narrower`` ones.
 
         The sandwich rule with in-place distillation: Yu and Huang, Universally Slimmable Networks, ICCV 2019,
         arXiv:1903.05134, algorithm 1. Only the full network updates running statistics.
         """
         images, targets = batch
         teacher = forward(images)
-        total = loss(teacher, targets)
-        for widths in narrower:
-            total = total + distillation(self.outputs(forward, images, widths), teacher, temperature)
-        return total
+        students = (self.outputs(forward, images, widths) for widths in narrower)
+        return [loss(teacher, targets), *(distillation(each, teacher, temperature) for each in students)]
 
     @contextmanager
     def scaled(self, values: Mapping[str, Tensor]) -> Iterator[nn.Module]:

@@ -1,0 +1,184 @@
+"""Greedy slimming: from the widest network of a supernet, one group after another loses a part of its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from prunelab.distributed.messages import info
+from prunelab.distributed.ranks import on_all_ranks, sum_over_ranks, world
+from prunelab.errors import UserError
+from prunelab.methods.calibration import Batch
+from prunelab.methods.context import PruningContext
+from prunelab.methods.importance.prefix import Prefix, Schedule, record_outputs, record_schedule
+from prunelab.methods.search.judge import all_batches
+from prunelab.methods.search.markov import grid
+from prunelab.methods.search.state import SearchState
+from prunelab.methods.search.supernet import Supernet, frozen_statistics
+from prunelab.methods.search.widths import Widths
+from prunelab.methods.untouched import untouched
+from prunelab.structure import ChannelGroup
+
+
+@dataclass(frozen=True)
+class Descent:
+    """From full widths, the group whose next narrower width costs the least accuracy takes it, until the budget is met.
+
+    Of equal accuracies the smaller cross entropy counts. The last group keeps as many channels as the budget allows.
+    Networks run over the held-out images with the batch statistics of these images, and are compared by their error
+    alone, not by error per removed FLOP.
+
+    A candidate differs from the current network in one group. All modules that are done before the first module that
+    contains channels of the group return what they returned for the current network (``reuse``); the decisions are the
+    same without it.
+
+    context: budget, held-out images, and the folder of the state, which is written after each decision.
+    supernet: the trained weights for all widths.
+    steps: number of widths of each group.
+    reuse: whether candidates reuse outputs of the current network.
+    """
+
+    context: PruningContext
+    supernet: Supernet
+    steps: int
+    reuse: bool = True
+
+    def __call__(self) -> Widths:
+        """The widths of all groups, int (groups,).
+
+        Raises:
+            UserError: there are no held-out images, or their targets are not classes.
+        """
+        state = SearchState(self.context.folder)
+        found = state.load()
+        row = self.supernet.full.copy() if found is None else np.array(found["row"], dtype=np.int64)
+        scale, space = self.supernet.space.scale, self.supernet.space
+        batches = self._batches()
+        grids = {name: grid(allowed, self.steps) for name, allowed in space.choices.items()}
+        with untouched(self.context.model, self.context.device, self.context.seed), torch.no_grad():
+            prefixes = self._prefixes(batches[0][0]) if self.reuse else {}
+            while space.costs(row[None])[0] > space.target:
+                moves = self._moves(row, grids)
+                row = self._best(row, moves, batches, prefixes)
+                state.save({"row": row.tolist()})
+        info(f"Greedy slimming ended at {space.costs(row[None])[0] / scale:.1%} of the cost.")
+        return row
+
+    def _batches(self) -> list[Batch]:
+        batches = all_batches(self.context.held_out_images(), self.context)
+        for _, targets in batches:
+            if not isinstance(targets, Tensor) or targets.dim() != 1 or targets.is_floating_point():
+                raise UserError(
+                    f"{self.context.method} compares networks by accuracy: held-out batches must be pairs of images "
+                    "(N, C, H, W) and classes, integers (N,)."
+                )
+        return batches
+
+    def _moves(self, row: Widths, grids: Mapping[str, Widths]) -> dict[str, Widths]:
+        """For each group that can be narrower the widths after its step."""
+        moves = {}
+        for name, widths in grids.items():
+            column = self.supernet.column(name)
+            narrower = widths[widths < row[column]]
+            if not len(narrower):
+                narrower = self.supernet.space.choices[name][-1:]  # below the grid
+            if narrower[-1] < row[column]:
+                moved = row.copy()
+                moved[column] = narrower[-1]
+                moves[name] = self._filled(row, moved, column, name)
+        return moves
+
+    def _filled(self, row: Widths, moved: Widths, column: int, name: str) -> Widths:
+        """``moved``; if it meets the budget, with the largest width of this group that does."""
+        allowed = self.supernet.space.choices[name]
+        between = allowed[(allowed >= moved[column]) & (allowed < row[column])]
+        rows = np.tile(moved, (len(between), 1))
+        rows[:, column] = between  # widest first
+        fits = self.supernet.space.costs(rows) <= self.supernet.space.target
+        chosen: Widths = rows[int(np.argmax(fits))] if fits.any() else moved
+        return chosen
+
+    def _best(
+        self,
+        row: Widths,
+        moves: Mapping[str, Widths],
+        batches: Sequence[Batch],
+        prefixes: Mapping[str, Prefix],
+    ) -> Widths:
+        sums = torch.zeros(len(moves), 2, dtype=torch.float64)
+        rank, ranks = world()
+
+        def work() -> None:
+            for batch in batches[rank::ranks]:
+                sums.add_(self._judged(row, moves, batch, prefixes))
+
+        on_all_ranks(work)
+        sum_over_ranks(sums)
+        order = np.lexsort((sums[:, 1].numpy(), sums[:, 0].numpy()))  # errors first, then cross entropy
+        return list(moves.values())[int(order[0])]
+
+    def _judged(
+        self, row: Widths, moves: Mapping[str, Widths], batch: Batch, prefixes: Mapping[str, Prefix]
+    ) -> Tensor:
+        """(moves, 2): errors and summed cross entropy of each candidate on one batch."""
+        images, targets = batch
+        model, sliced = self.supernet.sliced.model, self.supernet.sliced
+        everything = torch.arange(len(images), device=images.device)
+        paths = {path for name in moves if name in prefixes for path in prefixes[name].read}
+        found = []
+        with batch_statistics(model):
+            outputs: Mapping[str, Tensor] = {}
+            if paths:
+                with sliced.at(row.tolist()), record_outputs(model, sorted(paths)) as outputs:
+                    model(images)
+            for name, moved in moves.items():
+                with ExitStack() as stack:
+                    stack.enter_context(sliced.at(moved.tolist()))
+                    if name in prefixes:
+                        stack.enter_context(prefixes[name].skipped(model, outputs))(everything)
+                    logits = model(images)
+                errors = (logits.argmax(dim=1) != targets).sum()
+                loss = functional.cross_entropy(logits.double(), targets, reduction="sum")
+                found.append(torch.stack([errors.double(), loss]).cpu())
+        return torch.stack(found)
+
+    def _prefixes(self, images: Tensor) -> dict[str, Prefix]:
+        """For each group what is done before its first module; groups without such modules are left out."""
+        model = self.supernet.sliced.model
+        schedule = record_schedule(model, images, ())
+        prefixes = {}
+        for group in self.supernet.sliced.graph.groups:
+            first = _first_module(group, schedule)
+            if first is not None and (prefix := schedule.until(first)).read:
+                prefixes[group.name] = prefix
+        return prefixes
+
+
+def _first_module(group: ChannelGroup, schedule: Schedule) -> int | None:
+    """When the first module that contains channels of the group starts; None if one of them does not run once."""
+    tensors = [part.parameter for part in group.slices] + [gather.buffer for gather in group.gathers]
+    owners = {name.rpartition(".")[0] for name in tensors}
+    if not owners <= set(schedule.started):
+        return None
+    return min((schedule.started[owner] for owner in owners), default=None)
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, normalisation layers use the statistics of the batch and do not change their running ones."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and not module.training]
+    for norm in norms:
+        norm.train()
+    try:
+        with frozen_statistics(model):
+            yield
+    finally:
+        for norm in norms:
+            norm.eval()
