@@ -6,7 +6,8 @@
 Operations are counted from the configuration of each row: training on an image takes three forward passes, and for a
 pruned network the fraction of them that its budget keeps, round by round. The cost of scoring in training steps is
 read from records/step_costs.json (measured on a CPU), except for curl (one pass over half of the network for each
-channel and image) and eagleeye (one pass over each of its images for each candidate). Reading images, latency and
+channel and image), eagleeye (one pass over each of its images for each candidate), amc (one pass over the held-out
+images for each episode) and autoslim (one pass over them for each group and decision). Reading images, latency and
 checkpoints are not counted, and the utilisation of a pruned network is assumed to be that of the full one: real times
 are longer, above all for strongly pruned networks.
 
@@ -25,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prunelab.cli.config import configure
+from prunelab.methods import AMC, ABCPruner, AutoSlim, LearningMethod
 from prunelab.recipes import Round
 from prunelab.steps import Setup
 from prunelab.steps.baseline import TrainedBaseline
@@ -51,6 +53,12 @@ MEASURED_AS = {
     "thinet": "thinet",
 }
 """For methods without a measured cost of scoring: the method whose cost is used."""
+
+
+STEPS = {"lfpc": 2, "autoslim": 1.6, "dmcp": 2.1}
+"""The cost of a step of learning, in steps of the full network: LFPC reads a second batch. AutoSlim and DMCP also train
+two random networks, with 0.1 to 1 of the widths and so about 0.3 of the cost, and the narrowest one; in its second half
+DMCP takes a further step for the logits."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +97,11 @@ def hours(study: str, row: str, speed: float, step_costs: dict[str, float]) -> H
     keeps = [_keep(graph, setup, each) for each in rounds]
     recovery = sum(training(each.training, keep) for each, keep in zip(rounds, keeps, strict=True))
     recovery += TESTS * tests * setup.budget.keep * full
-    learned = getattr(method, "training", None)
-    learning = training(learned, 1.0) * (
-        2 if setup.names["method"] == "lfpc" else 1
-    )  # a second batch for each step
+    learned = method.training if isinstance(method, LearningMethod) else None
+    learning = training(learned, 1.0) * STEPS.get(setup.names["method"], 1)
+    if isinstance(method, ABCPruner):
+        candidates = method.sources * (1 + 2 * method.cycles) + 1  # the winner is trained again
+        learning = candidates * training(method.training, setup.budget.keep)
     baseline = setup.baseline.training if isinstance(setup.baseline, TrainedBaseline) else None
     scale = 1 / speed / 3600
     return Hours(
@@ -124,6 +133,12 @@ def _scoring(
     if name == "eagleeye":
         passes = method.sampler.count * (method.images + method.validation_images)  # type: ignore[attr-defined]
         return passes * setup.budget.keep * full
+    if isinstance(method, AMC):
+        return method.episodes * method.validation_images * setup.budget.keep * full
+    if isinstance(method, AutoSlim):
+        groups = len([group for group in graph.at(method.levels) if group.name not in method.exclude])
+        decisions = groups * method.steps_of_group * (1 - setup.budget.keep**0.5)
+        return decisions * groups * method.validation_images * (1 + setup.budget.keep) / 2 * full
     if name not in MEASURED_AS:
         return 0.0
     return rounds * method.images * step_costs[MEASURED_AS[name]] * (1 + BACKWARD) * full

@@ -17,7 +17,19 @@ CONF = ROOT / "conf/experiment"
 ROWS = sorted(file.stem for file in (CONF / "table2").glob("*.yaml"))
 METHODS = sorted(file.stem for file in (CONF / "imagenet_resnet50").glob("*.yaml"))
 NETWORKS = {"8.17": "resnet50", "7.72": "resnet50_v1"}
-HERE = {"SFP", "FPGM", "HRank", "ThiNet", "Entropy", "CURL", "EagleEye", "LFPC"}
+HERE = {
+    "SFP",
+    "FPGM",
+    "HRank",
+    "ThiNet",
+    "Entropy",
+    "CURL",
+    "EagleEye",
+    "LFPC",
+    "ABCPruner",
+    "AutoSlim",
+    "DMCP",
+}
 
 
 def published() -> dict[str, dict[str, str]]:

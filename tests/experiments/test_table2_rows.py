@@ -20,7 +20,11 @@ SMALL = (
     "debug=fast_dev_run", "trainer=cpu", "data.num_workers=0", "data.image_size=32", "data.resize=36",
     "data.batch_size=4", "data.eval_batch_size=4", "data.val_fraction=0.5",
 )  # fmt: skip
-LESS = {"curl_73": ("method.criterion.proxy_images=1",), "eagleeye": ("method.draws=2000",)}
+LESS = {
+    "curl_73": ("method.criterion.proxy_images=1",),
+    "eagleeye": ("method.draws=2000",),
+    "autoslim": ("method.steps=3",),
+}
 
 
 @pytest.fixture(scope="module")

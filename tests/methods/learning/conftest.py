@@ -87,6 +87,13 @@ def context() -> Callable[[LearningMethod, nn.Module], PruningContext]:
     return lambda method, network: method.context(network, EXAMPLE)
 
 
+def held_out(method: LearningMethod) -> Any:
+    """The validation images of digits, if the method reads some."""
+    data = Digits()
+    data.setup()
+    return data.validation_dataloader(method.validation_images) if method.reads_validation else None
+
+
 @pytest.fixture
 def learn(tmp_path: Path) -> Callable[..., dict[str, float]]:
     """Trains a network for digits in place while a method learns; gives what was logged last."""
@@ -103,8 +110,7 @@ def learn(tmp_path: Path) -> Callable[..., dict[str, float]]:
         data = Digits()
         data.prepare_data()
         data.setup()
-        held_out = data.validation_dataloader(method.validation_images) if method.reads_validation else None
-        method.begin(method.context(network, EXAMPLE, validation=held_out))
+        method.begin(method.context(network, EXAMPLE, validation=held_out(method)))
         fit(
             network,
             data,
@@ -203,7 +209,11 @@ def assert_resumes(learn: Any, small: nn.Module) -> Callable[..., None]:
         assert seen.numbers == [epochs - 1]
         for name, tensor in unbroken.state_dict().items():
             assert torch.equal(tensor, resumed.state_dict()[name]), name
-        assert first.decide(first.context(unbroken, EXAMPLE)) == last.decide(last.context(resumed, EXAMPLE))
+        plans = [
+            method.decide(method.context(network, EXAMPLE, validation=held_out(method)))
+            for method, network in ((first, unbroken), (last, resumed))
+        ]
+        assert plans[0] == plans[1]
 
     return check
 
