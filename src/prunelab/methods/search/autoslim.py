@@ -70,6 +70,7 @@ class AutoSlim(LearningMethod):
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
     eager: ClassVar[bool] = True
     needs_training_mode: ClassVar[bool] = True
+    decides_untrained: ClassVar[bool] = False
 
     def __init__(
         self,
