@@ -24,7 +24,7 @@ class ImportancePruning(PruningCallback):
         budget: how much to keep.
         network, plan_file, example_input, calibration, validation, unpack, loss: see ``PruningCallback``.
         settings: see ``ImportanceMethod``: levels, exclude, allocation, normalisation, min_keep, divisor, images,
-            seed, exact, cardinality.
+            seed, exact, cardinality, outputs.
 
     Example:
         >>> callback = prunelab.ImportancePruning(prunelab.Taylor(), prunelab.Budget(flops=0.5), images=256)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -45,7 +45,7 @@ class PruningMethod(ABC):
         images: how many calibration images are read, over all ranks together.
         validation_images: how many held-out images are read, for methods that compare networks by accuracy.
         seed: of all random numbers.
-        exact, cardinality: what may be removed, see ``analyze``.
+        exact, cardinality, outputs: what may be removed, see ``analyze``.
 
     Raises:
         UserError: a setting out of range.
@@ -81,6 +81,7 @@ class PruningMethod(ABC):
         seed: int = 0,
         exact: bool = False,
         cardinality: bool = False,
+        outputs: str | int | Collection[str | int] | Callable[[Any], Any] | None = None,
     ) -> None:
         if not isinstance(budget, Budget):
             raise UserError(
@@ -93,7 +94,7 @@ class PruningMethod(ABC):
         self.images = images
         self.validation_images = validation_images
         self.seed = seed
-        self.exact, self.cardinality = exact, cardinality
+        self.exact, self.cardinality, self.outputs = exact, cardinality, outputs
 
     @abstractmethod
     def decide(self, context: PruningContext) -> PruningPlan:
@@ -149,7 +150,9 @@ class PruningMethod(ABC):
 
     def structure(self, model: nn.Module, example_input: Any) -> ChannelGraph:
         """The groups and blocks of ``model`` that this method may remove."""
-        return analyze(model, example_input, exact=self.exact, cardinality=self.cardinality)
+        return analyze(
+            model, example_input, exact=self.exact, cardinality=self.cardinality, outputs=self.outputs
+        )
 
     def context(
         self,

@@ -26,12 +26,18 @@ from prunelab.structure.resolving import Resolver
 from prunelab.structure.tracing.collector import without_collector
 from prunelab.structure.tracing.ids import Components
 from prunelab.structure.tracing.marks import Trace
+from prunelab.structure.tracing.outputs import Outputs, check_outputs
 from prunelab.structure.training import InTraining, in_training, out_of_use
 from prunelab.structure.wrappers import uncompiled
 
 
 def analyze(
-    model: nn.Module, example_input: Any, *, exact: bool = False, cardinality: bool = False
+    model: nn.Module,
+    example_input: Any,
+    *,
+    exact: bool = False,
+    cardinality: bool = False,
+    outputs: Outputs | None = None,
 ) -> ChannelGraph:
     """Find everything that can be removed from ``model``.
 
@@ -47,9 +53,13 @@ def analyze(
             ``ChannelGroup.exact``), so that every pruned network equals the masked one.
         cardinality: remove whole groups of a grouped convolution (and decrease ``groups``, its cardinality) instead of
             the same positions of every group. Where other layers tie all its groups, positions are removed as usual.
+        outputs: which outputs of the network are used; the channels of all others may be removed where other layers
+            read them. A name (of an entry or attribute), an index, several of them, or a function of what the network
+            returns, such as ``lambda result: result.logits``. By default all. Where training mode returns something
+            of another form, all of that is used.
 
-    Raises UserError if the network cannot run on the input, is in a wrapper such as DataParallel, or ``exact`` or
-    ``cardinality`` is not a boolean.
+    Raises UserError if the network cannot run on the input, is in a wrapper such as DataParallel, ``exact`` or
+    ``cardinality`` is not a boolean, or the network has no such output.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -60,8 +70,9 @@ def analyze(
     for name, value in (("exact", exact), ("cardinality", cardinality)):
         if not isinstance(value, bool):
             raise UserError(f"{name}={value} is neither true nor false.")
+    check_outputs(outputs)
     with without_collector(), uncompiled(model) as plain:
-        return _analyzed(Network(plain, example_input, exact, cardinality), exact)
+        return _analyzed(Network(plain, example_input, exact, cardinality, outputs), exact)
 
 
 def _analyzed(network: Network, exact: bool) -> ChannelGraph:

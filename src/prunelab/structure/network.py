@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import TreeSpec, tree_map, tree_structure
 
 import prunelab
 from prunelab.errors import UserError
@@ -20,7 +20,7 @@ from prunelab.structure.surgery.apply import named_tensors
 from prunelab.structure.surgery.temporary import call_with
 from prunelab.structure.tracing.evaluation import evaluation_mode, training_mode
 from prunelab.structure.tracing.marks import Place, Trace
-from prunelab.structure.tracing.outputs import tensors_in
+from prunelab.structure.tracing.outputs import Outputs, selected, tensors_in
 from prunelab.structure.tracing.trace import Mode, Tracer, run
 
 _TORCH, _PRUNELAB = (f"{Path(file).parent}{os.sep}" for file in (torch.__file__, prunelab.__file__))
@@ -31,11 +31,16 @@ MANY_GROUPS = 8
 class Network:
     """Runs ``model`` on ``example_input`` under a tracer: on the meta device if that is possible, else on its device.
 
-    ``exact`` and ``cardinality`` as for ``analyze``.
+    ``exact``, ``cardinality`` and ``outputs`` as for ``analyze``.
     """
 
     def __init__(
-        self, model: nn.Module, example_input: Any, exact: bool = False, cardinality: bool = False
+        self,
+        model: nn.Module,
+        example_input: Any,
+        exact: bool = False,
+        cardinality: bool = False,
+        outputs: Outputs | None = None,
     ) -> None:
         self.model = model
         if any(torch.nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
@@ -50,6 +55,8 @@ class Network:
         self.kernels = kernels(model)
         self.carry: dict[Place, int] = {}
         self.mode: Mode = evaluation_mode
+        self._outputs = outputs
+        self._form: tuple[type, TreeSpec] | None = None
         self.decided: list[tuple[str, Any]] = []
         self.meta = True
         self._use_meta()
@@ -142,10 +149,23 @@ class Network:
         )
         args, kwargs = self.inputs()
         trace, _ = run(
-            self.model, tracer, lambda: call_with(self.model, self.stand_ins, args, kwargs), self.mode
+            self.model,
+            tracer,
+            lambda: call_with(self.model, self.stand_ins, args, kwargs),
+            self.mode,
+            self._chosen,
         )
         self.decided = tracer.decisions.made
         return trace
+
+    def _chosen(self, returned: Any) -> Any:
+        """The outputs that matter; all of them if training mode returns something else than evaluation mode."""
+        form = type(returned), tree_structure(returned)
+        if self.mode is evaluation_mode:
+            self._form = form
+        if self._outputs is None or form != self._form:
+            return returned
+        return selected(returned, self._outputs)
 
     def _joined(self, trace: Trace) -> frozenset[str]:
         """The modules from which at most one whole group could be removed.

@@ -12,16 +12,22 @@ from prunelab.structure.network import arguments
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.surgery.apply import named_tensors
 from prunelab.structure.surgery.discontinuous import Record, Recording, Repeating
-from prunelab.structure.surgery.masking import masked_run
+from prunelab.structure.surgery.masking import Watch, masked_run
 from prunelab.structure.surgery.precision import copied, double_precision
 from prunelab.structure.surgery.temporary import call_with
 from prunelab.structure.tracing.calls import Calls, following
 from prunelab.structure.tracing.evaluation import evaluation_mode
-from prunelab.structure.tracing.outputs import tensors_in
+from prunelab.structure.tracing.outputs import Outputs, selected, tensors_in
 from prunelab.structure.wrappers import uncompiled
 
 
-def check(original: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Any) -> float:
+def check(
+    original: nn.Module,
+    pruned: nn.Module,
+    plan: PruningPlan,
+    images: Any,
+    outputs: Outputs | None = None,
+) -> float:
     """The largest difference between the masked ``original`` and ``pruned``, relative to the largest value.
 
     Compared are the outputs, and whatever enters an operator that is not continuous (a sort, a comparison, the
@@ -33,6 +39,7 @@ def check(original: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Any
         pruned: a copy of it after ``apply(..., plan)``.
         plan: what was removed.
         images: one batch, or a tuple of positional or a dict of keyword arguments.
+        outputs: the outputs that are compared, as for ``analyze``.
 
     Returns:
         1e-6 or less for exact groups; see ``ChannelGroup.exact`` for those that cannot be. Both networks run in
@@ -54,37 +61,45 @@ def check(original: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Any
         True
     """
     try:
-        return _difference_of_runs(original, pruned, plan, images, double=True)
+        return _difference_of_runs(original, pruned, plan, images, outputs, double=True)
     except Exception as in_double:
         try:
-            return _difference_of_runs(original, pruned, plan, images, double=False)
+            return _difference_of_runs(original, pruned, plan, images, outputs, double=False)
         except Exception as error:
             raise in_double from error
 
 
 def _difference_of_runs(
-    original: nn.Module, pruned: nn.Module, plan: PruningPlan, images: Any, double: bool
+    original: nn.Module,
+    pruned: nn.Module,
+    plan: PruningPlan,
+    images: Any,
+    outputs: Outputs | None,
+    double: bool,
 ) -> float:
     record = Record()
-    masked = _floating(masked_run(original, plan, images, double, lambda calls: Recording(calls, record)))
-    found, differences = _pruned_run(pruned, images, double, record)
+
+    def floating(returned: Any) -> list[Tensor]:
+        chosen = returned if outputs is None else selected(returned, outputs)
+        return [value for value in tensors_in(chosen) if value.is_floating_point()]
+
+    watch: Watch = lambda calls: Recording(calls, record)  # noqa: E731
+    masked = floating(masked_run(original, plan, images, double, watch, outputs))
+    returned, differences = _pruned_run(pruned, images, double, record)
+    found = floating(returned)
     if [value.shape for value in masked] != [value.shape for value in found]:
         return float("inf")
     differences.extend(difference(*pair) for pair in zip(masked, found, strict=True))
     return max(differences, default=0.0)
 
 
-def _pruned_run(
-    pruned: nn.Module, images: Any, double: bool, record: Record
-) -> tuple[list[Tensor], list[float]]:
-    """The outputs of ``pruned``, and the differences at discontinuous operators."""
+def _pruned_run(pruned: nn.Module, images: Any, double: bool, record: Record) -> tuple[Any, list[float]]:
+    """What ``pruned`` returns, and the differences at discontinuous operators."""
     with uncompiled(pruned) as network:
         return _outputs(network, images, double, record)
 
 
-def _outputs(
-    pruned: nn.Module, images: Any, double: bool, record: Record
-) -> tuple[list[Tensor], list[float]]:
+def _outputs(pruned: nn.Module, images: Any, double: bool, record: Record) -> tuple[Any, list[float]]:
     args, kwargs = arguments(copied(images, double))
     tensors = copied(named_tensors(pruned), double)
     calls = Calls(lambda call, out: None)
@@ -98,7 +113,7 @@ def _outputs(
         double_precision() if double else nullcontext(),
     ):
         out = call_with(pruned, tensors, args, kwargs)
-    return _floating(out), repeating.differences
+    return out, repeating.differences
 
 
 def difference(expected: Tensor, found: Tensor, least_scale: float = 0.0) -> float:
@@ -113,7 +128,3 @@ def difference(expected: Tensor, found: Tensor, least_scale: float = 0.0) -> flo
     finite = expected[expected.isfinite()].abs()
     scale = max(float(finite.max()) if finite.numel() else 0.0, least_scale) or 1.0
     return float(gap.max()) / scale
-
-
-def _floating(out: Any) -> list[Tensor]:
-    return [value for value in tensors_in(out) if value.is_floating_point()]

@@ -24,6 +24,7 @@ from prunelab.structure.surgery.temporary import call_with
 from prunelab.structure.tracing.calls import Call, Calls
 from prunelab.structure.tracing.ids import Ids
 from prunelab.structure.tracing.marks import Marked, Trace
+from prunelab.structure.tracing.outputs import Outputs
 from prunelab.structure.tracing.rules.reduce import reduced_dims
 from prunelab.structure.tracing.trace import Tracer, run
 from prunelab.structure.wrappers import uncompiled
@@ -42,15 +43,23 @@ def masked_forward(model: nn.Module, plan: PruningPlan, inputs: Any) -> Any:
 
 
 def masked_run(
-    model: nn.Module, plan: PruningPlan, inputs: Any, double: bool, watch: Watch = lambda calls: nullcontext()
+    model: nn.Module,
+    plan: PruningPlan,
+    inputs: Any,
+    double: bool,
+    watch: Watch = lambda calls: nullcontext(),
+    outputs: Outputs | None = None,
 ) -> Any:
-    """The same in float64 or, with ``double`` False, in the precision of the network and its inputs."""
+    """The same in float64 or, with ``double`` False, in the precision of the network and its inputs. ``outputs`` as for
+    ``analyze``."""
     with uncompiled(model) as plain:
-        return _masked_run(plain, plan, inputs, double, watch)
+        return _masked_run(plain, plan, inputs, double, watch, outputs)
 
 
-def _masked_run(model: nn.Module, plan: PruningPlan, inputs: Any, double: bool, watch: Watch) -> Any:
-    network = Network(model, inputs)
+def _masked_run(
+    model: nn.Module, plan: PruningPlan, inputs: Any, double: bool, watch: Watch, outputs: Outputs | None
+) -> Any:
+    network = Network(model, inputs, outputs=outputs)
     trace = network.trace()
     tensors = copied(named_tensors(model), double)
     tracer = _Masking(tensors, plan, network, trace)

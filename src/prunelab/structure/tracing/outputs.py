@@ -1,8 +1,8 @@
-"""The tensors in nested inputs and outputs."""
+"""The tensors in nested inputs and outputs, and the outputs that a user has chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from enum import Enum
 from typing import Any
 
@@ -12,6 +12,61 @@ from torch import Tensor
 from prunelab.errors import UserError
 
 _PLAIN = (bool, int, float, complex, str, bytes, Enum, torch.device, torch.dtype, type(None), type)
+
+Outputs = str | int | Collection[str | int] | Callable[[Any], Any]
+"""Chosen outputs of a network: names (of entries or attributes), indices, or a function of what it returns."""
+
+
+def check_outputs(outputs: Any) -> None:
+    """Raises UserError for anything but ``Outputs`` or None."""
+    several = isinstance(outputs, list | tuple | Set) and len(outputs) > 0
+    for item in outputs if several else (outputs,):
+        single = isinstance(item, str | int) and not isinstance(item, bool)
+        if not (single or (not several and (outputs is None or callable(outputs)))):
+            raise UserError(
+                f"outputs={outputs!r} does not choose outputs: give a name, an index, several of them, or a function "
+                "of what the network returns."
+            )
+
+
+def selected(returned: Any, outputs: Outputs) -> Any:
+    """The chosen part of what a network returned.
+
+    Raises UserError if it has no such part.
+    """
+    if callable(outputs):
+        try:
+            return outputs(returned)
+        except Exception as error:
+            raise UserError(
+                f"the function in outputs fails for what the network returns, {_described(returned)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    items = [outputs] if isinstance(outputs, str | int) else outputs
+    return [_part(returned, item) for item in items]
+
+
+def _part(returned: Any, item: str | int) -> Any:
+    try:
+        if isinstance(item, str) and not isinstance(returned, Mapping):
+            return getattr(returned, item)
+        if not isinstance(returned, Tensor):
+            return returned[item]
+        if item in (0, -1):  # a single output
+            return returned
+    except (AttributeError, KeyError, IndexError, TypeError):
+        pass
+    raise UserError(f"outputs: the network has no output {item!r}. It returns {_described(returned)}.")
+
+
+def _described(returned: Any) -> str:
+    """What a network returns, in a few words."""
+    if isinstance(returned, Tensor):
+        return "one tensor"
+    kind = type(returned).__name__
+    if isinstance(returned, Mapping):
+        return f"a {kind} with {', '.join(map(str, returned))}"
+    return f"a {kind} of {len(returned)}" if isinstance(returned, list | tuple) else f"a {kind}"
 
 
 def tensors_in(value: Any) -> list[Tensor]:

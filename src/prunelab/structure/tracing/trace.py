@@ -122,9 +122,14 @@ def _called(returned: WeakMethod[Any], call: Call, out: Any) -> None:
 
 
 def run(
-    model: nn.Module, tracer: Tracer, forward: Callable[[], Any], mode: Mode = evaluation_mode
+    model: nn.Module,
+    tracer: Tracer,
+    forward: Callable[[], Any],
+    mode: Mode = evaluation_mode,
+    choose: Callable[[Any], Any] = lambda out: out,
 ) -> tuple[Trace, Any]:
-    """Run ``forward`` once in ``mode`` under ``tracer`` -> the trace (the output is frozen), the output."""
+    """Run ``forward`` once in ``mode`` under ``tracer`` -> the trace, the output. What ``choose`` takes from the output
+    is frozen."""
     entered: list[tuple[Marked | None, int]] = []
 
     def enter(path: str, given: Any) -> None:
@@ -146,8 +151,9 @@ def run(
         tracer.calls,
     ):
         out = forward()
+        chosen = choose(out)
     trace = tracer.trace
-    given_out = tensors_in(out)
+    given_out = tensors_in(chosen)
     if not given_out:
         raise UserError(
             f"the network {type(model).__name__} returns no tensor, so its channels cannot be followed"
