@@ -16,9 +16,9 @@ pytestmark = pytest.mark.slow
 PUBLIC = [name for name in sorted(prunelab.__all__) if not name.startswith("_")]
 
 
-def described(docstring: str) -> set[str]:
-    """The names in the section ``Args:``, also where several share one line."""
-    section = re.search(r"(?ms)^Args:\n(.*?)(?=^\S|\Z)", inspect.cleandoc(docstring))
+def described(docstring: str, heading: str = "Args") -> set[str]:
+    """The names in the section ``heading``, also where several share one line."""
+    section = re.search(rf"(?ms)^{heading}:\n(.*?)(?=^\S|\Z)", inspect.cleandoc(docstring))
     lines = re.findall(r"(?m)^    (\*{0,2}\w+(?:, \w+)*): ", section[1]) if section else []
     return {name.lstrip("*") for line in lines for name in line.split(", ")}
 
@@ -44,6 +44,21 @@ def test_described_arguments_exist(name: str) -> None:
     for found in callables(getattr(prunelab, name)):
         if names := described(found.__doc__ or ""):
             assert names - parameters(found) == set(), found
+
+
+MADE_BY_ANALYSIS = {"CostModel"}
+"""Its methods are public, its constructor is not."""
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in MADE_BY_ANALYSIS])
+def test_every_argument_is_described(name: str) -> None:
+    """In ``Args``, or for plain data in ``Attributes``."""
+    found = getattr(prunelab, name)
+    if inspect.isclass(found) and issubclass(found, Exception):
+        return
+    names = {each for each in parameters(found) if not each.startswith("_")} - {"self", "args", "kwargs"}
+    text = found.__doc__ or ""
+    assert names - described(text) - described(text, "Attributes") == set()
 
 
 def test_described_names_by_hand() -> None:

@@ -59,11 +59,12 @@ class Calibration:
     Whole batches are assigned in turn (batch i to rank i modulo ranks), so that the statistics of all ranks together
     equal those of one process over the same loader.
 
-    loader: any iterable of batches, the same on every rank. A loader with a ``DistributedSampler`` already
-        assigns shares and is read as it is.
-    images: their number over all ranks together; fewer if the loader has fewer.
-    unpack: batch -> (images, targets).
-    rank, ranks: this process, and how many there are.
+    Args:
+        loader: any iterable of batches, the same on every rank. A loader with a ``DistributedSampler`` already
+            assigns shares and is read as it is.
+        images: their number over all ranks together; fewer if the loader has fewer.
+        unpack: batch -> (images, targets).
+        rank, ranks: number of this process, from 0, and number of processes.
 
     Example:
         >>> loader = [(torch.randn(8, 3, 4, 4), torch.zeros(8)) for _ in range(3)]

@@ -25,8 +25,13 @@ from prunelab.structure.summary import html, short
 class ChannelGraph:
     """All groups and blocks of one network, and its cost model.
 
-    ``groups`` can be pruned; ``frozen`` groups cannot (``ChannelGroup.frozen`` is the reason). Both are in the order of
-    the forward pass. ``print(structure)`` prints one line; a notebook shows a table.
+    ``prunelab.analyze`` returns it. ``print(structure)`` prints one line; a notebook shows a table.
+
+    Attributes:
+        groups: the groups that can be pruned, in the order of the forward pass.
+        frozen: the groups that cannot (``ChannelGroup.frozen`` is the reason), in the same order.
+        blocks: residual blocks that can be dropped.
+        cost: FLOPs and parameters for any widths.
 
     Attributes:
         unused_parameters: parameters that no operator reads, in evaluation or in training mode. Nothing is known about

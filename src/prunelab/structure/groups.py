@@ -35,10 +35,18 @@ class Slice:
 class ChannelGroup:
     """Channels of several tensors that can only be removed together.
 
-    Level ``filter``: one producer inside a block. Level ``stage``: several producers tied by shortcut additions
-    (the survey's stage). ``exact`` is False if the channels pass a normalisation or softmax over channels (``inexact``
-    is the reason): the pruned network is then valid but not equal to the masked one. ``frozen`` is the reason why no
-    channel can be removed (None: channels can be removed).
+    Attributes:
+        name: a unique name, in most cases the module that produces the channels.
+        level: "filter": one producer inside a block; "stage": several producers tied by shortcut additions (the
+            survey's stage).
+        size: number of channels.
+        exact: False if the channels pass a normalisation or softmax over channels: the pruned network is then valid but
+            not equal to the masked one.
+        frozen: the reason why no channel can be removed (None: channels can be removed).
+        inexact: the reason if ``exact`` is False, else None.
+        slices: the dimensions of parameters and buffers that belong to the channels.
+        hook_points: places of the network where the channels can be observed.
+        gathers: index buffers that refer to the channels.
     """
 
     name: str

@@ -35,12 +35,20 @@ class Cut:
 class PruningPlan:
     """Which channels of each group are kept and which blocks are dropped.
 
-    ``kept`` and ``widths`` (before, after) name every prunable group; ``makers`` are the weights that produce each.
-    The other fields are the same decision resolved to tensors, so that a plan can be applied, or a checkpoint loaded,
-    without another analysis: ``cuts`` of parameters and buffers, new ``values`` of index buffers, ``attributes`` that
-    the forward pass reads (module -> name -> number; entries of tuples and lists as "name[1]"), ``replaced`` modules of
-    dropped blocks (module -> one of ``LEAVES``), and ``rewritten`` hard-coded widths in the source of a
-    module (see ``rewriting``).
+    The fields from ``cuts`` on are the same decision resolved to tensors, so a plan can be applied, or a checkpoint
+    loaded, without another analysis.
+
+    Attributes:
+        kept: group -> indices of the kept channels, for every prunable group.
+        widths: group -> (number of channels before, after).
+        dropped_blocks: names of the residual blocks that are removed.
+        makers: group -> names of the weights that produce its channels.
+        cuts: kept indices of dimensions of parameters and buffers.
+        values: new values of index buffers.
+        attributes: module -> name -> number, of attributes that the forward pass reads; entries of tuples and lists are
+            named "name[1]".
+        replaced: modules of dropped blocks -> one of ``LEAVES``.
+        rewritten: widths in the source code of a module that are replaced, see ``rewriting``.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))

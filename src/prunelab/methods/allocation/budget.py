@@ -14,9 +14,12 @@ Resource = Literal["flops", "params", "latency"]
 class Budget:
     """The fraction of exactly one resource that a pruned network may keep.
 
-    ``Budget(flops=0.5)``: at most half of the FLOPs (survey convention: 2 x MAC + bias, one image);
-    ``Budget(params=0.3)``: at most 30 % of the parameters; ``Budget(latency=0.5)``: at most half of the time of a
-    forward pass, which needs a cost model with measured latencies. Fractions are in (0, 1].
+    ``Budget(flops=0.5)``: at most half of the FLOPs; ``Budget(params=0.3)``: at most 30 % of the parameters.
+
+    Args:
+        flops: fraction of the FLOPs (survey convention: 2 x MAC + bias, one image), in (0, 1].
+        params: fraction of the parameters, in (0, 1].
+        latency: fraction of the time of a forward pass, in (0, 1]; needs a cost model with measured latencies.
 
     Raises:
         UserError: no resource, more than one, or a fraction outside (0, 1].

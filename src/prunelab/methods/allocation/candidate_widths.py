@@ -31,15 +31,17 @@ NORMALISATIONS: tuple[Normalisation, ...] = ("mean", "max", "l2", "none")
 class Allocation:
     """How a budget is distributed over the groups of a network.
 
-    rule: ``global`` = one threshold over the normalised scores of all groups; ``per_cost`` = one threshold over
-        score / (resource that is saved without the channel or block); ``uniform`` = the same keep ratio everywhere.
-    normalisation: what the scores of a group are divided by, except under ``uniform``: their ``mean`` (a group of many
-        large weights is then no more important than one of few small ones), their ``max``, their ``l2`` norm,
-        or nothing (``none``: scores are compared between groups as they are). Blocks are normalised among
-        themselves.
-    min_keep: the least fraction of the channels of a group that stays, in [0, 1]; at least one channel stays.
-    divisor: widths are multiples of it (8 suits most hardware). The full width of a group is always
-        allowed, also where it is not a multiple.
+    Args:
+        rule: ``global`` = one threshold over the normalised scores of all groups; ``per_cost`` = one threshold over
+            score / (resource that is saved without the channel or block); ``uniform`` = the same keep ratio everywhere.
+        normalisation: what the scores of a group are divided by, except under ``uniform``: their ``mean`` (a group of
+        many
+            large weights is then no more important than one of few small ones), their ``max``, their ``l2`` norm,
+            or nothing (``none``: scores are compared between groups as they are). Blocks are normalised among
+            themselves.
+        min_keep: the least fraction of the channels of a group that stays, in [0, 1]; at least one channel stays.
+        divisor: widths are multiples of it (8 suits most hardware). The full width of a group is always
+            allowed, also where it is not a multiple.
 
     Example:
         >>> prunelab.Allocation("uniform", divisor=8).min_keep

@@ -12,8 +12,9 @@ import numpy as np
 class Scores:
     """How much each channel and each block matters. Higher = keep.
 
-    channels: group name -> float array (size of the group,). A group without scores is not pruned.
-    blocks: block name -> float. A block that is not named is left in place.
+    Args:
+        channels: group name -> float array (size of the group,). A group without scores is not pruned.
+        blocks: block name -> float. A block that is not named is left in place.
 
     Example:
         >>> scores = prunelab.Scores({"conv1": np.array([0.1, 0.7, 0.3])})

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class APoZ(Criterion):
-    """s_j = fraction of (image, position) pairs at which channel j is not exactly zero."""
+    """s_j = fraction of (image, position) pairs at which channel j is not exactly zero.
+
+    Args:
+        reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
+    """
 
     reads: ClassVar[Reads] = "activations"
     origin: ClassVar[Origin] = Origin("Hu et al., Network Trimming, 2016", "https://arxiv.org/abs/1607.03250")

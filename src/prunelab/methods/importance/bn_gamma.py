@@ -32,8 +32,10 @@ class BNGamma(Criterion):
 
     A block is judged by the factors of its stage that lie inside it, relative to all factors of the stage.
 
-    missing: what to do with groups that no normalisation layer scales: stop with an ``error``, or ``keep``
-        them whole (as the paper does with fully connected layers).
+    Args:
+        reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
+        missing: for groups that no normalisation layer scales: ``error`` raises UserError, ``keep`` does not prune them
+            (as in the paper for fully connected layers).
     """
 
     reads: ClassVar[Reads] = "weights"
@@ -62,9 +64,8 @@ class BNGamma(Criterion):
                 )
             elif self.missing == "error":
                 raise UserError(
-                    f"No normalisation layer scales group {group.name} of {context.name}, so that it has "
-                    "no gamma to score. Leave such groups whole with method.criterion.missing=keep, or "
-                    "choose another method."
+                    f"No normalisation layer scales group {group.name} of {context.name}, so it has no gamma to "
+                    "score. Use method.criterion.missing=keep, which does not prune such groups, or another method."
                 )
         return Scores(channels, self._block_scores(context))
 

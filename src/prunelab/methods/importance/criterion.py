@@ -38,6 +38,9 @@ class Criterion(ABC):
     A group of level ``stage`` has several members: the producers that are tied by shortcut additions, or the
     places where their sum is read. Each member has its own scores, which ``reduction`` combines.
 
+    Args:
+        reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
+
     Example:
         >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)

@@ -46,11 +46,13 @@ Unit = Mapping[HookPoint, np.ndarray]
 class CURL(Criterion):
     """s_j = mean over images of KL(q || p), p the softmax of the outputs, q that without channel j.
 
-    A channel of a stage is missing everywhere at once: after every block that writes the stage. A block is
-    missing when its branch is zero. ``reduction`` has no meaning here.
+    A channel of a stage is masked everywhere at once: after every block that writes the stage. A block is masked by
+    setting its branch to zero.
 
-    proxy_images: how many of the calibration images are used.
-    copies: how many masked copies of images go through the network at a time.
+    Args:
+        reduction: has no effect.
+        proxy_images: number of calibration images that are used.
+        copies: number of masked copies of images in one forward pass.
     """
 
     reads: ClassVar[Reads] = "activations"

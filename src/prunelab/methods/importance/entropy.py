@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 class Entropy(Criterion):
     """s_j = -sum_i p_i log p_i, p_i the fraction of images whose spatial mean of channel j (H, W) falls into bin i.
 
-    bins: equal bins between the channel's smallest and largest mean over the images. The entropy is at most
-        log min(images, bins): give many more images than bins.
+    Args:
+        reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
+        bins: equal bins between the channel's smallest and largest mean over the images. The entropy is at most
+            log min(images, bins): give many more images than bins.
     """
 
     reads: ClassVar[Reads] = "activations"

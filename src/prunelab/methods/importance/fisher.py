@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 class Fisher(Criterion):
     """score_j = mean over images of s_j^2 / 2, s_j = sum over positions and readers of x_j dC/dx_j.
 
-    In units of the loss, so that layers (and blocks) are compared as they are. ``reduction`` has no meaning here:
-    what all readers of a stage lose is one sum.
+    The unit is that of the loss, so scores of different layers (and blocks) are compared without normalisation. For a
+    stage the sum includes all layers that read it.
 
-    draws: random directions for each image, a backward pass each.
+    Args:
+        reduction: has no effect.
+        draws: number of random directions for each image, with one backward pass each.
     """
 
     reads: ClassVar[Reads] = "activations and gradients"

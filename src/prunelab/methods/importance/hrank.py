@@ -44,6 +44,9 @@ class HRank(Criterion):
     """s_j = mean over images of the rank of channel j's map (H, W).
 
     The rank is the number of singular values above max(H, W) eps sigma_1, eps that of float32.
+
+    Args:
+        reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
     """
 
     reads: ClassVar[Reads] = "activations"

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 class L2Norm(Criterion):
     """s_j = sqrt(sum W_j^2) over the weights W_j (inputs, k, k) of filter j.
 
+    Args:
+        reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
+
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.ReLU(), nn.Conv2d(3, 2, 1))
         >>> network[0].weight.data = torch.tensor([1.0, -4.0, 2.0]).reshape(3, 1, 1, 1)

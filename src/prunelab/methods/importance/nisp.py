@@ -49,9 +49,11 @@ class NISP(Criterion):
     Blocks cannot be scored: a block's branch and its shortcut are added, so that both get the scores of their
     sum.
 
-    alpha: weight in [0, 1] of the features' spread in Inf-FS, 1 - alpha that of their independence.
-    batch_norm_scale: whether the scores of a channel are multiplied by |gamma| / sqrt(variance + eps) where
-        they pass a batch normalisation; the paper lets them pass unchanged.
+    Args:
+        reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
+        alpha: weight in [0, 1] of the features' spread in Inf-FS, 1 - alpha that of their independence.
+        batch_norm_scale: whether the scores of a channel are multiplied by |gamma| / sqrt(variance + eps) where
+            they pass a batch normalisation; the paper lets them pass unchanged.
     """
 
     reads: ClassVar[Reads] = "activations"

@@ -40,11 +40,13 @@ class OBS(Criterion):
     What compensation achieves is measured on images that it was not fitted to (a quarter of them): the cost of a
     channel is by how much tr(G dW A' dW^T) grows there, dW all changes so far.
 
-    dampings: added to A, relative to the mean of its diagonal; each group takes the one that loses least.
-    positions: random positions of each image at which a layer's inputs are looked at.
-    at_once: fraction of a group's channels that are removed between two updates (at least one channel).
-    draws: random directions of the loss for each image, a backward pass each.
-    memory: bytes that moments may take at a time; the images are looked at in several passes if needed.
+    Args:
+        reduction: has no effect.
+        dampings: added to A, relative to the mean of its diagonal; each group takes the one that loses least.
+        positions: number of random positions of each image at which the inputs of a layer are read.
+        at_once: fraction of a group's channels that are removed between two updates (at least one channel).
+        draws: number of random directions of the loss for each image, with one backward pass each.
+        memory: largest number of bytes of moments; the images are read in several passes if needed.
     """
 
     reads: ClassVar[Reads] = "activations and gradients"
@@ -60,14 +62,13 @@ class OBS(Criterion):
     positions: int = 32
     at_once: float = 0.02
     draws: int = 4
-    scaling: str = "total"
     memory: int = 2**30
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.dampings or min(self.dampings) <= 0:
             raise UserError(
-                f"dampings={self.dampings}: use numbers above 0, for inputs may depend on one another."
+                f"dampings={self.dampings}: use numbers above 0, because inputs can be linearly dependent."
             )
         require_draws(self.draws)
         if not 0 < self.at_once <= 1:
@@ -107,23 +108,17 @@ class OBS(Criterion):
                 for part in own
             ]
             plain = np.sum([reader.plain() for reader in readers], axis=0)
-            ratios = _ratios(fisher, plain, self.scaling)
+            ratios = _ratios(fisher, plain)
             order, costs = removal_order(readers, ratios, max(1, round(self.at_once * group.size)))
             found.append((float(costs.cumsum()[: (group.size + 1) // 2].sum()), order, costs))
         _, order, costs = min(found, key=lambda each: each[0])
         return scores_along(order, costs)
 
 
-def _ratios(fisher: np.ndarray, plain: np.ndarray, scaling: str) -> np.ndarray:
-    floor = 1e-12 * max(float(plain.max()), 1e-300)
-    if scaling == "channel":
-        return fisher / np.maximum(plain, floor)
-    if scaling == "low":
-        low = np.argsort(plain)[: (len(plain) + 1) // 2]
-        return np.full(len(plain), fisher[low].sum() / max(plain[low].sum(), floor))
-    if scaling == "root":
-        return np.sqrt(fisher / np.maximum(plain, floor) * fisher.sum() / max(plain.sum(), floor))
-    return np.full(len(plain), fisher.sum() / max(float(plain.sum()), floor))
+def _ratios(fisher: np.ndarray, plain: np.ndarray) -> np.ndarray:
+    """One factor for all channels of a group, with which the uncompensated costs add up to the measured information."""
+    least = 1e-12 * max(float(plain.max()), 1e-300)
+    return np.full(len(plain), fisher.sum() / max(float(plain.sum()), least))
 
 
 def removal_order(

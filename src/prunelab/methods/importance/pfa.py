@@ -57,12 +57,14 @@ class PFA(Criterion):
     Scores of all layers are compared as they are (``normalisation: none``). The places where a stage is read
     are analysed one by one. Units are ranked within their layer, so that blocks cannot be compared.
 
-    widths: how many units a layer gets. ``energy``: as many as hold one share of energy that is the same in
-        all layers (PFA-En). ``kl``: PFA-KL's number, all of them scaled by one factor.
-    order: which unit is dropped next. ``l1max``: the one whose absolute correlations with the remaining units
-        have the largest sum. ``absmax``: of the two remaining units with the largest absolute correlation the
-        one whose next largest is larger. Units that do not vary (1e-8 of the layer's largest variance) go first.
-        Of equal ones the last goes (in the authors' code the first).
+    Args:
+        reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
+        widths: how many units a layer gets. ``energy``: as many as hold one share of energy that is the same in
+            all layers (PFA-En). ``kl``: PFA-KL's number, all of them scaled by one factor.
+        order: which unit is dropped next. ``l1max``: the one whose absolute correlations with the remaining units
+            have the largest sum. ``absmax``: of the two remaining units with the largest absolute correlation the
+            one whose next largest is larger. Units that do not vary (1e-8 of the layer's largest variance) go first.
+            Of equal ones the last goes (in the authors' code the first).
     """
 
     reads: ClassVar[Reads] = "activations"

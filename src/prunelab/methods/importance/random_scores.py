@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Random(Criterion):
-    """s_j uniform in (0, 1], drawn for each group alone: its name and the seed decide, not the order."""
+    """s_j uniform in (0, 1], drawn for each group alone: its name and the seed decide, not the order.
+
+    Args:
+        reduction: has no effect.
+    """
 
     reads: ClassVar[Reads] = "nothing"
     dead_first: ClassVar[bool] = False

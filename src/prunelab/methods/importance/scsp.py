@@ -35,8 +35,10 @@ class SCSP(Criterion):
     median distance of two filters. A budget that ends inside a cluster removes its smallest filters first: a
     millionth of a filter's own norm is added to its score.
 
-    clusters: their number as a fraction of the layer's filters, in (0, 1].
-    restarts: how often k-means starts; the best result counts.
+    Args:
+        reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
+        clusters: their number as a fraction of the layer's filters, in (0, 1].
+        restarts: how often k-means starts; the best result counts.
     """
 
     reads: ClassVar[Reads] = "weights"

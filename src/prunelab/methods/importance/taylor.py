@@ -34,14 +34,16 @@ class Taylor(Criterion):
     """s_j = mean over images of |mean over positions of (dC/da_j) a_j|, divided by the l2 norm over the
     layer's channels; C the loss, a_j the map (H, W) of channel j.
 
-    absolute: where the absolute value is taken. ``image`` (the paper): of each image's mean over positions.
-        ``elementwise``: at each position (the label "ICLR 2017" in NVlabs/Taylor_pruning, of 2019; it divides
-        each batch by its own norm, here the mean of all). ``batch``: of the mean over all images and
-        positions, so that signs cancel between images (jacobgil/pytorch-pruning, before the ReLU; here behind).
-    flops_weight: subtract this weight times the MFLOPs that the network saves without one channel of the
-        group (equation 10; the paper uses 1e-3). 0 (default) leaves costs to the budget.
-
     The paper divides by the l2 norm itself, so ``global`` allocation compares these scores as they are.
+
+    Args:
+        reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
+        absolute: where the absolute value is taken. ``image`` (the paper): of each image's mean over positions.
+            ``elementwise``: at each position (the label "ICLR 2017" in NVlabs/Taylor_pruning, of 2019; it divides
+            each batch by its own norm, here the mean of all). ``batch``: of the mean over all images and
+            positions, so that signs cancel between images (jacobgil/pytorch-pruning, before the ReLU; here behind).
+        flops_weight: subtract this weight times the MFLOPs that the network saves without one channel of the
+            group (equation 10; the paper uses 1e-3). 0 (default) leaves costs to the budget.
     """
 
     reads: ClassVar[Reads] = "activations and gradients"

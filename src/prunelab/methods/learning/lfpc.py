@@ -56,8 +56,8 @@ class LFPC(LearningMethod):
             everywhere. The plan meets the budget either way.
         sampler_lr, sampler_weight_decay: of Adam, which moves the logits.
         first_temperature, last_temperature: tau in the beginning and in the end.
-        settings: those of ``LearningMethod``. ``allocation`` is "uniform" unless given, as in the paper. Images held
-            out are ``validation``, at most ``validation_images`` of them.
+        allocation: see ``Allocation``; "uniform" as in the paper.
+        settings: those of ``LearningMethod``. At most ``validation_images`` of the held-out images are used.
 
     Logs learning/held_out_loss: the mean of the sampler's loss over the epoch; learning/certainty: the probability of
     the chosen criterion, the mean over groups; learning/overlap: how alike the masks are, |A and B| / |A or B| of what

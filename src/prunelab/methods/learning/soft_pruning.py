@@ -52,7 +52,8 @@ class SoftPruning(LearningMethod):
             plan meets the budget either way.
         mask_gradients: multiply the gradients of zeroed filters by 0, as the official code of FPGM does (soft only
             through momentum).
-        from_scratch: draw all weights afresh before learning, as the papers do in some of their experiments.
+        from_scratch: reset all weights before learning, as in some experiments of the papers.
+        allocation: see ``Allocation``; "uniform" as in the paper.
         settings: those of ``LearningMethod``.
 
     Logs learning/zero_filters: the fraction of zeroed filters; learning/exchanged: of these, the fraction that was

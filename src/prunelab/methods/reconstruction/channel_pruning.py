@@ -35,8 +35,10 @@ class ChannelPruning(Rule):
     error |Y - sum beta_i X_i W_i^T|^2 / |Y|^2 (least squares over beta) once it and all less important ones are
     removed.
 
-    unit_weights: divide each W_i by its Frobenius norm first, as in the paper (|W_i|_F = 1); the authors' code takes
-        them as they are, so that channels which are read by large weights pay less.
+    Args:
+        unit_weights: divide each W_i by its Frobenius norm first, as in the paper (|W_i|_F = 1); the authors' code
+        takes
+            them as they are, so that channels which are read by large weights pay less.
     """
 
     origin: ClassVar[Origin] = Origin(

@@ -34,7 +34,8 @@ class Subspace(Rule):
     The budget decides how many stay in which group, by the score |X_j - X C_j|: what the other maps do not explain of
     map j. The clusters alone then decide which channels stay.
 
-    sparsity: lambda of map j as a fraction of max_k |X_j . X_k|, in (0, 1); at 1 no map would explain another.
+    Args:
+        sparsity: lambda of map j as a fraction of max_k |X_j . X_k|, in (0, 1); at 1 no map would explain another.
     """
 
     origin: ClassVar[Origin] = Origin(

@@ -29,15 +29,16 @@ Variant = Literal["removal", "selection"]
 
 @dataclass(frozen=True)
 class ThiNet(Rule):
-    """Channels go (or come) one by one, each the best at its turn; then each that stays is rescaled by least squares.
+    """Greedy removal or selection of channels; then the kept ones are rescaled by least squares.
 
-    With x_i the contribution of channel i to the outputs y = sum x_i of the layers that read it:
+    x_i is the contribution of channel i to the outputs y = sum x_i of the layers that read it. The score of a channel
+    is the relative error |y - X_S w|^2 / |y|^2 without it and without all channels that are removed before it (or
+    selected after it).
 
-    variant: ``removal`` (ICCV): T grows by the i that minimises |sum_{t in T} x_t + x_i|^2. ``selection`` (TPAMI): S
-        grows by the i that minimises |r - (x_i . r / x_i . x_i) x_i|^2, r = y - X_S w, w by least squares.
-
-    The score of a channel is the relative error |y - X_S w|^2 / |y|^2 once it and all channels that go before it (or
-    come after it) are removed.
+    Args:
+        variant: ``removal`` (ICCV): the next removed channel i minimises |sum_{t in T} x_t + x_i|^2 for the removed
+            channels T. ``selection`` (TPAMI): the next selected channel i minimises |r - (x_i . r / x_i . x_i) x_i|^2,
+            where r = y - X_S w for the selected channels S, and w is the least squares solution.
     """
 
     origin: ClassVar[Origin] = Origin(

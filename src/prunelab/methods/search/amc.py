@@ -69,6 +69,7 @@ class AMC(SearchMethod):
         positions: random positions of each calibration image at which layers are refitted.
         ridge: penalty on the change of weights, relative to the mean energy of an input.
         agent: hyper-parameters of the agent; None: those of the paper.
+        workers: see ``SearchMethod``.
         settings: those of ``SearchMethod``.
 
     Raises:

@@ -41,9 +41,10 @@ class Candidate:
 class WidthSpace:
     """All networks that the groups of a context allow, as rows of widths.
 
-    context: levels, min_keep, divisor and budget of the space.
-    choices: for each group that may be pruned its allowed widths, widest first; others keep their size.
-    blocks: names of the blocks that may be dropped.
+    Args:
+        context: levels, min_keep, divisor and budget of the space.
+        choices: for each group that may be pruned its allowed widths, widest first; others keep their size.
+        blocks: names of the blocks that may be dropped.
     """
 
     context: PruningContext

@@ -53,23 +53,25 @@ class Dropped(nn.Module):
 
 
 def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = None) -> nn.Module:
-    """Remove from ``model``, in place, what ``plan`` does not keep; returns the model.
+    """Remove from ``model``, in place, all channels and blocks that ``plan`` does not keep.
 
-    Each kept weight is copied once. Parameters stay the same objects, also when an autograd graph that was recorded
-    before (a loss, an output) is still alive: ties, parametrisations, hooks and optimizers refer to them as before.
-    Backward through such an old graph raises UserError.
+    Each kept weight is copied once. Parameters stay the same objects: ties, parametrisations, hooks and optimizers
+    refer to them as before. Backward through an autograd graph that was recorded before raises UserError.
 
-    An optimizer that has taken steps holds state for each parameter (momentum, ...). Pass it, so that its state is cut
-    too, or make a new one. The model stores the plan as ``model.prunelab_plan`` (composed with an earlier one);
-    ``prunelab.save`` writes it.
+    Args:
+        model: the network that the plan was made for.
+        plan: the channels and blocks to keep.
+        optimizer: an optimizer of ``model``; its state of each parameter (momentum, ...) is cut too. Not needed for an
+            optimizer that has taken no step.
 
-    Raises UserError, before anything is changed, if the plan was made for another network, or if the state of
-    ``optimizer`` cannot be cut.
+    Returns:
+        ``model``. Its attribute ``prunelab_plan`` is the plan, composed with an earlier one; ``prunelab.save`` writes
+        it.
 
-    Example::
-
-        structure = prunelab.analyze(model, images)
-        prunelab.apply(model, structure.plan(kept={"layer1": [0, 2, 5]}), optimizer)
+    Raises:
+        UserError: the plan was made for another network, or the state of ``optimizer`` cannot be cut. Nothing is
+        changed
+            then.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
