@@ -18,6 +18,7 @@ def found() -> dict[str, About]:
     return methods()
 
 
+@pytest.mark.slow
 def test_the_readme_is_current(found: dict[str, About]) -> None:
     """prunelab-methods --write docs/reference/methods.md"""
     text = (ROOT / "docs/reference/methods.md").read_text()

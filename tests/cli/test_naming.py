@@ -14,6 +14,7 @@ CONF = Path(__file__).parents[2] / "conf"
 NEEDS = {"data=image_folder": ["data.root=x"], "model=timm": ["model.name=resnet18"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice",
     [

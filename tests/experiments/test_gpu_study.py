@@ -52,6 +52,7 @@ def study(tmp_path: Path) -> object:
     return run
 
 
+@pytest.mark.slow
 def test_every_command_line_makes_a_run(study: object, tmp_path: Path) -> None:
     status, calls = study("images", str(tmp_path / "weights.safetensors"), "60", "trainer.accelerator=cpu")  # type: ignore[operator]
     assert status == 0

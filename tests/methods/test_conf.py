@@ -31,6 +31,7 @@ def offered_words(file: Path) -> list[str]:
     return [word for word in words if "..." not in word]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", sorted((CONF / "method").glob("*.yaml")), ids=lambda file: file.stem)
 def test_words_that_comments_offer_are_understood(file: Path) -> None:
     commands: list[dict[str, str]] = [{}]

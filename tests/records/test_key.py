@@ -81,6 +81,7 @@ def another(value: Any) -> Any:
     return "another" if value is None else f"{value}-another"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", choices())
 def test_every_setting_of_every_choice_counts_once(choice: str) -> None:
     config = configure([BUDGET, choice, *NEEDS.get(choice, ())])
@@ -96,6 +97,7 @@ def test_every_setting_of_every_choice_counts_once(choice: str) -> None:
         assert (baseline_key(other) == of_baseline) == shared, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", choices())
 def test_a_setting_at_the_default_of_its_class_is_as_good_as_none(choice: str) -> None:
     """So an option can be added: configurations from before it existed keep their keys."""

@@ -47,6 +47,7 @@ def test_the_message_names_what_was_typed(words: list[str], message: str) -> Non
     assert message in str(refusal.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", OWN)
 def test_no_key_of_any_choice_takes_just_anything(choice: str) -> None:
     group = choice.partition("=")[0]

@@ -182,6 +182,7 @@ def test_the_training_of_a_baseline_is_one_run_for_all_that_share_it(
     assert not (tmp_path / "abc" / "curves.csv").exists()  # the curves of a baseline are in its own folder
 
 
+@pytest.mark.slow
 def test_a_resumed_run_continues_the_steps(smallest: Configure, tmp_path: Path) -> None:
     for epochs in ((1, 2), (3,)):  # two processes, one after the other
         logger = WandbLogger()

@@ -32,13 +32,10 @@ class ChannelGraph:
         frozen: the groups that cannot (``ChannelGroup.frozen`` is the reason), in the same order.
         blocks: residual blocks that can be dropped.
         cost: FLOPs and parameters for any widths.
-
-    Attributes:
-        unused_parameters: parameters that no operator reads, in evaluation or in training mode. Nothing is known about
-            them, so they keep their shapes.
+        unused_parameters: parameters that no operator reads, in evaluation or in training mode. They keep their shapes.
         additions: the sums of two activations of one shape, with the block that can be dropped or why there is none.
         training_failure: why the network cannot run in training mode on the example input (None: it can). Parts that
-            only run in training mode are then unknown.
+            only run in training mode are then not analysed.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))

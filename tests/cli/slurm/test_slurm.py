@@ -188,6 +188,7 @@ def test_the_result_of_a_job_runs_no_code(kind: str, tmp_path: Path, monkeypatch
     assert not ran.exists()
 
 
+@pytest.mark.slow
 def test_a_record_comes_back_from_a_job(tmp_path: Path, smallest: Configure) -> None:
     outcome = run(smallest())
     job = Submitted("7", "seed=0", tmp_path)

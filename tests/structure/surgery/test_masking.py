@@ -41,7 +41,12 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+LARGE = {"resnet50_v1", "resnet152", "densenet121", "efficientnet_b0", "regnety_040"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in NETWORKS]
+)
 def test_a_pruned_network_computes_what_the_masked_one_computes(
     lively: Callable[..., nn.Module], random_plan: Callable[..., PruningPlan], name: str
 ) -> None:
