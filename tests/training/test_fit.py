@@ -209,3 +209,16 @@ def test_weights_that_are_not_finite_at_the_end_are_refused(tmp_path: Path) -> N
     CheckedCheckpoints(write_atomically).save_checkpoint(checkpoint, tmp_path / "epoch-0004.ckpt")
     with pytest.raises(UserError, match=r"NaN or infinite after test: 0\.bias"):
         train(small_network(), tmp_path)
+
+
+def test_checkpoints_are_written_without_a_message(tmp_path: Path) -> None:
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("pytorch_lightning.trainer.connectors.checkpoint_connector")
+    logger.addHandler(handler)
+    try:
+        train(small_network(), tmp_path, training=Training(epochs=1))
+    finally:
+        logger.removeHandler(handler)
+    assert checkpoints(tmp_path) and messages == []

@@ -59,7 +59,10 @@ class KeepNewest(Checkpoint):
         self.folder = folder
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(self.folder / f"epoch-{trainer.current_epoch + 1:04}.ckpt")
+        path = self.folder / f"epoch-{trainer.current_epoch + 1:04}.ckpt"
+        trainer.save_checkpoint(
+            path, weights_only=False
+        )  # with the state of optimizers; the default logs a message
 
 
 def checkpoints(folder: Path) -> list[Path]:
