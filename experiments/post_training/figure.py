@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from table import FOLDER, records
 
 NETWORKS = ("lite0", "resnet56", "resnet20")
-PANELS = {"cut": "as cut", "bn": "statistics of normalisation re-estimated", "sequential": "weights refitted"}
+PANELS = {"cut": "as cut", "bn": "BN re-estimated", "sequential": "weights refitted"}
 
 
 def main() -> None:

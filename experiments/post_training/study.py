@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data import Images, load_images
-from prunelab.calibration import STEPS, Pair
+from prunelab.calibration import STEPS, Distil, Pair
 from prunelab.errors import UserError
 from prunelab.methods import (
     FPGM,
@@ -73,6 +73,8 @@ RULES = {"thinet": ThiNet(), "channel_pruning": ChannelPruning()}
 PER_COST = ("fisher", "obs")
 """Criteria whose scores are losses: their own allocation is per_cost."""
 
+ALL_STEPS = {**STEPS, "distil_long": Distil(steps=1500)}
+
 CHAINS: dict[str, tuple[str, ...]] = {
     "bn": ("bn",),
     "bias": ("bias",),
@@ -80,8 +82,11 @@ CHAINS: dict[str, tuple[str, ...]] = {
     "sequential": ("sequential",),
     "blockwise": ("sequential", "blockwise"),
     "distil": ("sequential", "blockwise", "distil"),
+    "distil_long": ("sequential", "blockwise", "distil_long"),
 }
 """Each column of the table, and the calibration steps that lead to it."""
+
+COLUMNS = ["cut", "bn", "bias", "least_squares", "sequential", "blockwise"]
 
 
 def method_of(name: str, keep: float, allocation: str | None, images: int, seed: int) -> PruningMethod:
@@ -200,7 +205,7 @@ class Study:
                     before, seconds = reached[chain[: end - 1]]
                     after = copy.deepcopy(before)
                     start = time.process_time()
-                    STEPS[chain[end - 1]](Pair(self.model, after, plan, images, images[0][:1], seed))
+                    ALL_STEPS[chain[end - 1]](Pair(self.model, after, plan, images, images[0][:1], seed))
                     reached[chain[:end]] = after, seconds + time.process_time() - start
             found, seconds = reached[chain]
             yield column, accuracy(found, *self.images.evaluation), round(seconds, 1)
@@ -227,7 +232,7 @@ def main() -> None:
     parser.add_argument("--records", default=None, help="name of the file of records; default: the network")
     parser.add_argument("--methods", nargs="+", default=[*CRITERIA, *RULES])
     parser.add_argument("--keeps", nargs="+", type=float, default=None, help="fractions of the FLOPs")
-    parser.add_argument("--columns", nargs="+", default=["cut", *CHAINS])
+    parser.add_argument("--columns", nargs="+", choices=["cut", *CHAINS], default=COLUMNS)
     parser.add_argument("--allocation", default=None, help="instead of the method's own")
     parser.add_argument("--count", type=int, default=512, help="calibration images at most")
     parser.add_argument("--evaluate", type=int, default=None, help="evaluation images at most")
