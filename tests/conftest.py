@@ -1,4 +1,4 @@
-"""The smallest real run: digits, one epoch of everything, a little ResNet."""
+"""The smallest real run: digits, one epoch of each training, a small ResNet."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Configure = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="session", autouse=True)
 def _heed_ctrl_c() -> None:
-    """A shell that starts the tests in the background lets them, and all that they start, ignore Ctrl-C."""
+    """Tests that a shell starts in the background, and their subprocesses, would ignore Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Digests of the images that tests make are not kept in the user's cache."""
+    """Digests of test images are not written into the cache of the user."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

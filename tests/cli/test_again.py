@@ -1,4 +1,4 @@
-"""A recorded run made again gives what the record says."""
+"""A repeated run gives the results of its record."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_runs_of_a_study_are_listed(tmp_path: Path, capsys: pytest.CaptureFi
         ("seed.x=1", "'seed.x=1' cannot be set|has no setting 'seed.x'"),
     ],
 )
-def test_settings_that_the_run_did_not_have_are_refused(word: str, message: str) -> None:
+def test_settings_that_the_run_did_not_have_are_errors(word: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         changed({"seed": 0, "data": {"root": None}, "trainer": {"devices": 1}}, [word])
 

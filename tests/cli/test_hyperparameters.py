@@ -29,7 +29,7 @@ def parsed(*words: str) -> list[Any]:
 
 
 class Launched:
-    """Stands for a launcher: a run is worth what ``worth`` says of its values."""
+    """Replaces a launcher: the accuracy of a run is ``worth`` of its values."""
 
     def __init__(self, worth: Any) -> None:
         self.worth = worth
@@ -90,7 +90,7 @@ def test_nothing_to_search_and_unknown_settings_are_said() -> None:
         SearchSettings(parallel=0)
 
 
-def test_without_optuna_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna_the_message_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"needs Optuna: pip install 'prunelab\[optuna\]'"):
         search(parsed("a=interval(0,1)"), SearchSettings(), Launched(None))

@@ -25,7 +25,7 @@ def test_the_readme_is_current(found: dict[str, About]) -> None:
     assert written_into(text, found) == text
 
 
-def test_there_is_a_row_for_every_choice_and_it_says_where_it_comes_from(found: dict[str, About]) -> None:
+def test_every_choice_has_a_row_with_its_source(found: dict[str, About]) -> None:
     assert set(found) == {file.stem for file in (ROOT / "conf" / "method").glob("*.yaml")}
     assert [name for name, about in found.items() if not about.origin.paper] == ["random"]
     assert [name for name, about in found.items() if not about.origin.url.startswith("https://")] == [

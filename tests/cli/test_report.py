@@ -89,7 +89,9 @@ def test_the_width_can_be_given(study: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("width", ["0", "-3", "wide"])
-def test_a_width_that_is_none_is_refused(study: Path, capsys: pytest.CaptureFixture[str], width: str) -> None:
+def test_a_width_that_is_none_is_an_error(
+    study: Path, capsys: pytest.CaptureFixture[str], width: str
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main([str(study), f"--width={width}"])
 

@@ -1,4 +1,4 @@
-"""A finished run whose code has changed since says so, and is run again when that is asked for."""
+"""For a finished run whose code has changed a note is printed; sweep.redo=true repeats it."""
 
 from __future__ import annotations
 

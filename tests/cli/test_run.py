@@ -71,7 +71,7 @@ def test_what_failed_is_tried_again_when_asked(prunelab: Command, monkeypatch: p
         assert "0 finished, 0 already there, 2 failed." in prunelab(*words).out
     left_alone = prunelab(*words)
     assert (left_alone.code, left_alone.err.count("failed earlier: The disk is full.")) == (1, 2)
-    assert prunelab(*SMALL, "study=sweep", "method=l1").code == 0  # asked for by itself
+    assert prunelab(*SMALL, "study=sweep", "method=l1").code == 0  # a single run
     again = prunelab(*words, "sweep.retry_failed=true")
     assert (again.code, again.err.count("failed")) == (0, 0)
     assert "1 finished, 1 already there, 0 failed." in again.out
@@ -143,7 +143,7 @@ def test_help_and_configuration(prunelab: Command) -> None:
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_who_is_stopped_says_so_in_one_line(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+def test_a_stopped_run_prints_one_line(tmp_path: Path, sent: signal.Signals, code: int) -> None:
     """Also by SIGTERM, after which Lightning would end the process with 0."""
     command = [sys.executable, "-c", "from prunelab.cli.run import main; main()"]
     process = subprocess.Popen(

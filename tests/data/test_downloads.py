@@ -66,10 +66,10 @@ def no_checksums(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args, **kwargs):
+    def fail(*args, **kwargs):
         raise URLError("no route to host")
 
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(urllib.request, "urlopen", fail)
 
 
 def test_cifar10_is_read_into_memory(tmp_path: Path, no_checksums: None, small_sets: None):

@@ -47,7 +47,7 @@ def test_with_two_folders_validation_is_held_out_of_train(write_tree, part: str)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_with_three_folders_each_is_used_as_its_name_says(write_tree, in_memory: bool):
+def test_with_three_folders_each_has_the_role_of_its_name(write_tree, in_memory: bool):
     root = write_tree({"train": 10, "val": 3, "test": 2})
     data = ready(root, in_memory=in_memory)
     assert (len(data.train), len(data.val), len(data.test)) == (30, 9, 6)
@@ -173,7 +173,7 @@ def test_images_of_16_bits_are_read_with_their_high_bits(
     assert np.array_equal(images[2], np.broadcast_to(values >> 8, (channels, 8, 8)))
 
 
-def test_images_of_32_bits_are_refused(write_tree):
+def test_images_of_32_bits_are_errors(write_tree):
     root = write_tree({"train": 4, "val": 2})
     deep = root / "train" / "cat" / "deep.tiff"
     Image.fromarray(np.full((8, 8), 0.5, dtype=np.float32)).save(deep)

@@ -101,7 +101,7 @@ def test_the_number_of_calibration_images_is_an_upper_limit(digits: Digits, imag
     assert sum(len(targets) for _, targets in digits.calibration_dataloader(images)) == given
 
 
-def test_less_than_one_calibration_image_is_refused(digits: Digits):
+def test_less_than_one_calibration_image_is_an_error(digits: Digits):
     with pytest.raises(
         UserError, match=r"recipe\.calibration_images must be a whole number of at least 1, not 0"
     ):
@@ -140,7 +140,7 @@ def test_all_training_images_by_default(digits: Digits):
     assert np.array_equal(ready(train_fraction=1).train.indices, digits.train.indices)
 
 
-def test_a_fraction_without_images_of_a_class_is_refused():
+def test_a_fraction_without_images_of_a_class_is_an_error():
     with pytest.raises(
         UserError, match=r"data\.train_fraction=0\.005 selects 6 of 1293 .*4 of 10 classes without"
     ):

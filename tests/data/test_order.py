@@ -88,7 +88,7 @@ def test_ranks_evaluate_every_image_once(images: int, batch_size: int, count: in
     assert min(sizes) >= 1 and max(sizes) <= max(batch_size, 2)
 
 
-def test_more_processes_than_images_is_refused():
+def test_more_processes_than_images_is_an_error():
     with pytest.raises(UserError, match=r"3 image\(s\) are too few for 4 processes"):
         BatchOrder(np.arange(3), batch_size=1, shard=Shard(0, 4))
 

@@ -116,12 +116,12 @@ def test_a_folder_that_may_not_be_read(write_tree, monkeypatch: pytest.MonkeyPat
     root = write_tree({"train": 4, "val": 2})
     locked, scandir = str(root / "train" / "dog"), os.scandir
 
-    def refuse(folder):  # file permissions would not stop a superuser
+    def fail(folder):  # file permissions would not stop a superuser
         if str(folder) == locked:
             raise PermissionError(errno.EACCES, "Permission denied", locked)
         return scandir(folder)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", fail)
     assert message_of(ImageFolder(root)) == f"Cannot list the folder {locked}: Permission denied."
 
 

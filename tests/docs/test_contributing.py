@@ -1,4 +1,4 @@
-"""A criterion that is added as CONTRIBUTING.md says needs the two files shown there, and nothing else by hand."""
+"""A criterion that is added as described in CONTRIBUTING.md needs the two files shown there only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every row of the CIFAR-10 study says what was published, and goes through a whole run."""
+"""Every row of the CIFAR-10 study has its published budget and can be run."""
 
 from __future__ import annotations
 

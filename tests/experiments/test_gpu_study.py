@@ -84,5 +84,5 @@ def test_nothing_starts_when_the_time_is_over(study: object) -> None:
     assert time.monotonic() - begin < 30
 
 
-def test_without_arguments_it_says_how_it_is_called(study: object) -> None:
+def test_without_arguments_it_prints_its_usage(study: object) -> None:
     assert study() == (2, [])  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Every row of Table 2 whose method exists has a configuration that says what the table says."""
+"""Every row of Table 2 whose method exists has a configuration with the values of the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pruned networks on disk: saved ones come back to the bit; damaged ones are refused, and nothing is executed."""
+"""Pruned networks on disk: loading is bit-exact, damaged files raise errors, and nothing is executed."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Bomb:
         return exec, ("raise SystemExit('a checkpoint was executed')",)
 
 
-def refused(folder: Path, files: dict[str, bytes], message: str) -> None:
+def rejected(folder: Path, files: dict[str, bytes], message: str) -> None:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -152,7 +152,7 @@ def refused(folder: Path, files: dict[str, bytes], message: str) -> None:
 
 @pytest.mark.parametrize("name", [WEIGHTS, PAGE])
 def test_a_missing_file(tmp_path: Path, sound: dict[str, bytes], name: str) -> None:
-    refused(tmp_path, {other: sound[other] for other in sound if other != name}, f"{name} cannot be read")
+    rejected(tmp_path, {other: sound[other] for other in sound if other != name}, f"{name} cannot be read")
 
 
 @pytest.mark.parametrize(
@@ -178,18 +178,18 @@ def test_a_damaged_file(
 ) -> None:
     damaged = change(sound[name])
     assert damaged != sound[name]
-    refused(tmp_path, {**sound, name: damaged}, message)
+    rejected(tmp_path, {**sound, name: damaged}, message)
 
 
 def test_exchanged_files(tmp_path: Path, sound: dict[str, bytes]) -> None:
     """Two networks of the same shapes: the weights of one do not go with the plan of the other."""
     model = thinned(build("cifar_resnet20", 10), torch.randn(1, 3, 16, 16))
     other = prunelab.save(model, tmp_path / "other") / WEIGHTS
-    refused(tmp_path, {**sound, WEIGHTS: other.read_bytes()}, "truncated, exchanged or edited")
+    rejected(tmp_path, {**sound, WEIGHTS: other.read_bytes()}, "truncated, exchanged or edited")
 
 
 def forged(files: dict[str, bytes], change: Callable[[dict[str, Any]], Any]) -> dict[str, bytes]:
-    """The page changed by someone who computes its digest anew."""
+    """A changed page with a new digest."""
     page = json.loads(files[PAGE])
     change(page)
     return {**files, PAGE: _sealed(page)}
@@ -281,7 +281,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 @pytest.mark.parametrize("kind", FORGERIES)
 def test_a_forged_plan(tmp_path: Path, sound: dict[str, bytes], kind: str) -> None:
     change, message = FORGERIES[kind]
-    refused(tmp_path, forged(sound, change), message)
+    rejected(tmp_path, forged(sound, change), message)
 
 
 def _pickled(weights: dict[str, Tensor]) -> bytes:
@@ -321,10 +321,10 @@ def test_forged_weights(
     content = make(safetensors.torch.load(sound[WEIGHTS]))
     digest = hashlib.sha256(content).hexdigest()
     files = forged({**sound, WEIGHTS: content}, lambda page: page.update(weights_sha256=digest))
-    refused(tmp_path, files, message)
+    rejected(tmp_path, files, message)
 
 
-def test_a_refused_plan_leaves_the_given_network_whole(tmp_path: Path) -> None:
+def test_a_rejected_plan_leaves_the_given_network_whole(tmp_path: Path) -> None:
     model = thinned(Tied(), torch.randn(1, 3, 12, 12))
     prunelab.save(model, tmp_path)
     other = nn.Sequential(nn.Conv2d(3, 8, 3))

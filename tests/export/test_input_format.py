@@ -60,7 +60,7 @@ def test_an_attribute_of_the_network_is_kept(tmp_path: Path) -> None:
     ("name", "value"),
     [("classes", "cat"), ("mean", [0.5, "x"]), ("image_shape", [3, 32]), ("resize", None), ("std", None)],
 )
-def test_a_wrong_one_is_refused(tmp_path: Path, name: str, value: object) -> None:
+def test_a_wrong_one_is_an_error(tmp_path: Path, name: str, value: object) -> None:
     file = saved(tmp_path) / "plan.json"
     page = json.loads(file.read_text())
     page["input"][name] = value

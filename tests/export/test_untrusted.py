@@ -40,7 +40,7 @@ for folder in sys.argv[2:]:
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change plan.json as somebody would who also computes its digest."""
+    """Change plan.json and compute its digest again."""
     page = json.loads((folder / PAGE).read_text())
     change(page)
     page.pop("page_sha256")
@@ -68,7 +68,7 @@ HUGE: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.slow
-def test_descriptions_of_huge_networks_are_refused_in_little_memory(tmp_path: Path) -> None:
+def test_descriptions_of_huge_networks_are_errors_in_little_memory(tmp_path: Path) -> None:
     folders = [str(tmp_path / str(number)) for number in range(len(HUGE))]
     for folder, (name, arguments, _) in zip(folders, HUGE, strict=True):
         prunelab.save(build(name, 10), folder)

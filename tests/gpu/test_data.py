@@ -28,7 +28,7 @@ def test_batches_are_made_on_the_gpu_and_are_those_of_the_cpu() -> None:
         assert count >= 1
 
 
-def test_images_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_do_not_fit_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 80 << 30))
     with pytest.raises(UserError, match=r"trainer\.images_on_device=false"):
         ready().move_to(torch.device("cuda", 0))

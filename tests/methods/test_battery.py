@@ -146,7 +146,7 @@ def test_scores_are_finite_and_one_for_each_channel(battery: ModuleType, name: s
     context = battery.context_of(method, network)
     try:
         scores, plan = method.scored(context)
-    except UserError as error:  # a method without scores says so
+    except UserError as error:  # a method without scores
         assert "does not score" in str(error) and isinstance(method, LearningMethod)
         return
     assert plan == method.decide(context)

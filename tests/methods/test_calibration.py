@@ -66,7 +66,7 @@ def test_ordinary_batches_are_understood(batch: Any, has_targets: bool) -> None:
 
 
 @pytest.mark.parametrize("batch", [{"left": IMAGES}, "text", (), {}])
-def test_other_batches_are_refused(batch: Any) -> None:
+def test_other_batches_are_errors(batch: Any) -> None:
     with pytest.raises(UserError, match=r"No images found.*unpack="):
         unpack_batch(batch)
 

@@ -125,7 +125,7 @@ def test_what_was_won_is_said(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("criterion", "budget"), [(L1Norm(), 0.5), (L1Norm, Budget(flops=0.5)), ("l1", Budget(flops=0.5))]
 )
-def test_what_is_no_criterion_or_budget_is_refused_at_once(criterion: Any, budget: Any) -> None:
+def test_what_is_no_criterion_or_budget_is_an_error_at_once(criterion: Any, budget: Any) -> None:
     with pytest.raises(UserError, match=r"is not a (criterion|Budget): give for example prunelab\."):
         ImportancePruning(criterion, budget)
 
@@ -238,19 +238,19 @@ def test_a_loader_that_is_not_there_yet_is_explained() -> None:
     trainer(pruning(APoZ(), calibration=train_loader())).fit(module_of(Late))
 
 
-def test_several_loaders_at_once_are_refused() -> None:
+def test_several_loaders_at_once_are_errors() -> None:
     with pytest.raises(UserError, match=r"is a list, not one loader.*calibration="):
         trainer(pruning(APoZ())).fit(module_of(), [train_loader(), train_loader()])
 
 
-def test_strategies_that_spawn_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strategies_that_spawn_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     method, module = pruning(), module_of()
     spawning = trainer(method, strategy="ddp_spawn", devices=2)
     with pytest.raises(UserError, match=r"ddp_spawn.*Use Trainer\(strategy='ddp'\)"):
         method.setup(spawning, module, "fit")
 
 
-def test_a_budget_out_of_reach_is_refused_before_any_image_is_looked_at() -> None:
+def test_a_budget_out_of_reach_is_an_error_before_any_image_is_looked_at() -> None:
     class Counted(Unseen):
         passes = 0
 
@@ -287,7 +287,7 @@ def test_a_plan_file_is_written_and_then_read(tmp_path: Path) -> None:
     assert again.conv1.weight.shape == first.conv1.weight.shape
 
 
-def test_a_plan_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_a_plan_file_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     trainer(pruning(plan_file=path)).fit(module_of(), train_loader())
     with pytest.raises(
@@ -414,7 +414,7 @@ def test_weight_averaging_comes_after_the_pruning_callback() -> None:
     trainer(pruning(), Copies()).fit(module_of(), train_loader())
 
 
-def test_an_optimizer_from_an_earlier_fit_is_refused() -> None:
+def test_an_optimizer_from_an_earlier_fit_is_an_error() -> None:
     class Keeps(Unseen):
         def __init__(self) -> None:
             super().__init__()

@@ -18,7 +18,7 @@ def method_of(name: str, *words: str) -> PruningMethod:
     ).method
 
 
-def test_a_name_that_is_no_group_is_refused() -> None:
+def test_a_name_that_is_no_group_is_an_error() -> None:
     method = method_of("l1", "exclude=[layer3.1.conv]")
     network = build("cifar_resnet20", num_classes=5, in_chans=3, image_size=(8, 8))
     with pytest.raises(UserError, match=r"Did you mean 'layer3\.1\.conv1'"):

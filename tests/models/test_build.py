@@ -64,12 +64,12 @@ def test_errors_for_unknown_names_suggest_similar_ones(name: str, message: str) 
         ({"image_size": 8, "in_chans": 0}, "num_classes=10 and in_chans=0 must both be at least 1"),
     ],
 )
-def test_impossible_arguments_are_refused(arguments: dict, message: str) -> None:
+def test_impossible_arguments_are_errors(arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build("cifar_resnet20", 10, **arguments)
 
 
-def test_an_unknown_layer_type_is_refused() -> None:
+def test_an_unknown_layer_type_is_an_error() -> None:
     with pytest.raises(UserError, match=r"resnet18 cannot be built with .*act_layer='foo': 'foo' is unknown"):
         build("resnet18", 10, act_layer="foo")
 
@@ -83,22 +83,22 @@ def test_an_unknown_layer_type_is_refused() -> None:
         ("vit_tiny_patch16_224", 32, "It accepts 224x224.* or build it .* with the argument img_size=32"),
     ],
 )
-def test_images_too_small_are_refused(name: str, side: int, message: str) -> None:
+def test_images_too_small_are_errors(name: str, side: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(name, 10, image_size=side)
 
 
-def test_a_network_that_does_not_classify_is_refused() -> None:
+def test_a_network_that_does_not_classify_is_an_error() -> None:
     with pytest.raises(UserError, match=r"resnet18 does not classify into 10 classes: .* is list"):
         build("resnet18", 10, image_size=32, features_only=True)
 
 
-def test_weights_that_were_never_published_are_refused() -> None:
+def test_weights_that_were_never_published_are_errors() -> None:
     with pytest.raises(UserError, match="There are no published weights of cifar_resnet20"):
         build("cifar_resnet20", 10, pretrained=True)
 
 
-def test_weights_that_cannot_be_downloaded_are_refused(
+def test_weights_that_cannot_be_downloaded_are_errors(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

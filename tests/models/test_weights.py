@@ -47,7 +47,7 @@ def test_wrapped_and_prefixed(weights: Weights, tmp_path: Path, prefix: str, wra
     assert_loaded(model, weights)
 
 
-def refusal(content: Any, folder: Path, model: CifarResNet | None = None) -> str:
+def message_of(content: Any, folder: Path, model: CifarResNet | None = None) -> str:
     """The message for a file that must not change the model."""
     torch.save(content, folder / "net.pth")
     model = model or CifarResNet(1)
@@ -59,7 +59,7 @@ def refusal(content: Any, folder: Path, model: CifarResNet | None = None) -> str
 
 
 def test_a_deeper_network_has_unexpected_weights(tmp_path: Path) -> None:
-    message = refusal(CifarResNet(2).state_dict(), tmp_path)
+    message = message_of(CifarResNet(2).state_dict(), tmp_path)
     # 3 more blocks of 2 convolutions (1 tensor each) and 2 norms (5 each)
     assert "do not fit this CifarResNet: 36 unexpected (layer1.1.conv1.weight, " in message
     assert "missing" not in message
@@ -67,27 +67,27 @@ def test_a_deeper_network_has_unexpected_weights(tmp_path: Path) -> None:
 
 
 def test_a_shallower_network_misses_weights(weights: Weights, tmp_path: Path) -> None:
-    message = refusal(weights, tmp_path, CifarResNet(2))
+    message = message_of(weights, tmp_path, CifarResNet(2))
     assert "30 missing (layer1.1.conv1.weight, layer1.1.bn1.weight, layer1.1.bn1.bias, ...)" in message
 
 
 def test_wrong_shapes_are_named(tmp_path: Path) -> None:
-    message = refusal(CifarResNet(1, num_classes=100).state_dict(), tmp_path)
+    message = message_of(CifarResNet(1, num_classes=100).state_dict(), tmp_path)
     expected = "2 of wrong shape (linear.weight is (100, 64), not (10, 64), linear.bias is (100,), not (10,))"
     assert expected in message
 
 
 def test_renamed_weights_are_missing_and_unexpected(weights: Weights, tmp_path: Path) -> None:
     renamed = {name.replace("linear", "fc"): tensor for name, tensor in weights.items()}
-    message = refusal(renamed, tmp_path)
+    message = message_of(renamed, tmp_path)
     assert "2 missing (linear.weight, linear.bias); 2 unexpected (fc.weight, fc.bias)" in message
 
 
-def test_what_is_not_weights_is_refused(weights: Weights, tmp_path: Path) -> None:
-    assert "does not contain named weights, but list" in refusal([1, 2], tmp_path)
-    assert "does not contain named weights, but dict" in refusal({}, tmp_path)
-    assert "contains more than weights: epoch" in refusal({**weights, "epoch": 3}, tmp_path)
-    assert "is damaged, or contains Python objects besides weights" in refusal(CifarResNet(1), tmp_path)
+def test_what_is_not_weights_is_an_error(weights: Weights, tmp_path: Path) -> None:
+    assert "does not contain named weights, but list" in message_of([1, 2], tmp_path)
+    assert "does not contain named weights, but dict" in message_of({}, tmp_path)
+    assert "contains more than weights: epoch" in message_of({**weights, "epoch": 3}, tmp_path)
+    assert "is damaged, or contains Python objects besides weights" in message_of(CifarResNet(1), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["net.pth.tar", "net.bin", "net.th", "net.pt", "net.ckpt"])
@@ -111,7 +111,7 @@ def test_a_checkpoint_of_timm(weights: Weights, tmp_path: Path) -> None:
 def test_a_namespace_cannot_run_code(weights: Weights, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     checkpoint = {"state_dict": weights, "args": Namespace(lr=Code(ran))}
-    assert "could run code and are not loaded" in refusal(checkpoint, tmp_path)
+    assert "could run code and are not loaded" in message_of(checkpoint, tmp_path)
     assert not ran.exists()
 
 
@@ -127,7 +127,7 @@ class Code:
 
 def test_integers_are_not_taken_for_weights(weights: Weights, tmp_path: Path) -> None:
     quantised = {name: tensor.to(torch.int8) for name, tensor in weights.items()}
-    message = refusal(quantised, tmp_path)
+    message = message_of(quantised, tmp_path)
     assert f"{len(weights)} of wrong type (conv1.weight is torch.int8, not torch.float32, " in message
 
 
@@ -140,14 +140,14 @@ def test_half_precision_is_converted(weights: Weights, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_a_damaged_file_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_damaged_file_is_an_error(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"net{suffix}"
     path.write_bytes(b"not a weight file")
     with pytest.raises(UserError, match="net"):
         load_weights(CifarResNet(1), path)
 
 
-def test_a_missing_or_unknown_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_unknown_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"There is no weight file .*net\.pth"):
         load_weights(CifarResNet(1), tmp_path / "net.pth")
     (tmp_path / "net.h5").write_bytes(b"")

@@ -74,7 +74,7 @@ def other_machine(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     return tuple(OTHER_MACHINE)
 
 
-def test_who_comes_second_says_so_and_waits_until_the_first_is_killed(
+def test_a_second_process_waits_until_the_first_is_killed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claim, "LEASE_S", LEASE_S)

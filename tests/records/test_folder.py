@@ -1,4 +1,4 @@
-"""The folder of a run: when it counts as finished, and what is said when it cannot be written."""
+"""The folder of a run: when it is finished, and the message if it cannot be written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_folder_is_named_by_study_and_key_and_not_made_by_asking(smallest: Con
     assert not folder.path.exists()
 
 
-def test_a_damaged_record_is_refused_by_name(smallest: Configure) -> None:
+def test_a_damaged_record_is_an_error_by_name(smallest: Configure) -> None:
     folder = RunFolder.of(smallest())
     folder.create()
     (folder.path / "record.json").write_text('{"schema": 1, ')

@@ -169,7 +169,7 @@ def test_weights_that_are_elsewhere_now_are_named(study: Study, tmp_path: Path) 
     assert (run.parent / run_key(wanted) / "record.json").is_file()
 
 
-def test_what_is_no_place_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_place_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "--at", "data.seed=1"]) == 1
     assert main([str(tmp_path / "nowhere")]) == 1
     said = capsys.readouterr().err

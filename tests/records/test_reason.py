@@ -1,4 +1,4 @@
-"""What users are told about an error."""
+"""The message for a user about an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prunelab.records.reason import reason
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (UserError("Say it so."), "Say it so."),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "The disk is full. Free some space"),
@@ -24,8 +24,8 @@ from prunelab.records.reason import reason
         (ZeroDivisionError("division by zero"), "Unexpected ZeroDivisionError: division by zero"),
     ],
 )
-def test_the_reason(error: Exception, said: str) -> None:
-    assert said in reason(error)
+def test_the_reason(error: Exception, message: str) -> None:
+    assert message in reason(error)
 
 
 def raised_in(tmp_path: Path, source: str) -> BaseException:

@@ -55,7 +55,7 @@ def test_runs_without_a_record_are_lines_too(study: StudyFolder) -> None:
         "1",
     )
     assert (failed["status"], failed["method"], failed["seeds"]) == ("failed", "fpgm", "1")
-    assert failed["error"] == "out of memory, said the GPU"
+    assert failed["error"] == "the GPU is out of memory"
     assert failed["path"] == "fpgm-0.5-1/failure.json"
     assert failed["top1_mean"] == ""
     assert (unfinished["status"], unfinished["path"]) == ("unfinished", "0a0a")

@@ -82,7 +82,7 @@ def test_unusable_files_become_problems_with_path_and_reason(study: StudyFolder)
     assert reasons["f/record.json"] == "cannot be read (Is a directory)"
 
 
-def test_a_folder_that_is_no_study_is_refused_with_what_to_do(study: StudyFolder) -> None:
+def test_a_folder_that_is_no_study_is_an_error_with_what_to_do(study: StudyFolder) -> None:
     study.write("0a0a/record.json", "{}")
     (study.path / "empty").mkdir()
 

@@ -115,10 +115,10 @@ def test_a_project_that_is_not_there(report: Report, server: Server) -> None:
 
 
 def test_without_an_account(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def fail() -> None:
         raise Exception("not logged in to W&B, try `wandb login --relogin`")
 
-    monkeypatch.setattr("wandb_workspaces.reports.v2.interface._get_api", refuse)
+    monkeypatch.setattr("wandb_workspaces.reports.v2.interface._get_api", fail)
 
     with pytest.raises(UserError, match=r"not logged in to W&B\. Run `wandb login`"):
         publish(report, "team/pruning")

@@ -41,7 +41,7 @@ class Sweep:
         return self._err.read_text()
 
     def reasons(self) -> list[str]:
-        """What is said about the runs that failed."""
+        """The messages about failed runs."""
         return [line for line in self.err.splitlines() if line.startswith("prunelab: ")]
 
     def slurm(self, *command: str) -> str:
@@ -50,12 +50,12 @@ class Sweep:
         ).stdout
 
     def states(self) -> dict[str, str]:
-        """State and reason of each job that Slurm knows."""
+        """State and reason of each job in the list of Slurm."""
         rows = self.slurm("squeue", "--array", "--states=all", "--noheader", "--format=%i %T %r").splitlines()
         return {row.split(" ", 1)[0]: row.split(" ", 1)[1] for row in rows}
 
     def submitted(self) -> str:
-        """The number of the job array, once it is said."""
+        """The number of the job array, when it was printed."""
         found = re.search(r"submitted as Slurm job (\d+)", self.err)
         return found[1] if found else ""
 

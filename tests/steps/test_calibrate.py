@@ -82,7 +82,7 @@ def test_every_step_is_a_name_on_the_command_line(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_done_is_said_before_the_run_starts(
+def test_invalid_steps_are_errors_before_the_run_starts(
     words: list[str], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):

@@ -26,7 +26,9 @@ def test_a_trial_does_everything_once(tmp_path: Path) -> None:
         phases = [(row["phase"], row["epoch"]) for row in csv.DictReader(lines)]
     assert phases == [("learning 1", "1"), ("round 1", "1"), ("learning", "1"), ("recovery", "1")]
     assert record.config["fast_dev_run"] == 1
-    assert record.config["recipe"]["training"]["epochs"] == 20, "what is written down is what was asked for"
+    assert record.config["recipe"]["training"]["epochs"] == 20, (
+        "the record contains the settings of the command"
+    )
     for accuracy in (record.baseline, record.after_pruning, record.pruned):
         assert (accuracy.top1 * 16).is_integer(), "one batch of test images"
     assert 0.47 < record.budget.reached <= 0.5

@@ -46,7 +46,7 @@ def test_one_part_is_the_whole_budget() -> None:
     assert (work.budget, work.exclude) == (Budget(flops=0.5), frozenset())
 
 
-def test_what_cannot_be_done_part_by_part_is_refused() -> None:
+def test_settings_that_do_not_fit_parts_are_errors() -> None:
     graph = analyze(build("cifar_resnet20", num_classes=10, in_chans=3, image_size=(16, 16)), IMAGE)
     with pytest.raises(UserError, match=r"set budget\.allocation=uniform"):
         portion(graph, uniform(allocation="global"), Budget(flops=0.5), (1, 2))

@@ -1,4 +1,4 @@
-"""Every choice of every group makes objects; what cannot be is refused before anything is done."""
+"""Every choice of every group can be constructed; invalid values are errors before the run starts."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_processes_share_a_batch() -> None:
         (["budget.flops=0.5", "+epochs=3"], "There is no key 'epochs'"),
     ],
 )
-def test_what_cannot_be_is_refused(words: list[str], message: str) -> None:
+def test_invalid_values_are_errors(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Setup.of(configure(words))
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_is_refused(words: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     "name", ["in_chans=1", "num_classes=10", "pretrained=true", "image_size=32", "name=vgg11"]
 )
-def test_what_the_data_says_is_no_argument_of_the_network(name: str) -> None:
+def test_settings_of_the_data_are_no_arguments_of_the_network(name: str) -> None:
     words = ["data=digits", "budget.flops=0.5", f"+model.arguments.{name}"]
     with pytest.raises(UserError, match=rf"model\.arguments\.{name.split('=')[0]}: .* leave it out"):
         Setup.of(configure(words))

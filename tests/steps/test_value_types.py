@@ -1,4 +1,4 @@
-"""A value of another kind than is meant is refused by the name of its key, whatever the choice."""
+"""A value of the wrong type is an error that names its key, in every choice."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ OWN = [choice for choice in CHOICES if choice.partition("=")[0] in GROUPS]
     ],
 )  # fmt: skip
 def test_the_message_names_what_was_typed(words: list[str], message: str) -> None:
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as error:
         Setup.of(configure(["budget.flops=0.5", *words]))
-    assert message in str(refusal.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ def test_many_widths_at_once_are_each_of_them_alone() -> None:
     assert cost.of("params", widths[0]).shape == (1,)
 
 
-def test_an_unknown_resource_and_widths_of_another_network_are_refused() -> None:
+def test_an_unknown_resource_and_widths_of_another_network_are_errors() -> None:
     cost = prunelab.analyze(SMALL, torch.zeros(1, 3, 6, 6)).cost
     for call in (lambda: cost.of("energy", [[4, 6]]), lambda: cost.function("energy")):
         with pytest.raises(UserError, match=r"'energy'.*flops, macs, params"):

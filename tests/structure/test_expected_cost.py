@@ -1,4 +1,4 @@
-"""Fractional widths cost what the cost model says at whole ones, with gradients in between."""
+"""At integer widths the expected cost equals the cost model; at fractional widths it has gradients."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_gradients_are_the_slopes() -> None:
     assert torch.autograd.gradcheck(lambda w: cost(w) / 1e6, widths)
 
 
-def test_a_resource_without_gradient_is_refused() -> None:
+def test_a_resource_without_gradient_is_an_error() -> None:
     graph = analyze(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)), torch.zeros(1, 3, 2, 2))
     with pytest.raises(UserError, match=r"budget\.latency"):
         ExpectedCost(graph.cost, "latency")

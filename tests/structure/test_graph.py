@@ -106,7 +106,7 @@ def test_plans_that_cannot_be_made(graph: ChannelGraph, kept: dict, dropped: lis
         graph.plan(kept, dropped)
 
 
-def test_a_network_without_blocks_says_so() -> None:
+def test_a_network_without_blocks_has_a_message() -> None:
     graph = prunelab.analyze(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)), torch.zeros(1, 3, 8, 8))
     with pytest.raises(UserError, match="no residual block"):
         graph.plan({}, ["1"])

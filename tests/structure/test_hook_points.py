@@ -258,7 +258,7 @@ def test_a_failing_pass_leaves_nothing_open() -> None:
     assert calls == [2]
 
 
-def test_a_network_that_was_pruned_meanwhile_is_refused() -> None:
+def test_a_network_that_was_pruned_meanwhile_is_an_error() -> None:
     model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 2)).eval()
     graph = prunelab.analyze(model, IMAGES)
     prunelab.apply(model, graph.plan({"0": [1, 2]}))

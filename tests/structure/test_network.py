@@ -272,7 +272,7 @@ def test_a_network_without_parameters_has_no_structure() -> None:
     ],
     ids=["layers that do not fit", "image too small", "channels", "no tensor", "keyword", "no image", "lazy"],
 )
-def test_what_cannot_run_is_refused_in_words(model: nn.Module, inputs: Any, words: str) -> None:
+def test_what_cannot_run_is_an_error(model: nn.Module, inputs: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         prunelab.analyze(model, inputs)
 

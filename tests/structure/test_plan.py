@@ -1,4 +1,4 @@
-"""Plans are plain data: JSON and back, refused when damaged, and composed like functions."""
+"""Plans are plain data: they are written as JSON and read back, damaged files raise errors, and plans compose."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def plan(graph: ChannelGraph) -> PruningPlan:
     return graph.plan(kept, ["layer2.1", "layer1.2"])
 
 
-def test_a_plan_says_what_is_kept(graph: ChannelGraph, plan: PruningPlan) -> None:
+def test_a_plan_lists_the_kept_channels(graph: ChannelGraph, plan: PruningPlan) -> None:
     assert plan.kept["layer1"] == (0, 3, 5)
     assert plan.widths["layer1"] == (16, 3)
     assert plan.widths["layer3"] == (64, 32)
@@ -155,19 +155,19 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_plan_is_refused_in_words(plan: PruningPlan, damage: str) -> None:
+def test_a_damaged_plan_is_an_error(plan: PruningPlan, damage: str) -> None:
     with pytest.raises(UserError, match="plan"):
         PruningPlan.from_json(damaged(plan, DAMAGES[damage]))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"plan"', "\x00", "{}", "[" * 100_000, "nan"])
-def test_what_is_no_plan_is_refused_in_words(text: str) -> None:
+def test_what_is_no_plan_is_an_error(text: str) -> None:
     with pytest.raises(UserError, match="plan"):
         PruningPlan.from_json(text)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_plan_is_refused_in_words(plan: PruningPlan, share: float) -> None:
+def test_a_truncated_plan_is_an_error(plan: PruningPlan, share: float) -> None:
     text = plan.to_json()
     with pytest.raises(UserError, match="broken JSON"):
         PruningPlan.from_json(text[: int(share * len(text))])
@@ -182,9 +182,7 @@ JUNK = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_junk_anywhere_in_a_plan_is_refused_or_is_a_sound_plan(
-    plan: PruningPlan, data: st.DataObject
-) -> None:
+def test_junk_anywhere_in_a_plan_is_an_error_or_a_sound_plan(plan: PruningPlan, data: st.DataObject) -> None:
     """Never an exception of another kind; what is accepted survives its own JSON."""
     raw = json.loads(plan.to_json())
     place: Any = raw
@@ -245,7 +243,7 @@ def test_composition_is_associative(model: nn.Module, random_plan: Callable[...,
 
 
 def test_groups_keep_their_names_through_rounds(model: nn.Module, graph: ChannelGraph) -> None:
-    """A stage that lost its blocks is analysed under another name; the composition knows it is the same stage."""
+    """A stage without its blocks has another name in the second analysis; composition maps it to the first name."""
     first = graph.plan({"layer1": range(10)}, ["layer1.1", "layer1.2"])
     pruned = prunelab.apply(copy.deepcopy(model), first)
     later = prunelab.analyze(pruned, IMAGES)
@@ -337,7 +335,7 @@ def test_whole_groups_left_of_a_normalisation_go_by_places_in_the_next_round() -
     assert (pruned[1].num_groups, pruned[1].num_channels) == (6, 6)
 
 
-def test_the_cost_of_a_plan_of_another_network_is_refused(graph: ChannelGraph) -> None:
+def test_the_cost_of_a_plan_of_another_network_is_an_error(graph: ChannelGraph) -> None:
     other = prunelab.analyze(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)), IMAGES)
     with pytest.raises(UserError, match="which this network lacks"):
         other.cost.flops(graph.plan())

@@ -205,14 +205,14 @@ def test_consumers_silenced_by_hand(
     model: nn.Module,
     seed: int,
 ) -> None:
-    """The reference knows the weights that read each group and nothing of the engine's own masks."""
+    """The reference uses the weights that read each group, not the masks of the engine."""
     pruning = prune(model, IMAGES, seed=seed, drop=0.0, exact=True)
     expected = masked_by_hand(pruning.original, pruning.graph, pruning.plan, IMAGES)
     torch.testing.assert_close(outputs(pruning.model, IMAGES), expected, rtol=1e-9, atol=1e-9)
 
 
-def says_all(graph: prunelab.ChannelGraph, plan: PruningPlan) -> bool:
-    """Whether a plan of two rounds speaks of the groups of the full network alone. A grouped convolution left with one
+def is_complete(graph: prunelab.ChannelGraph, plan: PruningPlan) -> bool:
+    """Whether a plan of two rounds contains groups of the full network only. A grouped convolution left with one
     channel a group is depthwise, and one left with one channel is ordinary: then the second round may remove what the
     groups of the full network cannot say."""
     sizes = {group.name: group.size for group in graph.groups}
@@ -237,8 +237,8 @@ def test_two_rounds_are_one(
     once = prunelab.apply(copy.deepcopy(model), together)
     assert [tensor.shape for tensor in once.parameters()] == [tensor.shape for tensor in twice.parameters()]
     torch.testing.assert_close(outputs(once, IMAGES), outputs(twice, IMAGES), rtol=0, atol=0)
-    event(f"says all: {says_all(graph, together)}")
-    if says_all(graph, together):
+    event(f"complete: {is_complete(graph, together)}")
+    if is_complete(graph, together):
         assert graph.cost.params(together) == sum(parameter.numel() for parameter in twice.parameters())
         assert graph.plan(together.kept, together.dropped_blocks).cuts == together.cuts
     else:

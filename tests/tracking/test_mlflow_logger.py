@@ -100,7 +100,7 @@ def test_an_error_of_the_store_does_not_end_the_run(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def refuse(*arguments: object, **more: object) -> None:
+    def fail(*arguments: object, **more: object) -> None:
         raise MlflowException("the store is full\nand more")
 
     folder = tmp_path / "outputs" / "tests" / "abc"
@@ -108,7 +108,7 @@ def test_an_error_of_the_store_does_not_end_the_run(
     logger = MlflowLogger(store)
     with caplog.at_level(logging.WARNING, logger="prunelab"):
         logger.start(folder, smallest())
-        monkeypatch.setattr(MlflowClient, "log_batch", refuse)
+        monkeypatch.setattr(MlflowClient, "log_batch", fail)
         for epoch in (1, 2):
             logger.epoch(EpochRow("recovery", epoch, 0.1, {"val/top1": 0.5}))
         logger.close()

@@ -110,7 +110,7 @@ def test_the_schedule_moves_at_every_step_of_the_fit(tmp_path: Path) -> None:
     assert rates == pytest.approx([0.4, 0.4 * (1 + 0.5**0.5) / 2, 0.2, 0.4 * (1 - 0.5**0.5) / 2])
 
 
-def test_a_trainer_without_end_is_refused(tmp_path: Path) -> None:
+def test_a_trainer_without_end_is_an_error(tmp_path: Path) -> None:
     model = Classifier(small_net(), 10, Training(epochs=3))
     with pytest.raises(UserError, match="max_epochs=3"):
         trainer(tmp_path, max_epochs=-1, enable_checkpointing=False).fit(model, DataLoader(digits(32), 32))
@@ -225,7 +225,7 @@ def test_a_fit_goes_on_from_a_pruned_checkpoint(
     assert [parameter.shape for parameter in model.backbone.parameters()] == shapes
 
 
-def test_a_checkpoint_of_channels_that_are_gone_is_refused(pruned_twice: tuple[Path, Classifier]) -> None:
+def test_a_checkpoint_of_channels_that_are_gone_is_an_error(pruned_twice: tuple[Path, Classifier]) -> None:
     path, _ = pruned_twice
     other = small_net()
     graph = prunelab.analyze(other, digits(1)[:][0])

@@ -1,4 +1,4 @@
-"""A training that was interrupted goes on as if it had not been."""
+"""A resumed training equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class Bomb:
 
 
 def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
-    """A checkpoint by an attacker, who also computes the digest."""
+    """A malicious checkpoint with a correct digest."""
     folder, ran = tmp_path / "checkpoints", tmp_path / "ran"
     CheckedCheckpoints(write_atomically).save_checkpoint({"bomb": Bomb(ran)}, folder / "epoch-0001.ckpt")
     (file,) = checkpoints(folder)
@@ -200,7 +200,7 @@ def test_a_training_that_diverges_fails_and_leaves_no_checkpoint_of_it(tmp_path:
     assert newest_sound(tmp_path) is None
 
 
-def test_weights_that_are_not_finite_at_the_end_are_refused(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_at_the_end_are_errors(tmp_path: Path) -> None:
     """Checkpoints of a version that did not check its weights."""
     network = small_network()
     train(network, tmp_path)

@@ -1,4 +1,4 @@
-"""What this machine has not is refused before any work."""
+"""Devices that this machine does not have are errors before the run starts."""
 
 from __future__ import annotations
 

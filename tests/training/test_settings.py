@@ -35,7 +35,7 @@ from prunelab.training.settings import make_optimizer
         ({"schedule": "multistep", "milestones": [0, 5]}, r"milestones must be rising.*not \[0, 5\]"),
     ],
 )
-def test_wrong_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_errors(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=f"training: {message}"):
         Training(**{"epochs": 10, **wrong})
 

@@ -52,7 +52,7 @@ def test_gpus_can_be_named_joined_and_shared() -> None:
         ({"gpu": [0]}, "There is no key hydra.launcher.gpu. Did you mean 'gpus'"),
     ],
 )
-def test_impossible_settings_are_refused(settings: dict[str, object], message: str) -> None:
+def test_impossible_settings_are_errors(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         LocalSettings.of(settings)
 

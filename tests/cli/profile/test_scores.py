@@ -24,7 +24,7 @@ def words(tmp_path: Path) -> list[str]:
     return [*WORDS, f"outputs={tmp_path}"]
 
 
-def test_groups_are_sorted_and_cut_where_the_budget_says(words: list[str]) -> None:
+def test_groups_are_sorted_and_cut_at_the_budget(words: list[str]) -> None:
     found = scored_network([*words, "budget.allocation=uniform"])
     assert (found.title, found.budget) == ("l1 on resnet20, digits", "budget.flops=0.5")
     assert found.weights.startswith("RANDOM weights")
@@ -66,7 +66,7 @@ def test_the_command_draws_both_pictures(
     assert "RANDOM weights" in shown and "scores.html" in shown
 
 
-def test_a_method_that_has_to_learn_first_is_refused(words: list[str]) -> None:
+def test_a_method_that_has_to_learn_first_is_an_error(words: list[str]) -> None:
     with pytest.raises(UserError, match="Slimming does not score"):
         scored_network([*words, "method=slimming"])
 

@@ -1,4 +1,4 @@
-"""``prunelab`` with a network of its own, and a training that can be told to fail: ``python command.py -m ...``.
+"""``prunelab`` with another network, and a training that can fail on request: ``python command.py -m ...``.
 
 Not a test by itself: test_runs.py starts it, and Lightning starts it again for each further process.
 """

@@ -1,6 +1,6 @@
 """Runs with two and four processes, which Lightning starts: they come to what one process comes to, or stop together.
 
-The network has no batch statistics, for a process knows its own part of each batch alone (trainer.sync_batchnorm=true
+The network has no batch statistics, because a process has only its part of each batch (trainer.sync_batchnorm=true
 would join the parts, but torch can do so on GPUs only).
 """
 

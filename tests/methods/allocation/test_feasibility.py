@@ -60,7 +60,7 @@ def test_levels_without_anything_to_remove(toy_graph: Callable[..., Any]) -> Non
         require_feasible(toy_graph([4]), Budget(flops=0.5), ["stage"], Allocation(), "vgg")
 
 
-def test_a_frozen_network_says_what_froze_it(toy_graph: Callable[..., Any]) -> None:
+def test_the_error_for_a_frozen_network_names_the_reason(toy_graph: Callable[..., Any]) -> None:
     graph = toy_graph([4], frozen=[SimpleNamespace(name="stem", size=16, frozen="output of the network")])
     graph.groups = ()
     with pytest.raises(

@@ -275,7 +275,7 @@ def test_bad_settings_are_named() -> None:
         Allocation(divisor=0)
 
 
-def test_scores_that_are_no_numbers_are_refused(toy_graph: Callable[..., Any]) -> None:
+def test_scores_that_are_no_numbers_are_errors(toy_graph: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="scores of g0 are not finite"):
         allocate(toy_graph([2]), Scores({"g0": np.array([1.0, np.nan])}), Budget(flops=0.5))
 

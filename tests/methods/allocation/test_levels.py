@@ -1,4 +1,4 @@
-"""Every method of conf/method at every level: it removes something of that level, or refuses and says so."""
+"""Every method of conf/method at every level: it removes something of that level, or raises an error."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def plan_of(module: Module, method: PruningMethod, batches: Any) -> PruningPlan:
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", METHODS)
-def test_a_level_is_pruned_alone_or_refused(name: str, level: str, residual: nn.Module, batches: Any) -> None:
+def test_a_level_is_pruned_alone_or_is_an_error(
+    name: str, level: str, residual: nn.Module, batches: Any
+) -> None:
     covered = instantiate(settings(name)).about.levels
     chosen = {**settings(name), "levels": [level]}
     if level not in covered:

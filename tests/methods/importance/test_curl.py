@@ -20,7 +20,7 @@ MakeContext = Callable[..., PruningContext]
 
 
 def plain_curl(model: nn.Module, graph: Any, images: Tensor, kept: Any, dropped: Any = ()) -> float:
-    """KL(masked || original) with the masked network of the structure engine, which knows nothing of hook_points."""
+    """KL(masked || original) with the masked network of the structure engine, which does not use hook points."""
     masked = masked_forward(model, graph.plan(kept, dropped), images).softmax(dim=1)
     original = masked_forward(model, graph.plan(), images).softmax(dim=1)
     return float((masked * (masked / original).log()).sum(dim=1).mean())

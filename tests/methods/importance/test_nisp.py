@@ -188,7 +188,7 @@ class Normed(nn.Module):
         return self.head(hidden / hidden.norm(dim=1, keepdim=True))
 
 
-def test_what_importance_cannot_pass_is_refused(residual: nn.Module, make_context: MakeContext) -> None:
+def test_what_importance_cannot_pass_is_an_error(residual: nn.Module, make_context: MakeContext) -> None:
     with pytest.raises(UserError, match="cannot send importance through Normed"):
         scores_of(NISP(), Normed(), torch.randn(10, 2, 3, 3))
     with pytest.raises(UserError, match="NISP is not defined for level block: take block out of levels"):

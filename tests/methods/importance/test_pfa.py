@@ -134,7 +134,7 @@ def test_a_dead_filter_goes_first(plain: nn.Module, make_context: MakeContext) -
     assert scores.argmin() == 2 and scores[2] == pytest.approx(0, abs=1e-8)
 
 
-def test_stages_are_scored_and_blocks_are_refused(residual: nn.Module, make_context: MakeContext) -> None:
+def test_stages_are_scored_and_blocks_are_errors(residual: nn.Module, make_context: MakeContext) -> None:
     assert len(PFA().score(make_context(PFA(), residual)).channels) == 4
     with pytest.raises(UserError, match="PFA is not defined for level block: take block out of levels"):
         ImportanceMethod(PFA(), Budget(flops=0.5), levels=["filter", "block"])

@@ -118,7 +118,7 @@ def test_members_of_a_stage_are_joined(
     np.testing.assert_allclose(scores.channels[stage], join(members, axis=0), rtol=1e-6)
 
 
-def test_an_unknown_reduction_is_refused() -> None:
+def test_an_unknown_reduction_is_an_error() -> None:
     with pytest.raises(UserError, match=r"reduction: 'median' does not exist"):
         L1Norm(reduction="median")  # type: ignore[arg-type]
 

@@ -197,7 +197,7 @@ def test_the_scale_rises_and_faster_if_codes_are_not_settled_in_the_end(small: A
     method.finish(found)
 
 
-def test_a_trainer_without_end_is_refused() -> None:
+def test_a_trainer_without_end_is_an_error() -> None:
     with pytest.raises(UserError, match="this Trainer has no end"):
         quiet(max_epochs=-1, callbacks=[PruningCallback(autopruner(), example_input=Module.EXAMPLE)]).fit(
             Module()
@@ -214,7 +214,7 @@ def test_a_trainer_without_end_is_refused() -> None:
         ({"window": 0}, "window=0"),
     ],
 )
-def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_is_an_error(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         autopruner(**settings)
 

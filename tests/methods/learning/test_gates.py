@@ -45,7 +45,7 @@ def test_closed_gates_compute_what_the_pruned_network_computes(make: Any) -> Non
         images = torch.randn(2, 3, 32, 32)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.bias.data.uniform_(-0.5, 0.5)  # what is removed would have said something
+            module.bias.data.uniform_(-0.5, 0.5)  # removed channels would have an effect
     graph = prunelab.analyze(network, images)
     kept = {group.name: range(0, group.size, 2) for group in graph.groups}
     pruned = prunelab.apply(copy.deepcopy(network), graph.plan(kept))

@@ -62,6 +62,6 @@ def test_learning_makes_sparse_shapes(learn: Any, small: Any) -> None:
     ("settings", "message"),
     [({"levels": ["block"]}, "not defined for level block"), ({"strength": 0}, "strength=0")],
 )
-def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_is_an_error(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         brain_damage(**settings)

@@ -123,9 +123,9 @@ def test_in_evaluation_a_group_follows_its_best_criterion_and_is_pruned_by_it(sm
 
 
 class Data(pl.LightningDataModule):
-    """The class is the sign of the first input channel in all parts but one: what is trained on says nothing.
+    """The class is the sign of the first input channel, except in the training part, which has no information.
 
-    A corner of every image says which part it belongs to; who asks for test images, fails.
+    A corner of every image encodes its part; reading test images fails.
     """
 
     def _loader(self, part: float, size: int) -> DataLoader[tuple[Tensor, ...]]:
@@ -237,7 +237,7 @@ def test_masks_follow_the_weights_once_an_epoch(small: Any) -> None:
     assert method._search._current_masks()["blocks.0.conv1"][0].tolist() == [0, 0, 0, 1, 1, 1]
 
 
-def test_without_held_out_images_it_says_what_to_give(small: Any) -> None:
+def test_without_held_out_images_the_error_names_the_argument(small: Any) -> None:
     method = lfpc()
     with pytest.raises(UserError, match=r"images held out of training.*validation="):
         method.prepare(method.context(small, EXAMPLE))
@@ -254,7 +254,7 @@ def test_without_held_out_images_it_says_what_to_give(small: Any) -> None:
         ({"last_temperature": 0.0}, "temperatures are above 0"),
     ],
 )
-def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_is_an_error(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         lfpc(**settings)
 

@@ -174,7 +174,7 @@ def test_a_network_is_not_compiled_while_a_method_looks_into_it(
     assert calls == ([] if eager else [8] * BATCHES)
 
 
-def test_a_level_beyond_the_method_is_refused() -> None:
+def test_a_level_beyond_the_method_is_an_error() -> None:
     with pytest.raises(UserError, match=r"Diary is not defined for level block.*filter, stage"):
         Diary(levels=["filter", "block"])
 
@@ -227,7 +227,9 @@ def test_manual_optimization_cannot_be_given_another_loss() -> None:
         trainer(PruningCallback(OwnLoss())).fit(Manual(), loader())
 
 
-def test_a_method_that_needs_training_mode_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_needs_training_mode_is_an_error_in_evaluation_mode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Diary, "needs_training_mode", True)
     module = Unseen()
     module.net.eval()

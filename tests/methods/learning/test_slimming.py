@@ -93,7 +93,7 @@ def test_from_scratch_draws_all_weights_afresh(small: Any, context: Any) -> None
     assert not torch.equal(small.stem.weight, before)
 
 
-def test_a_network_without_factors_is_refused_before_it_trains() -> None:
+def test_a_network_without_factors_is_an_error_before_it_trains() -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     method = slimming()
     with pytest.raises(UserError, match="no gamma to score"):
@@ -102,7 +102,7 @@ def test_a_network_without_factors_is_refused_before_it_trains() -> None:
     lenient.prepare(lenient.context(network, torch.zeros(1, 1, 8, 8)))
 
 
-def test_a_negative_strength_and_factors_that_start_at_zero_are_refused() -> None:
+def test_a_negative_strength_and_factors_that_start_at_zero_are_errors() -> None:
     with pytest.raises(UserError, match="strength=-1"):
         slimming(strength=-1)
     with pytest.raises(UserError, match="initial_gamma=0"):

@@ -87,7 +87,7 @@ def test_what_the_budget_removes_is_zero_in_the_end_and_removed(learn: Any, smal
     assert logged["learning/zero_filters"] == pytest.approx(sum(map(len, removed.values())) / 18)
 
 
-def test_the_log_says_how_many_of_the_zeroed_filters_are_new(small: Any, context: Any) -> None:
+def test_the_log_contains_the_fraction_of_newly_zeroed_filters(small: Any, context: Any) -> None:
     method = soft(rate=0.5, levels=["filter"])
     found, weights = context(method, small), [block.conv1.weight for block in small.blocks]
     for weight in weights:
@@ -161,6 +161,6 @@ def test_what_is_zero_goes_before_what_the_criterion_would_take(small: Any, cont
         ({"criterion": APoZ()}, "APoZ reads activations"),
     ],
 )
-def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_is_an_error(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         soft(**settings)

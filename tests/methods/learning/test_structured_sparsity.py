@@ -30,7 +30,7 @@ def test_one_step_shortens_filters_then_the_weights_that_read_them(small: Any, c
     method.after_step(context(method, small), dict.fromkeys(small.parameters(), 0.1))
     assert torch.allclose(made, expected_made)
     assert torch.allclose(read, expected_read)
-    assert torch.equal(small.stem.weight, stem)  # a stage, and levels say filter
+    assert torch.equal(small.stem.weight, stem)  # a stage, and levels=[filter]
 
 
 def test_a_channel_without_filter_or_without_reader_goes_first(small: Any, context: Any) -> None:
@@ -74,6 +74,6 @@ def test_learning_makes_exact_zeros(learn: Any, small: Any) -> None:
 
 
 @pytest.mark.parametrize("strengths", [{"filters": -1.0}, {"filters": 0.0, "channels": 0.0, "depth": 0.0}])
-def test_strengths_that_are_none_are_refused(strengths: dict[str, float]) -> None:
+def test_strengths_that_are_none_are_errors(strengths: dict[str, float]) -> None:
     with pytest.raises(UserError, match="strengths of a penalty"):
         ssl(**strengths)

@@ -66,7 +66,7 @@ def test_the_penalty_is_the_gradient_of_the_divergence(small: Any, context: Any)
     mean = saliencies[0].mean.detach().clone().requires_grad_()
     log_deviation = saliencies[0].log_deviation.detach().clone().requires_grad_()
     (0.1 * mean.square() / (2 * log_deviation.exp().square())).sum().backward()
-    method.before_step(None)  # type: ignore[arg-type]  # the saliencies know their layers
+    method.before_step(None)  # type: ignore[arg-type]  # the layers of the saliencies are set
     assert torch.allclose(saliencies[0].mean.grad, mean.grad)
     assert torch.allclose(saliencies[0].log_deviation.grad, log_deviation.grad)
 
@@ -122,6 +122,6 @@ def test_redundant_channels_are_counted_by_both_thresholds(small: Any, context: 
 @pytest.mark.parametrize(
     ("settings", "message"), [({"strength": -1}, "strength=-1"), ({"deviation": 0}, "deviation=0")]
 )
-def test_what_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_is_an_error(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         vcnn(**settings)

@@ -204,7 +204,7 @@ def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:
         AMC(HALF, **settings)
 
 
-def test_blocks_are_refused() -> None:
+def test_blocks_are_errors() -> None:
     with pytest.raises(UserError, match="AMC is not defined for level block"):
         AMC(HALF, levels=["block"])
 

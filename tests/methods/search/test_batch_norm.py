@@ -1,4 +1,4 @@
-"""Adaptive batch normalisation measures what it says, and nothing else changes."""
+"""Adaptive batch normalisation measures the statistics of the images and changes nothing else."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_the_winner_is_pruned_with_the_statistics_it_was_judged_with(residual: n
 
 
 class Data(pl.LightningDataModule):
-    """Images of three parts that say where they come from in a corner; who asks for test images, fails."""
+    """Images of three parts with the part encoded in a corner; reading test images fails."""
 
     def _loader(self, part: float, size: int) -> DataLoader[tuple[Tensor, ...]]:
         images, targets = made(int(part), size)[0]
@@ -170,7 +170,7 @@ def test_candidates_are_judged_on_held_out_images_and_never_on_test_images(
     assert seen == {"calibration": {1.0}, "validation": {2.0}}
 
 
-def test_without_held_out_images_it_says_what_to_give(plain: nn.Module) -> None:
+def test_without_held_out_images_the_error_names_the_argument(plain: nn.Module) -> None:
     method = eagleeye()
     with pytest.raises(UserError, match=r"images held out of training.*validation="):
         method.decide(method.context(plain, CALIBRATION[0][0][:1], CALIBRATION))
@@ -183,6 +183,6 @@ def test_targets_must_be_classes(plain: nn.Module) -> None:
         method.decide(method.context(plain, CALIBRATION[0][0][:1], CALIBRATION, validation=soft))
 
 
-def test_blocks_are_refused() -> None:
+def test_blocks_are_errors() -> None:
     with pytest.raises(UserError, match="EagleEye is not defined for level block: take block out of levels"):
         eagleeye(levels=["filter", "block"])

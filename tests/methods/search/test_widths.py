@@ -20,7 +20,7 @@ def space(graph: Any, keep: float = 0.5, **settings: Any) -> WidthSpace:
 
 @pytest.fixture
 def graph(toy_graph: Callable[..., Any]) -> Any:
-    """A chain of 10 and 8 channels, and a stage that is not at the levels asked for."""
+    """A chain of 10 and 8 channels, and a stage whose level is not selected."""
     made = toy_graph([10, 8, 4], levels=["filter", "filter", "stage"])
     made.cost.of = lambda resource, widths, alive=None: made.cost.flops(np.asarray(widths), alive)
     return made

@@ -1,4 +1,4 @@
-"""Whatever an output is wrapped in, its channels stay; what cannot be looked into is refused."""
+"""The channels of outputs stay in any container; containers that cannot be read raise errors."""
 
 from __future__ import annotations
 
@@ -100,11 +100,11 @@ def test_what_is_given_out_stays(thin: Callable[..., Any], kind: str) -> None:
         (lambda early, late: iter([early, late]), "list_iterator"),
     ],
 )
-def test_what_cannot_be_looked_into_is_refused(wrap: Callable[..., Any], kind: str) -> None:
+def test_what_cannot_be_looked_into_is_an_error(wrap: Callable[..., Any], kind: str) -> None:
     with pytest.raises(UserError, match=f"returns a {kind}, in which prunelab cannot find tensors"):
         prunelab.analyze(Backbone(wrap), torch.randn(1, 3, 8, 8))
 
 
-def test_a_network_without_output_is_refused() -> None:
+def test_a_network_without_output_is_an_error() -> None:
     with pytest.raises(UserError, match="returns no tensor"):
         prunelab.analyze(Backbone(lambda early, late: "done"), torch.randn(1, 3, 8, 8))

@@ -46,7 +46,7 @@ def test_the_same_attribute_of_many_modules(exact: Callable[..., Any]) -> None:
 
 
 class Divides(nn.Module):
-    """Divides its channels by sizes that it remembers, as a tuple or one by one."""
+    """Splits its channels by sizes that are attributes: a tuple or single integers."""
 
     def __init__(self, sizes: tuple[int, ...], together: bool) -> None:
         super().__init__()

@@ -39,7 +39,7 @@ def test_what_is_kept_is_kept_to_the_bit() -> None:
     assert model[1].num_batches_tracked == before[1].num_batches_tracked
 
 
-def test_layers_remember_their_new_widths() -> None:
+def test_attributes_of_layers_are_the_new_widths() -> None:
     model = small()
     prunelab.apply(model, prunelab.analyze(model, IMAGES).plan({"0": [1, 4], "3": [0, 2, 3]}))
     assert (model[0].in_channels, model[0].out_channels) == (3, 2)
@@ -68,7 +68,7 @@ def test_every_layer_could_have_been_built_as_it_is(
 
 
 def fresh(module: nn.Module) -> nn.Module | None:
-    """PyTorch's own layer with the widths that ``module`` remembers."""
+    """A layer of PyTorch with the widths in the attributes of ``module``."""
     if isinstance(module, nn.Conv2d):
         widths = (module.in_channels, module.out_channels)
         bias = module.bias is not None
@@ -215,7 +215,7 @@ def test_training_on_is_the_same_with_a_followed_optimizer_as_with_a_masked_one(
     torch.testing.assert_close(model[3].weight, full[3].weight[:, ~gone], rtol=1e-12, atol=1e-12)
 
 
-def test_the_network_remembers_what_was_done_to_it() -> None:
+def test_the_network_stores_its_plan() -> None:
     model = small()
     first = prunelab.analyze(model, IMAGES).plan({"0": [1, 4, 5]})
     prunelab.apply(model, first)
@@ -292,7 +292,7 @@ def test_a_plan_edited_by_hand_changes_nothing(changes: dict[str, Any]) -> None:
     assert fingerprint(model) == before
 
 
-def test_applying_a_plan_twice_is_refused() -> None:
+def test_applying_a_plan_twice_is_an_error() -> None:
     model = small()
     plan = prunelab.analyze(model, IMAGES).plan({"0": [1, 4]})
     prunelab.apply(model, plan)

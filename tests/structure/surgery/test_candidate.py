@@ -164,7 +164,7 @@ def test_each_kept_weight_is_copied_once(layout: torch.memory_format) -> None:
     assert applied.bytes == _bytes(tensor for name, tensor in model.state_dict().items() if name in cut)
 
 
-def test_a_plan_for_another_network_is_refused() -> None:
+def test_a_plan_for_another_network_is_an_error() -> None:
     plan = _half(build("cifar_vgg16_bn", num_classes=10))
     with pytest.raises(UserError, match="made for another network"):
         candidate(build("cifar_resnet20", num_classes=10), plan)

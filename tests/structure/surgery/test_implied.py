@@ -72,7 +72,7 @@ def test_the_plan_of_the_structure_is_applied() -> None:
         ("7", {"in_features": 1}),
     ],
 )
-def test_other_values_are_refused(module: str, attributes: dict[str, int]) -> None:
+def test_other_values_are_errors(module: str, attributes: dict[str, int]) -> None:
     model, example = network(), torch.randn(1, 3, 9, 9)
     plan = changed(plan_of(model, example), module, **attributes)
     before = {name: tensor.shape for name, tensor in model.state_dict().items()}

@@ -193,7 +193,7 @@ def test_hooks_of_a_parameter_follow() -> None:
     assert loss.requires_grad
 
 
-def test_backward_through_an_old_graph_says_what_to_do() -> None:
+def test_backward_through_an_old_graph_is_an_error_with_a_remedy() -> None:
     model = small()
     loss = model(IMAGES).sum()
     prunelab.apply(model, prunelab.analyze(model, IMAGES).plan(KEPT))

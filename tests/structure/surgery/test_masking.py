@@ -136,7 +136,7 @@ def one_index_moved(plan: PruningPlan, group: str, index: int) -> dict[str, list
 
 
 def without_dead_channels(model: nn.Module) -> nn.Module:
-    """Leaky activations: two channels that are zero everywhere cannot be told apart."""
+    """Leaky activations: two channels that are zero everywhere cannot be distinguished."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU | nn.ReLU6):

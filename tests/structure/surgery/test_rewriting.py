@@ -106,7 +106,7 @@ class Chunked(Attention):
 
 @pytest.mark.parametrize("attention", [Attention, Chunked])
 def test_one_of_two_heads_can_go(prune: Callable[..., Any], attention: type[nn.Module]) -> None:
-    """A dimension of size 1 is left, of which nothing can be told by its position."""
+    """A dimension of size 1 remains, whose position gives no information."""
     model = Transformer(attention, num_heads=2)
     assert prune(model, TOKENS, kept={"first.qkv": [1], "second.qkv": [0]}).error < 1e-9
 
@@ -224,7 +224,7 @@ def test_a_dropped_block_takes_its_widths_along(prune: Callable[..., Any]) -> No
     assert list(both.rewritten) == list(both.attributes) == ["second.attention"]
 
 
-def test_another_version_of_the_source_is_refused_before_anything_changes() -> None:
+def test_another_version_of_the_source_is_an_error_before_anything_changes() -> None:
     class Newer(Attention):
         def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
             B, N, C = x.shape
@@ -251,7 +251,7 @@ def without_source(kind: type[nn.Module]) -> type[nn.Module]:
     return made[kind.__name__]
 
 
-def test_without_source_the_reason_says_so() -> None:
+def test_without_source_the_reason_names_it() -> None:
     graph = prunelab.analyze(Transformer(without_source(Attention)), TOKENS)
     reasons = [group.frozen for group in graph.frozen if "qkv" in group.name]
     assert reasons
@@ -261,7 +261,7 @@ def test_without_source_the_reason_says_so() -> None:
     )
 
 
-def test_a_plan_for_a_class_without_source_says_so_before_anything_changes() -> None:
+def test_a_plan_for_a_class_without_source_is_an_error_before_anything_changes() -> None:
     _, plan, _ = pruned()
     model = Transformer(without_source(Attention))
     before = copy.deepcopy(model.state_dict())
@@ -272,7 +272,7 @@ def test_a_plan_for_a_class_without_source_says_so_before_anything_changes() -> 
 
 
 def test_a_source_that_needs_its_class_is_left_alone(exact: Callable[..., Any]) -> None:
-    """Outside its class ``super()`` means nothing: the heads are frozen, and say why."""
+    """``super()`` cannot be compiled outside its class: the heads are frozen, with the reason."""
 
     class Shifted(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -299,7 +299,7 @@ def test_a_source_that_needs_its_class_is_left_alone(exact: Callable[..., Any]) 
 @pytest.mark.parametrize(
     "damage", [[["forward", 0, 4, 5, 7]], [["forward", 0, 4, 5]], [["forward", -1, 4, 5, "x"]]]
 )
-def test_a_damaged_entry_is_refused(damage: list[Any]) -> None:
+def test_a_damaged_entry_is_an_error(damage: list[Any]) -> None:
     _, plan, _ = pruned()
     text = plan.to_json()
     start = text.index('"rewritten":')

@@ -193,7 +193,7 @@ def test_a_compiled_network_follows_the_widths() -> None:
         ({}, ["layer1.7"], "layer1.7"),
     ],
 )
-def test_bad_input_is_refused(widths: Any, dropped: list[str], words: str) -> None:
+def test_bad_input_is_an_error(widths: Any, dropped: list[str], words: str) -> None:
     model, graph = _made("resnet20")
     sliced = SlicedNetwork(model, graph)
     with pytest.raises(UserError, match=words), sliced.at(widths, dropped):

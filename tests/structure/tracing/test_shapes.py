@@ -146,7 +146,7 @@ def test_convolutions(
         )
 
 
-def test_a_kernel_larger_than_the_image_is_refused() -> None:
+def test_a_kernel_larger_than_the_image_is_an_error() -> None:
     with pytest.raises(RuntimeError):
         compute(
             aten.convolution.default,

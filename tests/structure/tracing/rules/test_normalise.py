@@ -1,4 +1,4 @@
-"""Normalisations: exact for each channel by itself, inexact (and said so) over channels."""
+"""Normalisations: exact per channel; over channels the groups are marked inexact."""
 
 from __future__ import annotations
 

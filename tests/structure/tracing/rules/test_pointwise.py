@@ -183,7 +183,7 @@ def bilinear_form(net: Any, x: Tensor) -> Tensor:
     ("forward", "operator"),
     [(cumulative, "cumsum"), (sorted_channels, "sort"), (bilinear_form, "linalg_inv_ex")],
 )
-def test_an_operator_without_a_rule_freezes_what_enters_it_and_says_so(
+def test_an_operator_without_a_rule_freezes_its_inputs_with_a_reason(
     exact: Callable[..., Any], network: Any, forward: Forward, operator: str
 ) -> None:
     pruning = exact(network(forward, stem=conv(3, 6), conv=conv(6, 8), out=conv(8, 2)), IMAGES)
