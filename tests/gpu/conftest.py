@@ -1,14 +1,22 @@
-"""Tests that need a CUDA GPU: ``make test-gpu``. Elsewhere they are skipped with one line."""
+"""Tests that need a CUDA GPU: ``make test-gpu``. Elsewhere they are skipped with one line.
+
+With PRUNELAB_GPU_TESTS=cpu they run on the processor instead, as a rehearsal: it executes their code and proves nothing
+about a GPU. tests/devices/test_rehearsal.py does so for the fast ones.
+"""
 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from prunelab.cli.config import configure
@@ -17,9 +25,12 @@ from prunelab.methods import PruningMethod, Scores
 from prunelab.models import CifarResNet
 from prunelab.steps.setup import made
 from prunelab.structure import PruningPlan
+from prunelab.training import Machine
 
 HERE = Path(__file__).parent
 EXAMPLE = torch.zeros(1, 1, 8, 8)
+REHEARSAL = os.environ.get("PRUNELAB_GPU_TESTS") == "cpu"
+DEVICE = torch.device("cpu") if REHEARSAL else torch.device("cuda", 0)
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ours = [item for item in items if HERE in item.path.parents]
     for item in ours:
         item.add_marker(pytest.mark.gpu)
-    if ours and not torch.cuda.is_available():
+    if ours and not torch.cuda.is_available() and not REHEARSAL:
         ours[0].add_marker(pytest.mark.skip(reason=f"no CUDA GPU, which {len(ours)} tests need"))
         items[:] = [item for item in items if item not in ours[1:]]
         config.hook.pytest_deselected(items=ours[1:])
@@ -50,6 +61,37 @@ def _full_precision() -> Iterator[None]:
     yield
     torch.backends.cudnn.allow_tf32 = tf32
     torch.set_float32_matmul_precision(precision)
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """The GPU; in a rehearsal the processor."""
+    return DEVICE
+
+
+@pytest.fixture
+def measures() -> None:
+    """Skips a test in a rehearsal: its assertions are about times or memory of a GPU."""
+    if REHEARSAL:
+        pytest.skip("a rehearsal: times and memory of a processor are not those of a GPU")
+
+
+@pytest.fixture(autouse=True)
+def _processor_for_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a rehearsal: Trainers of ``accelerator="gpu"`` train on the processor, also in float16 with a scaler."""
+    if not REHEARSAL:
+        return
+    own = Machine.trainer
+
+    def trainer(self: Machine, **more: Any) -> pl.Trainer:
+        here = replace(self, accelerator="cpu")
+        if str(self.precision).startswith("16"):
+            scaler = torch.amp.GradScaler("cpu")
+            more["plugins"] = [*more.pop("plugins", ()), MixedPrecision("16-mixed", "cpu", scaler)]
+            here = replace(here, precision=None)  # type: ignore[arg-type]  # the plugin's
+        return own(here, **more)
+
+    monkeypatch.setattr(Machine, "trainer", trainer)
 
 
 def randomized(model: nn.Module) -> nn.Module:
@@ -83,13 +125,13 @@ def batches() -> list[tuple[Tensor, Tensor]]:
 
 @pytest.fixture
 def decide(small: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Callable[..., Decided]:
-    """(name of a method, "cpu" or "cuda", more words) -> what it decides about ``small`` there, refitted."""
+    """(name of a method, device, more words) -> what it decides about ``small`` there, refitted."""
 
-    def decided(name: str, device: str, *words: str) -> Decided:
+    def decided(name: str, device: torch.device, *words: str) -> Decided:
         config = configure(["data=digits", "budget.flops=0.5", f"method={name}", *words])
         method: PruningMethod = made(config["method"], "method")
         network = copy.deepcopy(small).to(device)
-        context = method.context(network, EXAMPLE, batches, torch.device(device), validation=batches)
+        context = method.context(network, EXAMPLE, batches, device, validation=batches)
         scores = None
         try:
             scores, plan = method.scored(context)

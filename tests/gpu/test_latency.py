@@ -8,8 +8,6 @@ from torch import nn
 
 from prunelab.evaluation import forward_milliseconds
 
-CUDA = torch.device("cuda", 0)
-
 
 class Products(nn.Module):
     """``count`` products of matrices of 4096 x 4096: a known number of operations and few launches."""
@@ -26,12 +24,13 @@ class Products(nn.Module):
         return product
 
 
-def test_times_are_those_of_the_work() -> None:
+@pytest.mark.usefixtures("measures")
+def test_times_are_those_of_the_work(device: torch.device) -> None:
     one, ten = Products(1), Products(10)
-    times = forward_milliseconds([one, ten], (1, 64, 64), 4096, CUDA, seconds=0.5)
+    times = forward_milliseconds([one, ten], (1, 64, 64), 4096, device, seconds=0.5)
     assert 6 < times[1] / times[0] < 14
-    images = torch.rand(4096, 1, 64, 64, device=CUDA)
-    ten.to(CUDA)
+    images = torch.rand(4096, 1, 64, 64, device=device)
+    ten.to(device)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     with torch.inference_mode():
         ten(images)
@@ -44,8 +43,8 @@ def test_times_are_those_of_the_work() -> None:
     assert times[1] == pytest.approx(begin.elapsed_time(end) / 20, rel=0.25)
 
 
-def test_networks_end_on_the_cpu() -> None:
+def test_networks_end_on_the_cpu(device: torch.device) -> None:
     network = Products(1).train()
-    forward_milliseconds([network], (1, 64, 64), 1, CUDA, torch.channels_last, seconds=0.0)
+    forward_milliseconds([network], (1, 64, 64), 1, device, torch.channels_last, seconds=0.0)
     assert not network.weight.is_cuda
     assert network.training

@@ -15,7 +15,12 @@ from prunelab.steps.setup import made
 CONF = Path(__file__).parents[2] / "conf/method"
 FAST = ("trainer=gpu",)
 HALF = ("trainer=gpu", "trainer.precision=16-mixed", "trainer.fused=false")
-MODES = {"bf16": FAST, "fp16": HALF, "CUDA graphs": (*FAST, "trainer.compile=reduce-overhead")}
+MODES = {
+    "bf16": FAST,
+    "fp16": HALF,
+    "compiled": (*FAST, "trainer.compile=true"),
+    "CUDA graphs": (*FAST, "trainer.compile=reduce-overhead"),
+}
 
 
 def learning_methods() -> list[str]:
@@ -36,6 +41,15 @@ def test_a_method_learns_in_mixed_precision(name: str, mode: str, outputs: Path)
     assert record.pruned.flops <= 0.5 * record.baseline.flops
     assert record.pruned.top1 > 0.5
     assert record.plan.masked_vs_pruned < 1e-4
+
+
+@pytest.mark.parametrize("name", ["slimming", "sfp", "ssl", "dmcp"])
+@pytest.mark.parametrize("mode", ["compiled", "CUDA graphs"])
+def test_a_method_learns_in_a_compiled_network(name: str, mode: str, outputs: Path) -> None:
+    """They change gradients or weights between the replays of CUDA graphs; dmcp hooks in, and learns uncompiled."""
+    record = run(outputs, f"method={name}", "method.epochs=3", *MODES[mode])
+    assert record.pruned.flops <= 0.5 * record.baseline.flops
+    assert record.pruned.top1 > 0.5
 
 
 @pytest.mark.parametrize("name", ["l1", "hrank", "eagleeye", "thinet"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from prunelab.data import Digits
 from prunelab.evaluation import accuracy
@@ -23,6 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fp16 with a scaler": {"precision": "16-mixed"},
     "fp16, channels last": {"precision": "16-mixed", "channels_last": True},
     "compiled": {"compile": True, "precision": "bf16-mixed"},
+    "CUDA graphs, deterministic": {"compile": "reduce-overhead", "precision": "bf16-mixed", "channels_last": True},
     "CUDA graphs": {
         "compile": "reduce-overhead", "precision": "bf16-mixed", "channels_last": True, "fused": True,
         "deterministic": False,
@@ -93,21 +96,53 @@ def test_the_gpu_trains_as_the_cpu_does(small: nn.Module, tmp_path: Path) -> Non
     _assert_close(here, there, small)
 
 
+@pytest.mark.parametrize("settings", ["float32", "fast"])
 @pytest.mark.parametrize(("first", "then"), [("cpu", "gpu"), ("gpu", "cpu")])
 def test_a_training_goes_on_on_another_device(
-    first: str, then: str, small: nn.Module, tmp_path: Path
+    first: str, then: str, settings: str, small: nn.Module, tmp_path: Path
 ) -> None:
+    """Also with the state of a fused optimizer, whose tensors are on the device of the training, and with AdamW."""
     unbroken, broken, resumed = (copy.deepcopy(small).train() for _ in range(3))
-    trained(unbroken, Machine(accelerator=then), tmp_path / "unbroken")
+    fast: dict[str, Any] = {"channels_last": True, "fused": True} if settings == "fast" else {}
+    training = replace(GENTLE, optimizer="adamw", lr=2e-4) if settings == "fast" else GENTLE
+    trained(unbroken, Machine(accelerator=then, **fast), tmp_path / "unbroken", training=training)
     with pytest.raises(Crashed):
-        trained(broken, Machine(accelerator=first), tmp_path / "broken", Crash(2))
+        machine = Machine(accelerator=first, **fast)
+        trained(broken, machine, tmp_path / "broken", Crash(2), training=training)
     epochs: list[int] = []
     note = pl.callbacks.LambdaCallback(
         on_train_epoch_start=lambda trainer, module: epochs.append(trainer.current_epoch)
     )
-    trained(resumed, Machine(accelerator=then), tmp_path / "broken", note)
+    trained(resumed, Machine(accelerator=then, **fast), tmp_path / "broken", note, training=training)
     assert epochs == [2]
     _assert_close(unbroken, resumed, small)
+
+
+def test_the_scale_of_float16_goes_on_after_a_crash(small: nn.Module, tmp_path: Path) -> None:
+    """The scaler's state is in the checkpoint; its scale was 2^16 at the start."""
+    scales: list[float] = []
+
+    class Note(pl.Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            scales.append(trainer.precision_plugin.scaler.get_scale())
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            trainer.precision_plugin.scaler.update(2.0**10)
+
+    machine = Machine(accelerator="gpu", precision="16-mixed")
+    with pytest.raises(Crashed):
+        trained(copy.deepcopy(small).train(), machine, tmp_path, Note(), Crash(2))
+    trained(small.train(), machine, tmp_path, Note())
+    assert scales == [2.0**16, 2.0**10, 2.0**10, 2.0**10]
+
+
+def test_several_trainings_of_a_process_are_compiled(small: nn.Module, tmp_path: Path) -> None:
+    """torch compiles a class at most 8 times in a process; here each training compiles it anew."""
+    machine = Machine(accelerator="gpu", precision="bf16-mixed", compile=True)
+    for number in range(5):
+        counters.clear()
+        trained(copy.deepcopy(small).train(), machine, tmp_path / str(number), training=Training(epochs=1))
+        assert counters["frames"]["ok"] >= 2  # training and validation
 
 
 def _assert_close(one: nn.Module, other: nn.Module, start: nn.Module) -> None:
