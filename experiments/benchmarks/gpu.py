@@ -1,11 +1,13 @@
 """How fast is prunelab on a GPU: training, scoring, ranks, candidate networks, and the latency of pruned networks?
 
-    python experiments/benchmarks/gpu.py                            # all parts that the record of this GPU lacks
-    python experiments/benchmarks/gpu.py --parts training scoring   # only these parts; --again: also recorded rows
-    python experiments/benchmarks/gpu.py --quick                    # a test with few images; nothing is written
+    python experiments/benchmarks/gpu.py                            # all rows that the card's record lacks
+    python experiments/benchmarks/gpu.py --minutes 10               # those that fit into 10 minutes
+    python experiments/benchmarks/gpu.py --parts training scoring   # of these parts; --again: also what it has
+    python experiments/benchmarks/gpu.py --quick [--device cpu]     # a trial of the code with small networks
 
-There is one record for each GPU, records/gpu_<name of the GPU>.json. It is written after each row, so an interrupted
-benchmark continues with the missing rows. ``machines`` contains the versions of each session that measured a row.
+One record for each card: records/gpu_<name of the card>.json, written after each row, so that an interrupted benchmark
+continues with the rows that are missing. The rows of most value of all parts (``FIRST``) come first. ``machines`` holds
+the versions of each session that measured some. A trial writes a record only with --records.
 
 ceilings  Operations per second of a bfloat16 matrix product of 8192 x 8192 x 8192 and bytes per second of a copy: the
           speed of the GPU, with which the other results are compared.
@@ -13,7 +15,8 @@ training  Images per second of prunelab's own ``fit`` and of a plain PyTorch loo
           precision, memory order, optimizer and compilation; ResNet-56 on images of 32x32 and ResNet-50 on images of
           224x224. The fraction of the peak counts three forward passes for each image (forward, and two products
           backward).
-scoring   Each criterion as a multiple of a forward pass over the same images in float32, and the peak of memory.
+scoring   Each criterion as a multiple of a forward pass over the same images in float32, and the peak of memory; on
+          ResNet-50 hrank scores 64 images, as it computes the rank of each of 26,000 maps of an image.
 ranks     Milliseconds for the ranks of a batch of feature maps, computed by hrank and by ``matrix_rank``.
 eagleeye  Candidates that are judged per second.
 latency   Milliseconds of ResNet-50, full and with half the FLOPs at widths that are multiples of 1, 8, 16 and 32.
@@ -26,17 +29,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
+import time
 from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from gpu_networks import eagleeye, latency, ranks, scoring
-from gpu_timing import Row, device_milliseconds
+from gpu_timing import Place, Row
 from gpu_training import training
 from timing import machine
 
+from prunelab.records.atomic import write_atomically
 from prunelab.steps.environment import git_state
 
 RECORDS = Path(__file__).parent / "records"
@@ -44,21 +51,42 @@ PACKAGES = ("torch", "pytorch-lightning", "timm", "torchmetrics", "numpy", "prun
 SIDE = 8192
 
 
-def ceilings(done: Container[str], quick: bool) -> Iterator[Row]:
-    """The speed of the GPU in a large matrix product and in a large copy."""
-    side = SIDE // 8 if quick else SIDE
+FIRST: dict[str, tuple[str, ...]] = {
+    "ceilings": ("product", "copy"),
+    "training": (
+        "cifar_resnet56, trainer=gpu",
+        "resnet50, trainer=gpu",
+        "cifar_resnet56, trainer=gpu trainer.compile=reduce-overhead",
+    ),
+    "scoring": ("resnet50, taylor", "resnet50, apoz", "resnet50, pfa", "cifar_resnet56, hrank"),
+    "ranks": ("2048 of 56x56", "4096 of 28x28"),
+    "eagleeye": ("cifar_resnet56, workers=1",),
+    "latency": (
+        "full",
+        "flops=0.5, multiples of 1",
+        "flops=0.5, multiples of 8",
+        "flops=0.5, multiples of 32",
+    ),
+}
+"""About 8 minutes on an H100."""
+
+
+def ceilings(done: Container[str], place: Place) -> Iterator[Row]:
+    """What the card reaches in a large product and in a large copy."""
+    side = SIDE // 16 if place.quick else SIDE
     if "product" not in done:
-        left, right = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-        product_ms = device_milliseconds(lambda: left @ right)
+        left, right = (torch.randn(side, side, device=place.device, dtype=torch.bfloat16) for _ in range(2))
+        product_ms = place.milliseconds(lambda: left @ right)
         yield "product", {"bf16_tflops": 2 * side**3 / product_ms / 1e9, "side": side}
     if "copy" not in done:
-        source = torch.randn(side * side * 16, device="cuda")
+        free = torch.cuda.mem_get_info(place.device)[0] if place.on_gpu else 2**30
+        source = torch.randn(min(side * side * 16, free // 16), device=place.device)
         target = torch.empty_like(source)
-        copy_ms = device_milliseconds(lambda: target.copy_(source))
+        copy_ms = place.milliseconds(lambda: target.copy_(source))
         yield "copy", {"gb_per_s": 2 * source.nbytes / copy_ms / 1e6, "bytes": source.nbytes}
 
 
-PARTS: dict[str, Callable[[Container[str], bool], Iterator[Row]]] = {
+PARTS: dict[str, Callable[[Container[str], Place], Iterator[Row]]] = {
     "ceilings": ceilings,
     "training": training,
     "scoring": scoring,
@@ -68,17 +96,51 @@ PARTS: dict[str, Callable[[Container[str], bool], Iterator[Row]]] = {
 }
 
 
-def card() -> dict[str, Any]:
-    """The name of the GPU, and the versions of its software."""
-    properties = torch.cuda.get_device_properties(0)
+@dataclass(frozen=True)
+class Skipped(Container[str]):
+    """The rows that a part leaves out: those in the record, and with ``only`` all others but these."""
+
+    done: Container[str]
+    only: Container[str] | None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.done or (self.only is not None and name not in self.only)
+
+
+def card(device: torch.device) -> dict[str, Any]:
+    """Which GPU this is, and what drives it."""
+    if device.type == "cpu":
+        return {"name": "a trial on a processor"}
+    properties = torch.cuda.get_device_properties(device)
     return {
         "name": properties.name,
         "memory_gib": round(properties.total_memory / 2**30, 1),
         "multiprocessors": properties.multi_processor_count,
-        "capability": list(torch.cuda.get_device_capability(0)),
+        "capability": list(torch.cuda.get_device_capability(device)),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
     }
+
+
+def measure(record: dict[str, Any], arguments: argparse.Namespace, write: Callable[[], None]) -> None:
+    """Add the missing rows to ``record``, and call ``write`` after each."""
+    place = Place(torch.device(arguments.device), arguments.quick)
+    machines = record.setdefault("machines", [])  # a row says on which of them it was measured
+    machines.append({**machine(*PACKAGES), "revision": git_state().revision})
+    parts = [part for part in PARTS if part in arguments.parts]
+    before = {part: frozenset(() if arguments.again else record.get(part, ())) for part in parts}
+    measured: set[tuple[str, str]] = set()
+    end = time.monotonic() + 60 * arguments.minutes
+    for only, part in [*((FIRST[part], part) for part in parts), *((None, part) for part in parts)]:
+        done = before[part] | {name for other, name in measured if other == part}
+        for name, row in PARTS[part](Skipped(done, only), place):
+            record.setdefault(part, {})[name] = {**row, "machine": len(machines) - 1}
+            measured.add((part, name))
+            print(f"{part}: {name}: {row}", flush=True)
+            write()
+            if time.monotonic() > end:
+                print("The time is over; the same command continues.")
+                return
 
 
 def main() -> None:
@@ -87,28 +149,31 @@ def main() -> None:
     )
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="only these")
     parser.add_argument("--again", action="store_true", help="measure what the record has as well")
-    parser.add_argument("--quick", action="store_true", help="few images; nothing is written")
-    parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
+    parser.add_argument("--quick", action="store_true", help="a trial with small networks and few images")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no row after this time")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: for a trial only")
+    parser.add_argument("--records", type=Path, help=f"folder of the records ({RECORDS}; a trial: none)")
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
+    if arguments.device == "cpu" and not arguments.quick:
+        parser.error("--device cpu is for a trial: add --quick")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
         print("No CUDA GPU: nothing is measured.")
         return
-    name = re.sub(r"\W+", "_", card()["name"].lower()).strip("_")
-    path: Path = arguments.records / f"gpu_{name}.json"
-    record = json.loads(path.read_text()) if path.exists() and not arguments.quick else {}
-    record["card"] = card()
-    machines = record.setdefault("machines", [])  # each row contains the number of its machine
-    machines.append({**machine(*PACKAGES), "revision": git_state().revision})
-    for part in [each for each in PARTS if each in arguments.parts]:
-        rows = record.setdefault(part, {})
-        done = () if arguments.again else tuple(rows)
-        for name, row in PARTS[part](done, arguments.quick):
-            rows[name] = {**row, "machine": len(machines) - 1}
-            print(f"{part}: {name}: {row}", flush=True)
-            if not arguments.quick:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"Everything is in {path}." if not arguments.quick else "A trial: nothing was written.")
+    found = card(torch.device(arguments.device))
+    folder: Path | None = arguments.records or (None if arguments.quick else RECORDS)
+    path = (
+        None if folder is None else folder / f"gpu_{re.sub(r'[^a-z0-9]+', '_', found['name'].lower())}.json"
+    )
+    record = json.loads(path.read_text()) if path is not None and path.exists() else {}
+    record["card"] = found
+
+    def write() -> None:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(record, indent=1) + "\n")
+
+    measure(record, arguments, write)
+    print(f"Everything is in {path}." if path is not None else "A trial: nothing was written.")
 
 
 if __name__ == "__main__":

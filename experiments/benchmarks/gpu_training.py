@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from gpu_timing import Row
+from gpu_timing import Place, Row
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -94,43 +94,49 @@ class RandomImages(ImageData):
 class EpochSeconds(pl.Callback):
     """Seconds from the first to the last step of each epoch, on a device that has done all its work."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self.seconds: list[float] = []
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        torch.cuda.synchronize()
+        self.place.wait()
         self.begin = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         if trainer.is_last_batch:
-            torch.cuda.synchronize()
+            self.place.wait()
             self.seconds.append(time.perf_counter() - self.begin)
 
 
-def training(done: Container[str], quick: bool) -> Iterator[Row]:
+def training(done: Container[str], place: Place) -> Iterator[Row]:
     """Every case with each of its machines."""
     for case in CASES:
-        if quick:
-            case = replace(case, images=2 * case.batch)
         wanted = {
             words: machine for words, machine in case.machines.items() if _name(case, words) not in done
         }
         if not wanted:
             continue
-        data = RandomImages(case.images, case.side, case.batch)
+        here = _trial(case) if place.quick else case
+        data = RandomImages(here.images, here.side, here.batch)
         data.setup()
-        data.move_to(FULL.device)
-        graph = prunelab.analyze(_network(case), torch.zeros(1, 3, case.side, case.side))
+        data.move_to(place.device)
+        graph = prunelab.analyze(_network(here), torch.zeros(1, 3, here.side, here.side))
         flops = 3 * float(graph.cost.flops())
         for words, machine in wanted.items():
+            machine = replace(machine, accelerator="gpu" if place.on_gpu else "cpu")
             machine.prepare_process()
-            ours = case.images / _fit_seconds(case, data, machine)
-            plain = case.images / _plain_seconds(case, data, machine)
+            ours = here.images / _fit_seconds(here, data, machine, place)
+            plain = here.images / _plain_seconds(here, data, machine, place)
             yield _name(case, words), {
                 "images_per_s": ours, "plain_images_per_s": plain, "ratio": ours / plain,
-                "tflops": ours * flops / 1e12, "side": case.side, "batch": case.batch, "images": case.images,
+                "tflops": ours * flops / 1e12, "side": here.side, "batch": here.batch, "images": here.images,
                 "epochs": TRAINING.epochs,
             }  # fmt: skip
+
+
+def _trial(case: Case) -> Case:
+    small = {"cifar_resnet56": "cifar_resnet20", "resnet50": "resnet18"}
+    return replace(case, network=small[case.network], side=32, images=8, batch=4)
 
 
 def _name(case: Case, words: str) -> str:
@@ -142,9 +148,9 @@ def _network(case: Case) -> nn.Module:
     return build(case.network, num_classes=CLASSES, in_chans=3, image_size=(case.side, case.side))
 
 
-def _fit_seconds(case: Case, data: ImageData, machine: Machine) -> float:
+def _fit_seconds(case: Case, data: ImageData, machine: Machine, place: Place) -> float:
     """The median of the epochs after the first one, which compiles and warms up."""
-    clock = EpochSeconds()
+    clock = EpochSeconds(place)
     with tempfile.TemporaryDirectory() as folder:
         fit(
             _network(case), data, TRAINING, machine=machine, seed=0, folder=Path(folder), title=case.network,
@@ -153,12 +159,14 @@ def _fit_seconds(case: Case, data: ImageData, machine: Machine) -> float:
     return median(clock.seconds[1:])
 
 
-def _plain_seconds(case: Case, data: ImageData, machine: Machine) -> float:
+def _plain_seconds(case: Case, data: ImageData, machine: Machine, place: Place) -> float:
     """The same of a loop with nothing in it but the steps of a training."""
-    torch.use_deterministic_algorithms(machine.deterministic == "warn", warn_only=True)
+    torch.use_deterministic_algorithms(
+        machine.deterministic == "warn", warn_only=True
+    )  # as Lightning sets it
     torch.backends.cudnn.benchmark = False  # as Lightning leaves it
     layout = torch.channels_last if machine.channels_last else torch.contiguous_format
-    model = _network(case).cuda().to(memory_format=layout).train()
+    model = _network(case).to(place.device).to(memory_format=layout).train()
     if machine.compile:
         model.compile(**({"mode": machine.compile} if isinstance(machine.compile, str) else {}))
     optimizer = make_optimizer(model, TRAINING, machine.fused)
@@ -166,7 +174,7 @@ def _plain_seconds(case: Case, data: ImageData, machine: Machine) -> float:
     schedule = make_schedule(optimizer, TRAINING, TRAINING.epochs * len(loader))
     seconds = []
     for _ in range(TRAINING.epochs):
-        torch.cuda.synchronize()
+        place.wait()
         begin = time.perf_counter()
         for images, classes in loader:
             loss = _loss(model, images.contiguous(memory_format=layout), classes, machine)
@@ -174,12 +182,15 @@ def _plain_seconds(case: Case, data: ImageData, machine: Machine) -> float:
             loss.backward()
             optimizer.step()
             schedule.step()
-        torch.cuda.synchronize()
+        place.wait()
         seconds.append(time.perf_counter() - begin)
+    if machine.compile:
+        torch.compiler.reset()  # as after a fit
     return median(seconds[1:])
 
 
 def _loss(model: nn.Module, images: Tensor, classes: Tensor, machine: Machine) -> Tensor:
     mixed = machine.precision == "bf16-mixed"
-    with torch.autocast("cuda", torch.bfloat16, enabled=mixed, cache_enabled=False):  # as Lightning does
+    device = images.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=mixed, cache_enabled=False):  # as Lightning does
         return cross_entropy(model(images), classes)
