@@ -61,6 +61,12 @@ def test_a_whole_run_on_the_gpu(name: str, mode: str, outputs: Path) -> None:
     assert set(record.pruned.latency_ms) == {1, 64}
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_the_full_network_teaches_the_pruned_one(mode: str, outputs: Path) -> None:
+    record = run(outputs, "method=l1", "recipe.distillation=0.9", *MODES[mode])
+    assert record.pruned.top1 > 0.5
+
+
 def run(outputs: Path, *words: str) -> Any:
     small = (
         "budget.flops=0.5", "method=l1", "data=digits", "data.batch_size=50", "baseline.training.epochs=4",

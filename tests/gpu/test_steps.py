@@ -17,8 +17,7 @@ import prunelab
 from prunelab.data import Digits
 from prunelab.methods import Budget, ImportanceMethod, L1Norm
 from prunelab.methods.search.supernet import Supernet
-from prunelab.training import Classifier, Machine, Training
-from prunelab.training.losses import distillation
+from prunelab.training import Classifier, Distillation, Machine, Teacher, Training
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 TRAINING = Training(epochs=3, lr=0.05, schedule="one_cycle")
@@ -30,19 +29,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "compiled": {"precision": "bf16-mixed", "channels_last": True, "compile": True},
     "CUDA graphs": {"precision": "bf16-mixed", "channels_last": True, "compile": "reduce-overhead"},
 }
-
-
-class Student(Classifier):
-    """Learns the outputs of ``teacher`` alone, without labels."""
-
-    def __init__(self, network: nn.Module, teacher: nn.Module, machine: Machine) -> None:
-        super().__init__(network, 10, TRAINING, machine.channels_last, machine.compile, machine.fused)
-        self.teacher = teacher.eval().requires_grad_(False)
-
-    def loss(self, images: Tensor, logits: Tensor, classes: Tensor) -> Tensor:
-        with torch.no_grad():
-            teacher = self.teacher(images)
-        return distillation(logits, teacher, temperature=4.0)
 
 
 class Widths(Classifier):
@@ -85,7 +71,10 @@ def test_a_pruned_network_learns_from_the_full_one(name: str, small: nn.Module, 
     student = copy.deepcopy(small)
     graph = prunelab.analyze(student, EXAMPLE)
     prunelab.apply(student, graph.plan(kept={group.name: range(0, group.size, 2) for group in graph.groups}))
-    module = Student(student.train(), small, machine)
+    teacher = Teacher(small, Distillation(weight=1.0, temperature=4.0))  # no labels
+    module = Classifier(
+        student.train(), 10, TRAINING, machine.channels_last, machine.compile, machine.fused, teacher
+    )
     trainer = trained(module, machine, tmp_path)
     assert trainer.callback_metrics["val/top1"] > 0.8
     assert all(parameter.dtype == torch.float32 for parameter in module.parameters())

@@ -74,7 +74,9 @@ class Classifier(pl.LightningModule):
     def loss(self, images: Tensor, logits: Tensor, classes: Tensor) -> Tensor:
         """The training loss, a scalar. A subclass can add terms."""
         loss = cross_entropy(logits, classes, label_smoothing=self.training_settings.label_smoothing)
-        return loss if self.teacher is None else self.teacher.loss(images, logits, loss)
+        if self.teacher is None:
+            return loss
+        return self.teacher.loss(images.contiguous(memory_format=self.memory_format), logits, loss)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, classes = batch
@@ -101,6 +103,8 @@ class Classifier(pl.LightningModule):
     def configure_model(self) -> None:
         """Set the memory format and compile. Callbacks have pruned the backbone before, in ``setup``."""
         self.backbone.to(memory_format=self.memory_format)
+        if self.teacher is not None:
+            self.teacher.network.to(memory_format=self.memory_format)
         if self.compiles:
             self.backbone.compile(**({"mode": self.compiles} if isinstance(self.compiles, str) else {}))
 
