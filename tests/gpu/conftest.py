@@ -83,9 +83,14 @@ def measures() -> None:
 
 @pytest.fixture(autouse=True)
 def _processor_for_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a rehearsal: Trainers of ``accelerator="gpu"`` train on the processor, also in float16 with a scaler."""
+    """In a rehearsal: Trainers of ``accelerator="gpu"`` train on the processor, also in float16 with a scaler.
+
+    Networks are traced as for a compilation, but not compiled, which takes a minute for each.
+    """
     if not REHEARSAL:
         return
+    compile_with = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **_: compile_with(module, backend="eager"))
     own = Machine.trainer
 
     def trainer(self: Machine, **more: Any) -> pl.Trainer:
