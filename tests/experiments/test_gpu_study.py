@@ -132,7 +132,13 @@ def test_a_row_runs_from_images_to_its_record(tmp_path: Path) -> None:
     command = tmp_path / "prunelab"
     command.write_text(f"#!{sys.executable}\nfrom prunelab.cli.run import main\nmain()\n")
     command.chmod(0o755)
-    tiny = ("trainer.accelerator=cpu", "trainer.compile=false", "fast_dev_run=1", "data.batch_size=8")
+    tiny = (
+        "trainer.accelerator=cpu",
+        "trainer.compile=false",
+        "fast_dev_run=1",
+        "data.batch_size=8",
+        "data.val_fraction=0.2",
+    )
     arguments = [str(SCRIPT), "images", "weights.safetensors", "20", *tiny]
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     variables = {**os.environ, "PATH": path, "ROWS": "l1_28", "OMP_NUM_THREADS": "1"}
