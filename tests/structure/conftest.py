@@ -222,6 +222,8 @@ def _counted_flops(model: nn.Module, inputs: Any) -> int:
         nonlocal additions
         if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and module.bias is not None:
             additions += out.numel()
+        if isinstance(module, nn.MultiheadAttention) and module.in_proj_bias is not None:
+            additions += args[0].numel() // args[0].shape[-1] * module.in_proj_bias.numel()
 
     for module in model.modules():
         module.register_forward_hook(count)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from prunelab.errors import UserError
+from prunelab.structure.attention import restore, slim
 
 _PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
 
@@ -21,7 +22,8 @@ def uncompiled(model: nn.Module) -> Iterator[nn.Module]:
 
     Modules that ``torch.compile`` wraps stand in the place of their wrapper, ``module.compile()`` is undone, and
     compiled functions run as plain Python: the paths of modules and the names of tensors are those of the network that
-    was compiled. Afterwards everything is compiled as before, except what was replaced inside.
+    was compiled. Afterwards everything is compiled as before, except what was replaced inside. PyTorch's attention runs
+    as ``SlimAttention``, also afterwards if its widths were changed inside.
 
     Raises UserError for anything that is no network, or whose program cannot be followed (``DataParallel``,
     TorchScript).
@@ -31,6 +33,8 @@ def uncompiled(model: nn.Module) -> Iterator[nn.Module]:
         if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for module in _modules(model):
+            if slim(module):
+                stack.callback(restore, module)
             for name, child in module._modules.items():
                 if child is not None and "_orig_mod" in child._modules:
                     module._modules[name] = _original(child)

@@ -260,6 +260,9 @@ def layer_widths(module: nn.Module, groups: int | None) -> list[tuple[str, Any]]
         ]
     if isinstance(module, nn.Linear) and len(shape) == 2:
         return [("out_features", shape[0]), ("in_features", shape[1])]
+    if isinstance(module, nn.MultiheadAttention):
+        weight = module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight
+        return [("embed_dim", weight.shape[1])]
     if isinstance(module, nn.LayerNorm | nn.RMSNorm) and shape:
         return [("normalized_shape", shape)]
     if isinstance(module, nn.GroupNorm) and shape:

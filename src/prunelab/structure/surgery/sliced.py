@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.errors import UserError, nearest
+from prunelab.structure.attention import restore, slim
 from prunelab.structure.surgery.apply import Dropped, layer_widths, named_modules, rewrite_methods
 from prunelab.structure.surgery.attributes import set_integer
 from prunelab.structure.surgery.prefixes import Part, Prefix, Prefixes
@@ -97,6 +98,9 @@ class SlicedNetwork:
         self._open = True
         with ExitStack() as undo:
             undo.callback(setattr, self, "_open", False)
+            for module in self._modules.values():
+                if slim(module):
+                    undo.callback(restore, module)
             self._drop(dropped, undo)
             self._put(prefix, tensors or {}, parts or {}, undo)
             self._count(prefix, undo)

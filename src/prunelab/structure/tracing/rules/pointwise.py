@@ -97,7 +97,7 @@ def _count_bias(ledger: Ledger, inputs: tuple[Marked, ...], out: Tensor) -> None
     if len(inputs) != 2 or inputs[0].made_in != ledger.calls.current or inputs[0].op not in _PRODUCED:
         return
     bias = inputs[1]
-    if bias.tensor is not None and len(bias.shape) == 1:
+    if not bias.activation and len(bias.shape) == 1:  # a parameter, or a part of one
         ledger.trace.role(bias, 0, "bias")
         factors = () if bias.dims[0] is None else (bias.dims[0],)
         places = out.numel() // (out.shape[-1] if factors else 1)
