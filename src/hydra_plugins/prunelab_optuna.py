@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class OptunaSweeper(Sweeper):
-    """Lets Optuna propose the runs of a sweep; ``settings`` are the keys of conf/hydra/sweeper/optuna.yaml."""
+    """Optuna proposes the runs of a sweep; ``settings`` are the keys of conf/hydra/sweeper/optuna.yaml."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = {

@@ -1,6 +1,6 @@
 """prunelab: structured pruning of convolutional networks, physically, exactly, to a budget.
 
-Public names are listed in ``__init__.pyi`` alone; each is imported when it is first used.
+Public names are listed in ``__init__.pyi`` only; each is imported when it is first used.
 """
 
 import lazy_loader

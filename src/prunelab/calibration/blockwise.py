@@ -29,7 +29,7 @@ class Blockwise:
     steps: for each block and rate.
     batch: images of a step.
     rates: highest learning rates that are tried; each block takes the one with the least error on an eighth of the
-        images, which no step sees, or stays as it is if none has less than before.
+        images, which no step uses, or stays as it is if none has less than before.
     layers: about how many layers make a block.
     """
 

@@ -1,4 +1,4 @@
-"""Batch normalisation statistics of the pruned network, measured anew."""
+"""Batch normalisation statistics of the pruned network, measured again."""
 
 from __future__ import annotations
 

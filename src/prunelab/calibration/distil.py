@@ -23,7 +23,7 @@ class Distil:
     steps: in all, for the best of the rates; for each other one a quarter of them.
     batch: images of a step.
     rates: highest learning rates that are tried. The one with the least error on an eighth of the images, which no
-        step sees, is taken; if none has less than before, nothing changes.
+        step uses, is taken; if none has less than before, nothing changes.
     flip: mirror half of the images.
     shift: by up to this fraction of the height and width (the border is reflected).
     """

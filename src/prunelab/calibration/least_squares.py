@@ -33,7 +33,7 @@ class LeastSquares:
     sums: a layer whose output is added to another tensor makes up for the error of that one, too (sequential only).
     positions: random positions of each image at which outputs are compared.
     ridges: penalties on the change of weights that are tried, relative to the mean variance of an input; each layer
-        takes the one with the smallest error on images that its fit has not seen.
+        takes the one with the smallest error on images that its fit does not use.
     folds: parts of the images, each of which is left out once; one fold takes the only (or largest) ridge.
     memory: bytes that sums may take at a time.
 

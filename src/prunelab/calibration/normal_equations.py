@@ -2,7 +2,7 @@
 
 For each group of a convolution (a depthwise convolution has one group for each channel) x (features,) are the numbers
 that an output is computed from and y (outputs,) what the outputs should be. Sums over folds of images are kept apart,
-so that the penalty can be chosen by the error on images that a fit has not seen.
+so that the penalty can be chosen by the error on images that a fit does not use.
 """
 
 from __future__ import annotations

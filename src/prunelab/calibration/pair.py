@@ -20,7 +20,7 @@ from prunelab.structure.found_layers import Layer, Norm
 class Pair:
     """The two networks, and images without labels.
 
-    full: the network before it was pruned; only looked at.
+    full: the network before it was pruned; it is not changed.
     pruned: a network that ``plan`` made of ``full``; its weights and statistics are adjusted in place.
     batches: this rank's images, (N, C, H, W) each, on the device of both networks.
     example: one image (1, C, H, W), the same on every rank; a rank may have no batch.

@@ -1,7 +1,7 @@
 """Running a network segment by segment, without running what comes before a segment again.
 
 A segment ends when a module is done. What later code reads of the finished modules is kept for every batch, so that a
-segment can be run any number of times, each time with other weights, at the cost of that segment alone.
+segment can be run any number of times, each time with other weights, at the cost of that segment only.
 """
 
 from __future__ import annotations

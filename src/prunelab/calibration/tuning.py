@@ -1,4 +1,4 @@
-"""A short optimisation of weights that cannot make things worse on images that it has not seen."""
+"""A short optimisation of weights that does not increase the error on held-out images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HELD_OUT = 8
 """Of so many images one is held out of an optimisation."""
 
 CHECKS = 4
-"""How often the held-out images are looked at during an optimisation."""
+"""Number of evaluations on the held-out images during an optimisation."""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def made_network(module: Any, name: str | None = None) -> nn.Module:
 
 
 def unpruned_networks(module: Any, network: nn.Module) -> str:
-    """A sentence on the other networks of ``module``, which stay as they are; empty if there are none."""
+    """A sentence on the other networks of ``module``, which are not pruned; empty if there are none."""
     if network is module:
         return ""
     inside = {id(parameter) for parameter in network.parameters()}

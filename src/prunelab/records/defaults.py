@@ -17,7 +17,7 @@ from typing import Any
 from prunelab.records import sources
 
 UNKNOWN = object()
-"""Stands for a default that is no plain value. A setting is never equal to it, so it counts in a key."""
+"""Represents a default that is no plain value. A setting is never equal to it, so it counts in a key."""
 
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Pow: operator.pow}
 _EMPTY: Mapping[str, Any] = {"dict": {}, "list": [], "tuple": []}

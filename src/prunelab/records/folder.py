@@ -34,7 +34,7 @@ EARLIER_FOLDER = "earlier"
 log = logging.getLogger(__name__)
 
 BASELINES = "baselines"
-"""The folder beside the studies that holds the baselines they share."""
+"""The folder beside the studies with the baselines that they share."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class RunFolder:
 
     @property
     def rounds(self) -> Path:
-        """What an interrupted run needs to go on; gone when the run is finished."""
+        """Files that an interrupted run continues from; removed when the run is finished."""
         return self.path / ROUNDS_FOLDER
 
     def record(self) -> Record | None:

@@ -101,7 +101,7 @@ def identity(config: Mapping[str, Any], contents: Mapping[str, str] | None = Non
 
 
 def canonical(name: str, value: Any) -> Any:
-    """The one form of a setting that stands for all equal ones.
+    """The canonical form of a setting, the same for all equal ones.
 
     Args:
         name: its dotted name, such as ``method.levels``.

@@ -1,4 +1,4 @@
-"""Networks inside of wrappers: compiled ones run as they are written, others must be passed without the wrapper."""
+"""Networks inside of wrappers: compiled ones run uncompiled, others must be passed without the wrapper."""
 
 from __future__ import annotations
 

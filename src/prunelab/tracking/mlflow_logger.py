@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 IDENTITY_TAG = "prunelab.job"
 LONGEST_VALUE = 500
-"""Characters of a setting; longer ones are cut (the record holds them in full)."""
+"""Largest number of characters of a setting; longer ones are cut (the record contains all)."""
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 PARAMS_IN_A_BATCH = 100

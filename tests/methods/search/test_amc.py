@@ -98,7 +98,7 @@ def test_channels_that_are_read_with_larger_weights_stay() -> None:
     assert scores["2"] == pytest.approx(network[4].weight.detach().abs().sum(dim=(0, 2, 3)).numpy())
 
 
-def test_every_step_is_remembered_with_the_reward_and_what_was_done() -> None:
+def test_every_step_is_stored_with_the_reward_and_the_action() -> None:
     method = AMC(HALF, warmup=10, lower=0.25, min_keep=0.0)
     context = context_of(method, chain())
     method.start(context, WidthSpace.of(context, method.ranking(context)))
@@ -150,7 +150,7 @@ def test_the_agent_learns_what_is_rewarded() -> None:
     state = np.array([[0.5, 1.0]])
     for _ in range(200):
         action = agent.random_action(0.0)
-        agent.remember(state, np.array([action]), 1 - (action - 0.3) ** 2)
+        agent.store(state, np.array([action]), 1 - (action - 0.3) ** 2)
     for _ in range(400):
         agent.update()
     assert agent.action(state[0], 0.0, 0.0) == pytest.approx(0.3, abs=0.1)
@@ -160,7 +160,7 @@ def test_the_target_of_the_critic_by_hand(monkeypatch: pytest.MonkeyPatch) -> No
     """r - b + discount Q'(s', mu'(s')) before the last step, r - b at it; b is the moving mean of batches."""
     settings = AgentSettings(hidden=4, batch_size=1, discount=0.5)
     agent = DDPG(1, 2, settings, seed=0)
-    agent.remember(np.array([[0.1], [0.7]]), np.array([0.2, 0.9]), 0.8)
+    agent.store(np.array([[0.1], [0.7]]), np.array([0.2, 0.9]), 0.8)
     agent.mean_reward = 0.4
     seen: list[float] = []
     original = torch.nn.functional.mse_loss

@@ -215,7 +215,7 @@ def _by_largest_pair(correlations: np.ndarray) -> np.ndarray:
 
 
 def _last_of_largest(values: np.ndarray) -> int:
-    """Of values that differ by rounding alone the last one counts as the largest."""
+    """Among values that differ by rounding only, the last one counts as the largest."""
     largest = values.max()
     return int(np.flatnonzero(values >= largest - 1e-9 * abs(largest))[-1])
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 IMAGES_AT_ONCE = 8
-"""How many images of a batch are looked at together: their activations and gradients are in memory."""
+"""Number of images of a batch in one pass: their activations and gradients are in memory."""
 
 
 HELD_OUT = 4

@@ -60,7 +60,7 @@ class CodeLayer(nn.Module):
 
     @property
     def seen(self) -> int:
-        """How many batches the layer has seen."""
+        """Number of batches that the layer has processed."""
         return int(self.count)
 
     def score(self) -> Tensor:

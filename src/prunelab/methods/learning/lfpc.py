@@ -213,7 +213,7 @@ class _Search:
         self._handle = context.model.register_forward_pre_hook(lambda *_: self._set_gates())
 
     def learn(self, drawn: Tensor) -> None:
-        """One step of the sampler with this draw (groups, criteria); weights stay as they are."""
+        """One step of the sampler with this draw (groups, criteria); weights are not changed."""
         model = self.context.model
         device = next(model.parameters()).device
         with untouched(model, device, self.context.seed):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Forward(Protocol):
-    """The network that learns, as ``training_loss`` sees it inside a training step."""
+    """The network that learns, inside a training step."""
 
     def __call__(self, images: Tensor) -> Any:
         """The outputs of the network for ``images`` (N, C, H, W), in training mode, with gradients."""

@@ -1,4 +1,4 @@
-"""Weights drawn afresh, for methods that learn from scratch where others start from a trained network."""
+"""New random weights, for methods that learn from scratch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import nn
 
 
 def draw_afresh(network: nn.Module, seed: int) -> None:
-    """Draw all weights again: each module's own ``reset_parameters``, then the network's own ``init_weights``.
+    """Reset all weights: call ``reset_parameters`` of each module, then ``init_weights`` of the network.
 
-    Running statistics are those of a new network, too.
+    Running statistics are reset, too.
     """
     torch.manual_seed(seed)
     for module in network.modules():

@@ -44,7 +44,7 @@ class Slimming(LearningMethod):
         budget: how much to keep.
         criterion: how the factors of a group make a score.
         strength: lambda: 1e-4 (VGG), 1e-5 (ResNet, DenseNet, and ImageNet) in the paper.
-        from_scratch: draw all weights afresh before learning, with every gamma at ``initial_gamma``.
+        from_scratch: reset all weights before learning, with every gamma at ``initial_gamma``.
         initial_gamma: 0.5 in the paper.
         settings: those of ``LearningMethod``.
 
@@ -83,7 +83,7 @@ class Slimming(LearningMethod):
 
     def prepare(self, context: PruningContext) -> None:
         self.criterion.score(context)  # an error for a network without factors comes before the training
-        if self.from_scratch and context.reference is None:  # later rounds go on from the earlier ones
+        if self.from_scratch and context.reference is None:  # later rounds continue from the earlier ones
             draw_afresh(context.model, self.seed)
             for gamma in gammas(context.model):
                 gamma.data.fill_(self.initial_gamma)

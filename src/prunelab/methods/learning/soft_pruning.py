@@ -47,7 +47,7 @@ class SoftPruning(LearningMethod):
 
     Args:
         budget: how much to keep.
-        criterion: gives the scores, from weights alone.
+        criterion: computes the scores; it must read weights only.
         rate: the fraction of each group that is zeroed, int(size x rate) filters; None: what the budget removes. The
             plan meets the budget either way.
         mask_gradients: multiply the gradients of zeroed filters by 0, as the official code of FPGM does (soft only
@@ -96,7 +96,7 @@ class SoftPruning(LearningMethod):
 
     def prepare(self, context: PruningContext) -> None:
         self._zeroed, self._exchanged = {}, 0.0
-        if self.from_scratch and context.reference is None:  # later rounds go on from the earlier ones
+        if self.from_scratch and context.reference is None:  # later rounds continue from the earlier ones
             draw_afresh(context.model, self.seed)
 
     def before_first_step(self, context: PruningContext) -> None:

@@ -175,7 +175,7 @@ class AMC(SearchMethod):
         return self._agent.action(state, sigma if sigma > 1e-6 else 0.0, self.lower)
 
     def tell(self, candidate: Candidate, score: float) -> None:
-        self._agent.remember(self._states, self._actions, score)
+        self._agent.store(self._states, self._actions, score)
         if self._done >= self.warmup:
             for _ in range(self._space.dimensions):
                 self._agent.update()

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @torch.no_grad()
 def adapt_batch_norm(network: nn.Module, images: Iterable[Tensor]) -> None:
-    """Measure the running statistics of all batch normalisations of ``network`` anew, on batches (N, C, H, W).
+    """Measure the running statistics of all batch normalisations of ``network`` again, on batches (N, C, H, W).
 
     They become the plain mean over batches of each batch's mean and variance (``momentum=None``), whatever they
     were before and whatever the order of the batches. Weights stay as they are; so do layers other than

@@ -118,7 +118,7 @@ class DDPG:
         """A uniform action in [low, 1]."""
         return float(self.generator.uniform(low, 1.0))
 
-    def remember(self, states: States, actions: NDArray[np.float64], reward: float) -> None:
+    def store(self, states: States, actions: NDArray[np.float64], reward: float) -> None:
         """Store an episode: ``states`` (steps, size) and ``actions`` (steps,); every step gets the final reward."""
         before = torch.from_numpy(states).float()
         after = torch.cat([before[1:], torch.zeros(1, self.size)])

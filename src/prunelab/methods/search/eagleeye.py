@@ -39,7 +39,7 @@ class EagleEye(SearchMethod):
 
     A strategy removes of each group l the fraction r_l ~ U[min_rate, min_rate + max_rate] of its channels, those
     with the smallest mean |w|. It is judged by the top-1 accuracy of the pruned network after its running
-    statistics were measured anew; weights are not trained. The winner is pruned with these statistics.
+    statistics were measured again; weights are not trained. The winner is pruned with these statistics.
 
     Args:
         budget: how much to keep.

@@ -183,8 +183,8 @@ class _Proof:
         return False
 
     def _rehearsal(self, failure: Failure) -> Callable[[Sequence[Remedy]], bool]:
-        """A test for remedies: whether the module of the failing operator, run alone with them, passes that operator.
-        True for all remedies if the module alone does not fail in the same way as the network."""
+        """A test for remedies: whether the module of the failing operator passes that operator with them when only
+        the module runs. True for all remedies if the module alone does not fail in the same way as the network."""
         module, last = self._step(failure).module, failure.step
         if self._newest is None or self._newest[0] != self._question(self.chosen, self.remedies):
             return lambda new: True

@@ -1,4 +1,4 @@
-"""Results of common operators on the meta device, computed from shapes alone.
+"""Results of common operators on the meta device, computed from shapes only.
 
 PyTorch computes the shape of a batch normalisation, of ``relu6`` or of ``addmm`` on the meta device by a decomposition
 in Python, operator by operator: almost a millisecond each, more than all other work of a trace together. Here, shape

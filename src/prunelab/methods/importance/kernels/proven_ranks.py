@@ -70,7 +70,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @_compiled
 def _ranks(matrices, squared_tolerance, measure_rest, found):  # type: ignore[no-untyped-def]
-    """Ranks by the columns P alone, or by what they leave of the others, too."""
+    """Ranks from the columns P, or also from the remainder of the other columns."""
     count, height, width = matrices.shape
     size = (width + 3) // 4 * 4  # columns of zeros fill the last four
     values = _aligned((height + 3) // 4 * 4 * ROW)
