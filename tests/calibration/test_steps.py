@@ -194,6 +194,7 @@ def test_a_stage_with_a_twin_is_pruned_without_loss(images: Tensor) -> None:
     assert difference(pair, images) < 1e-6
 
 
+@pytest.mark.slow
 def test_every_step_brings_the_outputs_nearer(images: Tensor) -> None:
     torch.manual_seed(0)
     model = settled(Residual(), images)

@@ -148,6 +148,7 @@ def test_compiling_changes_no_name_and_ends_with_the_fit(
     assert model.backbone._compiled_call_impl is None
 
 
+@pytest.mark.slow
 def test_every_training_of_a_process_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch compiles a class at most 8 times, here twice in a fit (training and validation), then it runs eagerly."""
     compiled: list[int] = []

@@ -54,6 +54,7 @@ def test_the_stored_baseline_is_scored(words: list[str]) -> None:
     assert group.channels[-1] == 5 and not group.kept[-1]
 
 
+@pytest.mark.slow
 def test_the_command_draws_both_pictures(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ def plain_curl(model: nn.Module, graph: Any, images: Tensor, kept: Any, dropped:
     return float((masked * (masked / original).log()).sum(dim=1).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "residual"])
 def test_scores_equal_one_masked_pass_per_channel(
     name: str, batches: Any, make_context: MakeContext, request: pytest.FixtureRequest

@@ -199,6 +199,7 @@ class Mixed(nn.Module):
         return self.out(torch.cat([x, nn.functional.silu(self.norm(self.grouped(x)))], 1))
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), cardinality=st.booleans(), data=st.data())
 def test_check_notices_that_any_kept_index_of_any_plan_is_another(

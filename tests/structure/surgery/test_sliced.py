@@ -30,6 +30,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
 }
 
+LARGE = {"densenet121", "efficientnet_b0", "vgg16_bn"}
+
 
 def _made(name: str) -> tuple[nn.Module, ChannelGraph]:
     torch.manual_seed(0)
@@ -71,7 +73,9 @@ def _close(found: Tensor, expected: Tensor, what: str) -> None:
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in NETWORKS]
+)
 def test_outputs_gradients_and_statistics_are_those_of_the_candidate(name: str, ordered: bool) -> None:
     model, graph = _made(name)
     generator = np.random.default_rng(int(ordered))
