@@ -21,6 +21,7 @@ from pretended import DEVICE, Pretended, WrongDevice, pretended_device
 
 import prunelab
 from prunelab import experiment
+from prunelab.calibration import STEPS, Blockwise, Distil, Pair
 from prunelab.cli.config import configure
 from prunelab.data import Digits
 from prunelab.evaluation import accuracy, forward_milliseconds
@@ -102,6 +103,27 @@ def test_ranks_are_those_of_the_cpu(side: int) -> None:
         metric.update(maps[None].to(device))
         found = metric.compute().cpu()
     assert found.tolist() == expected
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_calibration_step_ends_as_on_the_cpu(name: str, network: nn.Module, batches: Any) -> None:
+    """As far as its steps are taken on the device of the images."""
+    short = {"distil": Distil(steps=3), "blockwise": Blockwise(steps=3)}
+    graph = prunelab.analyze(network, EXAMPLE)
+    plan = graph.plan(kept={group.name: list(range(0, group.size, 2)) for group in graph.groups})
+
+    def calibrated(device: torch.device) -> dict[str, Tensor]:
+        full = copy.deepcopy(network).to(device)
+        pruned = prunelab.apply(copy.deepcopy(full), plan)
+        images = [images.to(device) for images, _ in batches]
+        short.get(name, STEPS[name])(Pair(full, pruned, plan, images, images[0][:1], 0))
+        return {key: tensor.cpu() for key, tensor in pruned.state_dict().items()}
+
+    expected = calibrated(CPU)
+    with pretended_device() as device:
+        found = calibrated(device)
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, msg=key)
 
 
 def test_check_and_measurements_follow_the_network(network: nn.Module, batches: Any) -> None:
