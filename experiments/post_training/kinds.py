@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ def vgg() -> nn.Module:
 
 
 def mobilenet() -> nn.Module:
-    """MobileNetV2 with 0.35 of the channels."""
-    return timm.create_model("mobilenetv2_035", num_classes=10, in_chans=1)
+    """MobileNetV2 with 0.35 of the channels; its last maps have 4x4 pixels."""
+    return timm.create_model("mobilenetv2_035", num_classes=10, in_chans=1, output_stride=8)
 
 
 def densenet() -> nn.Module:
@@ -62,8 +62,8 @@ def densenet() -> nn.Module:
 
 
 def regnet() -> nn.Module:
-    """RegNetX-200MF."""
-    return timm.create_model("regnetx_002", num_classes=10, in_chans=1)
+    """RegNetX-200MF; its last maps have 4x4 pixels."""
+    return timm.create_model("regnetx_002", num_classes=10, in_chans=1, output_stride=8)
 
 
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
@@ -105,7 +105,8 @@ def trained(make: Callable[[], nn.Module], seed: int, images: Tensor, classes: T
 class Kinds:
     """The comparison, and the records of what was evaluated."""
 
-    def __init__(self) -> None:
+    def __init__(self, methods: Sequence[str], keeps: Sequence[float]) -> None:
+        self.methods, self.keeps = methods, keeps
         self.train, self.classes, self.test, self.test_classes = images_of_digits()
         lines = RECORDS.read_text().splitlines() if RECORDS.exists() else []
         self.done = {self._key(json.loads(line)) for line in lines}
@@ -120,8 +121,8 @@ class Kinds:
             for name in names:
                 wanted = {
                     (name, seed, method, keep, column)
-                    for method in METHODS
-                    for keep in KEEPS
+                    for method in self.methods
+                    for keep in self.keeps
                     for column in COLUMNS
                 }
                 if wanted - self.done:
@@ -133,7 +134,7 @@ class Kinds:
         self._write({**common, "method": "none", "keep": 1.0, "column": "full"}, network)
         chosen = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))[:CALIBRATION]
         batches = list(zip(self.train[chosen].split(32), self.classes[chosen].split(32), strict=True))
-        for method in METHODS:
+        for method in self.methods:
             self._method(network, {**common, "method": method}, batches)
 
     def _method(
@@ -143,7 +144,7 @@ class Kinds:
         criterion = METHODS[common["method"]]
         scores = None
         images = [images for images, _ in batches]
-        for keep in KEEPS:
+        for keep in self.keeps:
             method = ImportanceMethod(criterion, Budget(flops=keep), images=CALIBRATION, seed=common["seed"])
             context = method.context(network, images[0][:1], batches)
             scores = criterion.score(context) if scores is None else scores
@@ -170,10 +171,12 @@ def main() -> None:
     """Read the command line and run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--keeps", nargs="+", type=float, default=KEEPS, help="fractions of the FLOPs")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    Kinds().run(options.networks, options.seeds)
+    Kinds(options.methods, options.keeps).run(options.networks, options.seeds)
 
 
 if __name__ == "__main__":
