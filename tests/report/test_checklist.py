@@ -55,6 +55,14 @@ def test_one_run_that_differs_is_found(study: StudyFolder, changes: dict[str, An
     assert [demand for demand, is_met in met(study).items() if not is_met and demand.startswith(unmet)]
 
 
+def test_a_record_from_before_a_setting_existed_has_its_default(study: StudyFolder) -> None:
+    older: dict[str, Any] = {"_target_": "prunelab.recipes.OneShot", "training": None}
+    for distillation, same in ((0.0, True), (0.9, False)):
+        study.finished("l1", config={"recipe": older})
+        study.finished("fpgm", config={"recipe": older | {"distillation": distillation}})
+        assert met(study)["Identical recovery"] is same
+
+
 def test_a_run_from_another_baseline(study: StudyFolder) -> None:
     full_study(study, baseline=study.network(0.90, 80_000_000, (2.0, 40.0)))
 

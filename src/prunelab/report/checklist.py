@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from prunelab.records.schema import Record
 from prunelab.report.aggregate import Report, Row, Table
 from prunelab.report.quantities import one_line
-from prunelab.report.settings import settings_of
+from prunelab.report.settings import complete_settings
 
 OPERATING_POINTS = 5
 SEEDS = 3
@@ -106,9 +106,9 @@ def _same_recovery(table: Table) -> Item:
 
 
 def _same_settings(table: Table, demand: str, part: str) -> Item:
-    settings = [settings_of(record) for record in _records(table.rows)]
-    names = sorted({name for each in settings for name in each if name.startswith(part)})
-    differing = [name for name in names if len({each.get(name) for each in settings}) > 1]
+    settings = complete_settings(_records(table.rows))
+    names = [name for name in settings[0] if name.startswith(part)] if settings else []
+    differing = [name for name in names if len({each[name] for each in settings}) > 1]
     if not names:
         return Item(demand, False, "not in the records")
     same = f"the same {_counted(len(names), 'setting')} in all {_counted(len(settings), 'run')}"

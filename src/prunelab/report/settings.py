@@ -35,17 +35,25 @@ def settings_of(record: Record) -> dict[str, str]:
 def telling_settings(records: Sequence[Record]) -> list[str]:
     """For each record the settings in which it differs from others of the same row (``"recipe.epochs=5"``).
 
-    A setting that a record lacks, because it is older, has the default of its class. The text is empty for all if they
-    differ in nothing.
+    The text is empty for all if they differ in nothing.
+    """
+    complete = complete_settings(records)
+    names = complete[0] if complete else {}
+    telling = [name for name in names if len({each[name] for each in complete}) > 1]
+    return [_written(each, telling) for each in complete]
+
+
+def complete_settings(records: Sequence[Record]) -> list[dict[str, str]]:
+    """``settings_of`` each record, with the same names in all, sorted.
+
+    A setting that a record lacks, because it is older, has the default of its class.
     """
     settings = [settings_of(record) for record in records]
     names = sorted({name for each in settings for name in each})
-    complete = [
+    return [
         {name: each[name] if name in each else _default(record, name) for name in names}
         for record, each in zip(records, settings, strict=True)
     ]
-    telling = [name for name in names if len({each[name] for each in complete}) > 1]
-    return [_written(each, telling) for each in complete]
 
 
 def _default(record: Record, name: str) -> str:
