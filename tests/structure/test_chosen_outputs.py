@@ -56,7 +56,7 @@ def test_only_chosen_outputs_are_frozen(wrap: Any, outputs: Any) -> None:
     assert [group.name for group in graph.groups] == ["first", "second"]
     reasons = {group.name: str(group.frozen) for group in graph.frozen}
     assert reasons["head"] == "output of the network"
-    assert reasons["aside"].startswith("no operator reads these channels")
+    assert reasons["aside"].startswith("no layer reads these channels")
     plan = graph.plan(kept={"first": [0, 2, 5], "second": [1, 4]})
     pruned = prunelab.apply(copy.deepcopy(model), plan)
     assert prunelab.check(model, pruned, plan, IMAGES, outputs=outputs) < 1e-9

@@ -102,7 +102,7 @@ def test_channels_that_nobody_reads_stay_if_training_mode_cannot_run() -> None:
     graph = prunelab.analyze(model, IMAGES)
     assert graph.training_failure == "ValueError: target is missing"
     reason = str(reasons(graph)["aux_out"])
-    assert reason.startswith("no operator reads these channels") and "target is missing" in reason
+    assert reason.startswith("no layer reads these channels") and "target is missing" in reason
     given = prunelab.analyze(model, {"x": IMAGES, "target": torch.zeros(3)})
     assert given.training_failure is None and reasons(given)["aux_out"] == "output of the network"
 

@@ -62,8 +62,8 @@ def in_training(network: Network, trace: Trace) -> InTraining:
 def out_of_use(
     trace: Trace, training: InTraining, components: Components, parts: Partition
 ) -> dict[int, str]:
-    """The groups that stay whole because evaluation mode does not make their channels, or because no operator reads
-    them: number -> reason.
+    """The groups that stay whole because evaluation mode does not make their channels, or because no layer reads them:
+    number -> reason.
 
     An output that the network computes but does not return in this mode is such a group, and someone may want it.
     """
@@ -80,7 +80,7 @@ def out_of_use(
         if makers and not any(found.parameter in met for found in makers):
             reasons[number] = "only training mode makes these channels, so that evaluation would not gain"
         elif not read[parts.members[number]].any() and not group.having("consumer"):
-            reasons[number] = f"no operator reads these channels {modes}"
+            reasons[number] = f"no layer reads these channels {modes}"
     return reasons
 
 

@@ -116,3 +116,37 @@ def test_the_zero_padded_shortcut_by_hand(network: Any, prune: Callable[..., Any
         x = F.relu(net.stem(IMAGES)) * torch.tensor([1.0, 0, 1, 0]).view(4, 1, 1)
         x = F.relu(net.shortcut(x) + net.conv(x)) * torch.tensor([0.0, 1, 1, 1, 1, 0, 0, 0]).view(8, 1, 1)
         torch.testing.assert_close(pruning.model(IMAGES), net.out(x))
+
+
+def test_a_stored_permutation_and_selection_of_channels(exact: Callable[..., Any], network: Any) -> None:
+    """CondenseNet's index: channel 3 is taken twice, channel 5 never."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return net.out(F.relu(net.conv(x)).index_select(1, net.index))
+
+    model = network(forward, conv=conv(3, 8), out=conv(8, 3))
+    model.register_buffer("index", torch.tensor([4, 3, 0, 7, 3, 1, 6, 2]))
+    pruning = exact(model, IMAGES)
+    sizes = sorted(size for _, size in pruning.groups.values())
+    assert sizes == [1, 6] or sizes == [6]
+    graph = prunelab.analyze(model, IMAGES)
+    largest = max(graph.groups, key=lambda group: group.size)
+    pruned = prunelab.apply(copy.deepcopy(model), graph.plan({largest.name: [0, 2]}))
+    assert pruned.index.tolist() != model.index.tolist() and len(pruned.index) == pruned.out.in_channels
+
+
+def test_a_temporal_shift_moves_equal_parts(exact: Callable[..., Any], network: Any) -> None:
+    """TSM: a quarter of the channels comes from the next frame, a quarter from the one before."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = F.relu(net.conv(x))
+        frames = x.view(-1, 2, *x.shape[1:])
+        part, shifted = x.shape[1] // 4, torch.zeros_like(frames)
+        shifted[:, :-1, :part] = frames[:, 1:, :part]
+        shifted[:, 1:, part : 2 * part] = frames[:, :-1, part : 2 * part]
+        shifted[:, :, 2 * part :] = frames[:, :, 2 * part :]
+        return net.out(shifted.view(x.shape))
+
+    assert exact(network(forward, conv=conv(3, 12), out=conv(12, 3)), IMAGES).groups == {
+        "conv": ("filter", 3)
+    }

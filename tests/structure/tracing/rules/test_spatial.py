@@ -71,3 +71,17 @@ def test_padded_channels_stay(exact: Callable[..., Any], network: Any) -> None:
     (consumer,) = pruning.graph.group("conv").having("consumer")
     assert consumer.index[:, 0].tolist() == list(range(2, 10))
     assert pruning.model.out.in_channels == pruning.plan.widths["conv"][1] + 5
+
+
+def test_max_unpooling_ties_what_was_pooled_and_what_is_spread(
+    exact: Callable[..., Any], network: Any
+) -> None:
+    """SegNet: the indices of the encoder place the values of the decoder."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        pooled, indices = F.max_pool2d(F.relu(net.encode(x)), 2, return_indices=True)
+        return net.out(F.max_unpool2d(net.decode(pooled), indices, 2))
+
+    parts = {"encode": nn.Conv2d(3, 8, 3, padding=1), "decode": nn.Conv2d(8, 8, 1), "out": nn.Conv2d(8, 3, 1)}
+    groups = exact(network(forward, **parts), torch.randn(2, 3, 8, 8)).groups
+    assert [size for _, size in groups.values()] == [8]

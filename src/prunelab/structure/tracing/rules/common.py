@@ -46,10 +46,10 @@ def unknown(
 
 
 def statistics_end_here(ledger: Ledger, op: str, inputs: tuple[Marked, ...]) -> None:
-    """A statistic over channels may only be used to normalise them; any other use freezes them."""
+    """A statistic over channels that becomes the input of another operator (spatial attention) makes them inexact."""
     for marked in inputs:
         for ids in marked.statistics:
-            ledger.ids.freeze(ids, f"{op} uses a statistic over channels, and not to normalise them")
+            ledger.ids.mark_inexact(ids, f"{op} uses a statistic over channels")
 
 
 def argument(args: Any, kwargs: Any, position: int, name: str, default: Any = None) -> Any:

@@ -17,8 +17,9 @@ def index_select(
 ) -> list[Marked]:
     """``index_select(input, dim, index)``.
 
-    Along channels the index must be an integer buffer of the network, and the last entry of the input a channel of
-    zeros: an entry with a removed source then points to the zeros (``ZeroPadShortcut``). Any other use freezes.
+    Along channels the index must be an integer buffer of the network; its entries are renumbered. If the last entry of
+    the input is a channel of zeros, an entry with a removed source points to the zeros (``ZeroPadShortcut``); else the
+    entries of a removed channel are removed too (a permutation or selection of channels). Any other use freezes.
     """
     source, chooser = inputs[0], inputs[1]
     dim = int(args[1]) % len(source.shape)
@@ -33,6 +34,11 @@ def index_select(
             dims[dim] = chooser.dims[0]
             if chooser.dims[0] is not None:
                 ledger.ids.produce(chooser.dims[0])
+        elif chooser.tensor is not None and chooser.dims[0] is not None:
+            values = ledger.values(chooser.tensor).cpu().numpy()
+            ledger.trace.gathers.append(Gather(chooser.tensor, ids, values))
+            ledger.trace.role(chooser, 0, "other")
+            dims[dim] = ledger.tie(chooser.dims[0], ids[values], f"{op} selects along the channels")
         else:
             ledger.ids.freeze(ids, f"{op} selects along the channels")
             dims[dim] = None

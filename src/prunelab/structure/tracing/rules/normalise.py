@@ -9,7 +9,7 @@ from torch import Tensor
 from prunelab.structure.tracing.ids import Ids
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Marked
-from prunelab.structure.tracing.rules.common import Rule, beside, statistics_end_here
+from prunelab.structure.tracing.rules.common import Rule, beside, freeze_all, plain, statistics_end_here
 
 
 def batch_norm(
@@ -115,6 +115,18 @@ def weight_norm(
     return [Marked(direction.shape, dims), *beside(outputs[1:])]
 
 
+def spectral(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``mv(weight, vector)`` and ``dot(vector, vector)``: the estimate of a spectral norm, which freezes."""
+    freeze_all(
+        ledger,
+        inputs,
+        f"{op} estimates a norm of the weight with stored vectors, which would have to be computed again",
+    )
+    return plain(outputs)
+
+
 RULES: dict[str, Rule] = {
     "native_batch_norm": batch_norm,
     "_native_batch_norm_legit": batch_norm,
@@ -129,4 +141,7 @@ RULES: dict[str, Rule] = {
     "_safe_softmax": softmax,
     "_log_softmax": softmax,
     "_weight_norm_interface": weight_norm,
+    "mv": spectral,
+    "dot": spectral,
+    "vdot": spectral,
 }

@@ -142,13 +142,17 @@ def _size(marked: Marked) -> int:
 def create(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """Tensors filled with one value: their width is arbitrary."""
+    """Tensors filled with one value: their width is arbitrary, until something is written into a part of them. Those
+    made in the size of another tensor (``zeros_like``) then have its channels."""
     zero = (
         "zeros" in op
         or op in ("zero", "zero_")
         or (op == "full" and argument(args, kwargs, 1, "fill_value") == 0)
     )
-    return [_uniform(out, zero) for out in outputs]
+    made = [_uniform(out, zero) for out in outputs]
+    if op.endswith("_like") and inputs and not inputs[0].uniform:
+        made[0].dims = list(inputs[0].dims)
+    return made
 
 
 def constant(

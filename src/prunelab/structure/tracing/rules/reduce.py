@@ -1,4 +1,4 @@
-"""Reductions: without effect on channels over places; over channels only allowed as part of a normalisation."""
+"""Reductions: without effect on channels over places; over channels they are statistics, which are inexact."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def vector_norm(
     return _reduce(ledger, op, args, kwargs, inputs, outputs, 2)
 
 
-_STATISTICS = {"mean", "sum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm"}
+_STATISTICS = {
+    "mean", "sum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm", "amax", "amin", "max", "min",
+}  # fmt: skip
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(

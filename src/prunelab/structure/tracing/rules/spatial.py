@@ -27,6 +27,16 @@ def spatial(
     ]
 
 
+def unpool(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``max_unpool2d(input, indices, size)``: the indices of max pooling have the channels of what was pooled."""
+    source, indices = inputs[0], inputs[1]
+    made = spatial(ledger, op, args, kwargs, inputs[:1], outputs)
+    made[0].dims[1] = ledger.tie(source.dims[1], indices.dims[1], f"{op} has an input without known channels")
+    return made
+
+
 def pad(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
@@ -128,6 +138,8 @@ _SPATIAL = (
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_SPATIAL, spatial),
+    "max_unpool2d": unpool,
+    "max_unpool3d": unpool,
     "constant_pad_nd": pad,
     "reflection_pad1d": pad,
     "reflection_pad2d": pad,
