@@ -9,11 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
+from PIL import Image
 
 from prunelab.cli.config import configure
 from prunelab.data import Cifar10
 from prunelab.methods import LearningMethod
+from prunelab.models import build
+from prunelab.records import Record
 from prunelab.steps import Setup
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +114,46 @@ def test_only_chosen_rows_run(study: object) -> None:
         [f"{ROWS}l1_10"],
         [f"{ROWS}fpgm_53"],
     ]
+
+
+@pytest.mark.slow
+def test_a_row_runs_from_images_to_its_record(tmp_path: Path) -> None:
+    """On the processor, with one batch of everything; images are in memory, on the device of the training."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 20), ("val", 4)):
+        for label in range(10):
+            folder = tmp_path / "images" / part / str(label)
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    network = build("cifar_resnet56", num_classes=10, in_chans=3, image_size=(32, 32))
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    command = tmp_path / "prunelab"
+    command.write_text(f"#!{sys.executable}\nfrom prunelab.cli.run import main\nmain()\n")
+    command.chmod(0o755)
+    tiny = (
+        "trainer.accelerator=cpu",
+        "trainer.compile=false",
+        "fast_dev_run=1",
+        "data.batch_size=8",
+        "data.val_fraction=0.2",
+    )
+    arguments = [str(SCRIPT), "images", "weights.safetensors", "20", *tiny]
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    variables = {**os.environ, "PATH": path, "ROWS": "l1_28", "OMP_NUM_THREADS": "1"}
+    for again in (False, True):  # the second time the record is there
+        done = subprocess.run(
+            arguments, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=1800, check=False
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        (file,) = (tmp_path / "outputs").glob("**/record.json")
+        if not again:
+            written = file.stat().st_mtime_ns
+    assert file.stat().st_mtime_ns == written
+    record = Record.from_json(file.read_text())
+    assert record.pruned.flops < 0.73 * record.baseline.flops
+    assert (tmp_path / "outputs/cifar10.images").is_file()
 
 
 def test_a_failed_row_is_told_at_the_end(study: object) -> None:

@@ -1,7 +1,7 @@
 """Tests that need a CUDA GPU: ``make test-gpu``. Elsewhere they are skipped with one line.
 
 With PRUNELAB_GPU_TESTS=cpu they run on the processor instead, as a rehearsal: it executes their code and proves nothing
-about a GPU.
+about a GPU. tests/devices/test_rehearsal.py does so for some of them.
 """
 
 from __future__ import annotations
