@@ -34,7 +34,7 @@ NO_SETTINGS = ("_target_", "_convert_")
 WITHOUT_EFFECT = {
     "method.module", "method.workers", "method.save_every", "data.num_workers", "data.in_memory", "data.cache",
     "trainer.accelerator", "trainer.devices",
-    "trainer.num_nodes", "trainer.strategy", "trainer.threads", "trainer.images_on_device",
+    "trainer.num_nodes", "trainer.strategy", "trainer.threads", "trainer.images_on_device", "trainer.sync_batchnorm",
 }  # fmt: skip
 ACT_THROUGH_OTHERS = (
     "names", "study", "outputs", "sweep", "logger", "learning_epochs", "search_evaluations", "budget", "levels",
@@ -92,6 +92,10 @@ def test_every_setting_of_every_choice_counts_once(choice: str) -> None:
         other = changed(config, name, another(value))
         published = name == "data.root" and choice != "data=image_folder"
         ignored = name.partition(".")[0] in ACT_THROUGH_OTHERS or name in WITHOUT_EFFECT or published
+        ignored &= (choice, name) != (
+            "trainer=ddp",
+            "trainer.sync_batchnorm",
+        )  # counts with several processes
         assert (run_key(other) == key) == ignored, name
         shared = ignored or name.partition(".")[0] not in OF_THE_BASELINE
         assert (baseline_key(other) == of_baseline) == shared, name
@@ -245,3 +249,15 @@ def test_the_length_of_learning_counts_for_methods_that_learn_alone() -> None:
 def test_a_baseline_file_that_is_a_number_is_looked_for() -> None:
     with pytest.raises(UserError, match="baseline file 5 cannot be read"):
         run_key(configure([BUDGET, "baseline=file", "baseline.path=5"]))
+
+
+def test_the_number_of_processes_counts_where_each_has_batch_statistics_of_its_own() -> None:
+    def key(*words: str) -> str:
+        return run_key(configure([BUDGET, *words]))
+
+    alone, own = key(), "trainer.sync_batchnorm=false"
+    assert key("trainer.devices=2") == key("trainer.devices=8", "trainer.num_nodes=2") == alone
+    assert key(own) == key(own, "trainer.devices=[3]") == alone
+    two, several = key(own, "trainer.devices=2"), key(own, "trainer.devices=2", "trainer.num_nodes=2")
+    assert len({alone, two, several, key(own, "trainer.devices=4")}) == 4
+    assert two == key(own, "trainer.devices=[0,3]") == key(own, "trainer.devices='1,2'")

@@ -30,6 +30,7 @@ FORMER = {
 
 def former(config: dict[str, Any]) -> dict[str, Any]:
     """``config`` as the version before the regrouping of the packages recorded it."""
+    config = {**config, "trainer": {**config["trainer"], "sync_batchnorm": False}}  # the default then
     text = json.dumps(config).replace('"exclude"', '"whole"').replace('"min_keep"', '"floor"')
     for present, then in FORMER.items():
         text = text.replace(present, then)

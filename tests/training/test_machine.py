@@ -29,9 +29,10 @@ def test_what_does_not_exist_is_the_users_mistake(settings: dict[str, str]) -> N
         Machine(**settings).trainer(logger=False)  # type: ignore[arg-type]
 
 
-def test_joined_batch_normalisation_needs_gpus() -> None:
-    with pytest.raises(UserError, match=r"trainer\.sync_batchnorm=true .*GPUs"):
-        Machine(accelerator="cpu", sync_batchnorm=True)
+def test_statistics_of_each_process_need_the_number_of_processes() -> None:
+    with pytest.raises(UserError, match=r"trainer\.sync_batchnorm=false .*trainer\.devices=2"):
+        Machine(accelerator="cpu", devices="auto", sync_batchnorm=False)
+    Machine(accelerator="cpu", devices=2, sync_batchnorm=False)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "densenet121"])

@@ -89,7 +89,8 @@ class BatchOrder:
     With a seed (training): reshuffled in each epoch by (seed, epoch), full batches only. Images that do not fill a
     batch are left out of that epoch.
 
-    Raises UserError if there are fewer images than processes.
+    Raises UserError if there are fewer images than processes, or if there are fewer training images than one batch of
+    all processes and their number is not a multiple of the number of processes (one process would train with all).
     """
 
     indices: np.ndarray
@@ -102,6 +103,17 @@ class BatchOrder:
             raise UserError(
                 f"{len(self.indices)} image(s) are too few for {self.shard.ranks} processes. "
                 "Use fewer devices (trainer.devices) or more images."
+            )
+        whole = self.batch_size * self.shard.ranks
+        if (
+            self.shuffle_seed is not None
+            and len(self.indices) < whole
+            and len(self.indices) % self.shard.ranks
+        ):
+            raise UserError(
+                f"A batch of {len(self.indices)} training images, fewer than data.batch_size={whole}, cannot be "
+                f"divided evenly among {self.shard.ranks} processes. Set data.batch_size to a multiple of "
+                f"{self.shard.ranks} that is not larger than the number of images."
             )
 
     def __len__(self) -> int:

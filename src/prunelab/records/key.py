@@ -32,16 +32,18 @@ WITHOUT_EFFECT = frozenset(
         "data.num_workers",
         "data.in_memory",
         "data.cache",
-        # where a run is computed
+        # where a run is computed, see also _of_trainer
         "trainer.accelerator",
         "trainer.devices",
         "trainer.num_nodes",
         "trainer.strategy",
+        "trainer.sync_batchnorm",
         "trainer.threads",
         "trainer.images_on_device",
     }
 )
-"""Dotted names of settings that are left out of every key, because they cannot change a result. Groups and keys outside
+"""Dotted names of settings that are left out of every key, because they cannot change a result beyond rounding
+(experiments/benchmarks/README.md). Groups and keys outside
 ``OF_A_RUN`` are left out as well: names, folders and loggers, and those that act through ``method`` alone (budget,
 levels, ...)."""
 
@@ -91,7 +93,8 @@ def identity(config: Mapping[str, Any], contents: Mapping[str, str] | None = Non
     contents = content_digests(config) if contents is None else contents
     found: dict[str, Any] = {"schema": KEY_SCHEMA}
     for name in OF_A_RUN:
-        value = _of_model(config[name]) if name == "model" else canonical(name, config.get(name))
+        form = SPECIAL_FORMS.get(name)
+        value = form(config[name]) if form is not None else canonical(name, config.get(name))
         if value != TOP_LEVEL_DEFAULTS.get(name, UNKNOWN):
             found[name] = value
     of_the_baseline = {
@@ -150,6 +153,29 @@ def _of_model(model: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(given, Mapping):  # else it is an error, which is reported when the network is made
         given = _of_group("model.arguments", given, network)
     return _of_group("model", {**model, "arguments": given}, defaults_of(NETWORK_SETTINGS))
+
+
+def _of_trainer(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the trainer. The number of processes counts if each has batch statistics of its own images."""
+    processes = {name: _number(trainer.get(name, 1)) for name in ("devices", "num_nodes")}
+    several = any(number not in (1, "1") for number in processes.values())
+    own_statistics = {"sync_batchnorm": False, **processes}
+    return _of_group("trainer", trainer) | (
+        own_statistics if several and trainer.get("sync_batchnorm") is False else {}
+    )
+
+
+def _number(devices: Any) -> Any:
+    """How many devices a list of their indices or ``trainer.devices="0,1"`` selects; the value itself otherwise."""
+    if isinstance(devices, str) and "," in devices:
+        devices = [each for each in devices.split(",") if each.strip()]
+    if isinstance(devices, list | tuple):
+        return len(devices)
+    return int(devices) if isinstance(devices, str) and devices.isdigit() else devices
+
+
+SPECIAL_FORMS: Mapping[str, Any] = {"model": _of_model, "trainer": _of_trainer}
+"""The groups with settings that count only together with others."""
 
 
 def _same(value: Any, default: Any) -> bool:

@@ -25,6 +25,7 @@ from prunelab.training.machine import SRUN_ADVICE, Machine
 from prunelab.training.progress import TrainingBar
 from prunelab.training.seeding import SeedEachEpoch
 from prunelab.training.settings import Training
+from prunelab.training.whole_batch import WholeBatch
 
 # Lightning's hints for authors of training scripts, and deprecations of its own dependencies: a user of prunelab cannot
 # act on them.
@@ -84,6 +85,7 @@ def fit(
             callbacks=[
                 SeedEachEpoch(seed),
                 SameBuffers(),
+                WholeBatch(machine.sync_batchnorm),
                 clock,
                 TrainingBar(title),
                 *callbacks,

@@ -28,7 +28,8 @@ class Machine:
         devices: number of devices, or a list of their indices.
         num_nodes: number of machines.
         strategy: "auto" or "ddp".
-        sync_batchnorm: in training, compute the statistics of batch normalisation over the batches of all GPUs.
+        sync_batchnorm: in training, compute the statistics of batch normalisation over the images of all processes, so
+            that their number changes results by rounding only; False: each process uses its own images.
         threads: CPU threads of each process; None: torch's default.
         precision: "32-true", "16-mixed" or "bf16-mixed", of training and of the validation in it; final accuracies and
             scores are always computed in float32.
@@ -45,7 +46,7 @@ class Machine:
     devices: int | str | list[int] = 1
     num_nodes: int = 1
     strategy: str = "auto"
-    sync_batchnorm: bool = False
+    sync_batchnorm: bool = True
     threads: int | None = None
     precision: str | int = "32-true"
     deterministic: bool | Literal["warn"] = "warn"
@@ -90,8 +91,11 @@ class Machine:
         return trainer
 
     def __post_init__(self) -> None:
-        if self.sync_batchnorm and self.accelerator == "cpu":
-            raise UserError("trainer.sync_batchnorm=true needs GPUs: torch does not implement it for CPUs.")
+        if not self.sync_batchnorm and self.devices in ("auto", "-1", -1):
+            raise UserError(
+                "trainer.sync_batchnorm=false makes results depend on the number of devices, which is then part of "
+                f"the run key: set it, such as trainer.devices=2, instead of trainer.devices={self.devices}."
+            )
         if self.fused and str(self.precision).startswith("16"):
             raise UserError(
                 f"trainer.fused=true cannot be combined with trainer.precision={self.precision}: a fused optimizer "

@@ -46,8 +46,10 @@ class TrainingBar(Callback):
             self._bar.advance(self._task)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        top1 = trainer.callback_metrics.get(
+            "val/top1"
+        )  # a collective operation: on all ranks, not where the bar is alone
         if self._bar is not None:
-            top1 = trainer.callback_metrics.get("val/top1")
             accuracy = "" if top1 is None else f"val top-1 {100 * float(top1):.2f} %"
             self._bar.update(self._task, epoch=trainer.current_epoch + 1, accuracy=accuracy)
 

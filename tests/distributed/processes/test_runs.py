@@ -1,7 +1,7 @@
 """Runs with two and four processes, which Lightning starts: they come to what one process comes to, or stop together.
 
-The network has no batch statistics, because a process has only its part of each batch (trainer.sync_batchnorm=true
-would join the parts, but torch can do so on GPUs only).
+The network has no batch statistics, whose rounding errors grow with each step; tests/training/test_whole_batch.py
+compares trainings with batch normalisation in float64.
 """
 
 from __future__ import annotations

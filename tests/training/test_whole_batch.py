@@ -1,0 +1,112 @@
+"""Several processes train to the weights of one process, with everything in a network that depends on the batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunelab.data.order import Shard
+from prunelab.training import whole_batch
+
+SCRIPT = Path(__file__).with_name("two_ranks_fit.py")
+
+
+def trained(folder: Path, processes: int) -> dict[str, Tensor]:
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(SCRIPT), str(folder), str(processes)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / f"{processes}.pt")
+
+
+@pytest.mark.ddp
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    """63 steps in float64, with batch normalisation (also timm's, with an activation), dropout and stochastic depth."""
+    alone, together = trained(tmp_path, 1), trained(tmp_path, 2)
+    for name, expected in alone.items():
+        torch.testing.assert_close(together[name], expected, rtol=1e-9, atol=1e-9)
+    assert float(alone["norm.num_batches_tracked"]) == 63
+
+
+class TwoShares:
+    """Takes the place of ``all_reduce`` of two processes that run one after the other in this process.
+
+    In each round every share adds its part; the sums are complete in the next round.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rank, self.call = 0, 0
+        self._known: list[list[Tensor]] = []
+        monkeypatch.setattr(whole_batch.Shard, "of_this_process", lambda: Shard(self.rank, 2))
+        monkeypatch.setattr(whole_batch.dist, "all_reduce", self._all_reduce)
+
+    def round(self, work: list[object]) -> list[object]:
+        found, self._now = [], [[], []]  # type: ignore[var-annotated]
+        for self.rank, each in enumerate(work):
+            self.call = 0
+            found.append(each())  # type: ignore[operator]
+        self._known = self._now
+        return found
+
+    def _all_reduce(self, tensor: Tensor) -> None:
+        self._now[self.rank].append(tensor.clone())
+        if self._known and self.call < len(self._known[0]):
+            other = self._known[1 - self.rank][self.call]
+            tensor.add_(other)
+        self.call += 1
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 4), (5, 3, 4, 2)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_uneven_shares_have_the_statistics_and_gradients_of_the_whole(
+    shape: tuple[int, ...], affine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(shape, dtype=torch.float64) * 2 + 3
+    factors = torch.randn(shape, dtype=torch.float64)
+    whole, shares = nn.BatchNorm1d(3, affine=affine).double(), (slice(0, 3), slice(3, 5))
+    if affine:
+        nn.init.uniform_(whole.weight, 0.5, 2.0)
+    running = (whole.running_mean, whole.running_var)
+    norms = [(whole.running_mean.clone(), whole.running_var.clone()) for _ in shares]  # type: ignore[union-attr]
+    parameters = [
+        None if p is None else p.detach().clone().requires_grad_() for p in (whole.weight, whole.bias)
+    ]
+
+    inputs = images.clone().requires_grad_()
+    expected = functional.batch_norm(inputs, *running, whole.weight, whole.bias, True)
+    (expected * factors).sum().backward()
+
+    parts = [images[share].clone().requires_grad_() for share in shares]
+
+    def step(place: int, statistics: list[tuple[Tensor, Tensor]]) -> Tensor:
+        for each in (parts[place], *parameters):
+            if each is not None and place == 0:
+                each.grad = None
+        parts[place].grad = None
+        found = whole_batch.batch_norm(parts[place], *statistics[place], *parameters, True)
+        (found * factors[shares[place]]).sum().backward()
+        return found.detach()
+
+    joined = TwoShares(monkeypatch)
+    for attempt in range(
+        3
+    ):  # the sums of the forward pass are complete in the second round, of the backward in the third
+        statistics = [(mean.clone(), variance.clone()) for mean, variance in norms]
+        found = joined.round([lambda: step(0, statistics), lambda: step(1, statistics)])  # noqa: B023
+        assert attempt < 3
+    torch.testing.assert_close(torch.cat(found), expected.detach())  # type: ignore[arg-type]
+    torch.testing.assert_close(torch.cat([part.grad for part in parts]), inputs.grad)  # type: ignore[misc]
+    for mean, variance in statistics:
+        torch.testing.assert_close(mean, running[0])
+        torch.testing.assert_close(variance, running[1])
+    if affine:
+        for parameter, reference in zip(parameters, (whole.weight, whole.bias), strict=True):
+            torch.testing.assert_close(parameter.grad, reference.grad)  # type: ignore[union-attr]
