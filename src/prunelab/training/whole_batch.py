@@ -35,8 +35,8 @@ class WholeBatch(Callback):
     """Makes each training step of several processes equal to that of one process, up to rounding.
 
     torch.nn.SyncBatchNorm does this for batch normalisation on GPUs only, and the conversion of a network to it
-    replaces layers of subclasses (the activation of timm's BatchNormAct2d is lost). Here no layer is replaced: the calls of
-    ``torch.nn.functional`` are redirected while a step runs. With one process nothing happens.
+    replaces layers of subclasses (the activation of timm's BatchNormAct2d is lost). Here no layer is replaced: the
+    calls of ``torch.nn.functional`` are redirected while a step runs. With one process nothing happens.
 
     Args:
         batch_norm: whether statistics of batch normalisation are those of the whole batch; False: each process uses the
