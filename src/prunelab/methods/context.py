@@ -15,6 +15,7 @@ from prunelab.errors import UserError
 from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.candidate_widths import Allocation, check_levels
 from prunelab.methods.calibration import Calibration
+from prunelab.records.atomic import Write, write_atomically
 from prunelab.structure import ChannelGraph, ChannelGroup, ResidualBlock
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class PruningContext:
         exclude: names of groups that are not pruned, although their level may be.
         example_input: the input of one forward pass of ``model`` (None: unknown).
         folder: folder of the run in which a search keeps its state (None: the state is not kept).
+        write: writes the files in ``folder``; in a run under the claim on that folder.
         train_candidate: trains a candidate network (None: candidates cannot be trained here).
 
     Example:
@@ -88,6 +90,7 @@ class PruningContext:
     exclude: frozenset[str] = frozenset()
     example_input: Any = None
     folder: Path | None = None
+    write: Write = field(default=write_atomically)
     train_candidate: TrainCandidate | None = None
 
     def __post_init__(self) -> None:

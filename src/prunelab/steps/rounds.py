@@ -129,6 +129,7 @@ def _context(
         exclude=work.exclude,
         reference=reference,
         folder=search,
+        write=place.write,
         train_candidate=CandidateTraining(setup, step.training, search, place.write, teacher),
     )
 

@@ -135,9 +135,7 @@ def build_candidate_widths(
     """
     full_sizes = {group.name: group.size for group in (reference or graph).groups}
     options = [
-        _widths_of_group(
-            group, column, scores.channels[group.name], full_sizes.get(group.name, group.size), allocation
-        )
+        _widths_of_group(group, column, scores, full_sizes.get(group.name, group.size), allocation)
         for column, group in enumerate(graph.groups)
         if group.level in levels and group.name in scores.channels
     ]
@@ -162,12 +160,10 @@ def normalised(scores: np.ndarray, normalisation: Normalisation) -> np.ndarray:
 
 
 def _widths_of_group(
-    group: ChannelGroup, column: int, raw: np.ndarray, full_size: int, allocation: Allocation
+    group: ChannelGroup, column: int, found: Scores, full_size: int, allocation: Allocation
 ) -> CandidateWidths:
-    scores = _checked(raw, group.size, group.name)
-    removal_order = np.argsort(-scores, kind="stable")[
-        ::-1
-    ]  # of channels with equal scores the first one stays
+    _checked(found.channels[group.name], group.size, group.name)
+    scores, removal_order = found.settled(group.name), found.removal_order(group.name)
     lowest_fraction = min(1.0, allocation.min_keep * full_size / group.size)
     widths = allowed_widths(group.size, lowest_fraction, allocation.divisor)
     if allocation.rule == "uniform":

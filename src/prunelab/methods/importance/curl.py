@@ -11,7 +11,8 @@ first read (``prefix.py``). An image on which a channel is zero anyway needs no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -122,13 +123,39 @@ def _summed_divergences(
     sums = [torch.zeros(_channels(unit), dtype=torch.float64, device=context.device) for unit in units]
     seen = 0
     masking = None
-    with untouched(context.model, context.device, context.seed), torch.no_grad():
+    with untouched(context.model, context.device, context.seed), torch.no_grad(), _precise(context):
         for images, _ in calibration_batches(context):
+            images = images.to(_precision(context))
             masking = masking or _Masking(context, units, images, copies)
             for part in images.split(masking.images_at_once):
                 masking.add_divergences(part, sums)
             seen += len(images)
     return [total.cpu().numpy() for total in sums], seen
+
+
+def _precision(context: PruningContext) -> torch.dtype:
+    """The precision of the forward passes: float64 on CPUs, where it takes about twice the time of float32.
+
+    The divergence of a channel is a small difference of outputs: in float32 exact copies of a channel differ by up to
+    1e-4 of the largest score, which makes their order depend on the machine.
+    """
+    given = next((each.dtype for each in context.model.parameters()), torch.float32)
+    return torch.float64 if context.device.type == "cpu" and given == torch.float32 else given
+
+
+@contextmanager
+def _precise(context: PruningContext) -> Iterator[None]:
+    """Inside, the network computes with ``_precision``; float32 weights are the same numbers in float64."""
+    tensors = [*context.model.parameters(), *context.model.buffers()]
+    changed = [(each, each.data) for each in tensors if each.dtype == torch.float32]
+    precision = _precision(context)
+    try:
+        for each, data in changed:
+            each.data = data.to(precision)
+        yield
+    finally:
+        for each, data in changed:
+            each.data = data
 
 
 class _Masking:

@@ -16,6 +16,7 @@ import numpy as np
 from prunelab.errors import UserError
 from prunelab.methods.about import Origin
 from prunelab.methods.allocation.scores import Scores
+from prunelab.methods.allocation.ties import tied
 from prunelab.methods.importance.criterion import Criterion, Reads
 from prunelab.methods.importance.weights import score_producers
 
@@ -65,7 +66,7 @@ class FPGM(Criterion):
     def _score_filters(self, filters: np.ndarray) -> np.ndarray:
         filters = filters.astype(np.float64)
         norms = np.linalg.norm(filters, axis=1)
-        small = np.argsort(norms, kind="stable")[
+        small = np.argsort(-tied(norms), kind="stable")[::-1][
             : len(filters) - math.ceil(self.norm_rate * len(filters) - 1e-9)
         ]
         large = np.setdiff1d(np.arange(len(filters)), small)

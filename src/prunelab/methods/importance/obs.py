@@ -21,6 +21,7 @@ from prunelab.errors import UserError
 from prunelab.methods.about import Origin
 from prunelab.methods.allocation.candidate_widths import Normalisation, Rule
 from prunelab.methods.allocation.scores import Scores
+from prunelab.methods.allocation.ties import tied
 from prunelab.methods.importance.criterion import Criterion, Reads
 from prunelab.methods.importance.sensitivity import Curvature, measure_sensitivity, require_draws
 
@@ -86,7 +87,7 @@ class OBS(Criterion):
                 if group.name in found.scores.channels:
                     fisher = found.scores.channels[group.name]
                     channels[group.name] = self._group(context, group, found.layers, fisher)
-        return Scores(channels, blocks)
+        return Scores(channels, blocks, are_order=True)
 
     def _group(
         self,
@@ -131,7 +132,8 @@ def removal_order(
     lost = 0.0
     while len(left):
         costs = np.sum([reader.costs(left) for reader in readers], axis=0) * ratios[left]
-        chosen = np.argsort(costs, kind="stable")[: min(at_once, len(left))]
+        falling = np.argsort(-tied(costs), kind="stable")  # of equal channels the last one goes first
+        chosen = falling[::-1][: min(at_once, len(left))]
         gone = left[chosen]
         left = np.delete(left, chosen)
         for reader in readers:

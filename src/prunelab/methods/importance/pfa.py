@@ -102,7 +102,7 @@ class PFA(Criterion):
             [group.name for group in context.groups if not group.hook_points],
             "can be observed nowhere",
         )
-        return Scores(channels)
+        return Scores(channels, are_order=True)
 
     def _score_units(self, covariance: np.ndarray) -> np.ndarray:
         """The scores (n,) of n units from the covariance (n, n) of their responses."""

@@ -265,11 +265,11 @@ class _Search:
     def _current_masks(self) -> dict[str, Tensor]:
         """For each group the masks (criteria, size) of 0 and 1 by the weights as they were at the end of the epoch."""
         if not self._masks:
-            scores = [criterion.score(self.context).channels for criterion in self.criteria]
+            scores = [criterion.score(self.context) for criterion in self.criteria]
             for name in self.names:
-                masks = torch.zeros(len(scores), len(scores[0][name]))
+                masks = torch.zeros(len(scores), len(scores[0].channels[name]))
                 for mask, found in zip(masks, scores, strict=True):
-                    mask[np.argsort(-found[name], kind="stable")[: self.widths[name]]] = 1.0
+                    mask[found.removal_order(name)[::-1][: self.widths[name]].copy()] = 1.0
                 self._masks[name] = masks
         return self._masks
 

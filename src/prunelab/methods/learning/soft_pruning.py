@@ -140,10 +140,10 @@ class SoftPruning(LearningMethod):
         scores = self.criterion.score(context)
         if self.rate is not None:
             return {
-                name: np.sort(np.argsort(values, kind="stable")[: int(len(values) * self.rate)]).tolist()
+                name: np.sort(scores.removal_order(name)[: int(len(values) * self.rate)]).tolist()
                 for name, values in scores.channels.items()
             }
-        kept = keep_best(context, Scores(scores.channels)).kept
+        kept = keep_best(context, Scores(scores.channels, are_order=scores.are_order)).kept
         return {
             group.name: sorted(set(range(group.size)) - set(kept[group.name])) for group in context.groups
         }

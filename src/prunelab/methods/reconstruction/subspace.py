@@ -18,6 +18,7 @@ import numpy as np
 
 from prunelab.errors import UserError
 from prunelab.methods.about import Origin
+from prunelab.methods.allocation.ties import tied
 from prunelab.methods.reconstruction.least_squares import Indices, Matrix, merged
 from prunelab.methods.reconstruction.rule import Reading, Rule
 
@@ -71,7 +72,7 @@ class Subspace(Rule):
         labels = clusters(np.abs(self_expression(among, self.sparsity)), len(kept), reading.seed)
         chosen = [medoid(among, np.flatnonzero(labels == label)) for label in np.unique(labels)]
         energies = np.diag(reading.maps)[alive]
-        rest = [int(place) for place in np.argsort(-energies, kind="stable") if place not in chosen]
+        rest = [int(place) for place in np.argsort(-tied(energies), kind="stable") if place not in chosen]
         chosen += rest[: len(kept) - len(chosen)]  # a cluster may have come out empty
         return np.sort(alive[chosen])
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from prunelab.errors import UserError, nearest
 from prunelab.methods.about import Origin
+from prunelab.methods.allocation.ties import tied
 from prunelab.methods.reconstruction.least_squares import Indices, Matrix, rescaled, scores_of_order
 from prunelab.methods.reconstruction.rule import Reading, Rule
 
@@ -69,7 +70,7 @@ def removal_order(gram: Matrix) -> Indices:
     order = []
     for _ in range(len(gram)):
         growth = np.where(left, 2 * with_removed + np.diag(gram), np.inf)
-        order.append(int(np.argmin(growth)))
+        order.append(len(gram) - 1 - int(np.argmin(tied(growth)[::-1])))  # of equal channels the last one goes first
         left[order[-1]] = False
         with_removed += gram[:, order[-1]]
     return np.array(order)
@@ -86,7 +87,7 @@ def selection_order(gram: Matrix) -> Indices:
     order = []
     for _ in range(len(gram)):
         explained = np.where(seen, with_rest**2 / np.where(seen, energy, 1), 0)
-        chosen = int(np.argmax(np.where(left, explained, -1)))
+        chosen = int(np.argmax(tied(np.where(left, explained, -1))))
         order.append(chosen)
         left[chosen] = False
         rest = residual[chosen, chosen]

@@ -134,7 +134,7 @@ class SearchMethod(PruningMethod):
 
     def _search(self, context: PruningContext, space: WidthSpace, scores: Scores) -> dict[Candidate, float]:
         """All candidates with their scores, in the order of evaluation."""
-        judge, state = self.judge(context), SearchState(context.folder)
+        judge, state = self.judge(context), SearchState(context.folder, context.write)
         self.start(context, space)
         if (saved := state.load()) is not None:
             self.load_state_dict(saved)

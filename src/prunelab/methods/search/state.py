@@ -13,7 +13,7 @@ import torch
 
 from prunelab.distributed.ranks import from_rank_zero
 from prunelab.methods.search.widths import Candidate
-from prunelab.records.atomic import set_aside, write_atomically
+from prunelab.records.atomic import Write, set_aside, write_atomically
 
 STATE_FILE = "search.pt"
 DIGITS = 64
@@ -26,14 +26,15 @@ class SearchState:
     """The history of a search and the candidates that are being judged.
 
     ``folder``: where the state is kept (None: in memory only). The file has a digest and is read with
-    ``weights_only=True``, so that it cannot run code.
+    ``weights_only=True``, so that it cannot run code. ``write`` writes it; in a run it checks the claim on the folder.
 
     Attributes:
         history: candidate -> score.
         pending: candidates that ``ask`` returned and that have no score yet.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, write: Write = write_atomically) -> None:
+        self._write = write
         self.path = None if folder is None else folder / STATE_FILE
         self.history: dict[Candidate, float] = {}
         self.pending: list[Candidate] = []
@@ -65,7 +66,7 @@ class SearchState:
 
         def write() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, digest + content.getvalue())
+            self._write(path, digest + content.getvalue())
 
         from_rank_zero(write)
 

@@ -51,7 +51,8 @@ class Supernet:
         warn_not_pruned(
             context, [g.name for g in context.groups if g.name not in scores], "cannot be ordered"
         )
-        return cls(context, {n: np.argsort(-found, kind="stable").tolist() for n, found in scores.items()})
+        ranked = Scores(scores)
+        return cls(context, {name: ranked.removal_order(name)[::-1].tolist() for name in scores})
 
     @property
     def narrowest(self) -> Widths:

@@ -131,9 +131,7 @@ class WidthSpace:
         blocks ``dropped``."""
         graph = self.context.graph
         kept = {
-            group.name: np.sort(
-                np.argsort(-scores.channels[group.name], kind="stable")[: int(width)]
-            ).tolist()
+            group.name: np.sort(scores.removal_order(group.name)[::-1][: int(width)]).tolist()
             for group, width in zip(graph.groups, widths, strict=True)
             if group.name in self.choices
         }
