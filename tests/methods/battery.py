@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,20 @@ class Residual(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         return self.head(self.blocks(functional.relu(self.norm(self.stem(maps)))).mean(dim=(2, 3)))
+
+
+def with_copies(network: nn.Module, originals: Sequence[int], copies: Sequence[int]) -> nn.Module:
+    """Makes the channels ``copies`` of every group of a ``Residual`` exact copies of ``originals``."""
+    for module in network.modules():
+        tensors = (
+            [tensor.detach() for tensor in module.state_dict().values()] if not [*module.children()] else []
+        )
+        for tensor in tensors:
+            if tensor.dim() and tensor.shape[0] == 8:
+                tensor[copies] = tensor[originals]
+            if tensor.dim() > 1 and tensor.shape[1] == 8:
+                tensor[:, copies] = tensor[:, originals]
+    return network
 
 
 class TwoHalves(nn.Module):

@@ -249,3 +249,19 @@ def test_two_ranks_decide_what_one_does(battery: ModuleType, tmp_path: Path) -> 
         assert process.returncode == 0, errors
     for rank in (0, 1):
         assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == alone
+
+
+@every_method
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_of_exact_copies_of_a_channel_the_first_one_stays(battery: ModuleType, name: str, seed: int) -> None:
+    """Their scores may differ by rounding, which depends on the machine."""
+    if name == "random" or not battery.decides_untrained(name):
+        return  # scores that are drawn, or learned from random weights of each channel, are not equal for copies
+    pairs = np.sort(np.random.default_rng(seed).permutation(8).reshape(4, 2), axis=1)
+    network = battery.with_copies(battery.drawn(battery.Residual()), *pairs.T.tolist())
+    network.head.weight.data.mul_(0.05)  # copies double the maps; a saturated softmax has no gradient
+    method = battery.made(name, **({"order": "l1"} if name == "abcpruner" else {}))
+    plan = method.decide(battery.context_of(method, network))
+    for group, kept in plan.kept.items():
+        for first, copy in pairs.tolist():
+            assert first in kept or copy not in kept, (group, kept, pairs)

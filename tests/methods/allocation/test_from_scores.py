@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from prunelab.errors import UserError
 from prunelab.methods import Allocation, Budget, Scores, allocate
 from prunelab.methods.allocation.candidate_widths import allowed_widths, build_candidate_widths, normalised
+from prunelab.methods.allocation.ties import tied
 from prunelab.structure import analyze
 
 
@@ -201,7 +202,7 @@ def test_every_plan_keeps_the_promises(toy_graph: Callable[..., Any], task: Simp
     standing = np.array([[name not in plan.dropped_blocks for name in plan.blocks]], dtype=np.int64)
     now = np.array([widths(plan)])
     for column, group in enumerate(graph.groups):
-        kept, score = plan.kept[group.name], task.channels[group.name]
+        kept, score = plan.kept[group.name], tied(task.channels[group.name])
         removed = sorted(set(range(group.size)) - set(kept))
         assert list(kept) == sorted(set(kept)) and kept
         assert len(kept) in allowed[group.name]

@@ -17,6 +17,7 @@ from torch import nn
 from prunelab.errors import UserError
 from prunelab.methods import Budget, PruningContext
 from prunelab.methods.search import Candidate, Judge, SearchMethod, WidthSpace
+from prunelab.records.claim import Claim, ClaimLost, claimed
 from prunelab.structure import PruningPlan
 
 
@@ -145,6 +146,20 @@ def test_a_damaged_state_is_named_and_the_search_starts_again(
     assert f"The search state {file} is damaged" in caplog.text
     assert file.with_name("search.pt.damaged").is_file()
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_search_whose_folder_was_taken_over_writes_no_state(context: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with claimed(folder, "the run") as claim:
+        outdated = Claim("the run", "an earlier token", claim.owner)
+        search = Walk(save_every=1)
+        with pytest.raises(ClaimLost, match="the run"):
+            search.decide(context(search, "run", write=outdated.write))
+        assert not (folder / "search.pt").exists()
+        search = Walk(save_every=1)
+        search.decide(context(search, "run", write=claim.write))
+        assert (folder / "search.pt").is_file()
 
 
 def test_threads_give_the_same_result(context: Any) -> None:

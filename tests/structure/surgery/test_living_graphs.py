@@ -226,3 +226,35 @@ def test_a_state_that_cannot_be_cut_changes_nothing(make: Callable[..., Optimize
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     prunelab.apply(model, plan)
     make(model.parameters()).step(loss)
+
+
+STATEFUL: dict[str, Callable[..., Optimizer]] = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+    "Adafactor": lambda parameters: torch.optim.Adafactor(parameters, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_an_old_optimizer_that_was_not_cut_is_refused_at_its_next_step(name: str) -> None:
+    model = small()
+    optimizer = STATEFUL[name](model.parameters())
+    step(model, optimizer)
+    structure = prunelab.analyze(model, IMAGES)
+    group = structure.groups[0]
+    prunelab.apply(model, structure.plan(kept={group.name: [0, 2]}))
+    for _ in range(2):  # also the second time
+        with pytest.raises(UserError, match=rf"{name} took steps before prunelab\.apply.*optimizer\)"):
+            step(model, optimizer)
+    step(model, STATEFUL[name](model.parameters()))  # a new one
+
+
+def test_an_old_optimizer_without_state_goes_on_after_pruning() -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step(model, optimizer)
+    structure = prunelab.analyze(model, IMAGES)
+    prunelab.apply(model, structure.plan(kept={structure.groups[0].name: [0, 2]}))
+    before = model[0].weight.detach().clone()
+    step(model, optimizer)
+    assert not torch.equal(before, model[0].weight)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,10 +11,10 @@ RELATIVE = 1e-6
 """Two scores are equal if they differ by less than this fraction of the larger one: some roundings of float32."""
 
 OF_THE_LARGEST = 1e-12
-"""... or by less than this fraction of the largest of all scores: scores near zero are differences of larger numbers."""
+"""... or by less than this fraction of the largest score: scores near zero can be differences of larger numbers."""
 
 
-def tied(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+def tied(scores: NDArray[Any]) -> NDArray[np.float64]:
     """``scores`` (n,), where all scores that are equal up to rounding are replaced by the largest of them.
 
     A stable sort of the result keeps the first of several equal channels. Different scores are returned as they are.
@@ -22,10 +24,10 @@ def tied(scores: NDArray[np.floating]) -> NDArray[np.float64]:
         >>> tied(np.array([1.0, 2.0, 1.0 + 1e-9])).tolist()
         [1.000000001, 2.0, 1.000000001]
     """
-    scores = np.asarray(scores, dtype=np.float64)
+    scores = np.array(scores, dtype=np.float64)
     finite = np.isfinite(scores)
     if not finite.any():
-        return scores.copy()
+        return scores
     order = np.argsort(-scores, kind="stable")
     falling = scores[order]
     with np.errstate(invalid="ignore"):  # infinity - infinity
@@ -36,4 +38,21 @@ def tied(scores: NDArray[np.floating]) -> NDArray[np.float64]:
     firsts = falling[starts][np.cumsum(starts) - 1]
     result = np.empty_like(scores)
     result[order] = firsts
+    return result
+
+
+def copies_by_index(order: NDArray[np.int64], *properties: NDArray[Any]) -> NDArray[np.int64]:
+    """``order`` (n,), the best channel first, where channels that agree in all ``properties`` (n,) change places so
+    that the first of them is the best. For selections in which exact copies of a channel compete.
+
+    Example:
+        >>> copies_by_index(np.array([3, 0, 1, 2]), np.array([5.0, 1.0, 2.0, 5.0])).tolist()
+        [0, 3, 1, 2]
+    """
+    found = np.stack([tied(each) for each in properties], axis=1)
+    labels = np.unique(found, axis=0, return_inverse=True)[1].reshape(-1)[order]
+    result = order.copy()
+    for label in np.flatnonzero(np.bincount(labels) > 1):
+        places = np.flatnonzero(labels == label)
+        result[places] = np.sort(order[places])
     return result

@@ -23,12 +23,9 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from prunelab.methods.about import Origin
-from prunelab.methods.allocation.ties import tied
+from prunelab.methods.allocation.ties import copies_by_index
 from prunelab.methods.reconstruction.least_squares import Indices, Matrix, refitted, scores_of_order
 from prunelab.methods.reconstruction.rule import Reading, Rule
-
-FIRST = 1e-9
-"""Relative disadvantage of each channel to the one before it: more than rounding, less than any difference that matters."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +72,10 @@ def lasso_order(gram: Matrix, norms: Matrix) -> Indices:
     scale = np.where(alive & (norms > 0), norms, 1.0)
     unit = gram / np.outer(scale, scale)
     correlation = gram.sum(axis=1) / scale
-    correlation *= 1 - FIRST * np.arange(len(gram))  # of channels that are equal up to rounding the first one enters
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # dependent channels: one of them enters
         warnings.simplefilter("ignore", RuntimeWarning)
         _, _, path = lars_path_gram(correlation, unit, n_samples=1, method="lasso")
     entered = np.array([np.argmax(row != 0) if row.any() else path.shape[1] for row in path])
-    return np.lexsort((-tied(np.abs(correlation)), entered))
+    order = np.lexsort((-np.abs(correlation), entered))
+    return copies_by_index(order, np.diag(gram), correlation)

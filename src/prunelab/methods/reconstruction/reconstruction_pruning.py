@@ -89,7 +89,9 @@ class ReconstructionPruning(PruningMethod):
     def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
         require_within_reach(context)
         readings = self._readings(context)
-        scores = Scores({name: self.rule.score(reading) for name, reading in readings.items()}, are_order=True)
+        scores = Scores(
+            {name: self.rule.score(reading) for name, reading in readings.items()}, are_order=True
+        )
         plan = keep_best(context, scores)
         kept = {
             name: self.rule.choose(reading, np.array(plan.kept[name])).tolist()

@@ -70,7 +70,9 @@ def removal_order(gram: Matrix) -> Indices:
     order = []
     for _ in range(len(gram)):
         growth = np.where(left, 2 * with_removed + np.diag(gram), np.inf)
-        order.append(len(gram) - 1 - int(np.argmin(tied(growth)[::-1])))  # of equal channels the last one goes first
+        order.append(
+            len(gram) - 1 - int(np.argmin(tied(growth)[::-1]))
+        )  # of equal channels the last one goes first
         left[order[-1]] = False
         with_removed += gram[:, order[-1]]
     return np.array(order)

@@ -17,6 +17,7 @@ from prunelab.structure.surgery.cutting import Cutter
 from prunelab.structure.surgery.implied import require_implied
 from prunelab.structure.surgery.replacing import replace_content, states_to_cut
 from prunelab.structure.surgery.rewriting import Width, check_hard_coded, rewrite
+from prunelab.structure.surgery.stale_state import refuse_stale_state
 from prunelab.structure.tracing.evaluation import forget_caches
 from prunelab.structure.wrappers import uncompiled
 
@@ -62,7 +63,8 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
         model: the network that the plan was made for.
         plan: the channels and blocks to keep.
         optimizer: an optimizer of ``model``; its state of each parameter (momentum, ...) is cut too. Not needed for an
-            optimizer that has taken no step.
+            optimizer that has taken no step. The next step of an optimizer with state that was not cut raises
+            UserError.
 
     Returns:
         ``model``. Its attribute ``prunelab_plan`` is the plan, composed with an earlier one; ``prunelab.save`` writes
@@ -93,6 +95,11 @@ def _apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None) -> 
     drop_blocks(model, plan)
     cutter = Cutter()
     done: set[int] = set()
+    before = {
+        name: (tensors[name], tensors[name].shape)
+        for name in by_tensor
+        if isinstance(tensors[name], nn.Parameter) and not tensors[name].is_meta
+    }
     for name, cuts in by_tensor.items():
         tensor = tensors[name]
         if id(tensor) in done:  # a shared parameter has several names
@@ -103,6 +110,8 @@ def _apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None) -> 
             if isinstance(value, Tensor) and value.shape == tensor.shape:
                 state[key] = cutter.kept(value, cuts)
         replace_content(tensor, cutter.kept(tensor.data, cuts))
+    if before:
+        refuse_stale_state(model, before)
     for name, values in plan.values.items():
         buffer = tensors[name]
         replace_content(buffer, torch.tensor(values, dtype=buffer.dtype, device=buffer.device))
