@@ -74,6 +74,4 @@ def _refusal(model: nn.Module, name: str, image: tuple[int, int, int], error: Ex
         message += " Use images of another size,"
     if getattr(model, "pretrained_cfg", {}).get("fixed_input_size"):
         return message + f" or build it for your size with the argument img_size={min(height, width)}."
-    return (
-        message + " or a network for small images (cifar_resnet20, cifar_vgg16_bn, cifar_mobilenetv2, ...)."
-    )
+    return message + " or a network for small images (cifar_resnet20, ...; model=resnet20)."

@@ -261,6 +261,14 @@ def test_without_source_the_reason_names_it() -> None:
     )
 
 
+def test_a_class_made_in_a_namespace_without_a_name_is_analysed() -> None:
+    """The functions of such a class have no ``__module__``."""
+    made = {name: value for name, value in globals().items() if name != "__name__"}
+    exec(inspect.getsource(Attention), made)
+    graph = prunelab.analyze(Transformer(made["Attention"]), TOKENS)
+    assert any("source of Attention" in group.frozen for group in graph.frozen)
+
+
 def test_a_plan_for_a_class_without_source_is_an_error_before_anything_changes() -> None:
     _, plan, _ = pruned()
     model = Transformer(without_source(Attention))

@@ -55,7 +55,7 @@ def _reached(function: FunctionType, seen: set[FunctionType]) -> Iterator[Functi
     stack = [function]
     while stack:
         current = stack.pop()
-        if current in seen or current.__module__.startswith("torch."):
+        if current in seen or (current.__module__ or "").startswith("torch."):  # None: made by exec
             continue
         seen.add(current)
         yield current
