@@ -41,9 +41,7 @@ def test_synchronised_batch_normalisation_changes_no_layer_and_no_output(name: s
     network, images = timm.create_model(name, num_classes=3).eval(), torch.randn(2, 3, 64, 64)
     layers, classes = list(network.modules()), [type(module) for module in network.modules()]
     expected = network(images)
-    strategy = Machine(accelerator="auto", sync_batchnorm=True).trainer(logger=False)._accelerator_connector
-    synchronised = strategy._layer_sync
-    assert synchronised is not None
+    synchronised = SameLayersSynchronised()
     synchronised.apply(network)
     assert any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
     assert torch.equal(network(images), expected)
@@ -53,15 +51,23 @@ def test_synchronised_batch_normalisation_changes_no_layer_and_no_output(name: s
     assert torch.equal(network(images), expected)
 
 
-def test_a_batch_normalisation_of_another_class_is_not_synchronised() -> None:
+def test_a_batch_normalisation_of_another_class_stays() -> None:
+    """Its calls of ``functional.batch_norm`` are synchronised by ``WholeBatch``."""
+
     class Scaled(nn.BatchNorm2d):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return 2 * super().forward(images)
 
     network = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), Scaled(6))
-    with pytest.raises(UserError, match=r"sync_batchnorm=true: 2 is a Scaled"):
-        SameLayersSynchronised().apply(network)
-    assert type(network[1]) is nn.BatchNorm2d
+    SameLayersSynchronised().apply(network)
+    assert type(network[1]) is nn.SyncBatchNorm and type(network[2]) is Scaled
+
+
+def test_layers_are_exchanged_on_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nn.SyncBatchNorm cannot run on CPUs."""
+    for settings in ({"accelerator": "cpu"}, {"accelerator": "cpu", "devices": 2}):
+        trainer = Machine(**settings).trainer(logger=False)  # type: ignore[arg-type]
+        assert trainer._accelerator_connector._layer_sync is None
 
 
 def test_a_fused_optimizer_and_a_loss_scale_exclude_each_other() -> None:

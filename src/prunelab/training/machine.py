@@ -67,7 +67,7 @@ class Machine:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", SRUN_ADVICE)
                 plugins = [*more.pop("plugins", ()), *_cluster()]
-                if self.sync_batchnorm:
+                if self.sync_batchnorm and self.accelerator != "cpu" and torch.cuda.is_available():
                     plugins.append(SameLayersSynchronised())
                 trainer = pl.Trainer(
                     accelerator=self.accelerator,

@@ -7,8 +7,6 @@ from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prunelab.errors import UserError
-
 SYNCHRONISED: dict[type[nn.Module], type[_BatchNorm]] = {
     nn.BatchNorm1d: nn.SyncBatchNorm,
     nn.BatchNorm2d: nn.SyncBatchNorm,
@@ -30,19 +28,11 @@ class SameLayersSynchronised(LayerSync):
         self._changed: list[tuple[nn.Module, type[nn.Module]]] = []
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Synchronise every batch normalisation of ``model``, in place.
+        """Synchronise the batch normalisations of ``model``, in place, with the kernels of torch.
 
-        Raises:
-            UserError: a layer of a class derived from batch normalisation, for which torch has no synchronised one.
+        Layers of other classes, for which torch has no synchronised one, stay: ``WholeBatch`` redirects their calls.
         """
-        found = [(name, each) for name, each in model.named_modules() if isinstance(each, _BatchNorm)]
-        for name, module in found:
-            if type(module) not in SYNCHRONISED and not isinstance(module, nn.SyncBatchNorm):
-                raise UserError(
-                    f"trainer.sync_batchnorm=true: {name} is a {type(module).__name__}, which cannot be synchronised. "
-                    "Set trainer.sync_batchnorm=false."
-                )
-        for _, module in found:
+        for module in [each for each in model.modules() if isinstance(each, _BatchNorm)]:
             if type(module) in SYNCHRONISED:
                 self._changed.append((module, type(module)))
                 module.process_group = None  # type: ignore[assignment]  # all processes

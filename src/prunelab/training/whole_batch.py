@@ -36,7 +36,8 @@ class WholeBatch(Callback):
 
     torch.nn.SyncBatchNorm does this for batch normalisation on GPUs only, and the conversion of a network to it
     replaces layers of subclasses (the activation of timm's BatchNormAct2d is lost). Here no layer is replaced: the
-    calls of ``torch.nn.functional`` are redirected while a step runs. With one process nothing happens.
+    calls of ``torch.nn.functional`` are redirected while a step runs. On GPUs ``SameLayersSynchronised`` lets the usual
+    layers use the faster kernels of torch. With one process nothing happens.
 
     Args:
         batch_norm: whether statistics of batch normalisation are those of the whole batch; False: each process uses the
