@@ -36,9 +36,9 @@ def test_removal_is_the_greedy_of_the_paper() -> None:
 
 
 def test_removal_by_hand() -> None:
-    # Channels 0 and 1 cancel; channel 2 is the smallest, and so goes first; then 0 and 1 in any order cost nothing.
+    # Channels 0 and 1 cancel; channel 2 is the smallest, and so goes first; of the equal 0 and 1 the last one goes.
     columns = np.array([[3.0, -3, 0, 0], [0, 0, 1, 0], [0, 0, 0, 5]])
-    assert removal_order(columns.T @ columns).tolist() == [2, 0, 1, 3]
+    assert removal_order(columns.T @ columns).tolist() == [2, 1, 0, 3]
 
 
 def test_selection_is_the_greedy_of_the_paper() -> None:
