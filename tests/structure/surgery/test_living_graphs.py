@@ -258,3 +258,14 @@ def test_an_old_optimizer_without_state_goes_on_after_pruning() -> None:
     before = model[0].weight.detach().clone()
     step(model, optimizer)
     assert not torch.equal(before, model[0].weight)
+
+
+def test_several_pruned_networks_are_trained_side_by_side() -> None:
+    models = [small() for _ in range(3)]
+    for model in models:
+        structure = prunelab.analyze(model, IMAGES)
+        prunelab.apply(model, structure.plan(kept={structure.groups[0].name: [0, 2]}))
+    for (
+        model
+    ) in models:  # each first step ends the check of its own network while the other checks are in place
+        step(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))

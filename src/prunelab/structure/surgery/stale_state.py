@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -14,36 +15,65 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from prunelab.errors import UserError
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """A parameter that was cut: its name, a reference to it, and its shape before."""
+
+    name: str
+    reference: weakref.ref[Tensor]
+    shape: torch.Size
+
+
 def refuse_stale_state(model: nn.Module, before: Mapping[str, tuple[Tensor, torch.Size]]) -> None:
     """Make the next step of an optimizer raise UserError if its state has the shapes of the uncut parameters.
 
-    The check is made once: the first optimizer with a cut parameter and without such state ends it, as does the end of
-    ``model``.
+    A parameter is checked once, in the first step of an optimizer that holds it; no longer after the end of ``model``.
 
     Args:
         model: the network whose parameters were cut.
         before: name -> (parameter, its shape before it was cut).
     """
-    watched = {id(tensor): (name, weakref.ref(tensor), shape) for name, (tensor, shape) in before.items()}
+    watched = _watched()
+    cuts = {id(tensor): _Cut(name, weakref.ref(tensor), shape) for name, (tensor, shape) in before.items()}
+    watched.update(cuts)
+    weakref.finalize(model, _forget, watched, cuts).atexit = False
 
-    def before_step(optimizer: Optimizer, *_: Any) -> None:
-        own: list[Tensor] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        cut = [each for each in own if id(each) in watched and watched[id(each)][1]() is each]
-        for parameter in cut:
-            name, _reference, shape = watched[id(parameter)]
-            for key, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor) and _is_stale(value.shape, shape, parameter.shape):
-                    raise UserError(
-                        f"{type(optimizer).__name__} took steps before prunelab.apply: its state {key!r} for {name} "
-                        f"has shape {tuple(value.shape)}, but the parameter now has {tuple(parameter.shape)}. Pass the "
-                        "optimizer to prunelab.apply(model, plan, optimizer), which cuts its state, or make a new "
-                        "optimizer after prunelab.apply."
-                    )
-        if cut:
-            handle.remove()
 
-    handle = register_optimizer_step_pre_hook(before_step)
-    weakref.finalize(model, handle.remove).atexit = False
+@cache
+def _watched() -> dict[int, _Cut]:
+    """id -> parameter that is checked at the next step of its optimizer.
+
+    One hook per process reads it and stays registered: torch iterates over its hooks, so that one which is removed
+    during a step (by itself, or with a network that is collected there) would end that step with an error.
+    """
+    watched: dict[int, _Cut] = {}
+    register_optimizer_step_pre_hook(lambda optimizer, *_: _check(optimizer, watched))
+    return watched
+
+
+def _forget(watched: dict[int, _Cut], cuts: Mapping[int, _Cut]) -> None:
+    for key, cut in cuts.items():
+        if watched.get(key) is cut:  # otherwise another parameter was made at the same address
+            watched.pop(key, None)
+
+
+def _check(optimizer: Optimizer, watched: dict[int, _Cut]) -> None:
+    if not watched:
+        return
+    parameters: list[Tensor] = [each for group in optimizer.param_groups for each in group["params"]]
+    for parameter in parameters:
+        cut = watched.get(id(parameter))
+        if cut is None or cut.reference() is not parameter:
+            continue
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor) and _is_stale(value.shape, cut.shape, parameter.shape):
+                raise UserError(
+                    f"{type(optimizer).__name__} took steps before prunelab.apply: its state {key!r} for {cut.name} "
+                    f"has shape {tuple(value.shape)}, but the parameter now has {tuple(parameter.shape)}. Pass the "
+                    "optimizer to prunelab.apply(model, plan, optimizer), which cuts its state, or make a new "
+                    "optimizer after prunelab.apply."
+                )
+        watched.pop(id(parameter), None)
 
 
 def _is_stale(state: torch.Size, old: torch.Size, new: torch.Size) -> bool:
