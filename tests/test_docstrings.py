@@ -38,16 +38,10 @@ def test_examples_give_what_they_show(name: str, tmp_path: Path, monkeypatch: py
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
 
 
-def test_what_a_user_calls_first_has_an_example() -> None:
-    first = {
-        "analyze",
-        "apply",
-        "check",
-        "save",
-        "load",
-        "Budget",
-        "ImportancePruning",
-        "PruningCallback",
-        "PruningPlan",
-    }
-    assert first <= set(WITH_EXAMPLES)
+WITHOUT = {"UserError", "load_from_checkpoint"}
+"""An error, and a function that needs a checkpoint; tests/methods call the latter."""
+
+
+def test_every_public_class_and_function_has_an_example() -> None:
+    public = {name for name in prunelab.__all__ if callable(getattr(prunelab, name))}
+    assert public - set(WITH_EXAMPLES) <= WITHOUT

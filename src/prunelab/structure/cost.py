@@ -47,13 +47,11 @@ class CostModel:
     - ``widths`` (B, G) or (G,), in the order of ``ChannelGraph.groups``, with an optional ``alive`` (B, blocks) of
       0 and 1 in the order of ``ChannelGraph.blocks`` -> array (B,) or int.
 
-    Example::
-
-        cost = prunelab.analyze(model, images).cost
-        cost.flops(), cost.flops(plan)
-        cost.of("params", widths, alive)  # (B,)
-        for row in cost.by_module():
-            print(row.module, row.kind, row.params, row.macs)
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 4, 3, bias=False))
+        >>> structure = prunelab.analyze(network, torch.zeros(1, 3, 8, 8))
+        >>> structure.cost.params(), structure.cost.params(structure.plan({"0": range(4)}))
+        (504, 252)
     """
 
     def __init__(

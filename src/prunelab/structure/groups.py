@@ -47,6 +47,12 @@ class ChannelGroup:
         slices: the dimensions of parameters and buffers that belong to the channels.
         hook_points: places of the network where the channels can be observed.
         gathers: index buffers that refer to the channels.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> group = prunelab.analyze(network, torch.zeros(1, 3, 8, 8)).groups[0]
+        >>> group.name, group.size, group.exact
+        ('0', 8, True)
     """
 
     name: str

@@ -32,6 +32,16 @@ class APoZ(Criterion):
 
     Args:
         reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.ReLU(), nn.Conv2d(3, 2, 1))
+        >>> network[0].weight.data = torch.tensor([1.0, -4.0, 2.0]).reshape(3, 1, 1, 1)
+        >>> method = prunelab.ImportanceMethod(prunelab.APoZ(), prunelab.Budget(flops=1.0))
+        >>> images = torch.ones(2, 1, 2, 2)
+        >>> context = method.context(network, images[:1], [(images, torch.tensor([0, 1]))])
+        >>> scores, _ = method.scored(context)
+        >>> scores.channels["0"].tolist()
+        [1.0, 0.0, 1.0]
     """
 
     reads: ClassVar[Reads] = "activations"

@@ -36,6 +36,14 @@ class BNGamma(Criterion):
         reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
         missing: for groups that no normalisation layer scales: ``error`` raises UserError, ``keep`` does not prune them
             (as in the paper for fully connected layers).
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 1))
+        >>> network[1].weight.data = torch.tensor([0.5, -2.0, 0.25])
+        >>> method = prunelab.ImportanceMethod(prunelab.BNGamma(), prunelab.Budget(flops=1.0))
+        >>> scores, _ = method.scored(method.context(network, torch.zeros(1, 1, 2, 2)))
+        >>> scores.channels["0"].tolist()
+        [0.5, 2.0, 0.25]
     """
 
     reads: ClassVar[Reads] = "weights"

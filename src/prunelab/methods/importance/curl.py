@@ -54,6 +54,14 @@ class CURL(Criterion):
         reduction: has no effect.
         proxy_images: number of calibration images that are used.
         copies: number of masked copies of images in one forward pass.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> images, targets = torch.rand(16, 1, 4, 4), torch.arange(16) % 2
+        >>> method = prunelab.ImportanceMethod(prunelab.CURL(), prunelab.Budget(params=0.5))
+        >>> plan = method.decide(method.context(network, images[:1], [(images, targets)]))
+        >>> len(plan.kept["0"])
+        3
     """
 
     reads: ClassVar[Reads] = "activations"

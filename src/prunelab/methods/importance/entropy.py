@@ -34,6 +34,14 @@ class Entropy(Criterion):
         reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
         bins: equal bins between the channel's smallest and largest mean over the images. The entropy is at most
             log min(images, bins): give many more images than bins.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> images, targets = torch.rand(16, 1, 4, 4), torch.arange(16) % 2
+        >>> method = prunelab.ImportanceMethod(prunelab.Entropy(), prunelab.Budget(params=0.5))
+        >>> plan = method.decide(method.context(network, images[:1], [(images, targets)]))
+        >>> len(plan.kept["0"])
+        3
     """
 
     reads: ClassVar[Reads] = "activations"

@@ -35,6 +35,14 @@ class Fisher(Criterion):
     Args:
         reduction: has no effect.
         draws: number of random directions for each image, with one backward pass each.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> images, targets = torch.rand(16, 1, 4, 4), torch.arange(16) % 2
+        >>> method = prunelab.ImportanceMethod(prunelab.Fisher(), prunelab.Budget(params=0.5))
+        >>> plan = method.decide(method.context(network, images[:1], [(images, targets)]))
+        >>> len(plan.kept["0"])
+        3
     """
 
     reads: ClassVar[Reads] = "activations and gradients"

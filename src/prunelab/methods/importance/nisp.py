@@ -54,6 +54,14 @@ class NISP(Criterion):
         alpha: weight in [0, 1] of the features' spread in Inf-FS, 1 - alpha that of their independence.
         batch_norm_scale: whether the scores of a channel are multiplied by |gamma| / sqrt(variance + eps) where
             they pass a batch normalisation; the paper lets them pass unchanged.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> images, targets = torch.rand(16, 1, 4, 4), torch.arange(16) % 2
+        >>> method = prunelab.ImportanceMethod(prunelab.NISP(), prunelab.Budget(params=0.5))
+        >>> plan = method.decide(method.context(network, images[:1], [(images, targets)]))
+        >>> len(plan.kept["0"])
+        3
     """
 
     reads: ClassVar[Reads] = "activations"

@@ -48,6 +48,14 @@ class OBS(Criterion):
         at_once: fraction of a group's channels that are removed between two updates (at least one channel).
         draws: number of random directions of the loss for each image, with one backward pass each.
         memory: largest number of bytes of moments; the images are read in several passes if needed.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> images, targets = torch.rand(16, 1, 4, 4), torch.arange(16) % 2
+        >>> method = prunelab.ImportanceMethod(prunelab.OBS(), prunelab.Budget(params=0.5))
+        >>> plan = method.decide(method.context(network, images[:1], [(images, targets)]))
+        >>> len(plan.kept["0"])
+        3
     """
 
     reads: ClassVar[Reads] = "activations and gradients"

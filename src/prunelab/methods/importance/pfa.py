@@ -65,6 +65,14 @@ class PFA(Criterion):
             have the largest sum. ``absmax``: of the two remaining units with the largest absolute correlation the
             one whose next largest is larger. Units that do not vary (1e-8 of the layer's largest variance) go first.
             Of equal ones the last goes (in the authors' code the first).
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> images, targets = torch.rand(16, 1, 4, 4), torch.arange(16) % 2
+        >>> method = prunelab.ImportanceMethod(prunelab.PFA(), prunelab.Budget(params=0.5))
+        >>> plan = method.decide(method.context(network, images[:1], [(images, targets)]))
+        >>> len(plan.kept["0"])
+        3
     """
 
     reads: ClassVar[Reads] = "activations"

@@ -21,6 +21,13 @@ class Random(Criterion):
 
     Args:
         reduction: has no effect.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 1))
+        >>> method = prunelab.ImportanceMethod(prunelab.Random(), prunelab.Budget(params=0.5))
+        >>> plan = method.decide(method.context(network, torch.zeros(1, 1, 4, 4)))
+        >>> len(plan.kept["0"])
+        3
     """
 
     reads: ClassVar[Reads] = "nothing"

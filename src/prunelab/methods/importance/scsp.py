@@ -39,6 +39,14 @@ class SCSP(Criterion):
         reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
         clusters: their number as a fraction of the layer's filters, in (0, 1].
         restarts: how often k-means starts; the best result counts.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> images, targets = torch.rand(16, 1, 4, 4), torch.arange(16) % 2
+        >>> method = prunelab.ImportanceMethod(prunelab.SCSP(), prunelab.Budget(params=0.5))
+        >>> plan = method.decide(method.context(network, images[:1], [(images, targets)]))
+        >>> len(plan.kept["0"])
+        3
     """
 
     reads: ClassVar[Reads] = "weights"

@@ -44,6 +44,14 @@ class Taylor(Criterion):
             positions, so that signs cancel between images (jacobgil/pytorch-pruning, before the ReLU; here behind).
         flops_weight: subtract this weight times the MFLOPs that the network saves without one channel of the
             group (equation 10; the paper uses 1e-3). 0 (default) leaves costs to the budget.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> images, targets = torch.rand(16, 1, 4, 4), torch.arange(16) % 2
+        >>> method = prunelab.ImportanceMethod(prunelab.Taylor(), prunelab.Budget(params=0.5))
+        >>> plan = method.decide(method.context(network, images[:1], [(images, targets)]))
+        >>> len(plan.kept["0"])
+        3
     """
 
     reads: ClassVar[Reads] = "activations and gradients"

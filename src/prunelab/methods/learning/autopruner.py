@@ -75,6 +75,12 @@ class AutoPruner(LearningMethod):
 
     Raises:
         UserError: a setting out of range; level block.
+
+    Example:
+        >>> method = prunelab.AutoPruner(prunelab.Budget(flops=0.5))
+        >>> callback = prunelab.PruningCallback(method)
+        >>> callback.method.title
+        'AutoPruner'
     """
 
     origin: ClassVar[Origin] = Origin(

@@ -47,6 +47,12 @@ class GroupBrainDamage(LearningMethod):
 
     Raises:
         UserError: a strength that is not above 0.
+
+    Example:
+        >>> method = prunelab.GroupBrainDamage(prunelab.Budget(flops=0.5), strength=1e-3)
+        >>> callback = prunelab.PruningCallback(method)
+        >>> callback.method.title
+        'GroupBrainDamage'
     """
 
     origin: ClassVar[Origin] = Origin(

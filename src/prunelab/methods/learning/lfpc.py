@@ -66,6 +66,12 @@ class LFPC(LearningMethod):
 
     Raises:
         UserError: a setting out of range, a criterion that reads images, level block.
+
+    Example:
+        >>> method = prunelab.LFPC(prunelab.Budget(flops=0.5), epochs=2)
+        >>> callback = prunelab.PruningCallback(method)
+        >>> callback.method.title
+        'LFPC'
     """
 
     origin: ClassVar[Origin] = Origin(

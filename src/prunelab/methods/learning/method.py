@@ -61,6 +61,12 @@ class LearningMethod(PruningMethod):
 
     Raises:
         UserError: a level for which the method is not defined.
+
+    Example:
+        >>> from prunelab.training import Training
+        >>> method = prunelab.Slimming(prunelab.Budget(flops=0.5), training=Training(epochs=160), epochs=3)
+        >>> isinstance(method, prunelab.LearningMethod), method.training.epochs
+        (True, 3)
     """
 
     suited_normalisation: ClassVar[Normalisation] = "mean"

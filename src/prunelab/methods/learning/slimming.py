@@ -52,6 +52,12 @@ class Slimming(LearningMethod):
 
     Raises:
         UserError: strength below 0; when learning begins, a group that no layer scales (see ``BNGamma.missing``).
+
+    Example:
+        >>> method = prunelab.Slimming(prunelab.Budget(flops=0.5), strength=1e-4)
+        >>> callback = prunelab.PruningCallback(method)
+        >>> callback.method.title
+        'Slimming'
     """
 
     origin: ClassVar[Origin] = Origin(

@@ -61,6 +61,12 @@ class SoftPruning(LearningMethod):
 
     Raises:
         UserError: a rate outside [0, 1), a criterion that reads images, level block.
+
+    Example:
+        >>> method = prunelab.SoftPruning(prunelab.Budget(flops=0.5), rate=0.3)
+        >>> callback = prunelab.PruningCallback(method)
+        >>> callback.method.title
+        'SoftPruning'
     """
 
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")

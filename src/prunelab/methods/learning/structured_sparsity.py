@@ -53,6 +53,12 @@ class SSL(LearningMethod):
 
     Raises:
         UserError: a negative strength, or no penalty at all.
+
+    Example:
+        >>> method = prunelab.SSL(prunelab.Budget(flops=0.5), depth=0.01)
+        >>> callback = prunelab.PruningCallback(method)
+        >>> callback.method.title
+        'SSL'
     """
 
     origin: ClassVar[Origin] = Origin(

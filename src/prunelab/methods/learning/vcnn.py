@@ -59,6 +59,12 @@ class VCNN(LearningMethod):
 
     Raises:
         UserError: strength below 0 or deviation not above 0; when learning begins, a group that no layer scales.
+
+    Example:
+        >>> method = prunelab.VCNN(prunelab.Budget(flops=0.5), epochs=2)
+        >>> callback = prunelab.PruningCallback(method)
+        >>> callback.method.title
+        'VCNN'
     """
 
     origin: ClassVar[Origin] = Origin(

@@ -40,6 +40,14 @@ class ChannelPruning(Rule):
         unit_weights: divide each W_i by its Frobenius norm first, as in the paper (|W_i|_F = 1); the authors' code
         takes
             them as they are, so that channels which are read by large weights pay less.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> images, targets = torch.rand(16, 1, 4, 4), torch.arange(16) % 2
+        >>> method = prunelab.ReconstructionPruning(prunelab.ChannelPruning(), prunelab.Budget(params=0.5))
+        >>> plan = method.decide(method.context(network, images[:1], [(images, targets)]))
+        >>> len(plan.kept["0"])
+        3
     """
 
     origin: ClassVar[Origin] = Origin(

@@ -45,6 +45,14 @@ class ReconstructionPruning(PruningMethod):
 
     Raises:
         UserError: a setting out of range.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> images, targets = torch.rand(16, 1, 4, 4), torch.arange(16) % 2
+        >>> method = prunelab.ReconstructionPruning(prunelab.ThiNet(), prunelab.Budget(params=0.5))
+        >>> plan = method.decide(method.context(network, images[:1], [(images, targets)]))
+        >>> len(plan.kept["0"])
+        3
     """
 
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")

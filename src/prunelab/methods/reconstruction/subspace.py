@@ -37,6 +37,14 @@ class Subspace(Rule):
 
     Args:
         sparsity: lambda of map j as a fraction of max_k |X_j . X_k|, in (0, 1); at 1 no map would explain another.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> images, targets = torch.rand(16, 1, 4, 4), torch.arange(16) % 2
+        >>> method = prunelab.ReconstructionPruning(prunelab.Subspace(), prunelab.Budget(params=0.5))
+        >>> plan = method.decide(method.context(network, images[:1], [(images, targets)]))
+        >>> len(plan.kept["0"])
+        3
     """
 
     origin: ClassVar[Origin] = Origin(

@@ -40,6 +40,14 @@ class ThiNet(Rule):
         variant: ``removal`` (ICCV): the next removed channel i minimises |sum_{t in T} x_t + x_i|^2 for the removed
             channels T. ``selection`` (TPAMI): the next selected channel i minimises |r - (x_i . r / x_i . x_i) x_i|^2,
             where r = y - X_S w for the selected channels S, and w is the least squares solution.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> images, targets = torch.rand(16, 1, 4, 4), torch.arange(16) % 2
+        >>> method = prunelab.ReconstructionPruning(prunelab.ThiNet(), prunelab.Budget(params=0.5))
+        >>> plan = method.decide(method.context(network, images[:1], [(images, targets)]))
+        >>> len(plan.kept["0"])
+        3
     """
 
     origin: ClassVar[Origin] = Origin(

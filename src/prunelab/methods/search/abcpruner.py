@@ -81,6 +81,12 @@ class ABCPruner(SearchMethod):
 
     Raises:
         UserError: a setting out of range; candidates cannot be trained (in a Trainer of your own).
+
+    Example:
+        >>> method = prunelab.ABCPruner(prunelab.Budget(flops=0.5), sources=4, cycles=2)
+        >>> callback = prunelab.PruningCallback(method)
+        >>> callback.method.title
+        'ABCPruner'
     """
 
     origin: ClassVar[Origin] = Origin(

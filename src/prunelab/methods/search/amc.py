@@ -74,6 +74,15 @@ class AMC(SearchMethod):
 
     Raises:
         UserError: a setting out of range.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+        >>> images, targets = torch.rand(16, 1, 4, 4), torch.arange(16) % 2
+        >>> method = prunelab.AMC(prunelab.Budget(params=0.5), episodes=4, warmup=2)
+        >>> context = method.context(network, images[:1], [(images, targets)], validation=[(images, targets)])
+        >>> plan = method.decide(context)
+        >>> len(plan.kept["0"])
+        3
     """
 
     origin: ClassVar[Origin] = Origin(

@@ -59,6 +59,12 @@ class AutoSlim(LearningMethod):
 
     Raises:
         UserError: a setting out of range; level block.
+
+    Example:
+        >>> method = prunelab.AutoSlim(prunelab.Budget(flops=0.5), epochs=2)
+        >>> callback = prunelab.PruningCallback(method)
+        >>> callback.method.title
+        'AutoSlim'
     """
 
     origin: ClassVar[Origin] = Origin(

@@ -82,6 +82,12 @@ class DMCP(LearningMethod):
 
     Raises:
         UserError: a setting out of range; level block.
+
+    Example:
+        >>> method = prunelab.DMCP(prunelab.Budget(flops=0.5), epochs=2)
+        >>> callback = prunelab.PruningCallback(method)
+        >>> callback.method.title
+        'DMCP'
     """
 
     origin: ClassVar[Origin] = Origin(

@@ -37,6 +37,15 @@ class Judge:
         adapt: measure BatchNorm statistics of each candidate.
         prepare: called with each candidate before it is judged, for instance to train it. The candidate then has
             weights of its own.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+        >>> images, targets = torch.rand(8, 1, 4, 4), torch.zeros(8)
+        >>> network[3].bias.data = torch.tensor([9.0, -9.0])  # every image is of class 0
+        >>> method = prunelab.ImportanceMethod(prunelab.L1Norm(), prunelab.Budget(flops=0.5))
+        >>> context = method.context(network, images[:1], [(images, targets)], validation=[(images, targets.long())])
+        >>> prunelab.Judge(context)([context.graph.plan({"0": [0, 2]})]).tolist()
+        [1.0]
     """
 
     context: PruningContext

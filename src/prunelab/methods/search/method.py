@@ -50,6 +50,11 @@ class SearchMethod(PruningMethod):
 
     Raises:
         UserError: a setting out of range; a level for which the method is not defined.
+
+    Example:
+        >>> method = prunelab.EagleEye(prunelab.Budget(flops=0.5), candidates=4, workers=2)
+        >>> isinstance(method, prunelab.SearchMethod), method.workers
+        (True, 2)
     """
 
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")

@@ -45,6 +45,15 @@ class WidthSpace:
         context: levels, min_keep, divisor and budget of the space.
         choices: for each group that may be pruned its allowed widths, widest first; others keep their size.
         blocks: names of the blocks that may be dropped.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> method = prunelab.ImportanceMethod(prunelab.L1Norm(), prunelab.Budget(flops=0.5))
+        >>> context = method.context(network, torch.zeros(1, 3, 8, 8))
+        >>> scores, _ = method.scored(context)
+        >>> space = prunelab.WidthSpace.of(context, scores)
+        >>> space.dimensions
+        1
     """
 
     context: PruningContext
