@@ -57,6 +57,19 @@ def test_the_loss_of_a_classifier_by_hand(weight: float, temperature: float) -> 
     assert teacher.network.logits.grad is None and not teacher.network.logits.requires_grad
 
 
+def test_a_teacher_moves_to_the_device_of_the_images_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in each step: Module.to looks at every tensor, which takes milliseconds for a deep network."""
+    teacher = Teacher(Fixed(1.0, 0.0), Distillation(0.5))
+    moves: list[object] = []
+    move = nn.Module.to
+    monkeypatch.setattr(nn.Module, "to", lambda self, *where: moves.append(*where) or move(self, *where))
+    meta = torch.device("meta")  # takes the place of a GPU
+    for place in (torch.device("cpu"), meta, meta):
+        images, logits = IMAGES.to(place), torch.zeros(len(IMAGES), 2, device=place)
+        assert teacher.loss(images, logits, torch.zeros((), device=place)).device == place
+    assert moves == [meta]
+
+
 def small(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(

@@ -59,7 +59,10 @@ class Teacher:
             logits: of the network that is trained, for these images, (N, classes).
             of_labels: its loss for the labels, a scalar.
         """
+        held = next(self.network.parameters(), None)
+        if held is None or held.device != images.device:  # Module.to looks at every tensor, also when none moves
+            self.network.to(images.device)
         with torch.no_grad():
-            wanted = self.network.to(images.device)(images)
+            wanted = self.network(images)
         weight = self.settings.weight
         return (1 - weight) * of_labels + weight * distillation(logits, wanted, self.settings.temperature)

@@ -118,10 +118,8 @@ def batch_norm(
 ) -> Tensor:
     """``torch.nn.functional.batch_norm`` with the statistics of the images of all processes.
 
-    Processes may have different numbers of images. Works with every backend of torch.distributed, on CPUs and GPUs.
-
-    Raises:
-        ValueError: all processes together have one value per channel.
+    Processes may have different numbers of images, each at least one. Works with every backend of torch.distributed,
+    on CPUs and GPUs.
     """
     if not training:
         return functional.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)

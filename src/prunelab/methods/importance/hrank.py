@@ -238,7 +238,8 @@ def _dependent_columns(maps: Tensor, tolerance: float) -> Tensor:
         rest += torch.where(chosen, 0.0, pivots[1])
         factors = torch.where(chosen[:, None], rows / pivots[:, :, None], 0.0)
         both[:, :, column + 1 :, column + 1 :].sub_(factors[..., :, None] * rows[..., None, :])
-    return torch.where(rest <= shift / (2 * width), number, -1)
+    proven = (rest <= shift / (2 * width)) & shift.isfinite()  # infinity is not above infinity
+    return torch.where(proven, number, -1)
 
 
 @_in_parts

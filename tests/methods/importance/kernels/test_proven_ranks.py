@@ -105,3 +105,12 @@ def test_nowhere_to_keep_what_was_compiled(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert (done.stdout.strip(), done.returncode) == ("[3]", 0), done.stderr
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 1), (3, 2)])
+def test_no_proof_takes_infinity_for_a_number(shape: tuple[int, int]) -> None:
+    """Also for maps of one column, whose sum of squares is infinite but not NaN."""
+    matrices = np.full((1, *shape), np.inf, np.float32)
+    assert proven_ranks(matrices, shape[0] * EPS).tolist() == [-1]
+    for proof in (hrank._independent_columns, hrank._independent_rows, hrank._dependent_columns):
+        assert proof(torch.from_numpy(matrices), shape[0] * EPS).tolist() == [-1]
