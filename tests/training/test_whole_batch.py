@@ -110,3 +110,25 @@ def test_uneven_shares_have_the_statistics_and_gradients_of_the_whole(
     if affine:
         for parameter, reference in zip(parameters, (whole.weight, whole.bias), strict=True):
             torch.testing.assert_close(parameter.grad, reference.grad)  # type: ignore[union-attr]
+
+
+ORDERS = {
+    "contiguous": torch.ones(6, 5, 4, 3),
+    "channels last": torch.ones(6, 5, 4, 3).contiguous(memory_format=torch.channels_last),
+    "sequence first, as after attention": torch.ones(5, 6, 4).transpose(0, 1),
+    "tokens of maps": torch.ones(6, 5, 4, 3).flatten(2).transpose(1, 2),
+    "expanded": torch.ones(6, 1, 4).expand(6, 5, 4),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_dropout_of_two_shares_is_that_of_the_whole_in_every_memory_order(name: str) -> None:
+    """torch draws the numbers in the order of the memory."""
+    images = ORDERS[name]
+    torch.manual_seed(0)
+    expected = functional.dropout(images, 0.5)
+    for rank in range(2):
+        torch.manual_seed(0)
+        with whole_batch._WholeBatchMode(Shard(rank, 2), 3, True):
+            found = functional.dropout(images[rank::2], 0.5)
+        assert torch.equal(found, expected[rank::2])

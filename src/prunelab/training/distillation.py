@@ -60,7 +60,9 @@ class Teacher:
             of_labels: its loss for the labels, a scalar.
         """
         held = next(self.network.parameters(), None)
-        if held is None or held.device != images.device:  # Module.to looks at every tensor, also when none moves
+        if (
+            held is None or held.device != images.device
+        ):  # Module.to looks at every tensor, also when none moves
             self.network.to(images.device)
         with torch.no_grad():
             wanted = self.network(images)

@@ -39,6 +39,10 @@ class WholeBatch(Callback):
     calls of ``torch.nn.functional`` are redirected while a step runs. On GPUs ``SameLayersSynchronised`` lets the usual
     layers use the faster kernels of torch. With one process nothing happens.
 
+    Limits: dropout is redirected where the first dimension of its input is the images. In other orders of the
+    dimensions (sequence first, windows), inside ``scaled_dot_product_attention`` and ``nn.MultiheadAttention``, and for
+    random numbers that a network draws itself, all processes draw the same numbers for their different images.
+
     Args:
         batch_norm: whether statistics of batch normalisation are those of the whole batch; False: each process uses the
             statistics of its own images.
@@ -99,9 +103,10 @@ class _WholeBatchMode(TorchFunctionMode):
     def _of_all(self, draw: Callable[[Tensor], Tensor], own: Tensor) -> Tensor:
         """The rows of this process in ``draw`` of the whole batch. The other rows are zero."""
         rank, ranks = self._shard.rank, self._shard.ranks
-        whole = own.new_zeros((ranks * len(own), *own.shape[1:]))
-        if own.dim() == 4 and own.is_contiguous(memory_format=torch.channels_last):
-            whole = whole.contiguous(memory_format=torch.channels_last)
+        sizes, dims = (ranks * len(own), *own.shape[1:]), range(own.dim())
+        strides = torch.empty_like(own, device="meta").stride()  # numbers are drawn in the order of memory
+        order = sorted(dims, key=lambda dim: strides[dim], reverse=True)
+        whole = own.new_zeros([sizes[dim] for dim in order]).permute([order.index(dim) for dim in dims])
         whole[rank::ranks] = own
         return draw(whole)[rank::ranks]
 
