@@ -48,3 +48,10 @@ def test_slow_networks_are_timed_three_times_and_fast_ones_a_hundred_times() -> 
     calls.clear()
     forward_milliseconds([Sleeper("fast", 0, calls)], (1, 1, 1), 1, CPU, seconds=5)
     assert len(calls) == 100 + 100
+
+
+def test_a_layer_in_another_mode_than_its_network_keeps_it() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    network[1].eval()  # frozen statistics
+    forward_milliseconds([network], (3, 2, 2), 1, CPU, seconds=0.01)
+    assert network.training and network[0].training and not network[1].training

@@ -28,9 +28,9 @@ def forward_milliseconds(
     The models take turns, pass by pass, in this process, so that other load on the machine slows all of them equally.
     Passes are in evaluation mode and float32, after a warm-up, with the present number of threads of torch; the device
     is synchronised after each pass. All measured passes together take about ``seconds``, with 3 to 100 passes of each
-    model. Afterwards the networks are on the CPU, in their original mode.
+    model. Afterwards the networks are on the CPU; each module has its original mode.
     """
-    were_training = [model.training for model in models]
+    modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.to(device).to(memory_format=memory_format).eval()
     generator = torch.Generator().manual_seed(0)
@@ -40,8 +40,10 @@ def forward_milliseconds(
         repeats = round(min(max(seconds / one_turn, FEWEST_REPEATS), MOST_REPEATS))
         turns = [[_pass_seconds(model, images) for model in models] for _ in range(repeats)]
     finally:
-        for model, was_training in zip(models, were_training, strict=True):
-            model.to("cpu").train(was_training)
+        for model in models:
+            model.to("cpu")
+        for module, was_training in modes:
+            module.training = was_training
     return tuple(1000 * statistics.median(times) for times in zip(*turns, strict=True))
 
 
