@@ -251,7 +251,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "code for a block": (
         lambda page: page["plan"]["replaced"].update({"layer1.0": "__import__('os')"}),
-        "must be identity",
+        "must be one of identity",
     ),
     "block that was not dropped": (
         lambda page: page["plan"]["replaced"].update({"layer1": "identity"}),

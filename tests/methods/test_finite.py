@@ -10,7 +10,6 @@ from torch import nn
 
 from prunelab.errors import UserError
 from prunelab.methods import (
-    CURL,
     NISP,
     PFA,
     APoZ,
@@ -30,10 +29,10 @@ from prunelab.methods.finite import is_finite
 
 BUDGET = Budget(flops=0.6)
 READ_MAPS = [
-    *(ImportanceMethod(criterion(), BUDGET) for criterion in (APoZ, Entropy, Taylor, HRank, PFA, NISP, CURL)),
+    *(ImportanceMethod(criterion(), BUDGET) for criterion in (APoZ, Entropy, Taylor, HRank, PFA, NISP)),
     *(ReconstructionPruning(rule(), BUDGET) for rule in (ThiNet, ChannelPruning, Subspace)),
 ]
-"""Methods that read feature maps of the network as it is (not of candidates)."""
+"""Methods that read feature maps of the network as it is (not of candidates), in its precision (CURL: float64)."""
 
 
 def title(method: PruningMethod) -> str:

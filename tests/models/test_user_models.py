@@ -36,7 +36,7 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_it_is_a_network_like_any_other(nets: str) -> None:
     words = [*WORDS, f"model.module={nets}", "data=digits", "+model.arguments.width=12"]
     setup = Setup.of(configure(words))
-    assert str(setup).startswith("l1 on two_of_mine, digits")
+    assert str(setup).startswith("obs on two_of_mine, digits")
     network = setup.task.network()
     assert setup.method.structure(network, setup.task.example_input()).groups[0].size == 12
     assert profile(words).params == 12 * 9 + 12 + 12 * 10 + 10

@@ -43,7 +43,7 @@ def test_what_is_unknown_is_empty(study: StudyFolder) -> None:
 
 def test_runs_without_a_record_are_lines_too(study: StudyFolder) -> None:
     study.finished("l1", levels=["filter", "stage"])
-    study.failed("fpgm", seed=1, error="out of memory,\nsaid the GPU")
+    study.failed("fpgm", seed=1, error="CUDA out of memory:\n2 GiB are missing")
     study.write("0a0a/config.yaml", "seed: 0\n")
     study.write("bad/record.json", "{")
 
@@ -55,7 +55,7 @@ def test_runs_without_a_record_are_lines_too(study: StudyFolder) -> None:
         "1",
     )
     assert (failed["status"], failed["method"], failed["seeds"]) == ("failed", "fpgm", "1")
-    assert failed["error"] == "the GPU is out of memory"
+    assert failed["error"] == "CUDA out of memory: 2 GiB are missing"
     assert failed["path"] == "fpgm-0.5-1/failure.json"
     assert failed["top1_mean"] == ""
     assert (unfinished["status"], unfinished["path"]) == ("unfinished", "0a0a")

@@ -84,7 +84,7 @@ def small() -> nn.Module:
 @pytest.fixture
 def context() -> Callable[[LearningMethod, nn.Module], PruningContext]:
     """(method, network for digits) -> what the method learns and decides about."""
-    return lambda method, network: method.context(network, EXAMPLE)
+    return lambda method, network: method.context(network, EXAMPLE, validation=held_out(method))
 
 
 def held_out(method: LearningMethod) -> Any:

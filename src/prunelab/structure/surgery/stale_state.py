@@ -17,11 +17,23 @@ from prunelab.errors import UserError
 
 @dataclass(frozen=True)
 class _Cut:
-    """A parameter that was cut: its name, a reference to it, and its shape before."""
+    """A parameter that was cut: its network, its name there, and its shape before.
 
+    The reference is to the network: torch cannot swap or convert a parameter in place while there is a weak reference
+    to it (``torch.utils.swap_tensors``).
+    """
+
+    network: weakref.ref[nn.Module]
     name: str
-    reference: weakref.ref[Tensor]
     shape: torch.Size
+
+    def is_of(self, parameter: Tensor) -> bool:
+        """Whether ``parameter`` is the one that was cut, and not another at the same address."""
+        network = self.network()
+        if network is None:
+            return False
+        path, _, last = self.name.rpartition(".")
+        return getattr(network.get_submodule(path), last, None) is parameter
 
 
 def refuse_stale_state(model: nn.Module, before: Mapping[str, tuple[Tensor, torch.Size]]) -> None:
@@ -34,7 +46,7 @@ def refuse_stale_state(model: nn.Module, before: Mapping[str, tuple[Tensor, torc
         before: name -> (parameter, its shape before it was cut).
     """
     watched = _watched()
-    cuts = {id(tensor): _Cut(name, weakref.ref(tensor), shape) for name, (tensor, shape) in before.items()}
+    cuts = {id(tensor): _Cut(weakref.ref(model), name, shape) for name, (tensor, shape) in before.items()}
     watched.update(cuts)
     weakref.finalize(model, _forget, watched, cuts).atexit = False
 
@@ -63,7 +75,7 @@ def _check(optimizer: Optimizer, watched: dict[int, _Cut]) -> None:
     parameters: list[Tensor] = [each for group in optimizer.param_groups for each in group["params"]]
     for parameter in parameters:
         cut = watched.get(id(parameter))
-        if cut is None or cut.reference() is not parameter:
+        if cut is None or not cut.is_of(parameter):
             continue
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor) and _is_stale(value.shape, cut.shape, parameter.shape):
