@@ -132,7 +132,13 @@ def test_every_training_of_a_recipe_is_taught(recipe: type) -> None:
     assert {each.distillation for each in alone} == {None}
 
 
-WORDS = ("budget.flops=0.5", "method=l1", "baseline.training.epochs=1", "recipe.training.epochs=1", "trainer=cpu")
+WORDS = (
+    "budget.flops=0.5",
+    "method=l1",
+    "baseline.training.epochs=1",
+    "recipe.training.epochs=1",
+    "trainer=cpu",
+)
 
 
 def test_without_distillation_the_key_of_a_run_is_what_it_was() -> None:
