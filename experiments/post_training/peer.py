@@ -1,10 +1,12 @@
 """torch-pruning's criteria on the same network, images and FLOPs: as cut, and with normalisation re-estimated.
 
     pip install 'prunelab[benchmarks]'
-    python experiments/post_training/peer.py --network resnet20 --images CIFAR10_FOLDERS --weights FOLDER
+    python experiments/post_training/peer.py --images IMAGENET_SAMPLES --weights FOLDER
 
-Takes the options of ``study.py``. Each criterion prunes globally in steps (gradients of Taylor are renewed at every
-step, with labels), until the FLOPs that PyTorch counts are within the budget. Appends to records/<network>.jsonl.
+On EfficientNet-Lite0: torch-pruning 1.6.1 does not support the zero-padded shortcuts of the CIFAR ResNets (the stored
+indices of the padding are not adapted). Each criterion prunes globally in steps (the gradients of Taylor are computed
+again at every step, with labels), until the FLOPs that PyTorch counts are within the budget. Takes ``--count``,
+``--keeps``, ``--evaluate`` and ``--seed`` as ``study.py`` does. Appends to records/lite0.jsonl.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from data import load_images
 from prunelab.methods.search.batch_norm import adapt_batch_norm
 
-STEPS = 100
+NETWORK = "lite0"
+STEPS = 400
 CRITERIA: Mapping[str, Callable[[], Any]] = {
     "tp group l2": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),
     "tp fpgm": lambda: torch_pruning.importance.FPGMImportance(),
@@ -42,11 +45,13 @@ def operations(model: nn.Module, image: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def pruned(model: nn.Module, name: str, keep: float, batches: list[tuple[Tensor, Tensor]]) -> nn.Module:
-    """A copy of the network with at most ``keep`` of its FLOPs."""
+def pruned(
+    model: nn.Module, name: str, keeps: Sequence[float], batches: list[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[float, nn.Module]]:
+    """For each of ``keeps``, from large to small, a copy of the network with at most that fraction of its FLOPs."""
     model = copy.deepcopy(model)
     image = batches[0][0][:1]
-    budget = keep * operations(model, image)
+    full = operations(model, image)
     classifier = [module for module in model.modules() if isinstance(module, nn.Linear)]
     pruner = torch_pruning.pruner.BasePruner(
         model,
@@ -58,21 +63,23 @@ def pruned(model: nn.Module, name: str, keep: float, batches: list[tuple[Tensor,
         iterative_steps=STEPS,
         ignored_layers=classifier,
     )
+    left = sorted(keeps, reverse=True)
     for _ in range(STEPS):
         if "taylor" in name:
             model.zero_grad()
             for images, classes in batches:
                 (functional.cross_entropy(model(images), classes) * len(images)).backward()
         pruner.step()
-        if operations(model, image) <= budget:
-            return model.eval()
-    raise RuntimeError(f"{name} cannot reach {keep} of the FLOPs.")
+        while left and operations(model, image) <= left[0] * full:
+            yield left.pop(0), copy.deepcopy(model).eval()
+        if not left:
+            return
+    raise RuntimeError(f"{name} cannot reach {left[0]} of the FLOPs.")
 
 
 def main() -> None:
     """Read the command line and run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--network", choices=KEEPS, required=True)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--keeps", nargs="+", type=float, default=None)
@@ -81,18 +88,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = network(options.network, options.weights)
-    images = load_images(options.network, options.images, options.evaluate)
+    model = network(NETWORK, options.weights)
+    images = load_images(NETWORK, options.images, options.evaluate)
     calibration, classes = images.calibration(options.count, options.seed)
     batches = list(zip(calibration.split(25), classes.split(25), strict=True))
     full = operations(model, calibration[:1])
-    with (RECORDS / f"{options.network}.jsonl").open("a") as file:
+    with (RECORDS / f"{NETWORK}.jsonl").open("a") as file:
         for name in CRITERIA:
-            for keep in options.keeps or KEEPS[options.network]:
-                start = time.process_time()
-                found = pruned(model, name, keep, batches)
+            start = time.process_time()
+            for keep, found in pruned(model, name, options.keeps or KEEPS[NETWORK], batches):
                 record = {
-                    "network": options.network,
+                    "network": NETWORK,
                     "images": len(calibration),
                     "evaluated": len(images.evaluation[1]),
                     "method": name,
@@ -106,11 +112,9 @@ def main() -> None:
                 for column in ("cut", "bn"):
                     if column == "bn":
                         adapt_batch_norm(found, [images for images, _ in batches])
-                    line = json.dumps(
-                        {**record, "column": column, "top1": accuracy(found, *images.evaluation)}
-                    )
-                    file.write(line + "\n")
-                    print(line, flush=True)
+                    top1 = accuracy(found, *images.evaluation)
+                    file.write(json.dumps({**record, "column": column, "top1": top1}) + "\n")
+                    file.flush()
 
 
 if __name__ == "__main__":
