@@ -31,7 +31,7 @@ test-fast: setup  ## Run the tests of the edit loop: all but slow ones and those
 test-page: setup  ## Test the report's page in headless Chromium, which must be there (Debian: apt-get install chromium)
 	$(BIN)/pytest -m browser tests/report/page
 
-test-rows: setup  ## Run every row of the studies of ResNet-50 and ResNet-56 once, on tiny images (5 minutes)
+test-rows: setup  ## Run every row of the studies of ResNet-50 and ResNet-56 once, on tiny images (10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m rows tests/experiments
 
 test-gpu: setup  ## Test on a CUDA GPU (5 minutes); skipped where there is none
