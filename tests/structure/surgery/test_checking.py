@@ -250,9 +250,12 @@ class Pairs(Segments):
         return (left * right).sum(1)
 
 
-@pytest.mark.parametrize("model", [Segments(4), Segments(8), Pairs(2)], ids=["4", "8", "pairs"])
-def test_a_network_that_needs_its_whole_batch(model: nn.Module) -> None:
-    right, wrong = errors(model)
+@pytest.mark.parametrize(
+    "make", [lambda: Segments(4), lambda: Segments(8), lambda: Pairs(2)], ids=["4", "8", "pairs"]
+)
+def test_a_network_that_needs_its_whole_batch(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)  # with some weights no image activates the channels that are exchanged
+    right, wrong = errors(make())
     assert right < 1e-12
     assert wrong > 1e-3
 
