@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from prunelab.structure.blocks import SAME, IdentityPath
+from prunelab.structure.blocks import IdentityPath, viewed
 from prunelab.structure.tracing.marks import Marked, Step, Trace, Visit
 
 
@@ -59,7 +59,7 @@ class _Search:
 
     def reason(self, step: Step) -> str:
         """Why no block contains the sum ``step``."""
-        first, second = (_source(marked) for marked in step.inputs)
+        first, second = (viewed(marked) for marked in step.inputs)
         module = step.module
         if not (self._depends(second, first) or self._depends(first, second)):
             return (
@@ -91,10 +91,3 @@ class _Search:
                     seen.add(id(parent))
                     stack.append(parent)
         return False
-
-
-def _source(marked: Marked) -> Marked:
-    """The tensor of which ``marked`` is a copy or a view."""
-    while marked.op in SAME and marked.parents:
-        marked = marked.parents[0]
-    return marked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +88,7 @@ def _identity_path(left: Marked, entered: Marked) -> IdentityPath | None:
     branches: list[Marked] = []
     if not _back(current, entered, additions, branches, 0) or not additions:
         return None
-    passed = _IDEMPOTENT.get(_made_by(entered).op)
+    passed = _IDEMPOTENT.get(viewed(entered).op)
     leaves = "identity" if function is None or passed == function else function
     return IdentityPath(tuple(additions), tuple(branches), leaves)
 
@@ -113,10 +114,18 @@ def _back(
     return False
 
 
-def _made_by(marked: Marked) -> Marked:
+def views(marked: Marked) -> Iterator[Marked]:
+    """``marked``, the tensor of which it is a copy or a view, and so on."""
+    yield marked
     while marked.op in SAME and marked.parents:
         marked = marked.parents[0]
-    return marked
+        yield marked
+
+
+def viewed(marked: Marked) -> Marked:
+    """The tensor of which ``marked`` is in the end a copy or a view."""
+    *_, last = views(marked)
+    return last
 
 
 def describe(

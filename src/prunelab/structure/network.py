@@ -306,6 +306,12 @@ def _where(error: Exception) -> str:
     return f" (in {frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
+def error_line(error: Exception) -> str:
+    """The class of an error and the first line of its message, for a reason."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}".rstrip(": ")
+
+
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunelab.structure.groups import Partition
-from prunelab.structure.network import Network
+from prunelab.structure.network import Network, error_line
 from prunelab.structure.tracing.ids import Components
 from prunelab.structure.tracing.marks import Step, Trace
 from prunelab.structure.tracing.training_code import may_differ
@@ -53,8 +53,7 @@ def in_training(network: Network, trace: Trace) -> InTraining:
     try:
         training = other.trace_again(trace)
     except Exception as error:  # such as a detector, which needs the true boxes in training mode
-        first = (str(error).strip().splitlines() or [""])[0]
-        return InTraining(other, failure=f"{type(error).__name__}: {first}".rstrip(": "))
+        return InTraining(other, failure=error_line(error))
     trace.adopt(training)
     return InTraining(other, training)
 

@@ -59,10 +59,8 @@ class Teacher:
             logits: of the network that is trained, for these images, (N, classes).
             of_labels: its loss for the labels, a scalar.
         """
-        held = next(self.network.parameters(), None)
-        if (
-            held is None or held.device != images.device
-        ):  # Module.to looks at every tensor, also when none moves
+        first = next(self.network.parameters(), None)
+        if first is None or first.device != images.device:  # Module.to reads every tensor, also if none moves
             self.network.to(images.device)
         with torch.no_grad():
             wanted = self.network(images)

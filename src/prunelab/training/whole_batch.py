@@ -145,7 +145,7 @@ class _BatchNorm(torch.autograd.Function):
         ctx: FunctionCtx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         wide = x if x.dtype == torch.float64 else x.float()
-        dims, channels = [dim for dim in range(x.dim()) if dim != 1], x.shape[1]
+        (dims, shape), channels = _dims_and_shape(x), x.shape[1]
         local_variance, local_mean = torch.var_mean(wide, dims, correction=0)
         shard = Shard.of_this_process()
         parts = wide.new_zeros(shard.ranks, 2 * channels + 1)  # each row is filled by one process
@@ -159,7 +159,6 @@ class _BatchNorm(torch.autograd.Function):
         ctx.save_for_backward(x, weight, mean, inverse, count)  # type: ignore[arg-type]  # weight may be None
         ctx.has_bias = bias is not None  # type: ignore[attr-defined]
         ctx.mark_non_differentiable(mean, variance, count)
-        shape = (1, channels, *[1] * (x.dim() - 2))
         scale = inverse if weight is None else inverse * weight
         output = (wide - mean.view(shape)) * scale.view(shape)
         output = output if bias is None else output + bias.view(shape)
@@ -169,10 +168,7 @@ class _BatchNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse, count = ctx.saved_tensors
-        dims, shape = (
-            [dim for dim in range(x.dim()) if dim != 1],
-            (1, x.shape[1], *[1] * (x.dim() - 2)),
-        )
+        dims, shape = _dims_and_shape(x)
         wide = gradient.to(mean.dtype)
         unit = (x.to(mean.dtype) - mean.view(shape)) * inverse.view(shape)
         sums = torch.stack([wide.sum(dims), (wide * unit).sum(dims)])
@@ -188,3 +184,8 @@ class _BatchNorm(torch.autograd.Function):
             of_bias if ctx.has_bias else None,
             None,
         )
+
+
+def _dims_and_shape(x: Tensor) -> tuple[list[int], list[int]]:
+    """Of x (N, C, ...): the dimensions that statistics are taken over, and the shape (1, C, 1, ...) of a statistic."""
+    return [dim for dim in range(x.dim()) if dim != 1], [1, x.shape[1], *[1] * (x.dim() - 2)]

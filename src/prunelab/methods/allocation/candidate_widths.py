@@ -35,8 +35,7 @@ class Allocation:
         rule: ``global`` = one threshold over the normalised scores of all groups; ``per_cost`` = one threshold over
             score / (resource that is saved without the channel or block); ``uniform`` = the same keep ratio everywhere.
         normalisation: what the scores of a group are divided by, except under ``uniform``: their ``mean`` (a group of
-        many
-            large weights is then no more important than one of few small ones), their ``max``, their ``l2`` norm,
+            many large weights is then no more important than one of few small ones), their ``max``, their ``l2`` norm,
             or nothing (``none``: scores are compared between groups as they are). Blocks are normalised among
             themselves.
         min_keep: the least fraction of the channels of a group that stays, in [0, 1]; at least one channel stays.

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor
+from torch.nn import functional
 
 from prunelab.errors import UserError
 from prunelab.methods.about import About, require_covered
 from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.candidate_widths import Normalisation
 from prunelab.methods.calibration import Batch
-from prunelab.methods.context import PruningContext
+from prunelab.methods.context import Loss, PruningContext
 from prunelab.methods.method import PruningMethod
 
 if TYPE_CHECKING:
@@ -146,6 +148,11 @@ class LearningMethod(PruningMethod):
             forward: the forward pass of the network, once or several times.
         """
         return forward.own_loss()
+
+    def label_loss(self, context: PruningContext) -> Loss:
+        """That of ``context``, with the label smoothing of ``training`` if there is any; for ``training_loss``."""
+        smoothing = 0.0 if self.training is None else self.training.label_smoothing
+        return partial(functional.cross_entropy, label_smoothing=smoothing) if smoothing else context.loss
 
     def before_step(self, context: PruningContext) -> None:
         """Gradients are unscaled and averaged over ranks: the place to add those of a penalty."""

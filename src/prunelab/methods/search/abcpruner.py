@@ -23,7 +23,7 @@ from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.l1 import L1Norm
 from prunelab.methods.importance.random_scores import Random
 from prunelab.methods.search.batch_norm import adapt_batch_norm
-from prunelab.methods.search.judge import Judge, all_batches
+from prunelab.methods.search.judge import Judge, calibration_images
 from prunelab.methods.search.method import SearchMethod
 from prunelab.methods.search.widths import Candidate, WidthSpace
 from prunelab.methods.search.write_back import write_back
@@ -153,7 +153,7 @@ class ABCPruner(SearchMethod):
         with untouched(context.model, context.device, context.seed):
             network = candidate(context.model, plan)
             if self.training is None:
-                adapt_batch_norm(network, [images for images, _ in all_batches(context.images(), context)])
+                adapt_batch_norm(network, calibration_images(context))
             else:
                 with torch.enable_grad():
                     self._train(context, network.requires_grad_(True), plan)

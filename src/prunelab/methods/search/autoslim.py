@@ -9,13 +9,11 @@ networks has, so that it does not run.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from prunelab.distributed.ranks import gather
 from prunelab.errors import UserError
@@ -23,7 +21,7 @@ from prunelab.methods.about import About, Origin
 from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.feasibility import require_within_reach
 from prunelab.methods.calibration import Batch
-from prunelab.methods.context import Loss, PruningContext
+from prunelab.methods.context import PruningContext
 from prunelab.methods.learning.method import Forward, LearningMethod
 from prunelab.methods.learning.scratch import draw_afresh
 from prunelab.methods.search.slimming_descent import Descent
@@ -116,13 +114,11 @@ class AutoSlim(LearningMethod):
         generator = np.random.default_rng((self.seed, self._draws))
         self._draws += 1
         random = [supernet.random(generator) for _ in range(self.samples)]
-        losses = supernet.sandwich_losses(forward, batch, [supernet.narrowest, *random], self._loss(context))
+        losses = supernet.sandwich_losses(
+            forward, batch, [supernet.narrowest, *random], self.label_loss(context)
+        )
         self._gaps.append(losses[1].detach())
         return sum(losses[1:], start=losses[0])
-
-    def _loss(self, context: PruningContext) -> Loss:
-        smoothing = 0.0 if self.training is None else self.training.label_smoothing
-        return partial(functional.cross_entropy, label_smoothing=smoothing) if smoothing else context.loss
 
     def watch(self, context: PruningContext) -> dict[str, float]:
         gaps, self._gaps = self._gaps, []

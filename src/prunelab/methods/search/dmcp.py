@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from prunelab.distributed.ranks import gather
 from prunelab.errors import UserError
@@ -23,7 +21,7 @@ from prunelab.methods.about import About, Origin
 from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.feasibility import require_within_reach
 from prunelab.methods.calibration import Batch
-from prunelab.methods.context import Loss, PruningContext
+from prunelab.methods.context import PruningContext
 from prunelab.methods.learning.method import Forward, LearningMethod
 from prunelab.methods.learning.scratch import draw_afresh
 from prunelab.methods.search.markov import MarkovWidths, grid
@@ -161,7 +159,7 @@ class DMCP(LearningMethod):
         generator = np.random.default_rng((self.seed, self._draws))
         self._draws += 1
         random = [supernet.row(self._draw(chains, generator)) for _ in range(self.samples)]
-        return supernet.sandwich(forward, batch, [supernet.narrowest, *random], self._loss(context))
+        return supernet.sandwich(forward, batch, [supernet.narrowest, *random], self.label_loss(context))
 
     def after_step(self, context: PruningContext, rates: Any) -> None:
         _, chains = self._parts()
@@ -188,7 +186,7 @@ class DMCP(LearningMethod):
         images, targets = batch
         gates = {name: gate.to(images.device) for name, gate in chains.gates().items()}
         with supernet.scaled(gates):
-            loss = self._loss(context)(forward(images), targets)
+            loss = self.label_loss(context)(forward(images), targets)
         with _no_autocast(images.device):  # torch recommends autocast for forward passes only
             (of_task,) = torch.autograd.grad(loss * self.loss_scale, chains.logits)
         total = of_task / self.loss_scale
@@ -213,10 +211,6 @@ class DMCP(LearningMethod):
         widths = torch.from_numpy(supernet.full).to(torch.float64)
         columns = torch.tensor([supernet.column(name) for name in chains.widths])
         return self._cost(widths.index_copy(0, columns, chains.expected()))
-
-    def _loss(self, context: PruningContext) -> Loss:
-        smoothing = 0.0 if self.training is None else self.training.label_smoothing
-        return partial(functional.cross_entropy, label_smoothing=smoothing) if smoothing else context.loss
 
     def _draw(self, chains: MarkovWidths, generator: np.random.Generator) -> dict[str, int]:
         uniform = generator.random() < 0.9999 ** (self.step / 5)

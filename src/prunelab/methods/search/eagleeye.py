@@ -26,10 +26,11 @@ from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.criterion import Reduction
 from prunelab.methods.importance.l1 import L1Norm
 from prunelab.methods.search.batch_norm import adapt_batch_norm
-from prunelab.methods.search.judge import all_batches
+from prunelab.methods.search.judge import calibration_images
 from prunelab.methods.search.method import SearchMethod
 from prunelab.methods.search.strategies import StrategySampler
 from prunelab.methods.search.widths import Candidate, WidthSpace
+from prunelab.methods.search.write_back import write_back
 from prunelab.methods.untouched import untouched
 from prunelab.structure import PruningPlan, candidate
 
@@ -138,9 +139,5 @@ class EagleEye(SearchMethod):
         """Give the channels that stay the running statistics with which the winner was judged."""
         with untouched(context.model, context.device, context.seed):
             network = candidate(context.model, plan, share=True)
-            adapt_batch_norm(network, [images for images, _ in all_batches(context.images(), context)])
-        kept = {cut.tensor: list(cut.indices) for cut in plan.cuts if cut.dim == 0}
-        found = dict(network.named_buffers())
-        for name, buffer in context.model.named_buffers():
-            if name in found and name.endswith(("running_mean", "running_var")):
-                buffer[kept.get(name, slice(None))] = found[name].to(buffer.device)
+            adapt_batch_norm(network, calibration_images(context))
+        write_back(context.model, plan, network, only=("running_mean", "running_var"))

@@ -68,13 +68,11 @@ class Judge:
 
     @cached_property
     def _calibration(self) -> list[Tensor]:
-        if not self.adapt:
-            return []
-        return [images for images, _ in all_batches(self.context.images(), self.context)]
+        return calibration_images(self.context) if self.adapt else []
 
     @cached_property
     def _held_out(self) -> list[tuple[Tensor, Tensor]]:
-        return _labelled(all_batches(self.context.held_out_images(), self.context), self.context)
+        return held_out_batches(self.context)
 
     def _judged(self, plans: Sequence[PruningPlan]) -> NDArray[np.float64]:
         # All ranks train a candidate together; where nothing is trained, each rank judges other candidates.
@@ -118,7 +116,22 @@ def all_batches(images: Calibration, context: PruningContext) -> list[Batch]:
     return batches
 
 
-def _labelled(batches: list[Batch], context: PruningContext) -> list[tuple[Tensor, Tensor]]:
+def calibration_images(context: PruningContext) -> list[Tensor]:
+    """All calibration images, in batches (N, C, H, W).
+
+    Raises:
+        UserError: there are none.
+    """
+    return [images for images, _ in all_batches(context.images(), context)]
+
+
+def held_out_batches(context: PruningContext) -> list[tuple[Tensor, Tensor]]:
+    """All held-out images (N, C, H, W) and their classes (N,), in batches.
+
+    Raises:
+        UserError: there are none, or targets are not classes.
+    """
+    batches = all_batches(context.held_out_images(), context)
     for _, targets in batches:
         if not isinstance(targets, Tensor) or targets.dim() != 1 or targets.is_floating_point():
             raise UserError(

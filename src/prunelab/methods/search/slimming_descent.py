@@ -14,11 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunelab.distributed.messages import info
 from prunelab.distributed.ranks import on_all_ranks, sum_over_ranks, world
-from prunelab.errors import UserError
 from prunelab.methods.calibration import Batch
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.prefix import Prefix, Schedule, record_outputs, record_schedule
-from prunelab.methods.search.judge import all_batches
+from prunelab.methods.search.judge import held_out_batches
 from prunelab.methods.search.markov import grid
 from prunelab.methods.search.state import SearchState
 from prunelab.methods.search.supernet import Supernet, frozen_statistics
@@ -60,7 +59,7 @@ class Descent:
         found = state.load()
         row = self.supernet.full.copy() if found is None else np.array(found["row"], dtype=np.int64)
         scale, space = self.supernet.space.scale, self.supernet.space
-        batches = self._batches()
+        batches = held_out_batches(self.context)
         grids = {name: grid(allowed, self.steps) for name, allowed in space.choices.items()}
         with untouched(self.context.model, self.context.device, self.context.seed), torch.no_grad():
             prefixes = self._prefixes(batches[0][0]) if self.reuse else {}
@@ -70,16 +69,6 @@ class Descent:
                 state.save({"row": row.tolist()})
         info(f"Greedy slimming ended at {space.costs(row[None])[0] / scale:.1%} of the cost.")
         return row
-
-    def _batches(self) -> list[Batch]:
-        batches = all_batches(self.context.held_out_images(), self.context)
-        for _, targets in batches:
-            if not isinstance(targets, Tensor) or targets.dim() != 1 or targets.is_floating_point():
-                raise UserError(
-                    f"{self.context.method} compares networks by accuracy: held-out batches must be pairs of images "
-                    "(N, C, H, W) and classes, integers (N,)."
-                )
-        return batches
 
     def _moves(self, row: Widths, grids: Mapping[str, Widths]) -> dict[str, Widths]:
         """For each group that can be narrower the widths after its step."""

@@ -9,19 +9,24 @@ from prunelab.structure import PruningPlan
 
 
 @torch.no_grad()
-def write_back(model: nn.Module, plan: PruningPlan, network: nn.Module) -> None:
+def write_back(
+    model: nn.Module, plan: PruningPlan, network: nn.Module, only: tuple[str, ...] = ("",)
+) -> None:
     """Give the channels of ``model`` that ``plan`` keeps the weights and running statistics of ``network``.
 
     Args:
         model: the full network, changed in place. What the plan removes stays as it is.
         plan: the plan with which ``network`` was pruned from ``model``.
-        network: the pruned network, trained since.
+        network: the pruned network, trained or calibrated since.
+        only: endings of the names of the tensors that are written; by default all.
     """
     kept: dict[str, dict[int, Tensor]] = {}
     for cut in plan.cuts:
         kept.setdefault(cut.tensor, {})[cut.dim] = torch.tensor(cut.indices, dtype=torch.long)
     found = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not name.endswith(only):
+            continue
         if name not in found or name in plan.values:  # of a dropped block; positions of channels
             continue
         values = found[name].to(tensor.device, tensor.dtype)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prunelab.structure.blocks import SAME, IdentityPath
-from prunelab.structure.network import Network
+from prunelab.structure.blocks import IdentityPath, views
+from prunelab.structure.network import Network, error_line
 from prunelab.structure.proving.prediction import Prediction, significant
 from prunelab.structure.proving.proof import Removal
 from prunelab.structure.proving.pruned_run import PrunedRun
 from prunelab.structure.proving.remedies import Remedy
-from prunelab.structure.tracing.marks import Marked, Trace, Visit
+from prunelab.structure.tracing.marks import Trace, Visit
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ class BlockTrials:
             run = PrunedRun(network, self.removal.plan(self.remedies), dropped)
             failure = prediction.ended(run.run_network(prediction))
             if run.error is not None:
-                first = (str(run.error).strip().splitlines() or [""])[0]
-                return f"the network fails without it: {type(run.error).__name__}: {first}".rstrip(": ")
+                return f"the network fails without it: {error_line(run.error)}"
             if failure is not None:
                 step = trace.steps[failure.step]
                 place = f"in {step.module}" if step.module else "in the forward pass of the network"
@@ -96,13 +95,6 @@ def _changed_in_place(trace: Trace, visit: Visit, last_read: dict[int, int]) -> 
     if visit.entered is None or visit.left is None:
         return False
     return any(
-        step.op.endswith("_") and step.inputs and _viewed(step.inputs[0], visit.left)
+        step.op.endswith("_") and step.inputs and any(each is visit.left for each in views(step.inputs[0]))
         for step in trace.steps[visit.end : last_read.get(id(visit.entered), 0)]
     )
-
-
-def _viewed(marked: Marked, source: Marked) -> bool:
-    """Whether ``marked`` is ``source`` or a view of it."""
-    while marked is not source and marked.op in SAME and marked.parents:
-        marked = marked.parents[0]
-    return marked is source

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunelab.structure.plan import PruningPlan
 from prunelab.structure.proving.prediction import Done, EndOfRun, Prediction
-from prunelab.structure.surgery.apply import Dropped, named_modules
+from prunelab.structure.surgery.apply import drop_block, named_modules
 from prunelab.structure.surgery.temporary import as_pruned, call_with, pruned_tensors
 from prunelab.structure.tracing.data_decisions import Decisions, depends_on_data
 from prunelab.structure.tracing.operators import arithmetic, name_of, operands
@@ -117,9 +117,8 @@ def _without(model: nn.Module, blocks: Mapping[str, bool]) -> Iterator[None]:
     with ExitStack() as stack:
         for path, wrapped in blocks.items():
             parent, _, name = path.rpartition(".")
-            children: dict[str, Any] = model.get_submodule(parent)._modules
-            stack.callback(children.__setitem__, name, children[name])
-            children[name] = Dropped("(identity,)" if wrapped else "identity", children[name])
+            leaves = "(identity,)" if wrapped else "identity"
+            stack.callback(drop_block(model.get_submodule(parent), name, leaves))
         yield
 
 

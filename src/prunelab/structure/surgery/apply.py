@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -199,7 +200,15 @@ def drop_blocks(model: nn.Module, plan: PruningPlan) -> None:
     innermost_first = sorted(plan.replaced.items(), key=lambda item: -item[0].count("."))
     for path, leaves in innermost_first:
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, Dropped(leaves, model.get_submodule(path)))
+        drop_block(model.get_submodule(parent), name, leaves)
+
+
+def drop_block(parent: nn.Module, name: str, leaves: str) -> Callable[[], None]:
+    """Replace the child ``name`` of ``parent``; the returned function puts the block back."""
+    children: dict[str, Any] = parent._modules
+    block = children[name]
+    children[name] = Dropped(leaves, block)
+    return partial(children.__setitem__, name, block)
 
 
 def rewrite_methods(modules: Mapping[str, nn.Module], rewritten: Mapping[str, tuple[Width, ...]]) -> None:

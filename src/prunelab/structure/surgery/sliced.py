@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from prunelab.errors import UserError, nearest
 from prunelab.structure.attention import restore, slim
-from prunelab.structure.surgery.apply import Dropped, layer_widths, named_modules, rewrite_methods
+from prunelab.structure.surgery.apply import drop_block, layer_widths, named_modules, rewrite_methods
 from prunelab.structure.surgery.attributes import set_integer
 from prunelab.structure.surgery.prefixes import Part, Prefix, Prefixes
 
@@ -134,9 +134,7 @@ class SlicedNetwork:
                     f"this network has no residual block {name!r} to drop. {nearest(name, list(self._blocks))}"
                 )
             parent, _, child = name.rpartition(".")
-            modules: dict[str, Any] = self._modules[parent]._modules
-            undo.callback(modules.__setitem__, child, modules[child])
-            modules[child] = Dropped(self._blocks[name], modules[child])
+            undo.callback(drop_block(self._modules[parent], child, self._blocks[name]))
 
     def _put(
         self, prefix: Prefix, tensors: Mapping[str, Tensor], parts: Mapping[str, Tensor], undo: ExitStack
