@@ -146,7 +146,7 @@ def test_no_trace_is_left(residual: nn.Module, make_context: MakeContext) -> Non
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in residual.modules())
 
 
-def test_class_scores_are_asked_for(plain: nn.Module, make_context: MakeContext) -> None:
+def test_an_error_without_class_scores(plain: nn.Module, make_context: MakeContext) -> None:
     class Wrapped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -155,7 +155,9 @@ def test_class_scores_are_asked_for(plain: nn.Module, make_context: MakeContext)
         def forward(self, images: Tensor) -> dict[str, Tensor]:
             return {"logits": self.net(images)}
 
-    with pytest.raises(UserError, match=r"class scores \(N, classes\) of a network, but it gives dict"):
+    with pytest.raises(
+        UserError, match=r"class scores \(N, classes\) of a network, but this network returns dict"
+    ):
         CURL().score(make_context(CURL(), Wrapped()))
     with pytest.raises(UserError, match="copies=0"):
         CURL(copies=0)

@@ -189,7 +189,7 @@ class Normed(nn.Module):
 
 
 def test_what_importance_cannot_pass_is_an_error(residual: nn.Module, make_context: MakeContext) -> None:
-    with pytest.raises(UserError, match="cannot send importance through Normed"):
+    with pytest.raises(UserError, match="cannot propagate importance through Normed"):
         scores_of(NISP(), Normed(), torch.randn(10, 2, 3, 3))
     with pytest.raises(UserError, match="NISP is not defined for level block: take block out of levels"):
         ImportanceMethod(NISP(), Budget(flops=0.5), levels=["stage", "block"])

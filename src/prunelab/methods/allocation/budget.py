@@ -1,4 +1,4 @@
-"""How much of a network may be kept."""
+"""Budget: the fraction of a resource that a pruned network may keep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidate widths: the widths that a group may take, and the priority of each step from one to the next smaller one.
+"""Candidate widths: the allowed widths of a group, and the priority of each step from one to the next smaller one.
 
 A block has two widths, alive (1) and dropped (0), so that channels and blocks compete in one order.
 """
@@ -33,14 +33,13 @@ class Allocation:
 
     Args:
         rule: ``global`` = one threshold over the normalised scores of all groups; ``per_cost`` = one threshold over
-            score / (resource that is saved without the channel or block); ``uniform`` = the same keep ratio everywhere.
-        normalisation: what the scores of a group are divided by, except under ``uniform``: their ``mean`` (a group of
-            many large weights is then no more important than one of few small ones), their ``max``, their ``l2`` norm,
-            or nothing (``none``: scores are compared between groups as they are). Blocks are normalised among
-            themselves.
-        min_keep: the least fraction of the channels of a group that stays, in [0, 1]; at least one channel stays.
-        divisor: widths are multiples of it (8 suits most hardware). The full width of a group is always
-            allowed, also where it is not a multiple.
+            score / (resource saved by removing the channel or block); ``uniform`` = the same keep ratio everywhere.
+        normalisation: what the scores of a group are divided by, except under ``uniform``: their ``mean`` (so that a
+            group of many large weights is not more important than one of few small ones), their ``max``, their ``l2``
+            norm, or 1 (``none``: scores are compared between groups unchanged). Blocks are normalised as one group.
+        min_keep: smallest fraction of the channels of a group that is kept, in [0, 1]; at least one channel is kept.
+        divisor: widths are multiples of it (8 suits most hardware). The full width of a group is always allowed, even
+            if it is not a multiple.
 
     Example:
         >>> prunelab.Allocation("uniform", divisor=8).min_keep
@@ -73,7 +72,7 @@ class CandidateWidths:
     """The widths of one group (or block), widest first.
 
     name: the group or block.
-    column: its place in a width vector: the groups of the graph in order, then its blocks.
+    column: its index in a width vector: the groups of the graph in order, then its blocks.
     widths: int array (steps + 1,), strictly falling.
     priorities: float array (steps,), never falling: a step of lower priority is taken earlier.
     removal_order: the channels, least important first; empty for a block.
@@ -96,7 +95,7 @@ def check_levels(levels: Collection[str]) -> tuple[str, ...]:
     """The levels in the order of ``LEVELS``.
 
     Raises:
-        UserError: none, or one that does not exist.
+        UserError: there are none, or one does not exist.
     """
     if isinstance(levels, str):
         raise UserError(f"levels={levels!r} is a single word: write a list, such as levels=[{levels}].")
@@ -113,7 +112,7 @@ def allowed_widths(size: int, min_keep: float, divisor: int) -> np.ndarray:
     The full width, then the multiples of ``divisor`` below it, down to ``min_keep`` of the full width (rounded
     up).
     """
-    lowest = max(1, math.ceil(min_keep * size - 1e-9))  # 0.1 * 30 is a hair above 3 in floating point
+    lowest = max(1, math.ceil(min_keep * size - 1e-9))  # 0.1 * 30 is slightly above 3 in floating point
     largest_multiple = (size - 1) // divisor * divisor
     multiples = np.arange(largest_multiple, lowest - 1, -divisor)
     return np.concatenate([[size], multiples[multiples > 0]]).astype(np.int64)

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 
 def require_prunable(graph: ChannelGraph, levels: Collection[str], network: str) -> None:
-    """Check that something may be removed from a network at these levels.
+    """Check that a network has channels or blocks that may be removed at these levels.
 
     Raises:
-        UserError: nothing may be removed; names the levels at which it may, or the frozen groups and the reasons.
+        UserError: nothing may be removed; the message names other levels that have some, or the frozen groups and the
+            reasons.
     """
     present = _levels_of(graph)
     if any(level in present for level in levels):
@@ -63,11 +64,11 @@ def require_feasible(
 ) -> None:
     """Check that a budget can be met.
 
-    Only the groups and blocks that have ``scores`` may be pruned; without scores all but those in ``exclude``.
+    Only the groups and blocks that have ``scores`` may be pruned; without scores all except those in ``exclude``.
 
     Raises:
-        UserError: nothing may be removed, or the budget is out of reach: names the smallest one that can be
-            met and what to change.
+        UserError: nothing may be removed, or the budget cannot be reached; the message names the smallest one that can
+            be met and what to change.
     """
     require_prunable(graph, levels, network)
     prunable = scores or Scores(

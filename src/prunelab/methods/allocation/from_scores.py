@@ -1,4 +1,4 @@
-"""From scores and a budget to a plan: which channels stay, which blocks are dropped.
+"""Allocation: from scores and a budget to a plan of kept channels and dropped blocks.
 
 The width of every group falls in steps (``candidate_widths.py``). The steps of all groups are sorted by priority, and
 the first ones are taken until the budget is met (``step_search.py``). Costs come from the cost model; no tensor is
@@ -51,8 +51,8 @@ def allocate(
 
     Args:
         graph: the network that is pruned.
-        scores: of its groups and blocks; those without a score are not pruned.
-        budget: a fraction of ``reference``.
+        scores: those of its groups and blocks; without a score these are not pruned.
+        budget: the fraction of ``reference`` to keep.
         levels: what may be removed, of "filter", "stage" and "block". Groups with ``exact = False`` (their
             channels pass a normalisation over channels, so that pruned and masked network differ) are pruned
             like all others.

@@ -1,7 +1,7 @@
-"""Allocation by score per resource: what costs much and matters little goes first.
+"""Allocation by score per resource: channels with a low ratio of score to cost are removed first.
 
-With scores in units of the loss this is the Lagrangian solution of: least loss within the budget. What a channel
-costs depends on the widths of the layers around it, so the search is repeated with the costs at the widths that it
+With scores in units of the loss this is the Lagrangian solution for the smallest loss within the budget. The cost of a
+channel depends on the widths of the adjacent layers, so the search is repeated with the costs at the widths that it
 found.
 """
 
@@ -38,7 +38,7 @@ def per_cost(
     reference: ChannelGraph | None,
     target: float,
 ) -> tuple[list[CandidateWidths], Widths]:
-    """The options and the widths that cost at most ``target``; of all rounds those that lose the least score."""
+    """The options, and the widths of cost at most ``target`` of the round with the smallest lost score."""
     widths = np.array([group.size for group in graph.groups] + [1] * len(graph.blocks), dtype=np.int64)
     best: tuple[float, list[CandidateWidths], Widths] | None = None
     seen: set[bytes] = set()
@@ -57,9 +57,9 @@ def per_cost(
 
 
 def marginal_costs(graph: ChannelGraph, resource: Resource, widths: Widths) -> NDArray[np.float64]:
-    """What one channel of each group, and each block, costs at these widths: (groups + blocks,).
+    """The cost of one channel of each group, and of each block, at these widths: (groups + blocks,).
 
-    The costs of channels in a dropped block are those that they would have in it.
+    Channels in a dropped block have the cost that they would have if the block were kept.
     """
     cost = cost_function(graph, resource)
     groups, blocks = len(graph.groups), len(graph.blocks)
@@ -74,7 +74,7 @@ def marginal_costs(graph: ChannelGraph, resource: Resource, widths: Widths) -> N
         here - np.asarray(cost(np.repeat(own[None], blocks, axis=0), alive)) if blocks else np.zeros(0)
     )
     saved: NDArray[np.float64] = np.concatenate([of_groups, of_blocks])
-    # What costs nothing is not worth removing, however low its score.
+    # A channel without a cost is never worth removing.
     return np.maximum(saved, 1e-9 * max(here, 1.0))
 
 

@@ -26,15 +26,15 @@ def full_cost(graph: ChannelGraph, resource: Resource) -> float:
 
 
 def allowed_cost(graph: ChannelGraph, budget: Budget) -> float:
-    """The most that a pruned network may cost."""
+    """The largest cost that a pruned network may have."""
     return budget.keep * full_cost(graph, budget.resource)
 
 
 def cost_function(graph: ChannelGraph, resource: Resource) -> Callable[..., Any]:
-    """The function of the cost model for a resource: of nothing, of a plan, or of widths and alive blocks.
+    """The function of the cost model for a resource; its arguments are none, a plan, or widths and alive blocks.
 
     Raises:
-        UserError: an unknown resource, or one that the cost model has no figures for.
+        UserError: an unknown resource, or one for which the cost model has no figures.
     """
     if resource not in get_args(Resource):
         raise UserError(f"budget.{resource}: no such resource. {nearest(str(resource), get_args(Resource))}")
@@ -63,7 +63,7 @@ class _Steps:
 
 
 class StepSearch:
-    """Meets a budget by taking the steps of all groups in the order of their priorities."""
+    """Search that meets a budget by taking the steps of all groups in the order of their priorities."""
 
     def __init__(self, graph: ChannelGraph, options: Sequence[CandidateWidths], resource: Resource) -> None:
         self._ladders = {option.column: option for option in options}
@@ -78,21 +78,21 @@ class StepSearch:
             nothing + [np.full(len(option.priorities), option.column) for option in options]
         )
         widths = np.concatenate(nothing + [option.widths[1:] for option in options])
-        # Stable: ties are taken in the order of the groups, then in the order within one.
+        # A stable sort: ties are taken in the order of the groups, then in the order within a group.
         order = np.argsort(priorities, kind="stable")
         self._steps = _Steps(columns[order], widths[order])
 
     def smallest_cost(self) -> float:
-        """The cost once every step is taken."""
+        """The cost after all steps."""
         return self._cost_after(self._steps, len(self._steps))
 
     def solve(self, target: float) -> Widths:
-        """The widths with a cost of at most ``target``, and above it minus the cost of the cheapest step.
+        """The widths with a cost of at most ``target``, which is less than the cost of the cheapest step below it.
 
-        The smallest number of steps that suffices is taken, and then steps are reverted while the cost stays within
-        the target. If the difference is still larger than the cheapest step, the last step was too coarse (a block,
-        a channel of an expensive group): it is left out, and the next ones in the order replace it. If no steps
-        remain, the closest widths that were found are returned.
+        The smallest sufficient number of steps is taken; then steps are reverted while the cost stays within the
+        target. If the difference is still larger than the cheapest step, the last step was too coarse (a block, a
+        channel of an expensive group): it is left out, and the next ones in the order replace it. If no steps remain,
+        the closest widths that were found are returned.
         """
         steps, best, smallest_gap = self._steps, self._full, float("inf")
         while self._cost_after(steps, len(steps)) <= target:
@@ -118,9 +118,9 @@ class StepSearch:
         return enough
 
     def _revert(self, steps: _Steps, count: int, target: float) -> Widths:
-        """The widths after ``count`` steps, with every step reverted that fits, the last one first.
+        """The widths after ``count`` steps, with every step reverted that the target allows, the last one first.
 
-        A step that does not fit now will not fit later, since costs only rise. A step that costs nothing (inside a
+        A step that cannot be reverted now cannot be later, since costs only rise. A step that costs nothing (inside a
         dropped block) is kept for later: it has a cost once the block is restored.
         """
         widths = self._widths_after(steps, count)
@@ -140,7 +140,7 @@ class StepSearch:
         return widths
 
     def _finest_step(self, widths: Widths) -> float:
-        """The smallest cost of a single step from these widths, up or else down."""
+        """The smallest cost of a single step from these widths: up, or down from the full width."""
         columns, neighbours = [], []
         for column, option in self._ladders.items():
             if len(option.widths) > 1:

@@ -1,4 +1,4 @@
-"""Scores that differ by rounding only count as equal, so that equal channels are treated alike on every machine."""
+"""Scores that differ only by rounding count as equal, so that equal channels are treated alike on every machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RELATIVE = 1e-6
-"""Two scores are equal if they differ by less than this fraction of the larger one: some roundings of float32."""
+"""Two scores are equal if they differ by less than this fraction of the larger one: a few roundings of float32."""
 
 OF_THE_LARGEST = 1e-12
 """... or by less than this fraction of the largest score: scores near zero can be differences of larger numbers."""
@@ -18,7 +18,7 @@ def tied(scores: NDArray[Any]) -> NDArray[np.float64]:
     """``scores`` (n,), where all scores that are equal up to rounding are replaced by the largest of them.
 
     A stable sort of the result keeps the first of several equal channels. Different scores are returned as they are.
-    Infinite scores are equal to themselves alone.
+    Infinite scores are equal only to themselves.
 
     Example:
         >>> tied(np.array([1.0, 2.0, 1.0 + 1e-9])).tolist()
@@ -42,8 +42,8 @@ def tied(scores: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def copies_by_index(order: NDArray[np.int64], *properties: NDArray[Any]) -> NDArray[np.int64]:
-    """``order`` (n,), the best channel first, where channels that agree in all ``properties`` (n,) change places so
-    that the first of them is the best. For selections in which exact copies of a channel compete.
+    """``order`` (n,), the best channel first, with channels that agree in all ``properties`` (n,) sorted by index. For
+    selections in which exact copies of a channel compete.
 
     Example:
         >>> copies_by_index(np.array([3, 0, 1, 2]), np.array([5.0, 1.0, 2.0, 5.0])).tolist()

@@ -1,9 +1,8 @@
-"""Scores from what flows through the network: one pass over the calibration images serves every layer.
+"""Scores from activations and gradients; one pass over the calibration images serves all layers.
 
 A statistic is a torchmetrics ``Metric`` of one hook point: it is updated batch by batch, declares how its state is
-reduced over ranks, and computes one value per channel. The activations are those that the next layer reads:
-after normalisation and activation function, before pooling. A block is judged by its branch, f(x) in y = f(x)
-+ x, averaged over channels.
+reduced over ranks, and computes one value per channel. The activations are those after normalisation and activation
+function, before pooling. A block is judged by its branch, f(x) in y = f(x) + x, averaged over channels.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from prunelab.methods.untouched import untouched
 from prunelab.structure import HookPoint, channels_first, observe
 
 Values = Mapping[HookPoint, np.ndarray]
-"""For each hook point its statistic: float64, one value per channel (width,) unless documented otherwise."""
+"""The statistic of each hook point: float64, one value per channel (width,) unless documented otherwise."""
 
 Shape = Literal["positions", "maps"]
 Shaped = Callable[[Tensor, int], Tensor]
@@ -41,7 +40,7 @@ def measure(
     gradients: bool = False,
     shape: Shape = "positions",
 ) -> Values:
-    """Run the calibration images through the network once and give the statistic of every hook_point.
+    """Run the calibration images through the network once and return the statistic of every hook point.
 
     ``statistic(width)`` makes the metric of one hook_point. It is updated with activations (N, width, positions), or
     with maps (N, width, H, W), depending on ``shape``, and, if ``gradients``, with the gradient of each image's
@@ -64,10 +63,10 @@ def score_taps(
     reduction: Reduction,
     per_member: Callable[[np.ndarray], np.ndarray] = lambda scores: scores,
 ) -> Scores:
-    """Scores of groups and blocks from statistics of hook_points.
+    """Scores of groups and blocks from statistics of hook points.
 
-    A channel that sits at several positions of a hook point gets their mean. ``per_member`` changes the scores
-    (size,) that one hook point gives a group before the group's hook points are joined.
+    The score of a channel at several positions of a hook point is their mean. ``per_member`` transforms the scores
+    (size,) of a group at one hook point before they are joined over the group's hook points.
     """
     channels = {}
     for group in context.groups:
@@ -117,9 +116,9 @@ def _taps(context: PruningContext) -> list[HookPoint]:
 def _one_pass(
     context: PruningContext, metrics: Mapping[HookPoint, Metric], shaped: Shaped, gradients: bool
 ) -> int:
-    """Update the metrics with this rank's images; how many there were."""
+    """Update the metrics with the images of this rank; returns their number."""
     seen = 0
-    for hook_point, metric in metrics.items():  # a rank without a batch must have states to reduce, too
+    for hook_point, metric in metrics.items():  # a rank without a batch needs states to reduce as well
         nothing = shaped(torch.zeros(1, hook_point.width, 1, device=context.device), 1)[:0]
         metric.update(*((nothing, nothing) if gradients else (nothing,)))
     observers = {hook_point: _observer(metric, shaped, gradients) for hook_point, metric in metrics.items()}
@@ -129,7 +128,7 @@ def _one_pass(
         torch.set_grad_enabled(gradients),
     ):
         for images, targets, batch in _batches(context):
-            # Parameters need no gradient here: activations get theirs because the images require one.
+            # No gradients of parameters: the activations have gradients because the images require one.
             outputs = finite_outputs(context, images.detach().requires_grad_(gradients))
             if gradients:
                 (context.loss_of(outputs, targets, batch) * len(images)).backward()
@@ -142,7 +141,7 @@ def _observer(metric: Metric, shaped: Shaped, gradients: bool) -> Callable[[Tens
         metric.update(shaped(tensor, dim))
 
     def read_with_gradient(tensor: Tensor, dim: int) -> None:
-        # Copied, since the network may go on to change the tensor in place (out += shortcut).
+        # Copied, because the network may change the tensor in place later (out += shortcut).
         activation = shaped(tensor.detach().clone(), dim)
         if tensor.requires_grad:
             tensor.register_hook(lambda gradient: metric.update(activation, shaped(gradient, dim)))
@@ -159,6 +158,6 @@ def _positions_last(tensor: Tensor, dim: int) -> Tensor:
 
 
 def _maps(tensor: Tensor, dim: int) -> Tensor:
-    """(N, C, H, W); what has no two spatial dimensions is one row."""
+    """(N, C, H, W); without two spatial dimensions, all positions form one row."""
     channels = channels_first(tensor, dim)
     return channels if channels.dim() == 4 else channels.reshape(*channels.shape[:2], 1, -1)

@@ -1,11 +1,10 @@
 """Average fraction of non-zero activations.
 
-Hu, Peng, Tai, Tang: Network Trimming, arXiv:1607.03250, equation 1. The paper's APoZ is the fraction of zeros
-and high where a channel is useless; exported here is 1 - APoZ, so that higher = keep. The paper removes what
-lies a standard deviation from the layer's mean; here the budget decides how much goes. Only activations with
-exact zeros (after a ReLU) are distinguished: a linear bottleneck is non-zero nearly everywhere. So is the branch of
-a block before its addition, for which the measure is not defined: blocks are an error. A stage is read after the
-ReLUs that follow its additions.
+Hu, Peng, Tai, Tang: Network Trimming, arXiv:1607.03250, equation 1. The paper's APoZ is the fraction of zeros, which is
+high for useless channels; the score is 1 - APoZ, so that higher = keep. The paper removes channels whose APoZ is a
+standard deviation above the layer's mean; here the budget sets the number of channels. The score needs activations with
+exact zeros (after a ReLU): a linear bottleneck is non-zero nearly everywhere. The branch of a block before its addition
+is as well, so that the level ``block`` is an error. A stage is read after the ReLUs that follow its additions.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class NonZeroFraction(Metric):
         self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, activations: Tensor) -> None:
-        # Ones and zeros as floats add up several times as fast as booleans do; exact below 2^24 positions.
+        # Floats are summed several times faster than booleans; the sum is exact below 2^24 positions.
         nonzero = torch.ne(activations, 0, out=torch.empty_like(activations, dtype=torch.float32))
         self.nonzero += nonzero.sum(dim=2).long().sum(dim=0)
         self.total += activations.shape[0] * activations.shape[2]

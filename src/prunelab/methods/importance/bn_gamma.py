@@ -1,9 +1,9 @@
 """Scale factors of the normalisation layers.
 
 Liu, Li, Shen, Huang, Yan, Zhang: Learning Efficient Convolutional Networks through Network Slimming, ICCV
-2017, arXiv:1708.06519, section 3. The paper trains with an l1 penalty on the factors first; on a network
-trained without it this is the same score, less sharply divided. It ranks the factors of all layers as they
-are (``normalisation: none``).
+2017, arXiv:1708.06519, section 3. The paper trains with an l1 penalty on the factors first; without that training the
+score is the same, but separates the channels less clearly. The paper ranks the factors of all layers together, unscaled
+(``normalisation: none``).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class BNGamma(Criterion):
 
     Args:
         reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
-        missing: for groups that no normalisation layer scales: ``error`` raises UserError, ``keep`` does not prune them
-            (as in the paper for fully connected layers).
+        missing: what to do with groups that no normalisation layer scales: ``error`` raises UserError, ``keep`` does
+            not prune them (as in the paper for fully connected layers).
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 1))
@@ -78,7 +78,7 @@ class BNGamma(Criterion):
         return Scores(channels, self._block_scores(context))
 
     def _block_scores(self, context: PruningContext) -> dict[str, float]:
-        """A block of which no factor belongs to its stage has no score, and so stays."""
+        """A block without a factor that belongs to its stage has no score and is kept."""
         scores = {}
         for block in context.blocks:
             stage = context.graph.group(block.stage).having("scale") if block.stage else ()

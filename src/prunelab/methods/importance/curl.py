@@ -1,12 +1,12 @@
 """Change of the predictions when a channel is missing.
 
 Luo, Wu: Neural Network Pruning with Residual-Connections and Limited-Data, CVPR 2020, arXiv:1911.08114, section
-3.2. Compared are the softmax outputs, as in the authors' code (Roll920/CURL), which overwrites the score with
-every batch of a larger proxy set; here it is the mean over all images. The paper sorts the scores of all layers
+3.2. The softmax outputs are compared, as in the authors' code (Roll920/CURL). That code overwrites the score with every
+batch of a larger proxy set; here the score is the mean over all images. The paper sorts the scores of all layers
 together (``normalisation: none``), keeps 30 % of every layer (``min_keep``) and never prunes the last stage.
 
-Masked copies of many images and channels go through the network side by side, and start where the group is
-first read (``prefix.py``). An image on which a channel is zero anyway needs no copy.
+One forward pass computes masked copies of many images and channels; it starts at the layer that reads the group first
+(``prefix.py``). An image on which a channel is already zero needs no copy.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
     from prunelab.structure import ChannelGroup, ResidualBlock
 
-_CACHED_VALUES = 1 << 27  # of module outputs kept for a part of a batch: 512 MB in float32
+_CACHED_VALUES = 1 << 27  # module outputs kept for a part of a batch: 512 MB in float32
 
 Unit = Mapping[HookPoint, np.ndarray]
-"""What is masked together: for each hook point the positions (channels, m) of the unit's channels along its dim."""
+"""Channels that are masked together: their positions (channels, m) along the channel dimension of each hook point."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _block_unit(block: ResidualBlock) -> Unit:
 
 
 def _mean_divergences(context: PruningContext, units: Sequence[Unit], copies: int) -> list[np.ndarray]:
-    """For each unit the mean over the images of all ranks of KL(masked || original): (channels,)."""
+    """KL(masked || original) of each unit, (channels,), averaged over the images of all ranks."""
     found = gather(on_all_ranks(lambda: _summed_divergences(context, units, copies)))
     images = sum(count for _, count in found)
     if images == 0:
@@ -127,7 +127,7 @@ def _mean_divergences(context: PruningContext, units: Sequence[Unit], copies: in
 def _summed_divergences(
     context: PruningContext, units: Sequence[Unit], copies: int
 ) -> tuple[list[np.ndarray], int]:
-    """The sums over the images of this rank, and how many images that were."""
+    """The sums over the images of this rank, and the number of these images."""
     sums = [torch.zeros(_channels(unit), dtype=torch.float64, device=context.device) for unit in units]
     seen = 0
     masking = None
@@ -142,7 +142,7 @@ def _summed_divergences(
 
 
 def _precision(context: PruningContext) -> torch.dtype:
-    """The precision of the forward passes: float64 on CPUs, where it takes about twice the time of float32.
+    """The precision of the forward passes: float64 on CPUs, where it takes about twice as long as float32.
 
     The divergence of a channel is a small difference of outputs: in float32 exact copies of a channel differ by up to
     1e-4 of the largest score, which makes their order depend on the machine.
@@ -153,7 +153,8 @@ def _precision(context: PruningContext) -> torch.dtype:
 
 @contextmanager
 def _precise(context: PruningContext) -> Iterator[None]:
-    """Inside, the network computes with ``_precision``; float32 weights are the same numbers in float64."""
+    """Context in which the network computes with ``_precision``; the conversion of float32 weights to float64 is
+    exact."""
     tensors = [*context.model.parameters(), *context.model.buffers()]
     changed = [(each, each.data) for each in tensors if each.dtype == torch.float32]
     precision = _precision(context)
@@ -188,7 +189,7 @@ class _Masking:
             alive = torch.stack(
                 [nonzero[hook_point][:, positions].any(dim=2) for hook_point, positions in unit.items()]
             )
-            pairs = alive.any(dim=0).nonzero()  # (image, channel): any other copy would equal its image
+            pairs = alive.any(dim=0).nonzero()  # (image, channel); all other copies would equal their image
             if not len(pairs):
                 continue
             mask = _Mask(unit)
@@ -217,13 +218,13 @@ class _Mask:
         def zero(tensor: Tensor, dim: int) -> None:
             columns = positions.to(tensor.device)[self.channels]
             rows = torch.arange(len(columns), device=tensor.device)[:, None]
-            channels_first(tensor, dim)[rows, columns] = 0  # in place: the network goes on with this tensor
+            channels_first(tensor, dim)[rows, columns] = 0  # in place: the network continues with this tensor
 
         return zero
 
 
 def _nonzero_channels(found: dict[HookPoint, Tensor], hook_point: HookPoint) -> Callable[[Tensor, int], None]:
-    """Notes which (image, channel) of a hook point are not zero everywhere."""
+    """Records which (image, channel) of a hook point are not zero everywhere."""
 
     def note(tensor: Tensor, dim: int) -> None:
         nonzero = channels_first(tensor, dim) != 0
@@ -236,7 +237,9 @@ def _log_probabilities(outputs: Any) -> Tensor:
     """log softmax (N, classes) of outputs, in float64."""
     if not isinstance(outputs, Tensor) or outputs.dim() != 2:
         given = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise UserError(f"CURL compares the class scores (N, classes) of a network, but it gives {given}.")
+        raise UserError(
+            f"CURL compares the class scores (N, classes) of a network, but this network returns {given}."
+        )
     return functional.log_softmax(outputs.double(), dim=1)
 
 

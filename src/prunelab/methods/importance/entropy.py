@@ -1,9 +1,9 @@
 """Entropy of the pooled activations.
 
-Luo, Wu: An Entropy-based Pruning Method for CNN Compression, arXiv:1706.05791, section 3.2. The paper gives
-no number of bins and no images: 100 bins and training images are ours. It goes layer by layer with
-fine-tuning in between; here all layers are scored at once. Activations are read after the ReLU; the branch of a
-block, which the paper does not judge, before its addition, where none may follow.
+Luo, Wu: An Entropy-based Pruning Method for CNN Compression, arXiv:1706.05791, section 3.2. The paper states neither
+the number of bins nor the images: 100 bins and training images are our choice. It prunes layer by layer with
+fine-tuning in between; here all layers are scored at once. Activations are read after the ReLU. The branch of a block,
+which the paper does not score, is read before its addition, possibly without a ReLU.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 Theis, Korshunova, Tejani, Huszar: Faster gaze prediction with dense networks and Fisher pruning, 2018,
 arXiv:1801.05787, equation 8; Liu et al.: Group Fisher Pruning, ICML 2021, arXiv:2108.00708, for coupled channels.
-Where this departs from them:
+Differences from the papers:
 
 - The gradient is that of the divergence from the network's own output in random directions, so that the mean of the
   squares is the true Fisher information and no label is needed (the papers use labels: the empirical one).
-- A channel is what its readers read: s_j sums activation times gradient over all positions and all layers that read
-  channel j, with the gradient through that layer alone. For a residual stage nothing is counted twice.
+- A channel is scored where it is read: s_j sums activation times gradient over all positions and all layers that read
+  channel j, with the gradient through that layer alone. In a residual stage nothing is counted twice.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class FPGM(Criterion):
         scores = np.empty(len(filters))
         scores[large] = distance_sums(filters[large])
         if small.size and norms[large].min() > 0:
-            # Below all others, by norm.
+            # Below all other scores, ordered by norm.
             scores[small] = scores[large].min() * norms[small] / norms[large].min()
         else:
             scores[small] = 0.0

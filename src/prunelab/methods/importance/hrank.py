@@ -1,12 +1,12 @@
 """Rank of the feature maps.
 
 Lin, Ji, Wang, Zhang, Zhang, Tian, Shao: HRank: Filter Pruning using High-Rank Feature Map, CVPR 2020,
-arXiv:2002.10179, equation 5. Maps are read after the ReLU, as in the authors' code (but for the stem of a ResNet-50,
-whose maps it takes behind the pooling); that code draws other augmented images for every layer, here one pass over
-the calibration images serves all of them. It gives each layer that writes a stage the rank of its own sum, here these
-are joined. The paper goes layer by layer with fine-tuning in between; here all layers are scored at once.
+arXiv:2002.10179, equation 5. Maps are read after the ReLU, as in the authors' code (except the stem of a ResNet-50,
+whose maps that code reads after the pooling). That code draws other augmented images for every layer; here one pass
+over the calibration images serves all layers. It gives each layer that writes a stage the rank of its own sum; here
+these ranks are joined. The paper prunes layer by layer with fine-tuning in between; here all layers are scored at once.
 
-Most maps of a layer may have the same rank: of channels that tie, the first ones stay.
+Most maps of a layer may have the same rank; of channels with equal scores the first ones are kept.
 """
 
 from __future__ import annotations
@@ -32,11 +32,9 @@ if TYPE_CHECKING:
 Judge = Callable[[Tensor, float], Tensor]
 """Ranks (M,) of maps (M, m, n), m >= n, with a relative tolerance; -1 where the rank is undecided."""
 
-_VALUES_AT_ONCE = 1 << 17  # of maps that are decomposed together on the CPU: as many as its caches hold
-_VALUES_AT_ONCE_ON_GPU = 1 << 22  # fewer, larger calls: on an H100 a third of the time for maps of 28x28
-_WIDEST_ON_GPU = (
-    32  # wider matrices are decomposed one by one there: on an H100 1 ms each, where a processor takes 0.1
-)
+_VALUES_AT_ONCE = 1 << 17  # in the maps of one call on the CPU; more do not fit into its caches
+_VALUES_AT_ONCE_ON_GPU = 1 << 22  # fewer, larger calls: a third of the time on an H100 for maps of 28x28
+_WIDEST_ON_GPU = 32  # a GPU decomposes wider matrices one by one: 1 ms each on an H100, 0.1 ms on a CPU
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class HRank(Criterion):
 class MeanRank(Metric):
     """Per channel the mean rank (width,) of its maps, over activations (N, width, H, W).
 
-    The few maps that need singular values are collected and decomposed together.
+    Maps that need singular values are few; they are collected and decomposed in one call.
     """
 
     ranks: Tensor
@@ -85,7 +83,7 @@ class MeanRank(Metric):
         super().__init__()
         self.add_state("ranks", torch.zeros(width, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
-        # Places of maps in their batch (k,), and these maps (k, H, W).
+        # Indices (k,) of maps in their batch, and these maps (k, H, W).
         self._aside: list[tuple[Tensor, Tensor]] = []
 
     def update(self, activations: Tensor) -> None:
@@ -103,7 +101,7 @@ class MeanRank(Metric):
         return self.ranks.double() / self.images
 
     def sync(self, *arguments: Any, **options: Any) -> None:
-        self._settle()  # processes add up their ranks; maps stay where they are
+        self._settle()  # ranks are summed over processes; collected maps are not exchanged
         super().sync(*arguments, **options)
 
     def reset(self) -> None:
@@ -125,14 +123,16 @@ class MeanRank(Metric):
 
 
 def quick_ranks(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The ranks (M,) of maps (M, H, W) that need no singular values; the places (k,) of the few others, and these.
+    """The ranks (M,) of maps (M, H, W) that need no singular values; the indices (k,) of the few others, and these
+    maps.
 
-    Ranks are those that ``torch.linalg.matrix_rank`` gives in float32, int64; 0 for the others, which are (k, m, n).
+    The ranks, int64, are those of ``torch.linalg.matrix_rank`` in float32, and 0 for the others, which are (k, m, n).
 
     On the CPU, with numba and for maps of at most 64 columns, a Cholesky factorisation of A^T A in float64 proves
-    nearly all ranks. Otherwise it proves for most maps that the columns which are not zero are independent, and for
-    some of the others the same of the rows, or on a GPU how many of the columns are; the eigenvalues of A^T A, the
-    squares of the singular values, settle nearly all the rest. Maps of float64 or bfloat16 are converted to float32.
+    nearly all ranks. Otherwise it proves for most maps that the columns that are not zero are independent; for some of
+    the others it proves the same for the rows or, on a GPU, the number of independent columns. The eigenvalues of A^T
+    A, the squares of the singular values, give nearly all other ranks. Maps of float64 or bfloat16 are converted to
+    float32.
 
     Raises:
         LinAlgError: a map holds NaN or infinity.
@@ -168,7 +168,7 @@ def quick_ranks(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _compiled_kernel() -> ModuleType | None:
     """The kernel for small matrices on the CPU; None if numba (``prunelab[fast]``) is not installed.
 
-    It is imported when it is first needed, because numba takes a moment to load.
+    It is imported at the first call, because the import of numba is slow.
     """
     try:
         from prunelab.methods.importance.kernels import proven_ranks
@@ -180,7 +180,7 @@ def _compiled_kernel() -> ModuleType | None:
 
 
 def _tolerance(maps: Tensor) -> float:
-    """Relative to the largest singular value."""
+    """The tolerance, relative to the largest singular value."""
     return max(maps.shape[1:]) * float(torch.finfo(torch.float32).eps)
 
 
@@ -200,7 +200,7 @@ def _in_parts(judge: Judge) -> Judge:
 def _independent_columns(maps: Tensor, tolerance: float) -> Tensor:
     """For each map (M, m, n) the number of columns that are not zero if these are proven independent, -1 if not.
 
-    The reason is that of ``proven_ranks``: the columns P are all that are not zero. On a GPU the factorisation of a
+    The proof is that of ``proven_ranks``, with all columns that are not zero as P. On a GPU the factorisation of a
     matrix with NaN counts as successful, so the sum of squares has to be finite.
     """
     gram = _gram(maps)
@@ -221,14 +221,14 @@ def _independent_rows(maps: Tensor, tolerance: float) -> Tensor:
 def _dependent_columns(maps: Tensor, tolerance: float) -> Tensor:
     """For each map (M, m, n) the number of columns on which the others are proven to depend, -1 without a proof.
 
-    The reason is that of ``proven_ranks``: the columns P are those with a positive pivot in the elimination of G - s I,
-    and what P leaves of the squares of the others is in sum at most s / 2n. Both matrices are eliminated side by side,
-    one column of all maps in each step.
+    The proof is that of ``proven_ranks``: P are the columns with a positive pivot in the elimination of G - s I, and
+    the squared residuals of the others sum to at most s / 2n. G and G - s I are eliminated together, one column of all
+    maps in each step.
     """
     gram = _gram(maps)
     width = gram.shape[1]
     shift = gram.diagonal(dim1=1, dim2=2).sum(dim=1) * tolerance**2
-    both = torch.stack([gram, gram])  # (2, M, n, n): shifted, as it is
+    both = torch.stack([gram, gram])  # (2, M, n, n): shifted, unshifted
     both[0].diagonal(dim1=1, dim2=2).sub_(shift[:, None])
     number, rest = torch.zeros_like(shift, dtype=torch.int64), torch.zeros_like(shift)
     for column in range(width):
@@ -238,7 +238,7 @@ def _dependent_columns(maps: Tensor, tolerance: float) -> Tensor:
         rest += torch.where(chosen, 0.0, pivots[1])
         factors = torch.where(chosen[:, None], rows / pivots[:, :, None], 0.0)
         both[:, :, column + 1 :, column + 1 :].sub_(factors[..., :, None] * rows[..., None, :])
-    proven = (rest <= shift / (2 * width)) & shift.isfinite()  # infinity is not above infinity
+    proven = (rest <= shift / (2 * width)) & shift.isfinite()  # inf <= inf is true
     return torch.where(proven, number, -1)
 
 

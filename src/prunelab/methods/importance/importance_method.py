@@ -24,10 +24,10 @@ class ImportanceMethod(PruningMethod):
     Args:
         criterion: computes the scores, such as ``L1Norm()``.
         budget: how much to keep.
-        normalisation: how ``global`` allocation makes layers comparable, see ``Allocation``; None: as the
-            default of the criterion (``mean``, but ``none`` for Taylor, which normalises its scores).
-        settings: those of ``PruningMethod``: levels, exclude, min_keep, divisor, images, ...; ``allocation`` is by
-            default that of the criterion (``global``, but ``per_cost`` for Fisher and OBS).
+        normalisation: how ``global`` allocation makes layers comparable, see ``Allocation``; None: the default of the
+            criterion (``mean``, but ``none`` for Taylor, which normalises its scores).
+        settings: those of ``PruningMethod``: levels, exclude, min_keep, divisor, images, ...; the default of
+            ``allocation`` is that of the criterion (``global``, but ``per_cost`` for Fisher and OBS).
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))

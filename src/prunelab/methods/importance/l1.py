@@ -3,8 +3,8 @@
 Li, Kadav, Durdanovic, Samet, Graf: Pruning Filters for Efficient ConvNets, ICLR 2017, arXiv:1608.08710,
 section 3.1. The paper prunes the first convolutions of residual blocks with hand-set ratios; here the budget
 sets them. All layers are scored on the full network (the paper's independent pruning; its greedy variant leaves out
-the weights that read what earlier layers lost). Where it prunes a stage, its projection shortcut alone decides; here
-all producers do (``reduction``).
+weights that read channels removed from earlier layers). In the paper the projection shortcut alone decides for a stage;
+here all producers do (``reduction``).
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """Neuron importance score propagation.
 
 Yu, Li, Chen, Lai, Morariu, Han, Gao, Lin, Davis: NISP: Pruning Networks using Neuron Importance Score
-Propagation, CVPR 2018, arXiv:1711.05908, equations 14 to 16. The authors published no code. Features of the
-final response layer, the input of the classifier, are ranked by Inf-FS (Roffo, Melzi, Cristani, ICCV 2015), here as
-in the code of its authors (giorgioroffo/Infinite-Feature-Selection; release 4.0 of 2016, which NISP could use);
-their scores go backwards through the absolute values of the weights (``propagation.py``).
+Propagation, CVPR 2018, arXiv:1711.05908, equations 14 to 16. The authors published no code. Features of the final
+response layer, the input of the classifier, are ranked by Inf-FS (Roffo, Melzi, Cristani, ICCV 2015), here as in the
+code of its authors (giorgioroffo/Infinite-Feature-Selection; release 4.0 of 2016, which NISP could use). Their scores
+are propagated backwards through the absolute values of the weights (``propagation.py``).
 
-For Inf-FS a constant feature is independent of all others, which raises its score. So a channel of the classifier's
-input that is always zero is no candidate for removal here, unless its weights are zero, too, in what reads it.
+In Inf-FS a constant feature is independent of all others, which raises its score. A channel of the classifier's input
+that is always zero therefore has a high score, unless the weights that read it are zero as well.
 
-What reads a tensor adds to its scores, so that a stage collects those of every block behind it. Products of
-absolute weights grow with every layer: the scores of each layer are divided by their mean.
+The scores of a tensor are a sum over its readers, so that a stage includes those of every later block. Products of
+absolute weights grow with every layer; the scores of each layer are therefore divided by their mean.
 """
 
 from __future__ import annotations
@@ -39,21 +39,20 @@ if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
 
 SHORTENING = 0.99
-"""Of paths with every step, relative to the largest that lets their sum converge."""
+"""Factor of a path per step, relative to the largest one for which the sum over paths converges."""
 
 
 @dataclass(frozen=True)
 class NISP(Criterion):
     """s_j = sum over positions of the importance of channel j, where s^l = |W^(l+1)|^T s^(l+1).
 
-    Blocks cannot be scored: a block's branch and its shortcut are added, so that both get the scores of their
-    sum.
+    Blocks cannot be scored: a block's branch and its shortcut are added, and both have the scores of their sum.
 
     Args:
         reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
-        alpha: weight in [0, 1] of the features' spread in Inf-FS, 1 - alpha that of their independence.
-        batch_norm_scale: whether the scores of a channel are multiplied by |gamma| / sqrt(variance + eps) where
-            they pass a batch normalisation; the paper lets them pass unchanged.
+        alpha: weight in [0, 1] of the features' spread in Inf-FS; the weight of their independence is 1 - alpha.
+        batch_norm_scale: whether a batch normalisation multiplies the scores of a channel by |gamma| / sqrt(variance +
+            eps); in the paper it leaves them unchanged.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
@@ -88,7 +87,7 @@ class NISP(Criterion):
 
 
 def _features(context: PruningContext) -> tuple[Tensor, tuple[int, ...]]:
-    """The final responses (images, features) of all ranks, float64 on the CPU; and the shape of an image."""
+    """The final responses (images, features) of all ranks, float64 on the CPU, and the shape of an image."""
     batches = [batch for rank in gather(on_all_ranks(lambda: _own_features(context))) for batch in rank]
     if not batches:
         raise UserError("The calibration loader holds no images to score with.")
@@ -108,10 +107,10 @@ def _own_features(context: PruningContext) -> list[tuple[Tensor, tuple[int, ...]
 def inf_fs(features: np.ndarray, alpha: float) -> np.ndarray:
     """Importance (F,) of features (images, F) by infinite feature selection.
 
-    A_ij = alpha S_ij + (1 - alpha) (1 - |Spearman_ij|) is the weight of going from feature i to feature j, with S_ij
-    = max(std_i, std_j) moved and scaled to [0, 1] over all pairs; the importance of i sums the weights of all paths of
-    any length that start there, shortened by r = 0.99 / rho(A) with every step: ((I - r A)^-1 - I) 1. Constant
-    features correlate with none, not even with themselves.
+    A_ij = alpha S_ij + (1 - alpha) (1 - |Spearman_ij|) is the weight of the step from feature i to feature j, with S_ij
+    = max(std_i, std_j) shifted and scaled to [0, 1] over all pairs. The importance of i is the sum of the weights of
+    all paths of any length that start at i, with a factor r = 0.99 / rho(A) per step: ((I - r A)^-1 - I) 1. The
+    correlation of a constant feature is 0, also with itself.
     """
     ranks = scipy.stats.rankdata(features, axis=0)
     ranks -= ranks.mean(axis=0)
@@ -122,13 +121,13 @@ def inf_fs(features: np.ndarray, alpha: float) -> np.ndarray:
     last = len(graph) - 1
     radius = float(scipy.linalg.eigvalsh(graph, subset_by_index=(last, last))[0])
     if radius <= 0:
-        return np.ones(len(graph))  # features that cannot be distinguished
+        return np.ones(len(graph))  # all features are alike
     ones = np.ones(len(graph))
     return np.linalg.solve(np.eye(len(graph)) - SHORTENING / radius * graph, ones) - ones
 
 
 def _spreads(features: np.ndarray) -> np.ndarray:
-    """S (F, F), in [0, 1]; zeros if all features spread alike."""
+    """S (F, F), in [0, 1]; zeros if the spread of all features is equal."""
     spread = features.std(axis=0)
     larger = np.maximum.outer(spread, spread)
     larger -= larger.min()

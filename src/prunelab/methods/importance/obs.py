@@ -1,9 +1,9 @@
-"""The loss that removing a channel adds if the weights that stay make up for it: greedy, structured OBS.
+"""The loss that removing a channel adds if the remaining weights compensate for it: greedy, structured OBS.
 
 Hassibi, Stork: Second order derivatives for network pruning: Optimal Brain Surgeon, NIPS 1992; with the curvature of
-Martens, Grosse: K-FAC, ICML 2015, arXiv:1503.05671, as in Wang et al.: EigenDamage, ICML 2019, arXiv:1905.05934. What
-is ours: the score of a coupled group is the sum over all layers that read it; curves are scaled to the Fisher
-information that was measured (see ``fisher``), so that layers can be compared; constants are compensated, too.
+Martens, Grosse: K-FAC, ICML 2015, arXiv:1503.05671, as in Wang et al.: EigenDamage, ICML 2019, arXiv:1905.05934. Our
+additions: the score of a coupled group is the sum over all layers that read it; costs are scaled to the measured Fisher
+information (see ``fisher``), so that layers can be compared; constants are compensated as well.
 """
 
 from __future__ import annotations
@@ -35,19 +35,20 @@ class OBS(Criterion):
     """Channels are removed one after the other, the cheapest first; the cost of each is its score.
 
     For a layer with inputs of covariance A and outputs whose gradient has the second moment G, removing the inputs J
-    costs tr(G W_J [(A^-1)_JJ]^-1 W_J^T) if all others change by the best amount; then W and A^-1 are those of the
-    smaller layer. The cost of a channel is the sum over the layers that read it.
+    costs tr(G W_J [(A^-1)_JJ]^-1 W_J^T) if the weights of all others change optimally; W and A^-1 are then updated to
+    those of the smaller layer. The cost of a channel is the sum over the layers that read it.
 
-    What compensation achieves is measured on images that it was not fitted to (a quarter of them): the cost of a
-    channel is by how much tr(G dW A' dW^T) grows there, dW all changes so far.
+    The effect of compensation is measured on held-out images (a quarter of all): the cost of a channel is the increase
+    of tr(G dW A' dW^T) on them, with dW the sum of all changes so far.
 
     Args:
         reduction: has no effect.
-        dampings: added to A, relative to the mean of its diagonal; each group takes the one that loses least.
+        dampings: values added to the diagonal of A, relative to its mean; for each group the one with the smallest loss
+            is used.
         positions: number of random positions of each image at which the inputs of a layer are read.
         at_once: fraction of a group's channels that are removed between two updates (at least one channel).
         draws: number of random directions of the loss for each image, with one backward pass each.
-        memory: largest number of bytes of moments; the images are read in several passes if needed.
+        memory: limit on the bytes of the moments; the images are read in several passes if needed.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
@@ -125,7 +126,7 @@ class OBS(Criterion):
 
 
 def _ratios(fisher: np.ndarray, plain: np.ndarray) -> np.ndarray:
-    """One factor for all channels of a group, with which the uncompensated costs add up to the measured information."""
+    """One factor for all channels of a group, such that the uncompensated costs sum to the measured information."""
     least = 1e-12 * max(float(plain.max()), 1e-300)
     return np.full(len(plain), fisher.sum() / max(float(plain.sum()), least))
 
@@ -133,14 +134,14 @@ def _ratios(fisher: np.ndarray, plain: np.ndarray) -> np.ndarray:
 def removal_order(
     readers: Sequence[Reader], ratios: np.ndarray, at_once: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The channels as they go, and what each costs when it goes."""
+    """The channels in the order of their removal, and the cost of each at its removal."""
     left = np.arange(len(ratios))
     order: list[int] = []
     paid: list[float] = []
     lost = 0.0
     while len(left):
         costs = np.sum([reader.costs(left) for reader in readers], axis=0) * ratios[left]
-        falling = np.argsort(-tied(costs), kind="stable")  # of equal channels the last one goes first
+        falling = np.argsort(-tied(costs), kind="stable")  # of equal channels the last one is removed first
         chosen = falling[::-1][: min(at_once, len(left))]
         gone = left[chosen]
         left = np.delete(left, chosen)
@@ -155,8 +156,8 @@ def removal_order(
 
 
 def scores_along(order: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Scores (size,) that never fall along ``order``: the closest such costs (isotonic regression); of equals the
-    one that goes first has the lower score."""
+    """Scores (size,) that never fall along ``order``: the closest such costs (isotonic regression). Of equal ones the
+    channel that is removed first has the lower score."""
     rising = isotonic_regression(np.maximum(costs, 0)).x
     scores = np.empty(len(order))
     last = -np.inf
@@ -166,7 +167,7 @@ def scores_along(order: np.ndarray, costs: np.ndarray) -> np.ndarray:
 
 
 class Reader:
-    """One layer that reads a group, while the group's channels go."""
+    """One layer that reads a group, while the group's channels are removed."""
 
     def __init__(self, weight: Tensor, found: Curvature, index: np.ndarray, damping: float) -> None:
         groups = found.xx.shape[1]
@@ -176,29 +177,29 @@ class Reader:
         means, seconds = found.x / rows, found.xx / rows[..., None]
         self._second = (found.xx.sum(dim=0)) / found.rows.sum().clamp(min=1)
         covariance = _about(seconds[0], means[0], means[0])
-        # Batches of fewer than HELD_OUT images have none that are held out.
+        # Batches of fewer than HELD_OUT images have no held-out image.
         self._held_out = _about(seconds[1], means[1], means[0]) if found.rows[1] > 0 else covariance
         level = covariance.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-12)
         eye = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
         self._inverse = torch.linalg.inv(covariance + damping * level[:, None, None] * eye)
         own = weight.detach().double().reshape(groups, -1, weight[0].numel()).to(covariance.device)
-        self._before = _root(found.gg) @ own  # (G, rank, D): its squares are losses
+        self._before = _root(found.gg) @ own  # (G, rank, D); the squares are losses
         self._now = self._before
 
     def plain(self) -> np.ndarray:
-        """What each channel costs if nothing makes up for it, (channels,)."""
+        """The cost of each channel without compensation, (channels,)."""
         blocks = _blocks(self._second, self._owned)
         weights = self._before[:, :, self._owned].movedim(2, 1)  # (G, channels, rank, m)
         return _cost(weights, blocks)
 
     def costs(self, left: np.ndarray) -> np.ndarray:
-        """What each of the channels that are left costs if the others make up for it, where that was fitted."""
+        """The cost of each remaining channel with compensation by the others, on the images of the fit."""
         owned = self._owned[left]
         blocks = torch.linalg.inv(_blocks(self._inverse, owned))
         return _cost(self._now[:, :, owned].movedim(2, 1), blocks)
 
     def remove(self, channels: np.ndarray) -> None:
-        """Remove channels; the weights of the others change by the best amount."""
+        """Remove channels; the weights of the others change optimally."""
         gone = self._owned[channels].flatten()
         rows = self._inverse[:, gone]  # (G, gone, D)
         solved = torch.linalg.solve(rows[:, :, gone], rows)
@@ -206,7 +207,7 @@ class Reader:
         self._inverse = self._inverse - rows.mT @ solved
 
     def lost(self) -> float:
-        """What all changes so far cost on the images that were held out."""
+        """The cost of all changes so far on the held-out images."""
         change = self._now - self._before
         return float(((change @ self._held_out) * change).sum())
 
@@ -237,7 +238,8 @@ def _root(matrix: Tensor) -> Tensor:
 
 
 def _parts(context: PruningContext, memory: int) -> Iterator[tuple[list[ChannelGroup], list[str]]]:
-    """Groups whose layers' moments fit into ``memory`` together, and these layers (those that fit at all)."""
+    """Sets of groups with their layers, such that the moments of a set fit into ``memory``; a layer that does not fit
+    alone is left out."""
     groups: list[ChannelGroup] = []
     layers: dict[str, None] = {}
     taken = 0

@@ -1,22 +1,22 @@
 """Principal filter analysis.
 
 Suau, Zappella, Palakkode, Apostoloff: Filter Distillation for Network Compression (first version: Network Compression
-using Correlation Analysis of Layer Responses), arXiv:1807.10585. The spectrum of a layer's responses gives the number
-of units that it needs, their correlations determine which. Responses are maxima over positions, as in the authors'
-code (apple/dnikit); here they are read after normalisation and ReLU.
+using Correlation Analysis of Layer Responses), arXiv:1807.10585. The spectrum of a layer's responses determines the
+number of units, their correlations determine which units. Responses are maxima over positions, as in the authors' code
+(apple/dnikit); here they are read after normalisation and ReLU.
 
-Within a layer units are dropped one at a time. Let k be the place of a unit counted from the end (k = 1 is
+Within a layer units are dropped one at a time. Let k be the place of a unit counted from the end (the unit at k = 1 is
 dropped last) and E(k) the share of the k largest eigenvalues of the covariance in their sum.
 
-PFA-En keeps the smallest number of units with E >= tau: the unit at place k stays if and only if E(k - 1) <
-tau. So with s = 1 - E(k - 1), one threshold 1 - tau over the scores of all layers is one energy tau for all
-layers, and the budget finds that tau.
+PFA-En keeps the smallest number of units with E >= tau: the unit at place k is kept if and only if E(k - 1) < tau. With
+s = 1 - E(k - 1), one threshold 1 - tau on the scores of all layers is one energy tau for all layers; the budget
+determines tau.
 
-PFA-KL gives every layer its own number of units, K = ceil(n (1 - KL(spectrum || uniform) / log n)), whatever
-the budget. With s = K / k a threshold of 1 keeps just these, and any other one keeps all K times the same
-factor, which the budget finds.
+PFA-KL gives every layer its own number of units, K = ceil(n (1 - KL(spectrum || uniform) / log n)), independent of the
+budget. With s = K / k a threshold of 1 keeps these numbers; any other threshold scales all K by one factor, which the
+budget determines.
 
-The covariance of n channels needs n images or more; with fewer a warning is shown (the authors' code stops).
+The covariance of n channels needs at least n images; with fewer there is a warning (an error in the authors' code).
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ class PFA(Criterion):
     """s_j = 1 - E(k - 1) (``energy``) or K / k (``kl``) for the unit that is k-th to last to be dropped; see
     above.
 
-    Scores of all layers are compared as they are (``normalisation: none``). The places where a stage is read
-    are analysed one by one. Units are ranked within their layer, so that blocks cannot be compared.
+    Scores of all layers are compared as they are (``normalisation: none``). Each place where a stage is read is
+    analysed separately. Units are ranked within their layer, so that blocks cannot be compared.
 
     Args:
         reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
-        widths: how many units a layer gets. ``energy``: as many as hold one share of energy that is the same in
-            all layers (PFA-En). ``kl``: PFA-KL's number, all of them scaled by one factor.
+        widths: how the number of units of a layer is set. ``energy``: the share of energy is the same in all layers
+            (PFA-En). ``kl``: the numbers of PFA-KL, all scaled by one factor.
         order: which unit is dropped next. ``l1max``: the one whose absolute correlations with the remaining units
             have the largest sum. ``absmax``: of the two remaining units with the largest absolute correlation the
-            one whose next largest is larger. Units that do not vary (1e-8 of the layer's largest variance) go first.
-            Of equal ones the last goes (in the authors' code the first).
+            one whose next largest is larger. Constant units (variance below 1e-8 of the layer's largest) are dropped
+            first. Of equal units the last is dropped (in the authors' code the first).
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
@@ -122,7 +122,7 @@ class PFA(Criterion):
         else:
             shares = spectrum / spectrum.sum() if spectrum.sum() > 0 else spectrum
             rest = shares[::-1].cumsum()[::-1]  # 1 - E(k - 1)
-            by_place = rest - _SAME_ENERGY * places / n  # the order remains where no energy is left
+            by_place = rest - _SAME_ENERGY * places / n  # keeps the order where no energy is left
         scores = np.empty(n)
         scores[dropping_order(covariance, self.order)[::-1]] = by_place
         return scores
@@ -154,10 +154,10 @@ class PooledCovariance(Metric):
 
 
 def eigenvalues(covariance: np.ndarray) -> np.ndarray:
-    """Those of a covariance (n, n), largest first.
+    """The eigenvalues of a covariance (n, n), largest first.
 
-    From r < n images its rank is below r, and with the pivoted Cholesky factor L (n, rank) its eigenvalues that are
-    not zero are those of L^T L: for few images a hundred times quicker.
+    With r < n images its rank is below r, and its non-zero eigenvalues are those of L^T L, L (n, rank) the pivoted
+    Cholesky factor: for few images a hundred times faster.
     """
     n = len(covariance)
     factor, _, rank, _ = scipy.linalg.lapack.dpstrf(covariance, lower=1)
@@ -169,7 +169,7 @@ def eigenvalues(covariance: np.ndarray) -> np.ndarray:
 
 
 def kl_width(spectrum: np.ndarray) -> int:
-    """How many of n units PFA-KL keeps, from their eigenvalues (n,): ceil(n (1 - KL(p || uniform) / log n)).
+    """The number of units that PFA-KL keeps, from their eigenvalues (n,): ceil(n (1 - KL(p || uniform) / log n)).
 
     KL(p || uniform) = log n - H(p), so the fraction is the entropy H of the spectrum relative to its largest
     possible value.
@@ -183,7 +183,7 @@ def kl_width(spectrum: np.ndarray) -> int:
 
 
 def dropping_order(covariance: np.ndarray, order: Order) -> np.ndarray:
-    """The n units of a covariance (n, n), the first to be dropped first; of equal ones the last."""
+    """The n units of a covariance (n, n) in the order in which they are dropped; of equal ones the last comes first."""
     variances = np.diag(covariance)
     active = np.flatnonzero(variances > max(_INACTIVE * variances.max(), 0))
     inactive = np.setdiff1d(np.arange(len(covariance)), active)[::-1]
@@ -206,7 +206,7 @@ def _by_largest_sum(correlations: np.ndarray) -> np.ndarray:
 
 
 def _by_largest_pair(correlations: np.ndarray) -> np.ndarray:
-    """Pairs in falling order of correlation; whenever both units of one remain, one of them is dropped."""
+    """Visit pairs in descending order of correlation; if both units of a pair remain, one of them is dropped."""
     left = correlations.copy()
     first, second = np.triu_indices(len(left), k=1)
     remains = np.ones(len(left), dtype=bool)
@@ -223,13 +223,13 @@ def _by_largest_pair(correlations: np.ndarray) -> np.ndarray:
 
 
 def _last_of_largest(values: np.ndarray) -> int:
-    """Among values that differ by rounding only, the last one counts as the largest."""
+    """The index of the largest value; of values that differ only by rounding, the last."""
     largest = values.max()
     return int(np.flatnonzero(values >= largest - 1e-9 * abs(largest))[-1])
 
 
 def _of_channels(covariance: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """The covariance (n, n) of the means over the positions (n, m) at which each channel sits in a hook_point."""
+    """The covariance (n, n) of channels, each the mean of its positions (n, m) in a hook point."""
     rows = sum(covariance[at] for at in positions.T) / positions.shape[1]
     return sum(rows[:, at] for at in positions.T) / positions.shape[1]
 
@@ -240,5 +240,5 @@ def _warn_of_few_images(context: PruningContext) -> None:
     if images < widest:
         warn(
             f"PFA reads {images} images, but a layer of {context.name} has {widest} channels: their "
-            "covariance is only known from as many images or more (recipe.calibration_images)."
+            "covariance needs at least that many images (recipe.calibration_images)."
         )

@@ -1,9 +1,9 @@
-"""What a network computes before a hook point, computed once and handed out again.
+"""Cached module outputs: the part of a network before a hook point is computed only once.
 
-A pass that changes activations at some hook points needs nothing new from the modules that are done before the first
-of them. ``Schedule`` records in one ordinary pass the order of modules and hook points and the readers of each
-output; ``Schedule.before`` gives the modules that can be skipped. Works with any network; one without submodules
-has nothing to skip.
+In a pass that changes activations at some hook points, the modules that finish before the first of them compute the
+same as before. ``Schedule`` records in one ordinary pass the order of modules and hook points and the readers of each
+output; ``Schedule.before`` returns the modules that can be skipped. This works with any network; in one without
+submodules nothing is skipped.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Forward = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Prefix:
-    """The outermost modules that are done before a hook_point.
+    """The outermost modules that finish before a hook point.
 
-    read: those whose outputs something that still runs reads.
-    unread: the outputs (1, ...) for one image of the others, of which only the shape is used.
+    read: modules whose outputs are read later in the pass.
+    unread: outputs (1, ...) of the other modules for one image, of which only the shape is used.
     """
 
     read: tuple[str, ...]
@@ -37,10 +37,10 @@ class Prefix:
 
     @contextmanager
     def skipped(self, model: nn.Module, outputs: Mapping[str, Tensor]) -> Iterator[Callable[[Tensor], None]]:
-        """Inside, the modules return what they returned before, without being run.
+        """Context in which the modules return cached outputs without being run.
 
-        ``outputs`` are those of ``read`` for some images. The function that is returned selects which of these
-        images (indices (P,)) the next pass is made of.
+        ``outputs`` are those of ``read`` for some images. The function that the context yields selects the images of
+        the next pass by their indices (P,).
         """
         current: dict[str, Tensor] = {}
 
@@ -59,13 +59,13 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The course of one pass.
+    """The order of events in one pass.
 
-    started: module -> when it started, for the same modules as ``done``.
-    done: module -> when it was done, for modules that ran once and gave one tensor with a row per image.
+    started: module -> its start, for the same modules as ``done``.
+    done: module -> its end, for modules that ran once and returned one tensor with a row per image.
     outputs: module -> its output (1, ...) for one image.
-    hook points: hook point -> when it came.
-    reads: (modules whose output a call read, modules that were running) for every such call.
+    hook_points: hook point -> its time.
+    reads: (modules whose output a call read, modules that were running) for every call that read one.
     """
 
     started: Mapping[str, int]
@@ -75,15 +75,15 @@ class Schedule:
     reads: frozenset[tuple[frozenset[str], frozenset[str]]]
 
     def before(self, hook_points: Collection[HookPoint]) -> Prefix:
-        """What is done before the first of these hook_points."""
+        """The modules that finish before the first of these hook points."""
         return self.until(min(self.hook_points[hook_point] for hook_point in hook_points))
 
     def through(self, module: str) -> Prefix:
-        """What is done once this module (one of ``done``) is done."""
+        """The modules that have finished when this module (one of ``done``) finishes."""
         return self.until(self.done[module] + 1)
 
     def until(self, end: int) -> Prefix:
-        """What is done before a point in time, such as one of ``started``."""
+        """The modules that finish before a point in time, such as one of ``started``."""
         done = {path for path, time in self.done.items() if time < end}
         outermost = {path for path in done if not done & set(_ancestors(path))}
         read = {
@@ -93,7 +93,7 @@ class Schedule:
 
 
 def record_schedule(model: nn.Module, images: Tensor, hook_points: Collection[HookPoint]) -> Schedule:
-    """The schedule of a network, from one pass over its first image."""
+    """The schedule of a network, from one pass with the first image."""
     recorder = _Recorder()
     paths = [path for path, _ in model.named_modules() if path]
     observers = {hook_point: recorder.tapped(hook_point) for hook_point in hook_points}
@@ -102,20 +102,20 @@ def record_schedule(model: nn.Module, images: Tensor, hook_points: Collection[Ho
         recorder,
         observe(model, observers),
     ):
-        model(images[:1].repeat(2, *[1] * (images.dim() - 1)))  # two rows: is a dimension one of images?
+        model(images[:1].repeat(2, *[1] * (images.dim() - 1)))  # two rows identify the image dimension
     return recorder.schedule()
 
 
 @contextmanager
 def record_outputs(model: nn.Module, paths: Collection[str]) -> Iterator[dict[str, Tensor]]:
-    """Inside, every pass of the network leaves copies of these modules' outputs in the dict."""
+    """Context in which every pass of the network stores copies of these modules' outputs in the dict."""
     outputs: dict[str, Tensor] = {}
 
     def kept(path: str) -> Callable[[Forward], Forward]:
         def wrap(forward: Forward) -> Forward:
             def run(*args: Any, **kwargs: Any) -> Any:
                 out = forward(*args, **kwargs)
-                outputs[path] = out.clone()  # what follows may work in place
+                outputs[path] = out.clone()  # later operations may change it in place
                 return out
 
             return run
@@ -127,7 +127,7 @@ def record_outputs(model: nn.Module, paths: Collection[str]) -> Iterator[dict[st
 
 
 class _Recorder(TorchFunctionMode):
-    """Notes when modules and hook points are done, and which calls read the output of which module."""
+    """Records when modules and hook points are reached, and which calls read the output of which module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class _Recorder(TorchFunctionMode):
         self._done: dict[str, int] = {}
         self._outputs: dict[str, Tensor] = {}
         self._made_by: dict[int, set[str]] = {}
-        self._alive: list[Tensor] = []  # so that no id is given to a second tensor
+        self._alive: list[Tensor] = []  # keeps tensors alive, so that no id is reused
         self._taps: dict[HookPoint, int] = {}
         self._reads: set[tuple[frozenset[str], frozenset[str]]] = set()
 
@@ -195,11 +195,11 @@ def _ancestors(path: str) -> list[str]:
 
 @contextmanager
 def forwards(model: nn.Module, wrappers: Mapping[str, Callable[[Forward], Forward]]) -> Iterator[None]:
-    """Inside, the ``forward`` of these modules is what the wrappers make of it."""
+    """Context in which the ``forward`` of these modules is replaced by its wrapper."""
     with ExitStack() as stack:
         for path, wrap in wrappers.items():
             module = model.get_submodule(path)
-            own = module.__dict__.get("forward")  # set on the instance, by someone else
+            own = module.__dict__.get("forward")  # set on the instance by other code
             stack.callback(_restore, module, own)
             module.__dict__["forward"] = wrap(module.forward)
         yield

@@ -1,9 +1,9 @@
-"""Importance sent backwards through a network, from its final responses to every hook_point.
+"""Importance propagated backwards through a network, from its final responses to every hook point.
 
-One backward pass of autograd does it. While the mode ``_Importance`` is open, the network computes with the
-absolute values of its weights and without biases, and activations and normalisations pass on what they are
-given. That network is linear, so that the gradient of (importance x final responses) with respect to an
-activation is the sum over all paths of the products of absolute weights.
+It is one backward pass of autograd. While the mode ``_Importance`` is active, the network computes with the absolute
+values of its weights and without biases, and activations and normalisations are the identity. This network is linear,
+so that the gradient of (importance x final responses) with respect to an activation is the sum over all paths of the
+products of absolute weights.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ADAPTIVE_AVERAGE_POOLS: dict[str, Callable[..., Tensor]] = {
 
 
 def final_response(model: nn.Module, images: Tensor) -> Tensor:
-    """What the last convolution, linear layer or matrix product of a pass reads, averaged over positions: (N,
+    """The input of the last convolution, linear layer or matrix product of a pass, averaged over positions: (N,
     features)."""
     last = _LastRead()
     with last:
@@ -63,10 +63,9 @@ def propagate(
 ) -> dict[HookPoint, np.ndarray]:
     """The importance (width,) of the channels of each hook point, summed over positions: float64.
 
-    ``importance`` (features,) is that of the final responses, ``image_shape`` (C, H, W) that of an input.
-    Average pooling gives each position of its window an equal share, and so does maximum pooling, as any position
-    may have the maximum. Where activations are multiplied (a gate), each factor gets the importance of the
-    product.
+    ``importance`` (features,) is that of the final responses, ``image_shape`` (C, H, W) that of an input. Average
+    pooling divides importance equally among the positions of its window; so does maximum pooling, because any position
+    may have the maximum. Each factor of a product of activations (a gate) has the importance of the product.
 
     Raises:
         UserError: the network contains another operator that is not linear.
@@ -104,8 +103,8 @@ def _require_linear(responses: Tensor, name: str) -> None:
     difference = (responses[0] + responses[1] - responses[2]).abs().max()
     if not difference <= 1e-6 * responses.abs().max():
         raise UserError(
-            f"NISP cannot send importance through {name}: besides convolutions, linear layers, pooling, sums, gates "
-            "and the usual activations and normalisations it computes something that is not a weighted sum of "
+            f"NISP cannot propagate importance through {name}: besides convolutions, linear layers, pooling, sums, "
+            "gates and the usual activations and normalisations it computes something that is not a weighted sum of "
             "its inputs (attention, a norm written out, ...). Choose another method."
         )
 
@@ -128,14 +127,14 @@ class _LastRead(TorchFunctionMode):
         """(N, features), averaged over positions; UserError if nothing was read."""
         if self._read is None:
             raise UserError(
-                "NISP finds no convolution or linear layer whose input could be the final responses."
+                "NISP needs a convolution or linear layer (its input is the final response), but none was called."
             )
         channels = channels_first(self._read, self._dim)
         return channels.flatten(2).mean(dim=2) if channels.dim() > 2 else channels
 
 
 class _Importance(TorchFunctionMode):
-    """Computes the linear network in which importance is the gradient."""
+    """The mode in which the network is linear and importance is the gradient."""
 
     def __init__(self, batch_norm_scale: bool) -> None:
         super().__init__()
@@ -200,7 +199,7 @@ def _average(
 
 
 def _sum(first: Any, second: Any, in_place: bool) -> Tensor:
-    """The sum of what flows; a constant adds nothing but its shape."""
+    """The sum of values that depend on the input; a constant contributes only its shape."""
     first, second = (value if _flows(value) else _nothing(value) for value in (first, second))
     return first.add_(second) if in_place else first + second
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Random(Criterion):
-    """s_j uniform in (0, 1], drawn for each group alone: its name and the seed decide, not the order.
+    """s_j uniform in (0, 1], drawn for each group separately, from its name and the seed; the order has no effect.
 
     Args:
         reduction: has no effect.

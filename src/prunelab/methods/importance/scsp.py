@@ -1,9 +1,9 @@
 """Spectral clustering of the filters.
 
 Zhuo, Qian, Fu, Yang, Xue: SCSP: Spectral Clustering Filter Pruning with Soft Self-adaption Manners,
-arXiv:1806.05320. Filters that are alike form groups, and groups that contribute little go first. The paper
-zeroes them softly while it trains; here the score is taken once, from the trained weights. Its affinity
-width, number of groups and contribution are not published in code: the settings below are ours.
+arXiv:1806.05320. Similar filters form clusters, and clusters that contribute little are removed first. The paper zeroes
+them softly during training; here the score is computed once, from the trained weights. No published code defines the
+affinity width, the number of clusters or the contribution: the settings below are our choice.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class SCSP(Criterion):
     Args:
         reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
         clusters: their number as a fraction of the layer's filters, in (0, 1].
-        restarts: how often k-means starts; the best result counts.
+        restarts: number of starts of k-means; the best result is used.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
@@ -83,16 +83,16 @@ class SCSP(Criterion):
 def spectral_clusters(points: np.ndarray, count: int, restarts: int, seed: int) -> np.ndarray:
     """The cluster number (n,) in [0, count) of each of n points (n, d).
 
-    Rows of the first ``count`` eigenvectors of the normalised Laplacian, scaled to unit length, are what
-    k-means divides (Ng, Jordan, Weiss, NIPS 2001).
+    K-means clusters the rows of the first ``count`` eigenvectors of the normalised Laplacian, scaled to unit length
+    (Ng, Jordan, Weiss, NIPS 2001).
     """
-    from sklearn.cluster import KMeans  # a second to import, and needed by this criterion alone
+    from sklearn.cluster import KMeans  # the import takes a second, and only this criterion needs it
 
     if count == 1:
         return np.zeros(len(points), dtype=np.int64)
     affinity = affinities(points)
     scale = 1 / np.sqrt(affinity.sum(axis=1))
-    similarity = scale[:, None] * affinity * scale[None, :]  # = 1 - the Laplacian: its largest come first
+    similarity = scale[:, None] * affinity * scale[None, :]  # 1 - the Laplacian: reversed order
     last = len(points) - 1
     _, vectors = scipy.linalg.eigh(similarity, subset_by_index=(last - count + 1, last))
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

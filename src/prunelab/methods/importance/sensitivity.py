@@ -1,8 +1,8 @@
-"""How the loss depends on the channels that each layer reads: one pass forward and backward, no labels.
+"""Dependence of the loss on the channels that each layer reads, from one forward and backward pass without labels.
 
-The loss is the divergence from what the network gives now; its curvature (Gauss-Newton = Fisher) is sampled. For every
-layer that reads a prunable group the pass gives, besides the Fisher information of each channel, what ``obs`` needs:
-the moments of its inputs and of the gradient of its outputs.
+The loss is the divergence from the network's present outputs; its curvature (Gauss-Newton = Fisher) is sampled. For
+every layer that reads a prunable group the pass returns the Fisher information of each channel and, for ``obs``, the
+moments of its inputs and of the gradient of its outputs.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
 
 IMAGES_AT_ONCE = 8
-"""Number of images of a batch in one pass: their activations and gradients are in memory."""
+"""Number of images in one pass, whose activations and gradients are in memory."""
 
 
 HELD_OUT = 4
-"""Of so many images of a batch the last one is held out of what compensation is fitted to."""
+"""One image in this many (the last) is held out from the fit of compensation."""
 
 
 @dataclass
 class Curvature:
-    """What one layer reads, and how the loss depends on what it computes (sums, float64; G groups of a convolution).
+    """Moments of the inputs of one layer and of the gradient of its outputs (sums, float64; G groups of a convolution).
 
-    xx (2, G, D, D) and x (2, G, D) of its inputs at random positions, rows (2,) how many: first of three quarters of
-    the images, then of the others (``HELD_OUT``); gg (G, O, O) of the gradient with respect to its outputs, summed
-    over the positions of each image, of all images.
+    xx (2, G, D, D) and x (2, G, D): moments of its inputs at random positions, rows (2,) their number; first for three
+    quarters of the images, then for the others (``HELD_OUT``). gg (G, O, O): moment of the gradient with respect to its
+    outputs, summed over the positions of each image, for all images.
     """
 
     xx: Tensor
@@ -53,7 +53,7 @@ class Curvature:
 
     @staticmethod
     def zeros(weight: Tensor, groups: int, device: torch.device) -> Curvature:
-        """Sums of nothing, for a layer with this weight."""
+        """Sums that are zero, for a layer with this weight."""
         features, outputs = weight[0].numel(), len(weight) // groups
         shapes = ((2, groups, features, features), (2, groups, features), (groups, outputs, outputs), (2,))
         return Curvature(*(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
@@ -76,10 +76,10 @@ def measure_sensitivity(
 ) -> Sensitivity:
     """Run the calibration images forward and backward once.
 
-    ``layers``: names of weights whose ``Curvature`` is wanted, with so many ``positions`` of each image.
+    ``layers``: names of weights whose ``Curvature`` is measured, at this number of ``positions`` of each image.
 
     Raises:
-        UserError: there are no calibration images, or the network gives no class scores.
+        UserError: there are no calibration images, or the network does not return class scores.
     """
     work = _Pass(context, draws, frozenset(layers), positions)
     images = on_all_ranks(work.run)
@@ -134,7 +134,8 @@ class _Pass:
             torch.enable_grad(),
         ):
             for images, _ in calibration_batches(context):
-                # The same numbers for every batch, so that they do not depend on how batches are dealt out to ranks.
+                # The same random numbers for every batch, so that they do not depend on the distribution of batches to
+                # ranks.
                 generator = torch.Generator().manual_seed(context.seed)
                 for part in images.split(IMAGES_AT_ONCE):
                     self._look(part, generator)
@@ -142,7 +143,7 @@ class _Pass:
         return seen
 
     def _look(self, images: Tensor, generator: torch.Generator) -> None:
-        """One pass forward, and ``draws`` passes backward."""
+        """One forward pass and ``draws`` backward passes."""
         with Watch(self._names, self._entered, self._left):
             outputs = finite_outputs(self._context, images.detach().requires_grad_())
         _require_class_scores(outputs)
@@ -174,7 +175,7 @@ class _Pass:
                 sums.x[part] += own.sum(dim=1)
                 sums.rows[part] += own.shape[1]
         given = use.given
-        alias = given.view_as(given)  # its gradient is the one through this layer alone
+        alias = given.view_as(given)  # its gradient is that through this layer alone
         if alias.requires_grad:
             activation = given.detach().clone() if given._version else given.detach()
             alias.register_hook(lambda gradient: self._note(name, use, activation, gradient))
@@ -240,8 +241,8 @@ def random_direction(outputs: Tensor, generator: torch.Generator) -> Tensor:
     """Random vectors v (N, classes) with the second moment E[v v^T] = diag(p) - p p^T, p the softmax of the outputs.
 
     That is the Hessian of the cross entropy with respect to the outputs, and the second moment of its gradient if
-    classes are drawn from p. Gaussian vectors have much less variance than classes that are drawn: where p is near
-    (1, 0, ...) nearly every draw gives a gradient near 0.
+    classes are drawn from p. Gaussian vectors have a much smaller variance than drawn classes: for p near (1, 0, ...)
+    nearly every drawn class has a gradient near 0.
     """
     likely = outputs.double().softmax(dim=1)
     noise = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs.device)
@@ -250,13 +251,14 @@ def random_direction(outputs: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _is_read(group: ChannelGroup, called: Collection[str]) -> bool:
-    """Whether something reads the group, and nothing but layers that were called with a weight of their own."""
+    """Whether the group has readers, all of them layers that were called with a weight of their own."""
     parts = group.having("consumer")
     return bool(parts) and all(part.dim == 1 and part.parameter in called for part in parts)
 
 
 def _readers(context: PruningContext) -> dict[str, list[tuple[str, Tensor]]]:
-    """For each layer that reads prunable groups: these, and which of its inputs each channel owns, (channels, m)."""
+    """For each layer that reads prunable groups: the groups, and the inputs (channels, m) that belong to each
+    channel."""
     found: dict[str, list[tuple[str, Tensor]]] = {}
     for group in context.groups:
         for part in group.having("consumer"):
@@ -269,4 +271,6 @@ def _readers(context: PruningContext) -> dict[str, list[tuple[str, Tensor]]]:
 def _require_class_scores(outputs: Any) -> None:
     if not isinstance(outputs, Tensor) or outputs.dim() != 2:
         given = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise UserError(f"Fisher information needs class scores (N, classes), but the network gives {given}.")
+        raise UserError(
+            f"Fisher information needs class scores (N, classes), but the network returns {given}."
+        )

@@ -1,8 +1,7 @@
-"""First-order Taylor expansion: how much the loss would change without a channel.
+"""First-order Taylor expansion of the change of the loss when a channel is removed.
 
 Molchanov, Tyree, Karras, Aila, Kautz: Pruning Convolutional Neural Networks for Resource Efficient Inference,
-ICLR 2017, arXiv:1611.06440, equations 8 and 9. Others read the formula in other ways; ``absolute`` offers
-theirs.
+ICLR 2017, arXiv:1611.06440, equations 8 and 9. ``absolute`` selects among published variants of the formula.
 """
 
 from __future__ import annotations
@@ -39,9 +38,10 @@ class Taylor(Criterion):
     Args:
         reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
         absolute: where the absolute value is taken. ``image`` (the paper): of each image's mean over positions.
-            ``elementwise``: at each position (the label "ICLR 2017" in NVlabs/Taylor_pruning, of 2019; it divides
-            each batch by its own norm, here the mean of all). ``batch``: of the mean over all images and
-            positions, so that signs cancel between images (jacobgil/pytorch-pruning, before the ReLU; here behind).
+            ``elementwise``: at each position (the label "ICLR 2017" in NVlabs/Taylor_pruning, of 2019; that code
+            divides each batch by its own norm, here the mean over all batches is divided). ``batch``: of the mean over
+            all images and positions, so that signs cancel between images (jacobgil/pytorch-pruning, before the ReLU;
+            here after it).
         flops_weight: subtract this weight times the MFLOPs that the network saves without one channel of the
             group (equation 10; the paper uses 1e-3). 0 (default) leaves costs to the budget.
 

@@ -1,5 +1,4 @@
-"""Scores from weights alone: the rows of a tensor that belong to each channel go in, one number per channel
-comes out.
+"""Scores from weights alone: one number per channel, from the rows of a tensor that belong to the channel.
 
 A block is judged by the weights that produce its branch, relative to the other weights of the same role in
 the stage it adds to: above 1 it contributes more than its peers do.
@@ -20,7 +19,7 @@ from prunelab.methods.importance.criterion import Reduction, joined, warn_not_pr
 from prunelab.structure import ResidualBlock, Slice
 
 ScoreRows = Callable[[np.ndarray], np.ndarray]
-"""(channels, weights of one channel), in the precision of the network -> scores (channels,), added up in float64."""
+"""(channels, weights of one channel), in the precision of the network -> scores (channels,), summed in float64."""
 
 
 def score_producers(context: PruningContext, score_rows: ScoreRows, reduction: Reduction) -> Scores:
@@ -42,7 +41,7 @@ def rows(model: nn.Module, part: Slice) -> np.ndarray:
 
 
 def _owned(model: nn.Module, part: Slice) -> np.ndarray:
-    """``rows`` in the precision of the network: no copy of a large weight is made."""
+    """``rows`` in the precision of the network, which avoids a copy of a large weight."""
     tensor = _tensor(model, part.parameter).movedim(part.dim, 0)
     owned = tensor.reshape(len(tensor), -1).numpy()
     if np.array_equal(part.index, np.arange(len(owned))[:, None]):
@@ -51,7 +50,7 @@ def _owned(model: nn.Module, part: Slice) -> np.ndarray:
 
 
 def relative(own: Sequence[float], peers: Sequence[float]) -> float:
-    """The mean of a block's own scores over that of its peers; 1 if the peers have no weight at all."""
+    """The mean of a block's scores divided by that of its peers; 1 if that is zero."""
     scale = float(np.mean(peers))
     return float(np.mean(own)) / scale if scale > 0 else 1.0
 
@@ -63,7 +62,7 @@ def _tensor(model: nn.Module, name: str) -> Tensor:
 
 
 def _block_scores(context: PruningContext, score_rows: ScoreRows) -> dict[str, float]:
-    """A block whose branch no weight produces has no score, and so stays."""
+    """A block whose branch is not produced by a weight has no score and is kept."""
     mean_score = cache(lambda name: float(score_rows(_tensor(context.model, name).flatten(1).numpy()).mean()))
     scores = {}
     for block in context.blocks:

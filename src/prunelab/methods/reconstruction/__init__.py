@@ -1,4 +1,4 @@
-"""Methods that choose channels by the outputs of the next layer, and adjust its weights; one rule per file."""
+"""Methods that choose channels by the outputs of the next layer and adjust its weights; one rule per file."""
 
 from prunelab.methods.reconstruction.channel_pruning import ChannelPruning
 from prunelab.methods.reconstruction.reconstruction_pruning import ReconstructionPruning

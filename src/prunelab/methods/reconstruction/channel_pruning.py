@@ -1,16 +1,16 @@
-"""Channel pruning: the channels that a lasso on the next layer's outputs keeps longest, then least squares.
+"""Channel pruning: a lasso on the next layer's outputs selects channels, then least squares adjusts the weights.
 
 He, Zhang, Sun: Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, arXiv:1707.06168, equations 1
-to 3. Where this departs from github.com/yihui-he/channel-pruning:
+to 3. Differences from github.com/yihui-he/channel-pruning:
 
-- The lasso sees all sampled outputs through their Gram matrix, where the code takes 400 rows at random; the path
-  over all penalties (least-angle regression) takes the place of the search for one.
-- Layers are judged and fitted together, both with the inputs of the full network; the paper goes from front to back,
-  with the inputs of the network pruned so far. The outputs are those before normalisation, without the bias.
-- Least squares fits a constant for each output, as in the code. It goes into the layer's bias, or into the running mean
-  of the batch normalisation behind it; a layer with neither gets none. The lasso has none, where the code's has one.
-- No channel sampler for the first convolution of a residual block and no compensation of the shortcut's error: what
-  the block reads is a stage (or stays whole with ``levels: [filter]``), whose readers' errors are summed.
+- The lasso uses all sampled outputs through their Gram matrix, the code 400 random rows; the path over all penalties
+  (least-angle regression) replaces the search for one penalty.
+- All layers are scored and fitted with the inputs of the full network; the paper proceeds from the first layer to the
+  last, with the inputs of the network pruned so far. The outputs are those before normalisation, without the bias.
+- Least squares fits a constant for each output, as in the code. It is added to the layer's bias, or to the running mean
+  of the batch normalisation after it; a layer without both has no constant. The lasso fits none, the code's does.
+- No channel sampler for the first convolution of a residual block and no compensation of the shortcut's error: the
+  input of the block is a stage, whose readers' errors are summed (or is not pruned with ``levels: [filter]``).
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ from prunelab.methods.reconstruction.rule import Reading, Rule
 
 @dataclass(frozen=True)
 class ChannelPruning(Rule):
-    """min over beta of |Y - sum_i beta_i X_i W_i^T|^2 / 2 + lambda |beta|_1; then over W on the channels that stay.
+    """min over beta of |Y - sum_i beta_i X_i W_i^T|^2 / 2 + lambda |beta|_1; then over W on the kept channels.
 
-    A channel is the more important the larger the lambda at which its beta_i becomes zero. Its score is the relative
+    The importance of a channel rises with the lambda at which its beta_i becomes zero. Its score is the relative
     error |Y - sum beta_i X_i W_i^T|^2 / |Y|^2 (least squares over beta) once it and all less important ones are
     removed.
 
     Args:
-        unit_weights: divide each W_i by its Frobenius norm first, as in the paper (|W_i|_F = 1); the authors' code
-        takes
-            them as they are, so that channels which are read by large weights pay less.
+        unit_weights: divide each W_i by its Frobenius norm first, as in the paper (|W_i|_F = 1); the authors' code does
+        not, so that channels read by large weights are penalised less.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
@@ -69,19 +68,19 @@ class ChannelPruning(Rule):
 
 
 def lasso_order(gram: Matrix, norms: Matrix) -> Indices:
-    """The channels as they enter the lasso path from the largest lambda down.
+    """The channels in the order in which they enter the lasso path, from the largest lambda down.
 
-    ``gram`` (n, n) of the contributions, ``norms`` (n,) what these are divided by. Channels that never enter (nothing
-    is left to explain) come last, by their correlation with the output.
+    ``gram`` (n, n) is that of the contributions, which are divided by ``norms`` (n,). Channels that never enter (the
+    residual is zero) come last, ordered by their correlation with the output.
     """
-    from sklearn.linear_model import lars_path_gram  # a second to import
+    from sklearn.linear_model import lars_path_gram  # the import takes a second
 
     alive = np.diag(gram) > 0
     scale = np.where(alive & (norms > 0), norms, 1.0)
     unit = gram / np.outer(scale, scale)
     correlation = gram.sum(axis=1) / scale
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # dependent channels: one of them enters
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of dependent channels one enters
         warnings.simplefilter("ignore", RuntimeWarning)
         _, _, path = lars_path_gram(correlation, unit, n_samples=1, method="lasso")
     entered = np.array([np.argmax(row != 0) if row.any() else path.shape[1] for row in path])

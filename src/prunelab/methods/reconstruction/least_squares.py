@@ -1,7 +1,7 @@
-"""Least squares in Gram form: everything from the second moments A = E[x x^T] of a layer's inputs.
+"""Least squares in Gram form, from the second moments A = E[x x^T] of a layer's inputs.
 
-x (features,) are the inputs of one output position, x_i its part that comes from input i (all hook points of one
-channel), W (outputs, inputs, hook points) the weights. The layer computes y = sum_i W_i x_i.
+x (features,) are the inputs of one output position, x_i the part of x that comes from input i (all kernel positions of
+one channel), W (outputs, inputs, kernel positions) the weights. The layer computes y = sum_i W_i x_i.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ Indices = NDArray[np.int64]
 
 
 def contributions(moments: Matrix, weights: Matrix) -> Matrix:
-    """G_ik = E[(W_i x_i) . (W_k x_k)], (inputs, inputs): how the contributions of inputs to all outputs agree.
+    """G_ik = E[(W_i x_i) . (W_k x_k)], (inputs, inputs): products of the contributions of inputs.
 
-    Over all outputs, where the papers sample some.
+    Summed over all outputs; the papers sample some.
     """
-    outputs, inputs, hook_points = weights.shape
+    outputs, inputs, kernel_size = weights.shape
     flat = weights.reshape(outputs, -1)
-    return (moments * (flat.T @ flat)).reshape(inputs, hook_points, inputs, hook_points).sum(axis=(1, 3))
+    return (moments * (flat.T @ flat)).reshape(inputs, kernel_size, inputs, kernel_size).sum(axis=(1, 3))
 
 
-def maps(moments: Matrix, hook_points: int) -> Matrix:
-    """M_ik = E[x_i . x_k], (inputs, inputs): how the feature maps of inputs agree."""
-    inputs = len(moments) // hook_points
-    found: Matrix = np.einsum("iaka->ik", moments.reshape(inputs, hook_points, inputs, hook_points))
+def maps(moments: Matrix, kernel_size: int) -> Matrix:
+    """M_ik = E[x_i . x_k], (inputs, inputs): products of the feature maps of inputs."""
+    inputs = len(moments) // kernel_size
+    found: Matrix = np.einsum("iaka->ik", moments.reshape(inputs, kernel_size, inputs, kernel_size))
     return found
 
 
@@ -38,7 +38,7 @@ def of_channels(gram: Matrix, index: Indices) -> Matrix:
 
 
 def errors_in_order(gram: Matrix, order: Indices) -> Matrix:
-    """What is lost if only the first t channels of an order are kept, for t = 0 ... n: (n + 1,), falling from 1 to 0.
+    """The error if only the first t channels of an order are kept, for t = 0 ... n: (n + 1,), falling from 1 to 0.
 
     min_w E|y - sum_{i kept} w_i z_i|^2 / E|y|^2, with the Gram matrix (n, n) of the contributions z_i to y = sum
     z_i. One Cholesky factorisation gives all of them.
@@ -56,8 +56,8 @@ def errors_in_order(gram: Matrix, order: Indices) -> Matrix:
 
 
 def scores_of_order(gram: Matrix, order: Indices) -> Matrix:
-    """Scores (n,) that fall along ``order``: of each channel the error (see ``errors_in_order``) of a layer that has
-    lost it and all channels after it. Comparable between layers: a fraction of the output's energy."""
+    """Scores (n,) that fall along ``order``: the error (see ``errors_in_order``) of a layer without the channel and all
+    channels after it. Comparable between layers: a fraction of the output's energy."""
     scores = np.empty(len(order))
     above = -np.inf
     for channel, error in zip(order[::-1], errors_in_order(gram, order)[-2::-1], strict=True):
@@ -66,7 +66,7 @@ def scores_of_order(gram: Matrix, order: Indices) -> Matrix:
 
 
 def rescaled(weights: Matrix, moments: Matrix, kept: Indices, ridge: float) -> Matrix:
-    """Weights with each kept input multiplied by one number, so that E|y - y'|^2 is smallest."""
+    """The weights, with those of each kept input multiplied by one number, so that E|y - y'|^2 is smallest."""
     gram = contributions(moments, weights)
     removed = _others(kept, len(gram))
     factors = 1 + _corrections(gram[np.ix_(kept, kept)], gram[np.ix_(kept, removed)].sum(axis=1), ridge)
@@ -76,18 +76,18 @@ def rescaled(weights: Matrix, moments: Matrix, kept: Indices, ridge: float) -> M
 
 
 def refitted(weights: Matrix, moments: Matrix, kept: Indices, ridge: float) -> Matrix:
-    """Weights of which all those that read kept inputs are free, so that E|y - y'|^2 is smallest."""
-    outputs, inputs, hook_points = weights.shape
+    """The weights, with all those of kept inputs free, so that E|y - y'|^2 is smallest."""
+    outputs, inputs, kernel_size = weights.shape
     flat = weights.reshape(outputs, -1).copy()
-    own, gone = _features(kept, hook_points), _features(_others(kept, inputs), hook_points)
+    own, gone = _features(kept, kernel_size), _features(_others(kept, inputs), kernel_size)
     wanted = moments[np.ix_(own, gone)] @ flat[:, gone].T
     flat[:, own] += _corrections(moments[np.ix_(own, own)], wanted, ridge).T
     return flat.reshape(weights.shape)
 
 
 def merged(weights: Matrix, moments: Matrix, kept: Indices, ridge: float) -> Matrix:
-    """Weights that read kept maps in place of removed ones: x_r = sum_s c_sr x_s by least squares of the maps, and
-    W_s + sum_r c_sr W_r."""
+    """The weights with removed maps replaced by combinations of kept ones: x_r = sum_s c_sr x_s by least squares of the
+    maps, and W_s + sum_r c_sr W_r."""
     gram = maps(moments, weights.shape[2])
     removed = _others(kept, len(gram))
     mixture = _corrections(gram[np.ix_(kept, kept)], gram[np.ix_(kept, removed)], ridge)
@@ -99,8 +99,8 @@ def merged(weights: Matrix, moments: Matrix, kept: Indices, ridge: float) -> Mat
 def relative_error(
     weights: Matrix, adjusted: Matrix, moments: Matrix, kept: Indices, about_mean: Matrix | None = None
 ) -> float:
-    """E|y - y'|^2 / E|y|^2 if ``adjusted`` weights read the kept inputs alone; with the moments ``about_mean`` if
-    constants make up for a shift."""
+    """E|y - y'|^2 / E|y|^2 if ``adjusted`` weights read only the kept inputs; from the moments ``about_mean`` if
+    constants compensate a shift."""
     before = weights.reshape(len(weights), -1)
     after = _missing(weights, adjusted, kept)
     energy = float(np.sum(before @ moments * before))
@@ -109,7 +109,7 @@ def relative_error(
 
 
 def constants(weights: Matrix, adjusted: Matrix, mean: Matrix, kept: Indices) -> Matrix:
-    """E[y - y'] (outputs,) if ``adjusted`` weights read the kept inputs alone; ``mean`` is E[x]."""
+    """E[y - y'] (outputs,) if ``adjusted`` weights read only the kept inputs; ``mean`` is E[x]."""
     shift: Matrix = _missing(weights, adjusted, kept) @ mean
     return shift
 
@@ -123,8 +123,9 @@ def _missing(weights: Matrix, adjusted: Matrix, kept: Indices) -> Matrix:
 
 
 def _corrections(gram: Matrix, wanted: Matrix, ridge: float) -> Matrix:
-    """What to add to the weights that stay. The ridge, relative to the mean energy of an input, holds it small: plain
-    removal is where it leads for inputs that were hardly seen, and no result is worse than that."""
+    """The change of the remaining weights. The ridge, relative to the mean energy of an input, keeps it small; it
+    becomes zero (plain removal) for inputs of almost no energy, and the error is never larger than that of plain
+    removal."""
     return solve(gram + ridge * _level(gram) * np.eye(len(gram)), wanted, assume_a="pos")
 
 
@@ -136,5 +137,5 @@ def _others(kept: Indices, size: int) -> Indices:
     return np.setdiff1d(np.arange(size), kept)
 
 
-def _features(inputs: Indices, hook_points: int) -> Indices:
-    return (inputs[:, None] * hook_points + np.arange(hook_points)).ravel()
+def _features(inputs: Indices, kernel_size: int) -> Indices:
+    return (inputs[:, None] * kernel_size + np.arange(kernel_size)).ravel()

@@ -1,7 +1,7 @@
-"""Moments of what every reader reads: one pass over the calibration images, memory that does not grow.
+"""Moments of the inputs of every reader, from one pass over the calibration images in constant memory.
 
-Least squares over any number of sampled outputs needs no more than E[x x^T] of the inputs x that each output is
-computed from, and E[x] if a constant is fitted, too.
+Least squares over any number of sampled outputs needs only E[x x^T] of the inputs x of each output, and E[x] if a
+constant is fitted as well.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from prunelab.methods.untouched import untouched
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one reader reads, over all sampled outputs: ``second`` E[x x^T] (features, features), ``mean`` E[x]
+    """The inputs of one reader, over all sampled outputs: ``second`` E[x x^T] (features, features), ``mean`` E[x]
     (features,)."""
 
     second: NDArray[np.float64]
@@ -41,7 +41,7 @@ class Inputs:
 
 
 Moments = Mapping[str, Inputs]
-"""For each reader, by the name of its weight."""
+"""Moments of each reader, by the name of its weight."""
 
 
 def measure_moments(context: PruningContext, readers: Iterable[Reader], positions: int) -> Moments:
@@ -85,9 +85,9 @@ class TwoMoments(Metric):
 
 
 def _one_pass(context: PruningContext, metrics: Mapping[Reader, TwoMoments], positions: int) -> int:
-    """Update the metrics with this rank's images; how many there were."""
+    """Update the metrics with the images of this rank; returns their number."""
     seen = 0
-    for reader, metric in metrics.items():  # a rank without a batch must have states to reduce, too
+    for reader, metric in metrics.items():  # a rank without a batch needs states to reduce as well
         metric.update(torch.zeros(0, reader.features, device=context.device))
     with untouched(context.model, context.device, context.seed), torch.no_grad(), ExitStack() as hooks:
         for reader, metric in metrics.items():

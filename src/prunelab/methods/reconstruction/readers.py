@@ -1,4 +1,4 @@
-"""Readers: the layers that read a group's channels, and the inputs from which they compute each output."""
+"""Readers: the layers that read a group's channels, and the inputs of each of their outputs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Reader:
     """A convolution (not grouped) or a linear layer.
 
     name: its path in the network.
-    inputs: how many channels or features it reads.
-    hook points: weights for each input and output: kernel height x width; 1 for a linear layer.
+    inputs: number of channels or features that it reads.
+    kernel_size: number of weights per input and output: kernel height x width; 1 for a linear layer.
     """
 
     name: str
     inputs: int
-    hook_points: int
+    kernel_size: int
 
     @property
     def parameter(self) -> str:
@@ -34,15 +34,16 @@ class Reader:
 
     @property
     def features(self) -> int:
-        """How many numbers one output is computed from; number i * hook points + t is hook point t of input i."""
-        return self.inputs * self.hook_points
+        """The number of values from which one output is computed; value i * kernel_size + t is kernel position t of
+        input i."""
+        return self.inputs * self.kernel_size
 
 
 def find_readers(model: nn.Module, graph: ChannelGraph) -> dict[str, Reader]:
     """The readers of all groups, by the name of their weight.
 
-    Left out is what computes in another way than with its own weight: grouped and transposed convolutions,
-    functional code, layers that standardise their weight or pad in a way of their own.
+    Grouped and transposed convolutions, functional code, and layers that standardise their weight or have a padding of
+    their own are left out.
     """
     modules = {
         f"{path}.weight" if path else "weight": (path, module) for path, module in model.named_modules()
@@ -59,12 +60,12 @@ def find_readers(model: nn.Module, graph: ChannelGraph) -> dict[str, Reader]:
 
 
 def read_by(group: ChannelGroup, readers: Mapping[str, Reader]) -> list[Slice]:
-    """The slices of readers with the channels of the group: ``index`` (channels, m) are its inputs there."""
+    """The slices of readers that read the group: ``index`` (channels, m) are the inputs of its channels."""
     return [part for part in group.having("consumer") if part.parameter in readers and part.dim == 1]
 
 
 def kept_indices(reader: Reader, plan: PruningPlan, dim: int) -> NDArray[np.int64] | None:
-    """The inputs (dim 1) or outputs (dim 0) that a plan leaves to a reader; None if it cuts none of them."""
+    """The inputs (dim 1) or outputs (dim 0) of a reader that a plan keeps; None if it removes none of them."""
     for cut in plan.cuts:
         if cut.tensor == reader.parameter and cut.dim == dim:
             return np.array(cut.indices, dtype=np.int64)
@@ -72,10 +73,10 @@ def kept_indices(reader: Reader, plan: PruningPlan, dim: int) -> NDArray[np.int6
 
 
 def sampled_windows(layer: nn.Module, images: Tensor, positions: int, seed: int) -> Tensor:
-    """What ``layer`` computes its outputs from, at so many random positions of each image: (rows, features).
+    """The inputs of ``layer`` at this number of random output positions of each image: (rows, features).
 
-    ``images`` (N, C, H, W), or (N, ..., features) for a linear layer, is what enters the layer; its own stride,
-    padding and dilation hold. All positions are taken if there are no more. The same for one seed and shape.
+    ``images`` (N, C, H, W), or (N, ..., features) for a linear layer, is the input of the layer; its stride, padding
+    and dilation apply. If there are not more positions, all are taken. One seed and shape give the same positions.
     """
     if isinstance(layer, nn.Linear):
         rows = images.reshape(len(images), -1, images.shape[-1])
@@ -116,7 +117,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _chosen(images: int, available: int, positions: int, seed: int, device: torch.device) -> Tensor:
-    """(images, positions) of ``available`` positions each, drawn with replacement; or all of them."""
+    """Positions (images, positions), drawn from ``available`` ones with replacement, or all of them."""
     if available <= positions:
         return torch.arange(available, device=device).expand(images, -1)
     generator = torch.Generator().manual_seed(seed)
@@ -124,5 +125,5 @@ def _chosen(images: int, available: int, positions: int, seed: int, device: torc
 
 
 def _each(tensor: Tensor, dimensions: int) -> Tensor:
-    """The number of each image, to be indexed with beside arrays of so many more dimensions."""
+    """The index of each image, broadcastable to index arrays with this number of further dimensions."""
     return torch.arange(len(tensor), device=tensor.device).reshape(-1, *[1] * dimensions)

@@ -1,4 +1,4 @@
-"""ReconstructionPruning: keep the channels that a rule chooses, and let the layers that read them make up for it."""
+"""ReconstructionPruning: keep the channels that a rule chooses, and adjust the layers that read them."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from prunelab.structure import PruningPlan
 class ReconstructionPruning(PruningMethod):
     """Choose channels by the error of the layers that read them, and adjust the weights of these layers.
 
-    One pass over the calibration images gives the second moments of what every convolution (not grouped) and linear
-    layer reads, at random positions of each image. Groups that no such layer reads are not pruned; a layer of another
-    kind that reads a group loses its channels without being adjusted.
+    One pass over the calibration images measures the second moments of the inputs of every convolution (not grouped)
+    and linear layer, at random positions of each image. Groups that no such layer reads are not pruned; a layer of
+    another kind that reads a group loses its channels without an adjustment.
 
     Args:
         rule: chooses channels and adjusts weights, such as ``ThiNet()``.
         budget: how much to keep.
         positions: random positions of each image at which a layer's outputs are reconstructed.
         ridge: penalty on the change of weights, relative to the mean energy of an input; larger for few images.
-        normalisation: how ``global`` allocation makes layers comparable, see ``Allocation``; None: scores are
-            compared as they are, for they are relative errors.
+        normalisation: how ``global`` allocation makes layers comparable, see ``Allocation``; None: scores are compared
+            unchanged, because they are relative errors.
         settings: those of ``PruningMethod``: levels (filter and stage), allocation, min_keep, divisor, images, ...
 
     Raises:
@@ -71,7 +71,7 @@ class ReconstructionPruning(PruningMethod):
             raise UserError(f"positions={positions}: at least one position of each image is needed.")
         if ridge <= 0:
             raise UserError(
-                f"ridge={ridge}: use a small number above 0, for inputs may depend on one another."
+                f"ridge={ridge}: use a small number above 0, because inputs can be linearly dependent."
             )
         require_covered(type(rule).__name__, self.levels, self.covers)
         self.rule = rule
@@ -108,7 +108,7 @@ class ReconstructionPruning(PruningMethod):
         return scores, context.graph.plan(kept)
 
     def reconstruct(self, context: PruningContext, plan: PruningPlan) -> None:
-        """Adjust the weights of all layers that lose inputs, by the rule, and their constants if the rule fits any."""
+        """Adjust the weights of all layers that lose inputs by the rule, and their constants if the rule fits any."""
         readers = find_readers(context.model, context.graph)
         moments = self._moments(context, readers)
         self._measured = None
@@ -129,16 +129,16 @@ class ReconstructionPruning(PruningMethod):
             after.append(relative_error(weights, adjusted, inputs.second, kept, about))
         if before:
             info(
-                f"{self.title} adjusted {len(before)} layers: their outputs were off by "
-                f"{np.mean(before):.1%} of their energy, now by {np.mean(after):.1%} (on average)."
+                f"{self.title} adjusted {len(before)} layers: the mean error of their outputs was "
+                f"{np.mean(before):.1%} of their energy and is now {np.mean(after):.1%}."
             )
 
     def _readings(self, context: PruningContext) -> dict[str, Reading]:
-        """How each group is read; groups that no reader reads are not pruned."""
+        """The readings of all groups; groups without a reader are not pruned."""
         readers = find_readers(context.model, context.graph)
         self._measured = None
         moments = self._moments(context, readers)
-        self._measured = (weakref.ref(context.model), moments)  # the same images serve reconstruct
+        self._measured = (weakref.ref(context.model), moments)  # reconstruct uses the same images
         weights = {name: _weights(context.model, reader) for name, reader in readers.items()}
         groups = [group for group in context.groups if read_by(group, readers)]
         warn_not_pruned(
@@ -155,14 +155,14 @@ class ReconstructionPruning(PruningMethod):
 
 
 def _weights(model: nn.Module, reader: Reader) -> Matrix:
-    """(outputs, inputs, hook points), float64."""
+    """(outputs, inputs, kernel positions), float64."""
     parameter = model.get_parameter(reader.parameter).detach()
-    return parameter.cpu().double().reshape(-1, reader.inputs, reader.hook_points).numpy()
+    return parameter.cpu().double().reshape(-1, reader.inputs, reader.kernel_size).numpy()
 
 
 @torch.no_grad()
 def _adjust(parameter: nn.Parameter, outputs: Indices | None, weights: Matrix) -> None:
-    """Give these outputs (None: all of them) other weights (outputs, inputs, hook points)."""
+    """Replace the weights (outputs, inputs, kernel positions) of these outputs (None: of all)."""
     rows = slice(None) if outputs is None else torch.from_numpy(outputs).to(parameter.device)
     new = torch.from_numpy(weights).to(parameter)
     parameter[rows] = new.reshape(-1, *parameter.shape[1:])

@@ -1,4 +1,4 @@
-"""Rule: which channels a reconstruction method keeps, and how it adjusts the layers that read them."""
+"""Rule: chooses the channels of a reconstruction method and adjusts the layers that read them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from prunelab.structure import ChannelGroup
 
 @dataclass(frozen=True)
 class Reading:
-    """How the channels of one group are read, over all layers that read them.
+    """Statistics of one group, over all layers that read its channels.
 
-    Every layer counts equally: what is measured in it is divided by E|y|^2, y what the group contributes there.
+    All layers have equal weight: the statistics of each are divided by E|y|^2, y the contribution of the group there.
 
     contributions: (channels, channels), E[z_i . z_k] of the channels' contributions to y = sum z_i.
-    maps: (channels, channels), E[x_i . x_k] of their feature maps as the layers see them, each layer's divided by its
+    maps: (channels, channels), E[x_i . x_k] of the feature maps that the layers read, for each layer divided by its
         trace.
     norms: (channels,), Frobenius norm of the weights that read each channel.
-    seed: of everything random.
+    seed: of all random numbers.
     """
 
     contributions: Matrix
@@ -36,33 +36,35 @@ class Reading:
 
     @property
     def size(self) -> int:
-        """How many channels."""
+        """The number of channels."""
         return len(self.norms)
 
 
 @dataclass(frozen=True)
 class Rule(ABC):
-    """A new one is one subclass (a frozen dataclass of its settings) in one file."""
+    """Chooses channels. A new rule is one subclass (a frozen dataclass of its settings) in one file."""
 
     origin: ClassVar[Origin] = Origin()
-    """Where the rule comes from."""
+    """The paper and the code that define the rule."""
 
     fits_constants: ClassVar[bool] = False
-    """Whether a constant is added to each output, too; ``adjusted`` is then given moments about the mean."""
+    """Whether a constant is added to each output as well; the moments for ``adjusted`` are then those about the
+    mean."""
 
     @abstractmethod
     def score(self, reading: Reading) -> Matrix:
         """The importance of each channel (channels,), higher = keep; comparable between groups."""
 
     def choose(self, reading: Reading, kept: Indices) -> Indices:
-        """The channels to keep, as many as ``kept``, those of highest score."""
+        """The channels to keep, by default ``kept``, those of highest score; the number must stay the same."""
         return kept
 
     @abstractmethod
     def adjusted(self, weights: Matrix, moments: Matrix, kept: Indices, ridge: float) -> Matrix:
-        """The weights (outputs, inputs, hook points) of a layer that will read its ``kept`` inputs alone.
+        """The weights (outputs, inputs, kernel positions) of a layer that will read only its ``kept`` inputs.
 
-        ``moments`` (inputs * hook points, inputs * hook points) are those of what it reads in the full network.
+        ``moments`` (features, features), features = inputs * kernel positions, are those of its inputs in the full
+        network.
         """
 
 
@@ -88,5 +90,5 @@ def reading_of(
 
 
 def _matched(gram: Matrix, index: Indices) -> Matrix:
-    """Products of maps whose m places (of a flattened channel) correspond."""
+    """Products of maps at corresponding ones of the m places of a flattened channel."""
     return np.sum([gram[np.ix_(places, places)] for places in index.T], axis=0)

@@ -1,4 +1,4 @@
-"""Where a constant can be added to each output of a layer: in its bias, or in the normalisation behind it."""
+"""The tensor in which a constant can be added to each output of a layer: its bias, or the normalisation after it."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from prunelab.methods.untouched import run_example
 
 @dataclass(frozen=True)
 class Shift:
-    """``tensor`` (outputs,) takes ``sign`` times what is added to the outputs of a layer."""
+    """Adding c to the outputs of a layer means adding ``sign`` * c to ``tensor`` (outputs,)."""
 
     tensor: Tensor
     sign: float
 
     @torch.no_grad()
     def add(self, outputs: Indices | None, values: Matrix) -> None:
-        """Add values, one for each of these outputs (None: of all)."""
+        """Add one value to each of these outputs (None: to all)."""
         rows = slice(None) if outputs is None else torch.from_numpy(outputs).to(self.tensor.device)
         self.tensor[rows] += self.sign * torch.from_numpy(values).to(self.tensor)
 
 
 def find_shifts(context: PruningContext, readers: Mapping[str, Reader]) -> dict[str, Shift]:
-    """For each reader, by the name of its weight, where its outputs can be shifted; those without a place are left out.
+    """The shift of each reader, by the name of its weight; readers without a place for one are left out.
 
-    That is its bias, or, with the opposite sign, the running mean of the batch normalisation that its outputs enter:
-    one pass of the example input shows which that is.
+    The place is its bias or, with the opposite sign, the running mean of the batch normalisation that reads its
+    outputs, which is found in one pass of the example input.
     """
     layers = {name: context.model.get_submodule(reader.name) for name, reader in readers.items()}
     norms = _norms_behind(context, {name: layer for name, layer in layers.items() if layer.bias is None})
@@ -47,8 +47,8 @@ def find_shifts(context: PruningContext, readers: Mapping[str, Reader]) -> dict[
 
 
 def _norms_behind(context: PruningContext, layers: Mapping[str, nn.Module]) -> dict[str, _BatchNorm]:
-    """For each layer the batch normalisation that is called with its outputs as they are."""
-    outputs: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that no other tensor gets its id
+    """For each layer the batch normalisation that is called with its unchanged outputs."""
+    outputs: dict[int, tuple[str, Tensor]] = {}  # keeps the tensor alive, so that its id is not reused
     found: dict[str, _BatchNorm] = {}
 
     def note(name: str) -> Callable[..., None]:

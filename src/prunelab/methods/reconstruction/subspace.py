@@ -1,11 +1,11 @@
-"""Subspace clustering of the feature maps: of maps that lie in one linear subspace, one stays.
+"""Subspace clustering of the feature maps: of the maps in one linear subspace, one is kept.
 
 Wang, Zhou, Zhang, Bai, Zhou: Exploring Linear Relationship in Feature Map Subspace for ConvNets Compression,
-arXiv:1803.05729. There is no official code; where the paper is not specific, this is our reading: maps are taken after
-the activation function, as the layers that read them see them; the penalty of the self-expression is relative to each
-map's largest correlation; a cluster is represented by its medoid; maps that are removed are merged into the layers
-that read them by least squares. All layers are clustered together on the full network, not from front to back. For a
-stage the maps in all places where it is read count.
+arXiv:1803.05729. There is no official code; where the paper is not specific, our choices are: maps are those after the
+activation function, which the next layers read; the penalty of the self-expression is relative to each map's largest
+correlation; a cluster is represented by its medoid; maps that are removed are merged into the layers that read them by
+least squares. All layers are clustered on the full network, not one after the other on the network pruned so far. A
+stage is clustered by its maps in all places where it is read.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _ITERATIONS = 1000
 @dataclass(frozen=True)
 class Subspace(Rule):
     """min over C of |X - X C|_F^2 / 2 + lambda |C|_1, diag(C) = 0, for the maps X (columns of norm 1); spectral
-    clustering of |C| + |C|^T into as many clusters as channels stay; of each its medoid stays.
+    clustering of |C| + |C|^T into one cluster per kept channel; the medoid of each cluster is kept.
 
-    The budget decides how many stay in which group, by the score |X_j - X C_j|: what the other maps do not explain of
-    map j. The clusters alone then decide which channels stay.
+    The budget determines the number of channels per group, by the score |X_j - X C_j|: the part of map j that the other
+    maps do not explain. The clusters then determine the channels.
 
     Args:
         sparsity: lambda of map j as a fraction of max_k |X_j . X_k|, in (0, 1); at 1 no map would explain another.
@@ -68,7 +68,7 @@ class Subspace(Rule):
         return np.sqrt(np.clip(np.diag(correlations) - explained, 0, None))
 
     def choose(self, reading: Reading, kept: Indices) -> Indices:
-        """The medoids of as many clusters as ``kept`` has channels; maps that are zero everywhere go first."""
+        """The medoids of ``len(kept)`` clusters; maps that are zero everywhere are removed first."""
         if len(kept) == reading.size:
             return kept
         correlations = _correlations(reading.maps)
@@ -81,7 +81,7 @@ class Subspace(Rule):
         chosen = [medoid(among, np.flatnonzero(labels == label)) for label in np.unique(labels)]
         energies = np.diag(reading.maps)[alive]
         rest = [int(place) for place in np.argsort(-tied(energies), kind="stable") if place not in chosen]
-        chosen += rest[: len(kept) - len(chosen)]  # a cluster may have come out empty
+        chosen += rest[: len(kept) - len(chosen)]  # clusters can be empty
         return np.sort(alive[chosen])
 
     def adjusted(self, weights: Matrix, moments: Matrix, kept: Indices, ridge: float) -> Matrix:
@@ -91,9 +91,9 @@ class Subspace(Rule):
 def self_expression(correlations: Matrix, sparsity: float) -> Matrix:
     """C (n, n): column j expresses map j by the others; from G = X^T X (n, n) of maps of norm 1 (or 0).
 
-    All columns together, by the alternating direction method of multipliers, as the code of sparse subspace clustering
-    has it (Elhamifar, Vidal, TPAMI 2013; Boyd et al. 2011, section 6.4), with rho = 1, the diagonal of G, and
-    over-relaxation. One product of matrices an iteration, some dozens of iterations.
+    All columns are computed together by the alternating direction method of multipliers, as in the code of sparse
+    subspace clustering (Elhamifar, Vidal, TPAMI 2013; Boyd et al. 2011, section 6.4), with rho = 1, the diagonal of G,
+    and over-relaxation. An iteration is one product of matrices; dozens of iterations are needed.
     """
     size = len(correlations)
     off_diagonal = np.abs(correlations)
@@ -121,8 +121,8 @@ def clusters(mixture: Matrix, count: int, seed: int) -> Indices:
 
     if count == len(mixture):
         return np.arange(count)
-    affinity = mixture + mixture.T + 1e-8  # connected, whatever C is
-    # For many vectors lobpcg is one dense decomposition.
+    affinity = mixture + mixture.T + 1e-8  # always connected
+    # With many vectors lobpcg computes one dense decomposition.
     solver = "lobpcg" if 5 * count > len(mixture) else "arpack"
     method = SpectralClustering(
         count, affinity="precomputed", assign_labels="cluster_qr", random_state=seed, eigen_solver=solver
@@ -133,12 +133,12 @@ def clusters(mixture: Matrix, count: int, seed: int) -> Indices:
 
 
 def medoid(correlations: Matrix, members: Indices) -> int:
-    """The member that is closest to all: with the largest sum of |correlations|; of equals the first."""
+    """The member with the largest sum of |correlations| to all; of equal ones the first."""
     return int(members[np.argmax(np.abs(correlations[np.ix_(members, members)]).sum(axis=1).round(12))])
 
 
 def _correlations(gram: Matrix) -> Matrix:
-    """X^T X of the maps scaled to norm 1; maps that are (nearly) zero everywhere become zero."""
+    """X^T X of the maps scaled to norm 1; maps that are (almost) zero everywhere become zero."""
     energies = np.diag(gram)
     alive = energies > 1e-12 * max(energies.max(initial=0), 1e-300)
     scale = np.where(alive, 1 / np.sqrt(np.where(alive, energies, 1)), 0)

@@ -2,14 +2,14 @@
 
 Luo, Wu, Lin: ThiNet: A Filter Level Pruning Method for Deep Neural Network Compression, ICCV 2017,
 arXiv:1707.06342, equations 6 and 7 and algorithm 1; Luo, Zhang, Zhou, Xie, Wu, Lin: ThiNet: Pruning CNN Filters for a
-Thinner Net, TPAMI 2018. Where this departs from github.com/Roll920/ThiNet_Code:
+Thinner Net, TPAMI 2018. Differences from github.com/Roll920/ThiNet_Code:
 
-- All outputs of the next layer count at each sampled position, where the code samples some; its stride and padding
-  hold, which the code takes to be 1 and none.
-- Layers are judged together on the full network, so that a budget can be spread over them; the paper goes from
-  front to back, with fine-tuning in between. ``allocation: uniform`` gives the paper's equal rates.
-- The paper prunes filters inside blocks (``levels: [filter]``). For a stage the errors in all layers that read it
-  are summed; what shortcuts pass on is not part of the sum.
+- All outputs of the next layer are used at each sampled position; the code samples some. Its stride and padding apply;
+  the code assumes stride 1 and no padding.
+- All layers are scored on the full network, so that a budget can be distributed over them; the paper proceeds from the
+  first layer to the last, with fine-tuning in between. ``allocation: uniform`` gives the paper's equal rates.
+- The paper prunes filters inside blocks (``levels: [filter]``). For a stage the errors in all layers that read it are
+  summed; the shortcuts themselves are not part of the sum.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class ThiNet(Rule):
 
 
 def removal_order(gram: Matrix) -> Indices:
-    """The channels as they go: each minimises |t + x_i|^2, t the sum of those that went before. O(n) a step."""
+    """The channels in order of removal: each minimises |t + x_i|^2, t the sum of those removed before. O(n) per
+    step."""
     with_removed = np.zeros(len(gram))  # x_i . t
     left = np.ones(len(gram), dtype=np.bool_)
     order = []
@@ -80,16 +81,16 @@ def removal_order(gram: Matrix) -> Indices:
         growth = np.where(left, 2 * with_removed + np.diag(gram), np.inf)
         order.append(
             len(gram) - 1 - int(np.argmin(tied(growth)[::-1]))
-        )  # of equal channels the last one goes first
+        )  # of equal channels the last one is removed first
         left[order[-1]] = False
         with_removed += gram[:, order[-1]]
     return np.array(order)
 
 
 def selection_order(gram: Matrix) -> Indices:
-    """The channels as they come: each explains most of the residual r. O(n^2) a step.
+    """The channels in order of selection: each explains most of the residual r. O(n^2) per step.
 
-    ``residual`` is the Gram matrix of what the selected channels do not explain of the others.
+    ``residual`` is the Gram matrix of the parts of the others that the selected channels do not explain.
     """
     residual, with_rest, energy = gram.copy(), gram.sum(axis=1), np.diag(gram)  # with_rest: x_i . r
     seen = energy > 1e-12 * max(energy.max(initial=0), 1e-300)

@@ -60,4 +60,4 @@ class Refit:
 def weights_of(model: nn.Module, reader: Reader) -> Matrix:
     """The weights of a layer, (outputs, inputs, kernel positions), float64."""
     parameter = model.get_parameter(reader.parameter).detach()
-    return parameter.cpu().double().reshape(-1, reader.inputs, reader.hook_points).numpy()
+    return parameter.cpu().double().reshape(-1, reader.inputs, reader.kernel_size).numpy()

@@ -1,9 +1,9 @@
-"""Ranks of thousands of small matrices on a processor, 16 side by side.
+"""Ranks of thousands of small matrices on a CPU, 16 matrices at a time.
 
-A library factors one matrix after the other, and for 32 columns spends little of its time on arithmetic. Here a step
-of the factorisation is a loop over 16 matrices, which numba compiles to vector instructions. The matrix is the last
-axis of every array: row i, column j is at ``[i * ROW + j * LANES :][:LANES]``. Indices are written out, and parts are
-slices that begin at 0, because the compiler makes vectors only of what it can prove not to overlap.
+A library factors one matrix after the other; with 32 columns, only a small part of its time is arithmetic. Here each
+step of the factorisation is a loop over 16 matrices, which numba compiles to vector instructions. The index of the
+matrix is the last axis of every array: row i, column j is at ``[i * ROW + j * LANES :][:LANES]``. Indices are written
+out, and parts are slices that begin at 0, because the compiler vectorises only arrays that provably do not overlap.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 from numba import njit
 
 WIDEST = 64  # columns; a library is as fast for wider matrices
-LANES = 16  # two vectors: the compiler unrolls a loop over one before it would make a vector of it
-# Values from row to row. With a power of two, rows would compete for one place in the cache.
+LANES = 16  # two vectors: a loop over a single one is unrolled instead of vectorised
+# Stride of a row, in values. With a power of two, all rows would map to the same cache set.
 ROW = (WIDEST + 1) * LANES
 WORTH_A_THREAD = 1 << 18  # values: half a millisecond of work
 
@@ -27,15 +27,16 @@ Ranks = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def proven_ranks(matrices: Matrices, tolerance: float, threads: int = 1) -> Ranks:
-    """Of each matrix A (M, m, n), n <= WIDEST, the number (M,) of singular values above tolerance sigma_1.
+    """For each matrix A (M, m, n), n <= WIDEST, the number (M,) of singular values above tolerance sigma_1.
 
-    -1 where it cannot be proven, as with NaN. ``threads`` share the matrices if they are many.
+    The number is -1 if it cannot be proven, for example with NaN. Many matrices are divided among ``threads``.
 
-    With t the tolerance, G = A^T A in float64, s = t^2 trace(G) and P some columns: if G - s I is positive definite on
-    P, all singular values of these columns are above t sqrt(trace(G)) >= t sigma_1, so that the rank is at least |P|.
-    If P are all columns that are not zero, this is the rank. It is too if what P leaves of the squares of the other
-    columns is in sum at most s / 2n, since t^2 sigma_1^2 >= s / n. P are the columns in order for which the pivot of a
-    Cholesky factorisation of G - s I is positive. Rounding in G is some 1e-16 of its trace, s / 2n above 1e-14 of it.
+    Let t be the tolerance, G = A^T A in float64, s = t^2 trace(G) and P a set of columns. If G - s I is positive
+    definite on P, all singular values of these columns are above t sqrt(trace(G)) >= t sigma_1, so that the rank is at
+    least |P|. If P contains all columns that are not zero, |P| is the rank. It is also the rank if the squared
+    residuals of the other columns, after elimination of P, sum to at most s / 2n, since t^2 sigma_1^2 >= s / n. P are
+    the columns, in order, for which the pivot of a Cholesky factorisation of G - s I is positive. The rounding error of
+    G is about 1e-16 of its trace, s / 2n above 1e-14 of it.
     """
     matrices = np.ascontiguousarray(matrices)
     ranks = np.empty(len(matrices), np.int64)
@@ -61,18 +62,18 @@ def proven_ranks(matrices: Matrices, tolerance: float, threads: int = 1) -> Rank
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled when it is called first; kept on disk for the next process, where there is a place to write."""
+    """Compile a function at its first call, with a cache on disk where one can be written."""
     try:
         return njit(function, cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
-    except RuntimeError:  # "no locator available": neither beside this file nor in the user's cache
+    except RuntimeError:  # "no locator available": no cache folder can be written
         return njit(function, nogil=True, fastmath={"contract"}, error_model="numpy")
 
 
 @_compiled
 def _ranks(matrices, squared_tolerance, measure_rest, found):  # type: ignore[no-untyped-def]
-    """Ranks from the columns P, or also from the remainder of the other columns."""
+    """Ranks from the columns P and, if needed, from the residuals of the other columns."""
     count, height, width = matrices.shape
-    size = (width + 3) // 4 * 4  # columns of zeros fill the last four
+    size = (width + 3) // 4 * 4  # padded with columns of zeros
     values = _aligned((height + 3) // 4 * 4 * ROW)
     values[:] = 0
     gram, left, right = _aligned(size * ROW), _aligned(4 * ROW), _aligned(4 * ROW)
@@ -97,7 +98,7 @@ def _ranks(matrices, squared_tolerance, measure_rest, found):  # type: ignore[no
 
 @_compiled
 def _aligned(count):  # type: ignore[no-untyped-def]
-    """That many values, from an address that is a multiple of 64: no vector lies across two lines of the cache."""
+    """An array of ``count`` values at an address that is a multiple of 64: no vector crosses a cache line."""
     array = np.empty(count + 7)
     start = -(array.ctypes.data // 8) % 8
     return array[start : start + count]
@@ -105,7 +106,7 @@ def _aligned(count):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _load(matrices, first, values):  # type: ignore[no-untyped-def]
-    """Put 16 matrices side by side, the last one again where there are fewer, 8 values of each at a time."""
+    """Interleave 16 matrices, 8 values of each at a time; if there are fewer, the last one is repeated."""
     count, height, width = matrices.shape
     flat = matrices.reshape(-1)
     eights = width // 8 * 8
@@ -124,7 +125,7 @@ def _load(matrices, first, values):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _gram(values, height, gram, size, trace, columns):  # type: ignore[no-untyped-def]
-    """G, its trace, and how many columns are not zero (a column with NaN is not)."""
+    """G, its trace, and the number of columns that are not zero (columns with NaN excluded)."""
     for i in range(size):
         gram[i * ROW + i // 4 * 4 * LANES : i * ROW + size * LANES] = 0
     _add_products(values, values, height, gram, 0, size)
@@ -139,9 +140,10 @@ def _gram(values, height, gram, size, trace, columns):  # type: ignore[no-untype
 
 @_compiled
 def _factor(gram, size, chosen, number, rest, factor, left, right):  # type: ignore[no-untyped-def]
-    """G = U^T D^-1 U four rows of U at a time, without columns that are not chosen or whose pivot is not above 0.
+    """G = U^T D^-1 U, four rows of U at a time, without columns that are not chosen or whose pivot is not above 0.
 
-    ``chosen`` becomes 0 for these; ``number`` is how many it leaves, ``rest`` the sum of the others' positive pivots.
+    ``chosen`` is set to 0 for these columns; ``number`` counts the columns that remain, ``rest`` is the sum of the
+    positive pivots of the others.
     """
     number[:] = 0
     rest[:] = 0
@@ -154,7 +156,8 @@ def _factor(gram, size, chosen, number, rest, factor, left, right):  # type: ign
 
 @_compiled
 def _factor_diagonal(gram, chosen, number, rest, factor):  # type: ignore[no-untyped-def]
-    """The first four columns of four rows of U: ``factor`` gets -1 / d of each, and -u / d of its other values."""
+    """The first four columns of four rows of U: writes -1 / d of each row, and -u / d of its other values, to
+    ``factor``."""
     for lane in range(LANES):
         d0 = gram[lane]
         c0 = chosen[lane] if d0 > 0 else 0.0
@@ -191,12 +194,12 @@ def _factor_diagonal(gram, chosen, number, rest, factor):  # type: ignore[no-unt
         number[lane] += c0 + c1 + c2 + c3
         left0, left1 = (0.0 if d0 <= 0 else d0 * (1 - c0)), (0.0 if d1 <= 0 else d1 * (1 - c1))
         left2, left3 = (0.0 if d2 <= 0 else d2 * (1 - c2)), (0.0 if d3 <= 0 else d3 * (1 - c3))
-        rest[lane] += left0 + left1 + left2 + left3  # a NaN stays one
+        rest[lane] += left0 + left1 + left2 + left3  # NaN is kept
 
 
 @_compiled
 def _factor_rows(gram, size, factor, left, right):  # type: ignore[no-untyped-def]
-    """The other columns of four rows of U: ``right`` gets u, ``left`` -u / d."""
+    """The other columns of four rows of U: writes u to ``right`` and -u / d to ``left``."""
     for j in range(4, size):
         g = gram[j * LANES : j * LANES + 4 * ROW]
         v = left[j * LANES : j * LANES + 4 * ROW]
