@@ -261,3 +261,21 @@ def test_the_number_of_processes_counts_where_each_has_batch_statistics_of_its_o
     two, several = key(own, "trainer.devices=2"), key(own, "trainer.devices=2", "trainer.num_nodes=2")
     assert len({alone, two, several, key(own, "trainer.devices=4")}) == 4
     assert two == key(own, "trainer.devices=[0,3]") == key(own, "trainer.devices='1,2'")
+
+
+def test_the_number_of_processes_counts_for_networks_that_may_mix_images_or_draw_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nets.py").write_text(
+        "import timm\n\n@timm.models.register_model\ndef noisy(pretrained=False, **kwargs): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for words in (
+        ("model=timm", "model.name=volo_d1_224"),
+        ("model=timm", "model.module=nets", "model.name=noisy"),
+    ):
+        config = configure([BUDGET, *words])
+        alone = run_key(config)
+        keys = {run_key(configure([BUDGET, *words, f"trainer.devices={number}"])) for number in (1, 2, 4)}
+        assert len(keys) == 3
+        assert alone in keys

@@ -20,7 +20,7 @@ BATCH = 60
 
 
 class Network(nn.Module):
-    """Batch normalisation with and without an activation of its own, stochastic depth, and two kinds of dropout."""
+    """Batch normalisation with and without an activation of its own, stochastic depth, dropout, and attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,13 +30,15 @@ class Network(nn.Module):
             nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), DropPath(0.3)
         )
         self.maps = nn.Dropout2d(0.2)
+        self.attention = nn.MultiheadAttention(8, 2, dropout=0.3, batch_first=True)
         self.hidden = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3))
         self.head = nn.Linear(16, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.norm(self.stem(images))
         maps = self.maps(torch.relu(maps + self.branch(maps)))
-        return self.head(self.hidden(maps.mean(dim=(2, 3))))
+        tokens = torch.nn.functional.avg_pool2d(maps, 4).flatten(2).transpose(1, 2)
+        return self.head(self.hidden(self.attention(tokens, tokens, tokens)[0].mean(dim=1)))
 
 
 def main(folder: Path, processes: int) -> None:

@@ -94,7 +94,7 @@ def identity(config: Mapping[str, Any], contents: Mapping[str, str] | None = Non
     found: dict[str, Any] = {"schema": KEY_SCHEMA}
     for name in OF_A_RUN:
         form = SPECIAL_FORMS.get(name)
-        value = form(config[name]) if form is not None else canonical(name, config.get(name))
+        value = form(config) if form is not None else canonical(name, config.get(name))
         if value != TOP_LEVEL_DEFAULTS.get(name, UNKNOWN):
             found[name] = value
     of_the_baseline = {
@@ -146,8 +146,9 @@ def _of_group(
     return found
 
 
-def _of_model(model: Mapping[str, Any]) -> dict[str, Any]:
+def _of_model(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the network; its arguments are compared with the defaults of the function that registers it."""
+    model = config["model"]
     network = defaults_of_network(str(model.get("name")), model.get("module"))
     given = model.get("arguments") or {}
     if isinstance(given, Mapping):  # else it is an error, which is reported when the network is made
@@ -155,14 +156,24 @@ def _of_model(model: Mapping[str, Any]) -> dict[str, Any]:
     return _of_group("model", {**model, "arguments": given}, defaults_of(NETWORK_SETTINGS))
 
 
-def _of_trainer(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the trainer. The number of processes counts if each has batch statistics of its own images."""
+def _of_trainer(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the trainer, and the number of processes where it changes the result."""
+    trainer = config["trainer"]
+    found = _of_group("trainer", trainer)
     processes = {name: _number(trainer.get(name, 1)) for name in ("devices", "num_nodes")}
-    several = any(number not in (1, "1") for number in processes.values())
-    own_statistics = {"sync_batchnorm": False, **processes}
-    return _of_group("trainer", trainer) | (
-        own_statistics if several and trainer.get("sync_batchnorm") is False else {}
-    )
+    if all(number in (1, "1") for number in processes.values()):
+        return found
+    if trainer.get("sync_batchnorm") is False:
+        return found | {"sync_batchnorm": False} | processes
+    return found | (processes if _depends_on_processes(config["model"]) else {})
+
+
+def _depends_on_processes(model: Mapping[str, Any]) -> bool:
+    """Whether training steps of several processes may differ from those of one (``training/whole_batch.py``).
+
+    A network of a user may draw random numbers of its own or look at several images; VOLO mixes the images of a batch.
+    """
+    return bool(model.get("module")) or str(model.get("name")).startswith("volo_")
 
 
 def _number(devices: Any) -> Any:
@@ -175,7 +186,7 @@ def _number(devices: Any) -> Any:
 
 
 SPECIAL_FORMS: Mapping[str, Any] = {"model": _of_model, "trainer": _of_trainer}
-"""The groups with settings that count only together with others."""
+"""The groups with settings that count only together with others, and their form in the configuration."""
 
 
 def _same(value: Any, default: Any) -> bool:
