@@ -74,7 +74,7 @@ class WholeBatchDraws:
         return func(**kwargs | {"input": self._whole(kwargs["input"])})
 
     def _of_shape(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """``torch.rand`` or ``torch.randn``; a shape of two or more dimensions is a batch if it begins with the images."""
+        """``torch.rand`` or ``torch.randn``: a batch if the shape has two or more dimensions, first the images."""
         named = "size" in kwargs
         size = kwargs["size"] if named else args[0] if args and not isinstance(args[0], int) else args
         if len(size) < 2 or size[0] != self.images:
