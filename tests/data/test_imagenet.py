@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from prunelab.data import ImageNet
+from prunelab.data.imagenet_classes import synsets
 from prunelab.errors import UserError
 
 
@@ -97,14 +98,54 @@ def test_calibration_images_are_cut_at_the_centre(write_tree):
     assert torch.equal(images, data.train.source.batch(chosen, None)[0])
 
 
-def test_a_wrong_number_of_classes(write_tree):
+@pytest.mark.parametrize("found", [{"num_classes": 2}, {"num_classes": 100}])
+def test_a_wrong_number_of_classes(write_tree, found):
     root = write_tree({"train": 10, "val": 2})
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=r"train has 3 class folders instead of .*data.num_classes=3 for a"):
+        ready(root, **found)
+
+
+PART = ("n01443537", "n02123045", "n02129604")  # goldfish, tabby cat, tiger
+INDICES = (1, 281, 292)
+
+
+def test_some_of_the_1000_classes_have_imagenets_own_indices(write_tree):
+    root = write_tree({"train": 10, "val": 2}, classes=PART)
+    data = ready(root, num_classes=1000)
+    assert sorted(set(data.train.targets)) == sorted(set(data.val.targets)) == sorted(INDICES)
+    _, targets = next(iter(data.test_dataloader()))
+    assert targets.tolist() == [1, 1, 281, 281, 292, 292]
+    assert data.num_classes == len(data.class_names) == 1000
+    assert [data.input_format.classes[index] for index in INDICES] == list(PART)
+
+
+def test_with_some_of_the_1000_classes_training_and_test_may_have_different_ones(write_tree, caplog):
+    root = write_tree({"train": 1}, classes=PART)  # one image of each class: some have no validation image
+    write_tree({"val": 1}, classes=("n01440764", "n15075141"), root=root)
+    caplog.set_level("INFO")
+    data = ready(root, num_classes=1000)
+    assert data.test.targets.tolist() == [0, 999]
+    assert (len(data.train), len(data.val)) == (2, 1)
+    assert "3 of ImageNet's 1000 classes in train/ and 2 in val/" in caplog.text
+
+
+def test_all_classes_for_training_and_some_for_testing(write_tree):
+    root = write_tree({"train": 2}, classes=synsets(), size=(1, 1))
+    write_tree({"val": 1}, classes=PART, root=root)
+    data = ready(root, num_classes=1000, val_fraction=0.5)
+    assert data.test.targets.tolist() == list(INDICES)
+    assert set(data.train.targets) == set(data.val.targets) == set(range(1000))
+
+
+def test_a_part_of_imagenet_with_a_smaller_head_is_numbered_alphabetically(write_tree):
+    data = ready(write_tree({"train": 10, "val": 1}, classes=PART), num_classes=3)
+    assert (data.test.targets.tolist(), data.class_names) == ([0, 1, 2], PART)
+
+
+def test_folders_without_wordnet_ids_are_no_part_of_imagenet(write_tree):
+    root = write_tree({"train": 10, "val": 2}, classes=(*PART, "cat"))
+    with pytest.raises(UserError, match=r"class of ImageNet: cat\..*data.num_classes=4"):
         ready(root, num_classes=1000)
-    assert str(caught.value) == (
-        f"{root / 'train'} has 3 class folders instead of 1000 (data.num_classes). Complete the folder, or set "
-        "data.num_classes=3 for a subset."
-    )
 
 
 def test_different_classes(write_tree):

@@ -66,6 +66,20 @@ def test_exchanged_images_are_another_run_and_another_baseline(tmp_path: Path) -
     assert baseline_key(before) != keys[1]
 
 
+def test_a_part_of_imagenet_counts_by_its_images_and_all_of_it_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = images(tmp_path / "imagenet", a=b"1")
+    words = ["budget.flops=0.5", "data=imagenet", f"data.root={root}"]
+    without_val = run_key(configure(words))
+    (root / "val" / "cat").mkdir(parents=True)
+    part = run_key(configure(words))
+    images(root, a=b"2")
+    assert len({without_val, part, run_key(configure(words))}) == 3
+    monkeypatch.setattr("prunelab.records.contents.IMAGENET_CLASSES", 1)
+    assert run_key(configure(words)) == without_val
+
+
 def test_a_folder_is_read_once_for_a_sweep(tmp_path: Path) -> None:
     root = images(tmp_path / "photos", a=b"1")
     config = configure(["budget.flops=0.5", "data=image_folder", f"data.root={root}"])

@@ -10,9 +10,10 @@ from torchvision.transforms import v2
 
 from prunelab.data.augment import BatchTransform
 from prunelab.data.checks import channel_values, one_of, open_fraction, switch, whole_number
+from prunelab.data.imagenet_classes import CLASSES, report_subset, synsets, with_imagenet_indices
 from prunelab.data.module import ImageData
 from prunelab.data.sources import FileImages, ImageView
-from prunelab.data.split import Split, Splits
+from prunelab.data.split import Split, Splits, hold_out
 from prunelab.data.tree import ImageTree, class_names, read_tree, require_same_classes, subfolder
 from prunelab.errors import UserError
 
@@ -31,9 +32,15 @@ class ImageNet(ImageData):
     ``keep_aspect`` images are prepared as for Caffe: all images are resized to 256x256, and training uses random
     windows of them.) The 50,000 validation images are the test set here; validation is held out of the training images.
 
+    With ``num_classes=1000`` the folders may hold only some of the classes, train/ and val/ different ones. Their names
+    must then be WordNet ids. Every image has the index that its class has in ILSVRC-2012, so that a network with 1000
+    outputs can be tested on a subset. If a class has too few images, validation images are held out at random, without
+    regard to the classes.
+
     Args:
         root: folder that contains train/<class>/ and val/<class>/; test/ (images without classes) is not read.
-        num_classes: required number of class folders; below 1000 for a subset.
+        num_classes: number of outputs of the network. 1000: all classes or some of them, with the indices of
+            ILSVRC-2012. A smaller number: required number of class folders, which are numbered in alphabetical order.
         image_size: side of the crops in pixels.
         resize: length of the shorter side from which the central test crop (and a window) is cut.
         keep_aspect: False resizes to a square of this side and changes the proportions of the image.
@@ -50,7 +57,7 @@ class ImageNet(ImageData):
     def __init__(
         self,
         root: str | Path = "data/imagenet",
-        num_classes: int = 1000,
+        num_classes: int = CLASSES,
         image_size: int = 224,
         resize: int = 256,
         keep_aspect: bool = True,
@@ -92,13 +99,17 @@ class ImageNet(ImageData):
 
     @property
     def num_classes(self) -> int:
-        """The required number of classes; ``setup`` checks it."""
+        """The number of outputs of a network; ``setup`` compares the folders with it."""
         return self.classes_expected
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the class folders in train/ (WordNet ids), in the order of their numbers; lists the folder."""
-        return class_names(subfolder(self.root, ("train",), LAYOUT))
+        """The names of the classes (WordNet ids), in the order of their numbers; lists the folder train/.
+
+        The names of the class folders, or those of all 1000 classes if train/ holds fewer.
+        """
+        names = class_names(subfolder(self.root, ("train",), LAYOUT))
+        return synsets() if len(names) < self.classes_expected == CLASSES else names
 
     @property
     def resized(self) -> tuple[int, bool]:
@@ -107,10 +118,14 @@ class ImageNet(ImageData):
 
     def read_splits(self) -> Splits:
         """Lists the files of train/ and val/ and counts the classes; opens no image."""
-        training = self._tree("train")
-        testing = self._tree("val")
+        training, testing = self._tree("train"), self._tree("val")
+        complete = len(training.classes) == len(testing.classes) == self.classes_expected
+        if not complete:
+            training, testing = with_imagenet_indices(training), with_imagenet_indices(testing)
+            report_subset(training, testing)
         require_same_classes(training, testing)
-        train, val = self.hold_out_validation(Split.whole(self._source(training)))
+        images = Split.whole(self._source(training))
+        train, val = hold_out(images, self.val_fraction, self.split_seed, of_every_class=complete)
         return Splits(train, val, test=Split.whole(self._source(testing)))
 
     def train_view(self) -> ImageView:
@@ -134,10 +149,11 @@ class ImageNet(ImageData):
 
     def _tree(self, part: str) -> ImageTree:
         tree = read_tree(subfolder(self.root, (part,), LAYOUT))
-        if len(tree.classes) != self.classes_expected:
+        found, expected = len(tree.classes), self.classes_expected
+        if found != expected and not found < expected == CLASSES:
             raise UserError(
-                f"{tree.folder} has {len(tree.classes)} class folders instead of {self.classes_expected} "
-                "(data.num_classes). Complete the folder, or set data.num_classes="
-                f"{len(tree.classes)} for a subset."
+                f"{tree.folder} has {found} class folders instead of {expected} (data.num_classes). Set "
+                f"data.num_classes={found} for a network with {found} outputs, or data.num_classes={CLASSES} for one "
+                "with ImageNet's own classes, which can be tested on a part of them."
             )
         return tree

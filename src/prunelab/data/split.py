@@ -42,21 +42,30 @@ class Splits:
     test: Split
 
 
-def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+def hold_out(split: Split, fraction: float, seed: int, of_every_class: bool = True) -> tuple[Split, Split]:
     """Splits a part in two, (kept, held out), with the same proportions of the classes in both.
 
-    The split depends only on ``seed`` and the classes. Raises UserError if there are too few images.
+    The split depends only on ``seed`` and the classes.
+
+    Args:
+        of_every_class: if there are too few images for each class to be in both parts: True raises an error, False
+            draws the held-out images at random from all.
+
+    Raises:
+        UserError: there are too few images.
     """
     targets = split.targets
     held_out = int(np.ceil(fraction * len(targets)))
     classes, sizes = np.unique(targets, return_counts=True)
-    if min(held_out, len(targets) - held_out) < len(classes) or sizes.min() < 2:
+    too_few = min(held_out, len(targets) - held_out) < len(classes) or sizes.min() < 2
+    if too_few and of_every_class:
         raise UserError(
             f"Cannot hold {fraction:g} of {len(targets)} training images out for validation: both parts need images of "
             f"each of the {len(classes)} classes (the smallest class has {sizes.min()} image(s); {held_out} image(s) "
             "would be held out). Use more images, or another data.val_fraction."
         )
-    kept, held = train_test_split(split.indices, test_size=held_out, stratify=targets, random_state=seed)
+    strata = None if too_few else targets
+    kept, held = train_test_split(split.indices, test_size=held_out, stratify=strata, random_state=seed)
     return Split(split.source, np.sort(kept)), Split(split.source, np.sort(held))
 
 

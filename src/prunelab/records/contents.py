@@ -21,7 +21,9 @@ from prunelab.records.atomic import write_atomically
 from prunelab.records.classes import TARGET, class_name, classes
 
 PUBLISHED_DATA = ("Cifar10", "FashionMnist", "ImageNet")
-"""Data sets with the same images in every folder."""
+"""Data sets with the same images in every folder, except folders with a part of ImageNet."""
+
+IMAGENET_CLASSES = 1000
 
 BY_CONTENT = ("data.root", "baseline.path")
 """Settings that count by the content of the files that they name, not by the path."""
@@ -36,7 +38,8 @@ IMAGE_PARTS = ("train", "val", "test")
 def content_digests(config: Mapping[str, Any], folders: dict[Path, str] | None = None) -> dict[str, str]:
     """The digests of all contents that a run of the resolved ``config`` reads, by the name of the setting.
 
-    ``data.root``: the images of an image folder; of another data set, unless it is a published one, the path.
+    ``data.root``: the images of an image folder, or of a folder with a part of ImageNet's classes; of another data set,
+    unless it is a published one, the path.
     ``baseline.path``: the file. ``model.module``, ``method.module``: the source of the user module.
     ``method._target_``, ``method.criterion._target_``, ...: the source of each class that is not prunelab's. A source
     includes the modules that it imports from outside the installed packages.
@@ -50,7 +53,7 @@ def content_digests(config: Mapping[str, Any], folders: dict[Path, str] | None =
     """
     found = {}
     data, baseline, module = config["data"], config["baseline"], config["model"].get("module")
-    if (root := data.get("root")) is not None and class_name(str(data.get(TARGET))) not in PUBLISHED_DATA:
+    if (root := data.get("root")) is not None and not _is_published(data):
         found["data.root"] = _root_digest(
             Path(str(root)).expanduser().resolve(), data, {} if folders is None else folders
         )
@@ -107,9 +110,30 @@ def folder_digest(root: Path) -> str:
     )
 
 
+def _is_published(data: Mapping[str, Any]) -> bool:
+    """Whether the name of the data set is enough to identify its images."""
+    name = class_name(str(data.get(TARGET)))
+    return name in PUBLISHED_DATA and not (
+        name == "ImageNet" and _is_part_of_imagenet(Path(str(data["root"])).expanduser())
+    )
+
+
+def _is_part_of_imagenet(root: Path) -> bool:
+    """Whether a folder of ImageNet exists and holds fewer than all classes for training or for testing."""
+    parts = [root / part for part in IMAGE_PARTS[:2]]
+    return all(part.is_dir() for part in parts) and any(
+        _subfolders(part) < IMAGENET_CLASSES for part in parts
+    )
+
+
+def _subfolders(folder: Path) -> int:
+    with os.scandir(folder) as entries:
+        return sum(entry.is_dir() for entry in entries)
+
+
 def _root_digest(root: Path, data: Mapping[str, Any], folders: dict[Path, str]) -> str:
     """A folder that is not there, or whose use is not known, counts by its path."""
-    if class_name(str(data.get(TARGET))) != "ImageFolder" or not root.is_dir():
+    if class_name(str(data.get(TARGET))) not in ("ImageFolder", "ImageNet") or not root.is_dir():
         return hashlib.sha256(os.fsencode(root)).hexdigest()
     if root not in folders:
         folders[root] = folder_digest(root)

@@ -27,7 +27,10 @@ def settings_of(record: Record) -> dict[str, str]:
     """
     config = {name: record.config[name] for name in OF_A_RUN if name in record.config}
     settings = dict(_flattened(config))
-    published = class_name(settings.get(f"data.{TARGET}", "")) in PUBLISHED_DATA
+    published = (
+        class_name(settings.get(f"data.{TARGET}", "")) in PUBLISHED_DATA
+        and "data.root" not in record.contents  # a part of ImageNet counts by its images
+    )
     ignored = (*IGNORED, *(["data.root"] if published else []))
     return {name: value for name, value in settings.items() if _matters(name, ignored)}
 
