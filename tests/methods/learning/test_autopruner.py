@@ -172,7 +172,7 @@ def test_a_network_that_is_not_called_is_noticed() -> None:
             return functional.cross_entropy(self.net.forward(batch[0]), batch[1])
 
     method = autopruner()
-    with pytest.raises(UserError, match="saw no activations of 0 in this step"):
+    with pytest.raises(UserError, match="received no activations of 0 in this step"):
         quiet(max_epochs=1, callbacks=[PruningCallback(method, example_input=Module.EXAMPLE)]).fit(Around())
 
 
@@ -198,7 +198,7 @@ def test_the_scale_rises_and_faster_if_codes_are_not_settled_in_the_end(small: A
 
 
 def test_a_trainer_without_end_is_an_error() -> None:
-    with pytest.raises(UserError, match="this Trainer has no end"):
+    with pytest.raises(UserError, match="this Trainer has no limit"):
         quiet(max_epochs=-1, callbacks=[PruningCallback(autopruner(), example_input=Module.EXAMPLE)]).fit(
             Module()
         )
@@ -221,5 +221,5 @@ def test_what_cannot_be_is_an_error(settings: dict[str, Any], message: str) -> N
 
 def test_it_must_learn_before_it_decides(small: Any, context: Any) -> None:
     method = autopruner()
-    with pytest.raises(UserError, match="has not learned"):
+    with pytest.raises(UserError, match="needs a learning fit"):
         method.decide(context(method, small))

@@ -119,7 +119,7 @@ def test_the_rounded_network_uses_up_the_budget(small: Any, context: Any, logit:
 
 def test_a_method_that_has_not_learned_decides_nothing(small: Any, context: Any) -> None:
     method = DMCP(Budget(flops=0.5))
-    with pytest.raises(UserError, match="has not learned"):
+    with pytest.raises(UserError, match="needs a learning fit"):
         method.decide(context(method, small))
 
 

@@ -251,7 +251,7 @@ def test_without_held_out_images_the_error_names_the_argument(small: Any) -> Non
         ({"criteria": [L1Norm(), APoZ()]}, "APoZ reads activations"),
         ({"keep": 1.5}, "keep=1.5"),
         ({"sampler_lr": 0.0}, "sampler_lr=0.0"),
-        ({"last_temperature": 0.0}, "temperatures are above 0"),
+        ({"last_temperature": 0.0}, "temperatures must be above 0"),
     ],
 )
 def test_what_cannot_be_is_an_error(settings: dict[str, Any], message: str) -> None:
@@ -261,5 +261,5 @@ def test_what_cannot_be_is_an_error(settings: dict[str, Any], message: str) -> N
 
 def test_it_must_learn_before_it_decides(small: Any) -> None:
     method = lfpc()
-    with pytest.raises(UserError, match="has not learned"):
+    with pytest.raises(UserError, match="needs a learning fit"):
         method.decide(method.context(small, EXAMPLE))

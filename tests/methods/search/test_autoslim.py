@@ -171,7 +171,7 @@ def test_the_loss_of_a_step_is_that_of_the_sandwich(residual: nn.Module) -> None
 
 
 def test_a_method_that_has_not_learned_decides_nothing(residual: nn.Module) -> None:
-    with pytest.raises(UserError, match="has not learned"):
+    with pytest.raises(UserError, match="needs a learning fit"):
         AutoSlim(HALF).decide(context_of(residual, batches()))
 
 

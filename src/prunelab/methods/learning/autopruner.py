@@ -1,8 +1,8 @@
-"""AutoPruner: a layer behind each group computes from its activations which channels stay, and becomes binary.
+"""AutoPruner: a layer after each group computes a code from its activations that selects channels and becomes binary.
 
 Luo, Wu: AutoPruner: An End-to-End Trainable Filter Pruning Method for Efficient Deep Model Inference, Pattern
 Recognition 107 (2020), arXiv:1805.08941, equations 1 to 4; the schedule is that of the newest official code
-(github.com/Roll920/AutoPruner, MobileNetv2), which treats all layers at once.
+(github.com/Roll920/AutoPruner, MobileNetv2), which prunes all layers at once.
 """
 
 from __future__ import annotations
@@ -32,46 +32,49 @@ from prunelab.structure import GroupHookPoint, HookPoint, PruningPlan, channels_
 
 Observer = Callable[[Tensor, int], None]
 SETTLED, ENOUGH = 0.1, 0.9
-"""A code within 0.1 of 0 or 1 is settled; 0.9 of all codes of a layer are enough."""
+"""Codes within 0.1 of 0 or 1 are settled; a layer is settled if 0.9 of its codes are."""
 LAST = 0.8
-"""The part of learning after which unsettled codes sharpen everything faster: the last of the official five epochs."""
+"""The fraction of learning after which alpha rises faster if codes are unsettled: the last of the official five
+epochs."""
 
 
 class AutoPruner(LearningMethod):
     """Codes v = sigmoid(alpha z(A)) in (0, 1), one for each channel, multiply the channels while the network trains.
 
-    A are the activations (N, channels, H, W) that the next layer reads. They are averaged over the batch, max-pooled
-    2 x 2 (if H or W is above 7), and a full-size convolution makes z (channels,) of them, see ``CodeLayer``. Minimised
-    is loss + strength x sum over groups of (||v||_1 / channels - keep)^2. alpha rises linearly from ``first_scale`` to
-    ``last_scale``, until the codes are almost binary; in the last fifth of learning it rises eleven times as fast as
-    long as less than 90 % of the codes of some layer are within 0.1 of 0 or 1. In evaluation a channel counts fully
-    if the mean of z over the last ``window`` batches is above 0 (v > 0.5), else not at all. This mean is its score.
+    A are the activations (N, channels, H, W) that the next layer reads. They are averaged over the batch and max-pooled
+    2 x 2 (if H or W is above 7); a full-size convolution computes z (channels,) from them, see ``CodeLayer``. The
+    objective is loss + strength x sum over groups of (||v||_1 / channels - keep)^2. alpha rises linearly from
+    ``first_scale`` to ``last_scale``, until the codes are almost binary; in the last fifth of learning it rises eleven
+    times as fast while in some layer less than 90 % of the codes are within 0.1 of 0 or 1. In evaluation a channel is
+    multiplied by 1 if the mean of z over the last ``window`` batches is above 0 (v > 0.5), else by 0. This mean is its
+    score.
 
-    Departures from the official code: its version of 2018 (ResNet-50, VGG-16) goes through groups of layers in turn,
-    and adapts lambda and alpha layer by layer; here both are those of the newer one. Before a depthwise convolution
-    that one scales, too, so that a channel there is scaled twice; here once. The budget takes the place of the hand-set
-    fraction (``keep``). Codes scale the weights that read a channel, which is the same as scaling the channel, but
-    works for a stage, too: its code comes from the first place where the stage is read, and holds for all readers (the
-    official code leaves stages whole). With several processes a code is that of all images of a step; the official one
-    has a code on each device. Maps are pooled further where a code layer would have more than ``largest_layer``
-    weights. The mean of z decides, where the code of 2018 takes a majority of signs over 20 batches and the newer one
-    the last batch. What the code switched off at the end of learning is set to zero in the weights that read it. Codes
-    settle within about a channel of their aim; what the budget requires beyond that is taken by smallest z, and until
-    recovery costs accuracy that the codes did not.
+    Differences from the official code: its version of 2018 (ResNet-50, VGG-16) prunes groups of layers in turn, and
+    adapts lambda and alpha layer by layer; here both are those of the newer version. The newer version also scales
+    channels before a depthwise convolution, so that a channel there is scaled twice; here once. The budget replaces the
+    hand-set fraction (``keep``). Codes scale the weights that read a channel, which is the same as scaling the channel
+    but also works for a stage: its code is computed where the stage is read first, and is used for all readers (the
+    official code does not prune stages). With several processes a code is that of all images of a step; the official
+    one has a code on each device. Maps are pooled further where a code layer would have more than ``largest_layer``
+    weights. The mean of z decides; the code of 2018 uses a majority of signs over 20 batches, the newer one the last
+    batch. At the end of learning, weights that read a channel whose code is 0 are set to zero. The number of channels
+    differs from its target by about one; further channels that the budget requires are those of smallest z, whose
+    removal reduces the accuracy until the recovery.
 
     Args:
         budget: how much to keep.
-        keep: r, the fraction of each group's channels that codes aim at; None: what the budget keeps with the same
-            fraction everywhere. The plan meets the budget either way.
+        keep: r, the target fraction of each group's channels; None: the equal fraction for all groups that meets the
+            budget. The plan meets the budget in both cases.
         strength: lambda.
-        first_scale, last_scale: alpha in the beginning and in the end.
-        window: batches whose z make the score.
-        largest_layer: weights of a code layer.
-        settings: those of ``LearningMethod``. With ``allocation="global"`` (as by default) channels whose codes are off
-            go before all others, from whatever group; "uniform" holds every group to the fraction it aimed at.
+        first_scale, last_scale: alpha at the beginning and at the end.
+        window: number of batches over which z is averaged for the score.
+        largest_layer: limit on the weights of a code layer.
+        settings: those of ``LearningMethod``. With ``allocation="global"`` (the default) channels whose codes are 0 are
+            removed before all others, in any group; "uniform" keeps the target fraction in every group.
 
-    Logs learning/kept: the fraction of channels that count in evaluation; learning/settled: of codes within 0.1 of 0 or
-    1 in the last batch; learning/code_p10, _p50, _p90: their percentiles; learning/scale: alpha.
+    Logs learning/kept: the fraction of channels that are used in evaluation; learning/settled: the fraction of codes
+    within 0.1 of 0 or 1 in the last batch; learning/code_p10, _p50, _p90: percentiles of the codes; learning/scale:
+    alpha.
 
     Raises:
         UserError: a setting out of range; level block.
@@ -108,15 +111,14 @@ class AutoPruner(LearningMethod):
         super().__init__(budget, **settings)
         require_fraction("keep", keep)
         if strength < 0:
-            raise UserError(
-                f"strength={strength} would drive codes away from what is to be kept: use 0 or more."
-            )
+            raise UserError(f"strength={strength} would drive codes away from their target: use 0 or more.")
         if not 0 < first_scale <= last_scale:
             raise UserError(
-                f"first_scale={first_scale}, last_scale={last_scale}: the scale of codes is above 0 and rises."
+                f"first_scale={first_scale}, last_scale={last_scale}: "
+                "the scale of codes must be above 0 and must not fall."
             )
         if window < 1:
-            raise UserError(f"window={window}: at least one batch makes a score.")
+            raise UserError(f"window={window}: a score needs at least one batch.")
         self.keep = keep
         self.strength = strength
         self.first_scale, self.last_scale = first_scale, last_scale
@@ -137,7 +139,7 @@ class AutoPruner(LearningMethod):
         widths = uniform_widths(context, self.keep)
         gated = [group for group in context.groups if group.hook_points and group.having("consumer")]
         whole = [group.name for group in context.groups if group not in gated]
-        warn_not_pruned(context, whole, "are read by no weights, or observed nowhere")
+        warn_not_pruned(context, whole, "are not read by weights or cannot be observed")
         shapes = _map_shapes(context, {group.name: group.hook_points[0].hook_point for group in gated})
         torch.manual_seed(self.seed)
         self._codes = {
@@ -166,7 +168,7 @@ class AutoPruner(LearningMethod):
         unseen = [name for name, code in self._codes.items() if code.last is None]
         if unseen:
             raise UserError(
-                f"AutoPruner saw no activations of {', '.join(unseen)} in this step: training_step must call the "
+                f"AutoPruner received no activations of {', '.join(unseen)} in this step: training_step must call the "
                 "network itself, not its forward method, and the network must be in training mode."
             )
 
@@ -176,13 +178,13 @@ class AutoPruner(LearningMethod):
 
     @property
     def scale(self) -> float:
-        """alpha, now."""
+        """The present alpha."""
         rise = self.last_scale - self.first_scale
         return self.first_scale + rise * (self.progress + self._extra_steps / max(1, self.steps))
 
     def watch(self, context: PruningContext) -> dict[str, float]:
         found = [code.last for code in self._codes.values() if code.last is not None]
-        codes = torch.cat(found).float()  # they have the precision of training
+        codes = torch.cat(found).float()  # the codes have the precision of training
         low, middle, high = torch.quantile(codes, codes.new_tensor([0.1, 0.5, 0.9])).tolist()
         settled = ((codes < SETTLED) | (codes > 1 - SETTLED)).float().mean()
         return {
@@ -203,7 +205,7 @@ class AutoPruner(LearningMethod):
 
     def decide(self, context: PruningContext) -> PruningPlan:
         if not self._scores:
-            raise UserError("AutoPruner decides by codes that it learned, but it has not learned: fit first.")
+            raise UserError("AutoPruner decides by learned codes: it needs a learning fit first.")
         return keep_best(context, Scores(self._scores))
 
     def state_dict(self) -> dict[str, Any]:
@@ -213,11 +215,11 @@ class AutoPruner(LearningMethod):
         self._extra_steps = state_dict["extra_steps"]
 
     def _binary(self) -> dict[str, Tensor]:
-        """For each group 1 for channels that count and 0 for others; float (size,)."""
+        """For each group 1 for channels that are used and 0 for others; float (size,)."""
         return {name: code.binary() for name, code in self._codes.items()}
 
     def _observer(self, context: PruningContext, gates: Gates, name: str, found: GroupHookPoint) -> Observer:
-        """Makes the code of a group when its activations appear."""
+        """Computes the code of a group from its activations during a forward pass."""
         positions = torch.from_numpy(found.positions)
 
         def observe_group(tensor: Tensor, dim: int) -> None:
@@ -240,7 +242,7 @@ def _all_of(observers: list[Observer]) -> Observer:
 
 
 def _map_shapes(context: PruningContext, hook_points: dict[str, HookPoint]) -> dict[str, tuple[int, int]]:
-    """(H, W) of each tapped tensor, from one pass of the example input; what is no map is (positions, 1)."""
+    """(H, W) of each observed tensor, from one pass of the example input; (positions, 1) if it is not a map."""
     seen: dict[HookPoint, tuple[int, int]] = {}
 
     def observer(hook_point: HookPoint) -> Observer:

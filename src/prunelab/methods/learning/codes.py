@@ -1,4 +1,4 @@
-"""The layer that computes from a group's activations which of its channels stay."""
+"""The layer that computes a code, which selects channels, from a group's activations."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class CodeLayer(nn.Module):
 
     Args:
         channels: of the group.
-        shape: (H, W) of the maps that it will see; other maps are pooled to the same size.
-        keep: the fraction of channels that the code aims at.
-        window: how many batches ``score`` averages over.
-        largest: weights of the convolution; maps are pooled further until it has no more.
+        shape: (H, W) of the maps; maps of another shape are pooled to the same size.
+        keep: the target fraction of channels.
+        window: number of batches that ``score`` averages over.
+        largest: limit on the weights of the convolution; maps are pooled further until it is met.
 
     Attributes:
-        last: the newest code, without gradient; None before the first.
+        last: the newest code, without gradient; None before the first one.
     """
 
     recent: Tensor
@@ -46,7 +46,8 @@ class CodeLayer(nn.Module):
         self.last = None
 
     def forward(self, maps: Tensor, scale: float, strength: float) -> Tensor:
-        """v = sigmoid(scale x z), which is also stored; backward adds the gradient of strength (mean v - keep)^2."""
+        """v = sigmoid(scale x z), which is also stored; the backward pass adds the gradient of strength (mean v -
+        keep)^2."""
         mean = _mean_over_images(maps.flatten(2).unsqueeze(-1) if maps.dim() != 4 else maps)
         z = self.convolution(functional.adaptive_max_pool2d(mean, self.pooled)).flatten()
         code = torch.sigmoid(scale * z)
@@ -68,7 +69,7 @@ class CodeLayer(nn.Module):
         return self.recent[: max(1, self.seen)].mean(dim=0)
 
     def binary(self) -> Tensor:
-        """1 for channels that stay and 0 for others (channels,); all stay before the first batch."""
+        """1 for channels that are kept and 0 for others (channels,); all are kept before the first batch."""
         return (self.score() > 0).to(self.recent.dtype) if self.seen else torch.ones_like(self.recent[0])
 
     def settled(self, margin: float) -> float:
@@ -95,7 +96,8 @@ def _mean_over_images(maps: Tensor) -> Tensor:
 
 
 class _SumOverRanks(Function):
-    """The sum of a tensor over ranks. Every rank's loss depends on every rank's tensor: gradients are summed, too."""
+    """The sum of a tensor over ranks. The loss of each rank depends on the tensors of all ranks, so gradients are
+    summed too."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -111,7 +113,7 @@ class _SumOverRanks(Function):
 
 
 class _WithGradient(Function):
-    """A tensor as it is; its gradient is that of the loss plus a given one."""
+    """The identity, whose backward pass adds a given gradient to that of the loss."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, gradient: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""Gates: while a network learns, what reads a group's channels (weights, as a rule) is scaled channel by channel.
+"""Gates: while a network learns, the weights (or other tensors) that read a group are scaled channel by channel.
 
-To scale what is read is to scale the channel, whatever lies between: with 0 and 1 the network computes what it would
-without the channels at 0 (the same masking that ``prunelab.check`` compares a pruned network with).
+Scaling a channel where it is read is scaling the channel, independent of the layers in between: with 0 and 1 the
+network computes the same as without the channels at 0 (the masking with which ``prunelab.check`` compares a pruned
+network).
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from prunelab.structure import ChannelGroup, change_gathered
 
 
 class Gates:
-    """The gates of the groups of ``model``; without a value a gate is open, and weights are what they are.
+    """The gates of the groups of ``model``; a gate without a value is open and leaves weights unchanged.
 
-    Values hold for one forward pass. They are set before the first layer reads the group, and forgotten when the
-    pass is over, so that weights can be looked up by their names in between.
+    Values hold for one forward pass. They are set before the first layer reads the group and discarded at the end of
+    the pass, so that weights accessed by name between passes are unscaled.
 
     Args:
-        groups: those to gate; what no weight reads stays open.
-        owned: for a group a module that is trained, saved and moved together with the network.
+        groups: the groups to gate; gates of groups that no weight reads stay open.
+        owned: modules by group that are trained, saved and moved together with the network.
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class Gates:
         self._values[group] = value
 
     def remove(self, values: Mapping[str, Tensor] | None = None) -> None:
-        """The weights become ordinary ones again, scaled for good by ``values`` (size,) of each group if given."""
+        """Make the weights ordinary parameters again, scaled permanently by ``values`` (size,) of each group if
+        given."""
         self._hooks.close()
         self._values.clear()
         self._values.update(values or {})
@@ -84,7 +86,7 @@ class Gates:
 
 @dataclass(frozen=True)
 class Part:
-    """Where the channels of a group sit along ``dim`` of a tensor: ``repeats`` positions each."""
+    """The positions of a group's channels along ``dim`` of a tensor, ``repeats`` positions per channel."""
 
     group: str
     dim: int
@@ -93,16 +95,16 @@ class Part:
 
     @classmethod
     def of(cls, group: str, dim: int, index: NDArray[np.int64]) -> Part:
-        """From positions (channels, m)."""
+        """A part from positions (channels, m)."""
         return cls(group, dim, torch.from_numpy(index.flatten()), index.shape[1])
 
 
 class _Gated(nn.Module):
-    """weight -> weight with the columns of each gated channel scaled."""
+    """Parametrization: weight -> weight with the columns of each gated channel scaled."""
 
     def __init__(self, values: Mapping[str, Tensor], parts: list[Part], owned: list[nn.Module]) -> None:
         super().__init__()
-        self.owned = nn.ModuleList(owned)  # not in the network itself: a Sequential would run it
+        self.owned = nn.ModuleList(owned)  # not in the network itself, where a Sequential would run it
         self._values = values
         self._parts = parts
 
@@ -111,7 +113,7 @@ class _Gated(nn.Module):
 
 
 def scale_channels(tensor: Tensor, parts: Iterable[Part], values: Mapping[str, Tensor]) -> Tensor:
-    """The tensor with each channel that has a value multiplied by it; itself if there is none."""
+    """The tensor with its channels multiplied by the values of their groups; the tensor itself if there are none."""
     for part in parts:
         value = values.get(part.group)
         if value is None:

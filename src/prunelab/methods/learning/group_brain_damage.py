@@ -29,18 +29,18 @@ class GroupBrainDamage(LearningMethod):
     """Loss + strength x sum over (i, u, v) of sqrt(sum_j W[j, i, u, v]^2), for every weight that reads channels.
 
     A group is one spatial offset (u, v) of one input channel i over all filters j: a row of the matrix that a
-    convolution multiplies by. Groups that vanish leave a sparse kernel shape; the paper computes with it as it is.
-    Here a channel is removed, and it can go when all its groups (k x k in each layer that reads it) have vanished.
-    Its score is the ``max`` of their norms, which is zero exactly then; ``reduction`` may be "sum" instead.
+    convolution multiplies by. Groups that vanish leave a sparse kernel, with which the paper computes directly. Here
+    channels are removed; a channel can be removed when all its groups (k x k in each layer that reads it) have
+    vanished. Its score is the ``max`` of their norms, which is zero exactly then; ``reduction`` may be "sum" instead.
 
-    The paper treats plain networks and whole layers at a time; here all layers learn together, and a stage is judged
-    by all layers that read it. Its gradual variant with a truncated penalty is not included. Blocks are not covered.
+    The paper treats plain networks, one layer after the other; here all layers learn together, and a stage is scored by
+    all layers that read it. The gradual variant with a truncated penalty is not included. Blocks are not covered.
 
     Args:
         budget: how much to keep.
         strength: lambda.
         step, snap: see ``GroupLasso``.
-        reduction: of the norms of a channel's groups: "max", "sum" or "mean".
+        reduction: how the norms of a channel's groups are combined: "max", "sum" or "mean".
         settings: those of ``LearningMethod``.
 
     Logs learning/shape_sparsity: the fraction of groups that are exactly zero.
@@ -74,9 +74,7 @@ class GroupBrainDamage(LearningMethod):
     ) -> None:
         super().__init__(budget, **settings)
         if strength <= 0:
-            raise UserError(
-                f"strength={strength}: without a penalty no group vanishes; use a number above 0."
-            )
+            raise UserError(f"strength={strength}: groups vanish only with a penalty; use a number above 0.")
         self.strength = strength
         self.reduction = reduction
         self.lasso = GroupLasso((), step, snap)
@@ -91,7 +89,7 @@ class GroupBrainDamage(LearningMethod):
         self.lasso.after_step(context.model, rates)
 
     def _terms(self, context: PruningContext) -> list[Term]:
-        """The groups of the network's weights, and how strongly they are drawn to 0."""
+        """The groups of the network's weights with the strengths of their penalties."""
         readers = {part.parameter for group in context.groups for part in _readers(group)}
         return [
             Term(WeightGroups.of_cells(name, weight), self.strength)
@@ -109,16 +107,16 @@ class GroupBrainDamage(LearningMethod):
             if cells:
                 scores[group.name] = joined(cells, self.reduction)
         unread = [group.name for group in context.groups if group.name not in scores]
-        warn_not_pruned(context, unread, "are read by no layer with weights")
+        warn_not_pruned(context, unread, "are not read by a layer with weights")
         return keep_best(context, Scores(scores))
 
     def _cell_norms(self, context: PruningContext, part: Slice) -> list[np.ndarray]:
-        """The norms (size,) of the groups of each channel of ``part``, one array for each of its offsets."""
+        """The norms (size,) of the groups of each channel of ``part``, one array per offset."""
         weight = context.model.get_parameter(part.parameter).detach().double().cpu()
         norms = weight.square().sum(dim=0).sqrt().reshape(weight.shape[1], -1).numpy()
         return list(norms[part.index].reshape(len(part.index), -1).T)
 
 
 def _readers(group: ChannelGroup) -> list[Slice]:
-    """The weights (filters, input channels, ...) that read the channels; not those of transposed convolutions."""
+    """The weights (filters, input channels, ...) that read the channels, except those of transposed convolutions."""
     return [part for part in group.having("consumer") if part.dim == 1]

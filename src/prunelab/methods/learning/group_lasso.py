@@ -19,8 +19,8 @@ Step = Literal["proximal", "subgradient"]
 class WeightGroups:
     """Disjoint groups of the weights of one parameter.
 
-    labels: int64, broadcasts against the parameter: the number of each weight's group, or -1 for none.
-    count: how many groups there are.
+    labels: int64, broadcastable to the parameter: the index of each weight's group, or -1 for none.
+    count: the number of groups.
     """
 
     parameter: str
@@ -55,7 +55,7 @@ class WeightGroups:
         return totals[: self.count].sqrt()
 
     def spread(self, values: Tensor, elsewhere: float, weight: Tensor) -> Tensor:
-        """The value of each weight's group, ``elsewhere`` outside of all groups; broadcasts against ``weight``."""
+        """The value of each weight's group, ``elsewhere`` outside of all groups; broadcastable to ``weight``."""
         return torch.cat([values, values.new_tensor([elsewhere])])[self._positions(weight)]
 
     def _positions(self, weight: Tensor) -> Tensor:
@@ -77,8 +77,8 @@ class GroupLasso:
 
     step: ``proximal`` = after each optimizer step w_g <- w_g max(0, 1 - rate strength / ||w_g||), which reaches exact
         zeros; ``subgradient`` = strength w_g / ||w_g|| (0 for a zero group) is added to the gradient.
-    snap: with subgradients, which never reach 0, every weight nearer to 0 than this is set to 0 after each step, as in
-        the official code of SSL; for parameters with groups.
+    snap: subgradients never reach 0; therefore weights with a magnitude below this are set to 0 after each step, as in
+        the official code of SSL (in parameters with groups).
     """
 
     terms: Sequence[Term]
@@ -90,7 +90,7 @@ class GroupLasso:
             raise UserError(f"step: {self.step!r} does not exist. {nearest(str(self.step), get_args(Step))}")
         if self.snap < 0:
             raise UserError(
-                f"snap={self.snap} is below 0: it is how far from 0 a weight may be and still count as zero."
+                f"snap={self.snap} is below 0: it is the magnitude below which a weight counts as zero."
             )
 
     def before_step(self, network: nn.Module) -> None:
@@ -105,7 +105,8 @@ class GroupLasso:
                 weight.grad.add_(weight.detach() * term.groups.spread(factors, 0.0, weight))
 
     def after_step(self, network: nn.Module, rates: Mapping[Tensor, float]) -> None:
-        """Take the proximal step with the rate of each parameter; or set to 0 what subgradients made almost so."""
+        """Take the proximal step with the rate of each parameter or, with subgradients, set weights below ``snap`` to
+        0."""
         if self.step == "subgradient":
             for name in {term.groups.parameter for term in self.terms}:
                 weight = network.get_parameter(name).data

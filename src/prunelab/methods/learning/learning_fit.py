@@ -1,4 +1,4 @@
-"""LearningFit: what a LearningMethod does inside one Lightning fit. A ``PruningCallback`` forwards its hooks here."""
+"""LearningFit: runs a LearningMethod inside one Lightning fit. A ``PruningCallback`` forwards its hooks to it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Forward:
 
 
 class LearningFit:
-    """Calls the hooks of ``method`` at the right moments of one fit, from ``attach`` to ``detach``.
+    """Calls the hooks of ``method`` during one fit, from ``attach`` to ``detach``.
 
     ``unpack``: batch -> (images, targets), for methods with a ``training_loss`` of their own.
     """
@@ -99,7 +99,7 @@ class LearningFit:
         if self.method.eager and context.model._compiled_call_impl is not None:
             context.model._compiled_call_impl = None  # set by Module.compile(); torch has no public inverse
             info(
-                f"{self.method.title} hooks into forward passes: the network is not compiled while it learns."
+                f"{self.method.title} uses hooks in forward passes: the network is not compiled while it learns."
             )
 
     def on_train_start(self, trainer: Any) -> None:

@@ -1,7 +1,7 @@
-"""Learning filter pruning criteria: which criterion prunes which layer is learned from a validation loss.
+"""Learning filter pruning criteria: the criterion of each layer is learned from a validation loss.
 
 He, Ding, Liu, Zhu, Zhang, Yang: Learning Filter Pruning Criteria for Deep Convolutional Neural Networks Acceleration,
-CVPR 2020, section 3. No official code was published; choices that the paper leaves open are listed below.
+CVPR 2020, section 3. No official code was published; our choices where the paper is open are listed below.
 """
 
 from __future__ import annotations
@@ -35,34 +35,35 @@ from prunelab.structure import PruningPlan
 
 
 class LFPC(LearningMethod):
-    """Each group chooses one of several criteria by its logits a (criteria,), which minimise a validation loss.
+    """Each group chooses one of several criteria by logits a (criteria,), which minimise a validation loss.
 
-    Criterion k would keep the channels m_k (channels,) of 0 and 1, the ``keep`` best by its scores. While the network
-    trains each forward pass multiplies the channels of every group by sum_k p_k m_k, with
-    p = softmax((log softmax(a) + g) / tau) and g ~ Gumbel(0, 1) drawn anew for each step. After each optimizer step,
-    which trains the weights alone, a is moved by Adam along the gradient of the loss on a batch of images held out of
-    training, for all groups at once. tau falls linearly from ``first_temperature`` to ``last_temperature``. In
-    evaluation a group follows its best criterion. In the end each group is pruned by the scores of this criterion.
+    The mask m_k (channels,) of criterion k is 1 for the ``keep`` best channels by its scores and 0 for the others.
+    While the network trains, each forward pass multiplies the channels of every group by sum_k p_k m_k, with p =
+    softmax((log softmax(a) + g) / tau) and g ~ Gumbel(0, 1) drawn anew for each step. After each optimizer step, which
+    trains only the weights, Adam updates a with the gradient of the loss on a batch of held-out images, for all groups
+    at once. tau falls linearly from ``first_temperature`` to ``last_temperature``. In evaluation a group uses its best
+    criterion. At the end each group is pruned by the scores of this criterion.
 
-    Departures, and what the paper leaves open: groups are pruned physically, so the producers of a stage share one
-    decision (the paper masks each convolution alone); masks scale what reads the channel; they follow the weights once
-    an epoch; the mixture is soft; optimizer and temperatures of the sampler are those of its authors' group for a
-    similar search (Dong and Yang: TAS, NeurIPS 2019). Images held out are seen in evaluation mode.
+    Differences from the paper, and our choices where it is open: groups are pruned physically, so the producers of a
+    stage share one decision (the paper masks each convolution separately); masks scale the weights that read the
+    channel; they are updated once per epoch; the mixture is soft; optimizer and temperatures of the sampler are those
+    of a similar search by authors of the same group (Dong and Yang: TAS, NeurIPS 2019). Held-out images are processed
+    in evaluation mode.
 
     Args:
         budget: how much to keep.
-        criteria: what groups choose from; criteria that read weights.
-        keep: the fraction of each group's channels that masks keep; None: what the budget keeps with the same fraction
-            everywhere. The plan meets the budget either way.
-        sampler_lr, sampler_weight_decay: of Adam, which moves the logits.
-        first_temperature, last_temperature: tau in the beginning and in the end.
+        criteria: the criteria from which groups choose; they must read only weights.
+        keep: the fraction of each group's channels that masks keep; None: the equal fraction for all groups that meets
+            the budget. The plan meets the budget in both cases.
+        sampler_lr, sampler_weight_decay: those of Adam, which updates the logits.
+        first_temperature, last_temperature: tau at the beginning and at the end.
         allocation: see ``Allocation``; "uniform" as in the paper.
         settings: those of ``LearningMethod``. At most ``validation_images`` of the held-out images are used.
 
     Logs learning/held_out_loss: the mean of the sampler's loss over the epoch; learning/certainty: the probability of
-    the chosen criterion, the mean over groups; learning/overlap: how alike the masks are, |A and B| / |A or B| of what
-    two criteria remove, the mean over pairs and groups (at 1 there is nothing to choose);
-    learning/chosen_<criterion>: the fraction of groups that it prunes; learning/temperature: tau.
+    the chosen criterion, averaged over groups; learning/overlap: |A and B| / |A or B| of the channels that two criteria
+    remove, averaged over pairs and groups (at 1 all criteria agree); learning/chosen_<criterion>: the fraction of
+    groups that choose it; learning/temperature: tau.
 
     Raises:
         UserError: a setting out of range, a criterion that reads images, level block.
@@ -103,13 +104,13 @@ class LFPC(LearningMethod):
         require_fraction("keep", keep)
         if sampler_lr <= 0 or sampler_weight_decay < 0:
             raise UserError(
-                f"sampler_lr={sampler_lr}, sampler_weight_decay={sampler_weight_decay}: the rate of Adam is above 0, "
-                "its decay 0 or more."
+                f"sampler_lr={sampler_lr}, sampler_weight_decay={sampler_weight_decay}: "
+                "the rate of Adam must be above 0, its decay 0 or more."
             )
         if not 0 < last_temperature <= first_temperature:
             raise UserError(
-                f"first_temperature={first_temperature}, last_temperature={last_temperature}: temperatures are above 0 "
-                "and fall."
+                f"first_temperature={first_temperature}, last_temperature={last_temperature}: "
+                "temperatures must be above 0 and fall."
             )
         self.keep = keep
         self.sampler_lr, self.sampler_weight_decay = sampler_lr, sampler_weight_decay
@@ -127,7 +128,7 @@ class LFPC(LearningMethod):
 
     @property
     def temperature(self) -> float:
-        """tau, now."""
+        """The present tau."""
         return self.first_temperature + (self.last_temperature - self.first_temperature) * self.progress
 
     def prepare(self, context: PruningContext) -> None:
@@ -171,7 +172,7 @@ class LFPC(LearningMethod):
 
     def decide(self, context: PruningContext) -> PruningPlan:
         if not self._chosen:
-            raise UserError("LFPC prunes by criteria that it chose, but it has not learned: fit first.")
+            raise UserError("LFPC prunes by learned criteria: it needs a learning fit first.")
         scores = [criterion.score(context).channels for criterion in self.criteria]
         return keep_best(
             context, Scores({name: scores[number][name] for name, number in self._chosen.items()})
@@ -185,7 +186,7 @@ class LFPC(LearningMethod):
             self._search.sampler.load_state_dict(state_dict)
 
     def _weights(self, training: bool) -> Tensor:
-        """How much each criterion counts in a forward pass: (groups, criteria)."""
+        """The weight of each criterion in a forward pass: (groups, criteria)."""
         assert self._search is not None
         sampler = self._search.sampler
         if training:
@@ -194,7 +195,7 @@ class LFPC(LearningMethod):
 
 
 class _Search:
-    """The network with its masks, while criteria are being chosen.
+    """The network with its masks while criteria are chosen.
 
     ``weights(training)`` gives the weight of each criterion in a pass outside of the sampler.
     """
@@ -235,17 +236,18 @@ class _Search:
             self._losses.append(self.sampler.descend(loss))
 
     def renew(self) -> None:
-        """An epoch is over: masks follow the weights, and held-out images start from the first."""
+        """At the end of an epoch, update the masks from the weights and restart the held-out images."""
         self._masks = {}
         self._held_out = iter(())
 
     def mean_loss(self) -> float:
-        """The mean of the losses of the sampler since the last call."""
+        """The mean loss of the sampler since the last call."""
         losses, self._losses = self._losses, []
         return float(np.mean(losses)) if losses else float("nan")
 
     def overlap(self) -> float:
-        """How alike criteria are: |A and B| / |A or B| of the channels that two of them remove, the mean over pairs."""
+        """The similarity of criteria: |A and B| / |A or B| of the channels that two of them remove, averaged over
+        pairs."""
         found = []
         for masks in self._current_masks().values():
             removed = 1 - masks
@@ -255,7 +257,7 @@ class _Search:
         return float(np.mean(found)) if found else 1.0
 
     def close(self) -> None:
-        """The network becomes an ordinary one again."""
+        """Make the network an ordinary one again."""
         self._handle.remove()
         self._gates.remove()
 
@@ -265,11 +267,11 @@ class _Search:
         weights = self._weights(model.training) if self._own is None else self._own
         masks = self._current_masks()
         for number, name in enumerate(self.names):
-            first, *_ = found = masks[name]  # no gradient, not even a rounded one, where all criteria agree
+            first, *_ = found = masks[name]  # where all criteria agree, the gradient is exactly zero
             self._gates.set(name, (first + weights[number] @ (found - first)).to(device))
 
     def _current_masks(self) -> dict[str, Tensor]:
-        """For each group the masks (criteria, size) of 0 and 1 by the weights as they were at the end of the epoch."""
+        """For each group the masks (criteria, size) of 0 and 1, from the weights at the end of the epoch."""
         if not self._masks:
             scores = [criterion.score(self.context) for criterion in self.criteria]
             for name in self.names:
@@ -280,7 +282,7 @@ class _Search:
         return self._masks
 
     def _next_batch(self, device: torch.device) -> Source | None:
-        """The next held-out images of this rank, from the first again after the last; None if it has none."""
+        """The next held-out images of this rank, cyclically; None if it has none."""
         batch = next(self._held_out, None)
         if batch is None:
             self._held_out = self.context.held_out_images().with_source(device)

@@ -43,14 +43,15 @@ class LearningMethod(PruningMethod):
     A fit that is resumed from a checkpoint in the middle of learning ends like an uninterrupted one.
 
     A subclass overrides hooks from ``prepare`` to ``finish``, and ``decide``. The structure of the network never
-    changes in them. State that must survive an interruption and is not in the network belongs into
-    ``state_dict`` and ``load_state_dict``: tensors and plain values.
+    changes in them. State outside the network that must survive an interruption belongs in ``state_dict`` and
+    ``load_state_dict``: tensors and plain values.
 
     Args:
-        budget: how much to keep in the end.
-        training: optimizer and schedule of the learning fit in runs of the prunelab command; a Trainer of your
-            own has its own.
-        epochs: its length, if not ``training.epochs``; milestones and warm-up are scaled in proportion.
+        budget: how much to keep at the end.
+        training: optimizer and schedule of the learning fit in runs of the prunelab command; your own Trainer uses its
+            own.
+        epochs: length of the learning fit, by default ``training.epochs``; milestones and warm-up are scaled in
+            proportion.
         normalisation: see ``Allocation``; None: the default of the method.
         settings: those of ``PruningMethod``.
 
@@ -58,8 +59,8 @@ class LearningMethod(PruningMethod):
         learning: the context of the learning fit; None outside of one.
         step: number of optimizer steps before the current one.
         steps: number of optimizer steps of the whole fit (infinite if the Trainer has no end).
-        loss_scale: factor on the loss before the backward pass, for methods that add gradients in it: 1, unless
-            gradients are accumulated or the precision is float16.
+        loss_scale: factor on the loss before the backward pass, for methods that add gradients in it: 1, except with
+            gradient accumulation or float16.
 
     Raises:
         UserError: a level for which the method is not defined.
@@ -122,7 +123,7 @@ class LearningMethod(PruningMethod):
         """
         if math.isinf(self.steps):
             raise UserError(
-                f"{type(self).__name__} changes its settings over the whole training, but this Trainer has no end: "
+                f"{type(self).__name__} changes its settings over the whole training, but this Trainer has no limit: "
                 "give it max_epochs or max_steps."
             )
         return min(1.0, self.step / max(1, self.steps))
@@ -130,17 +131,16 @@ class LearningMethod(PruningMethod):
     # Hooks, in the order of their calls.
 
     def prepare(self, context: PruningContext) -> None:
-        """Before optimizers and DDP are made, and before the weights of a checkpoint are loaded.
-
-        May change values, raise UserError for an unsuitable network, or add parameters, which ``finish`` must
+        """Called before optimizers and DDP are created, and before the weights of a checkpoint are loaded.
+        It may change values, raise UserError for an unsuitable network, or add parameters, which ``finish`` must
         remove.
         """
 
     def before_first_step(self, context: PruningContext) -> None:
-        """Once, on the training device; not when a fit is resumed."""
+        """Called once, on the training device; not when a fit is resumed."""
 
     def training_loss(self, context: PruningContext, batch: Batch, forward: Forward) -> Tensor:
-        """The loss of one training step, a scalar, inside DDP, mixed precision and gradient accumulation.
+        """The loss of one training step, a scalar; called inside DDP, mixed precision and gradient accumulation.
 
         Args:
             context: of the network that learns.
@@ -150,41 +150,41 @@ class LearningMethod(PruningMethod):
         return forward.own_loss()
 
     def label_loss(self, context: PruningContext) -> Loss:
-        """That of ``context``, with the label smoothing of ``training`` if there is any; for ``training_loss``."""
+        """The loss of ``context``, with the label smoothing of ``training``, if any; for use in ``training_loss``."""
         smoothing = 0.0 if self.training is None else self.training.label_smoothing
         return partial(functional.cross_entropy, label_smoothing=smoothing) if smoothing else context.loss
 
     def before_step(self, context: PruningContext) -> None:
-        """Gradients are unscaled and averaged over ranks: the place to add those of a penalty."""
+        """Called when gradients are unscaled and averaged over ranks, for instance to add those of a penalty."""
 
     def after_step(self, context: PruningContext, rates: Mapping[Tensor, float]) -> None:
-        """The optimizer has updated the parameters, each with its learning rate in ``rates``."""
+        """Called after the optimizer has updated the parameters, each with its learning rate in ``rates``."""
 
     def after_epoch(self, context: PruningContext) -> None:
-        """After the last step of an epoch (or of training), before validation."""
+        """Called after the last step of an epoch (or of training), before validation."""
 
     def watch(self, context: PruningContext) -> dict[str, float]:
         """Figures to log after each epoch, as learning/<name>; the same on every rank."""
         return {}
 
     def finish(self, context: PruningContext) -> None:
-        """The fit has ended or was interrupted: the network must be an ordinary one again."""
+        """Called when the fit has ended or was interrupted; must make the network an ordinary one again."""
 
     # State.
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed learning fit needs beside the weights of the network: tensors and plain values."""
+        """The state for a resumed learning fit, without the weights of the network: tensors and plain values."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
 
     def begin(self, context: PruningContext) -> None:
-        """The next fit is a learning fit of ``context.model``. (A ``PruningCallback`` calls this if needed.)"""
+        """Make the next fit a learning fit of ``context.model``. (A ``PruningCallback`` calls this if needed.)"""
         self.learning = context
 
     def end(self) -> None:
-        """The learning fit is over."""
+        """End the learning fit."""
         context, self.learning = self.learning, None
         if context is not None:
             self.finish(context)

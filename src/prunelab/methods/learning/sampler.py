@@ -1,4 +1,4 @@
-"""A choice for each of several groups that is learned by gradient: Gumbel-softmax samples of logits, moved by Adam."""
+"""A learned choice for each of several groups: Gumbel-softmax samples of logits, which Adam updates."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from prunelab.errors import UserError
 
 
 class Sampler:
-    """Logits (groups, choices), all 0 in the beginning.
+    """Logits (groups, choices), initially 0.
 
     Args:
-        groups, choices: how many.
-        lr, weight_decay: of Adam.
-        seed: of the samples; they are the same on every rank.
+        groups, choices: their numbers.
+        lr, weight_decay: those of Adam.
+        seed: seed of the samples, which are the same on every rank.
     """
 
     def __init__(self, groups: int, choices: int, lr: float, weight_decay: float, seed: int) -> None:
@@ -27,8 +27,8 @@ class Sampler:
         self._adam = torch.optim.Adam([self.logits], lr=lr, betas=(0.5, 0.999), weight_decay=weight_decay)
 
     def draw(self, temperature: float, draw: int) -> Tensor:
-        """p = softmax((log softmax(logits) + g) / temperature), float (groups, choices); g is that of draw number
-        ``draw``, whatever was drawn before."""
+        """p = softmax((log softmax(logits) + g) / temperature), float (groups, choices); g depends only on the seed and
+        the number ``draw``."""
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + draw) % 2**63)
         uniform = torch.rand(self.logits.shape, generator=generator).clamp(
             min=torch.finfo(torch.float32).tiny
@@ -40,11 +40,11 @@ class Sampler:
         return self.logits.detach().softmax(dim=1)
 
     def best(self) -> Tensor:
-        """The likeliest choice of each group (groups,); of equals the first."""
+        """The most probable choice of each group (groups,); of equal ones the first."""
         return self.logits.detach().argmax(dim=1)
 
     def descend(self, loss: Tensor | None) -> float:
-        """One step along the gradient of the mean loss of all ranks that have one, which is returned.
+        """Take one step with the gradient of the mean loss of all ranks that have one; returns this loss.
 
         Raises:
             UserError: no rank has one.

@@ -32,17 +32,17 @@ class Slimming(LearningMethod):
 
     The penalty is a subgradient, strength x sign(gamma), added to the gradient of gamma, as in the official code;
     gamma is subject to weight decay as well. The plan is that of ``BNGamma`` with one threshold over all layers
-    (``normalisation="none"``), as far as the budget requires.
+    (``normalisation="none"``), which the budget sets.
 
-    Departures: every group keeps at least ``min_keep`` of its channels (the official code may empty a layer). The
-    paper's pre-activation networks select channels where a block reads the shortcut; here the layers that scale a
-    stage share one decision (``criterion.reduction``), or keep "stage" out of ``levels``. A block is judged as
-    ``BNGamma`` judges it; the paper removes none. The paper trains from scratch; here learning goes on from the
-    trained network, unless ``from_scratch``.
+    Differences: every group keeps at least ``min_keep`` of its channels (the official code may empty a layer). The
+    paper's pre-activation networks select channels where a block reads the shortcut; here the layers that scale a stage
+    share one decision (``criterion.reduction``); without "stage" in ``levels`` stages are not pruned. Blocks are scored
+    as by ``BNGamma``; the paper removes none. The paper trains from scratch; here learning continues from the trained
+    network, unless ``from_scratch``.
 
     Args:
         budget: how much to keep.
-        criterion: how the factors of a group make a score.
+        criterion: computes the scores of a group from its factors.
         strength: lambda: 1e-4 (VGG), 1e-5 (ResNet, DenseNet, and ImageNet) in the paper.
         from_scratch: reset all weights before learning, with every gamma at ``initial_gamma``.
         initial_gamma: 0.5 in the paper.
@@ -81,14 +81,16 @@ class Slimming(LearningMethod):
         if strength < 0:
             raise UserError(f"strength={strength} would let the factors grow: use 0 or more.")
         if initial_gamma <= 0:
-            raise UserError(f"initial_gamma={initial_gamma}: factors start above 0, at 0.5 in the paper.")
+            raise UserError(
+                f"initial_gamma={initial_gamma}: factors must start above 0 (at 0.5 in the paper)."
+            )
         self.criterion = criterion or BNGamma()
         self.strength = strength
         self.from_scratch = from_scratch
         self.initial_gamma = initial_gamma
 
     def prepare(self, context: PruningContext) -> None:
-        self.criterion.score(context)  # an error for a network without factors comes before the training
+        self.criterion.score(context)  # raises the error for a network without factors before the training
         if self.from_scratch and context.reference is None:  # later rounds continue from the earlier ones
             draw_afresh(context.model, self.seed)
             for gamma in gammas(context.model):

@@ -1,7 +1,7 @@
-"""Soft filter pruning: filters are zeroed after each epoch and may come back in the next.
+"""Soft filter pruning: filters are zeroed after each epoch and may recover in the next.
 
 He, Kang, Dong, Fu, Yang: Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks, IJCAI 2018,
-arXiv:1808.06866, algorithm 1; and with another criterion He, Liu, Wang, Hu, Yang: Filter Pruning via Geometric
+arXiv:1808.06866, algorithm 1; with another criterion: He, Liu, Wang, Hu, Yang: Filter Pruning via Geometric
 Median for Deep Convolutional Neural Networks Acceleration, CVPR 2019, arXiv:1811.00250, algorithm 1.
 """
 
@@ -30,34 +30,34 @@ from prunelab.structure import PruningPlan
 
 
 class SoftPruning(LearningMethod):
-    """Before training, and after each epoch, set the filters of lowest score to zero; all go on training.
+    """Before training, and after each epoch, the filters of lowest score are set to zero; all continue to train.
 
     With ``L2Norm()`` this is soft filter pruning, with ``FPGM()`` and ``mask_gradients`` the schedule of the paper on
-    geometric medians. Only the weights that make a channel are zeroed, not the normalisation after them. What is zero
-    in the end is removed first. How many filters are zeroed follows from the budget, by default the same fraction of
-    each group (``allocation="uniform"``, the paper's rule).
+    geometric medians. Only the weights that make a channel are zeroed, not the normalisation after them. Filters that
+    are zero at the end are removed first. How many filters are zeroed follows from the budget, by default the same
+    fraction of each group (``allocation="uniform"``, the paper's rule).
 
-    Departures: the producers of a stage share one decision, where the official code masks each convolution alone and
-    cannot remove what it masks; groups are scored by ``criterion``. Momentum is kept, as in the official code.
+    Differences: the producers of a stage share one decision; the official code masks each convolution separately and
+    cannot remove the masked filters of a stage. Groups are scored by ``criterion``. Momentum is kept, as in the
+    official code.
 
-    A zeroed filter whose normalisation shifts it by 0 or less in front of a ReLU outputs nothing, gets no gradient and
-    stays at zero, once its momentum is used up. The official code does nothing about it either. In a network with
-    fresh weights, where all shifts are 0, pruning inside blocks is therefore decided at the start: begin with a trained
-    one.
+    A zeroed filter whose normalisation before a ReLU has a shift of 0 or less has a zero output and no gradient, and
+    stays at zero once its momentum has decayed; so also in the official code. In a network with fresh weights, where
+    all shifts are 0, pruning inside blocks is therefore decided at the start: use a trained network.
 
     Args:
         budget: how much to keep.
-        criterion: computes the scores; it must read weights only.
-        rate: the fraction of each group that is zeroed, int(size x rate) filters; None: what the budget removes. The
-            plan meets the budget either way.
-        mask_gradients: multiply the gradients of zeroed filters by 0, as the official code of FPGM does (soft only
+        criterion: computes the scores; it must read only weights.
+        rate: the fraction of each group that is zeroed, int(size x rate) filters; None: the fraction that the budget
+            removes. The plan meets the budget in both cases.
+        mask_gradients: multiply the gradients of zeroed filters by 0, as in the official code of FPGM (soft only
             through momentum).
         from_scratch: reset all weights before learning, as in some experiments of the papers.
         allocation: see ``Allocation``; "uniform" as in the paper.
         settings: those of ``LearningMethod``.
 
-    Logs learning/zero_filters: the fraction of zeroed filters; learning/exchanged: of these, the fraction that was
-    not zeroed an epoch ago.
+    Logs learning/zero_filters: the fraction of zeroed filters; learning/exchanged: the fraction of these that was not
+    zeroed one epoch earlier.
 
     Raises:
         UserError: a rate outside [0, 1), a criterion that reads images, level block.
@@ -123,7 +123,7 @@ class SoftPruning(LearningMethod):
         return {"zero_filters": zeroed / size, "exchanged": self._exchanged}
 
     def decide(self, context: PruningContext) -> PruningPlan:
-        """What is zero goes first, then by score."""
+        """Zero filters are removed first, then the others by score."""
         scores = self.criterion.score(context).channels
         alive = {name: np.where(_is_zero(context, name), min(0.0, s.min()), s) for name, s in scores.items()}
         return keep_best(context, Scores(alive))
@@ -142,7 +142,7 @@ class SoftPruning(LearningMethod):
             weight.data.index_fill_(dim, filters, 0.0)
 
     def _lowest(self, context: PruningContext) -> dict[str, list[int]]:
-        """The channels of each group that are to be zeroed now."""
+        """The channels of each group to be zeroed now."""
         scores = self.criterion.score(context)
         if self.rate is not None:
             return {

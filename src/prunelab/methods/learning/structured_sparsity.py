@@ -1,4 +1,4 @@
-"""Structured sparsity learning: group lasso over filters, channels and whole layers while the network trains.
+"""Structured sparsity learning: group lasso on filters, channels and whole layers while the network trains.
 
 Wen, Wu, Wang, Chen, Li: Learning Structured Sparsity in Deep Neural Networks, NIPS 2016, arXiv:1608.03665,
 equations 2 to 5.
@@ -28,19 +28,19 @@ from prunelab.structure import PruningPlan, ResidualBlock, Slice
 class SSL(LearningMethod):
     """Loss + filters x sum_j ||W_j|| + channels x sum_i ||W_:,i|| + depth x sum_l ||W_l||, plain l2 norms.
 
-    The first sum is over the filters that make a channel which may be removed, the second over the weights of the
-    next layers that read one, the third over each whole convolution inside a block that may be dropped (if
-    "block" is in ``levels``). As in the official code no term is weighted by the size of its groups.
+    The first sum is over the filters that produce a removable channel, the second over the weights of the next layers
+    that read one, the third over the convolutions inside a removable block (if "block" is in ``levels``). As in the
+    official code no term is weighted by the size of its groups.
 
     A channel is superfluous if its filter or the weights that read it are zero: its score is the smaller of the two
-    norms. Of several producers or several readers all must be zero, so norms are joined by ``reduction`` first. A
+    norms. All of several producers or readers must be zero, so norms are joined by ``reduction`` first. A
     block's score is the smallest norm of its convolutions.
 
-    Departures: the proximal step of the penalty replaces the official subgradient, after which every weight below 1e-4
-    is set to 0 (``step="subgradient"`` does the same). The paper regularises channels inside of blocks only; here each
-    weight that makes or reads a stage has groups of its own, and the stage shares one decision. Its solver for AlexNet
-    weights layers differently; here all count alike. A zero filter still emits the shift of the normalisation after
-    it, which goes with the channel; recovery makes up for it.
+    Differences: the proximal step of the penalty replaces the official subgradient, after which every weight below 1e-4
+    is set to 0 (as with ``step="subgradient"``). The paper regularises only channels inside blocks; here each weight
+    that produces or reads a stage has groups of its own, and the stage shares one decision. Its solver for AlexNet has
+    a weight for each layer; here all are equal. The output of a zero filter is the shift of the normalisation after it,
+    which is removed with the channel; the recovery compensates for that.
 
     Args:
         budget: how much to keep.
@@ -79,8 +79,8 @@ class SSL(LearningMethod):
         super().__init__(budget, **settings)
         if min(filters, channels, depth) < 0 or filters + channels + depth == 0:
             raise UserError(
-                f"filters={filters}, channels={channels}, depth={depth}: strengths of a penalty are 0 or more, and not "
-                "all 0."
+                f"filters={filters}, channels={channels}, depth={depth}: "
+                "strengths of a penalty must be 0 or more, and not all 0."
             )
         self.filters = filters
         self.channels = channels
@@ -117,7 +117,7 @@ class SSL(LearningMethod):
         return keep_best(context, Scores(channels, blocks))
 
     def _terms(self, context: PruningContext) -> list[Term]:
-        """The groups of the network's weights, and how strongly they are drawn to 0."""
+        """The groups of the network's weights with the strengths of their penalties."""
         sides = [(self.filters, "producer"), (self.channels, "consumer")]
         terms = [
             Term(WeightGroups.of_channels(part, context.model.get_parameter(part.parameter)), strength)

@@ -1,4 +1,4 @@
-"""The final width of each group, for methods that need it while they learn."""
+"""The final width of each group, for methods that use it while they learn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prunelab.methods.context import PruningContext
 
 
 def uniform_widths(context: PruningContext, keep: float | None = None) -> dict[str, int]:
-    """The channels that each group keeps if all keep the same fraction: ``keep``, or what meets the budget.
+    """The number of channels of each group if all keep the same fraction: ``keep``, or the one that meets the budget.
 
     Raises:
         UserError: the budget cannot be reached.

@@ -25,37 +25,35 @@ from prunelab.methods.learning.method import LearningMethod
 from prunelab.structure import PruningPlan
 
 LEAST_MEAN = 1e-3
-"""A gamma nearer to 0 than this is moved to it when learning begins: beta = shift / gamma has to exist."""
+"""A gamma of smaller magnitude is set to this when learning begins, because beta = shift / gamma must exist."""
 
 
 class VCNN(LearningMethod):
     """Every batch normalisation becomes y = g (x_hat + beta), with a saliency g ~ N(m, s^2) for each channel.
 
-    While training, g = m + s eps with eps ~ N(0, 1) drawn anew in each forward pass; in evaluation g = m. Minimised is
-    loss + strength x KL, with KL = sum m^2 / (2 s^2): that of N(m, s^2) from the prior N(0, s^2). The saliency scales
-    the shift too, so that a channel with m = 0 is gone without a trace. m and beta start from gamma and from
+    While training, g = m + s eps with eps ~ N(0, 1) drawn anew in each forward pass; in evaluation g = m. The objective
+    is loss + strength x KL, with KL = sum m^2 / (2 s^2), the divergence of N(m, s^2) from the prior N(0, s^2). The
+    saliency also scales the shift, so that the output of a channel with m = 0 is zero. m and beta start from gamma and
     shift / gamma. After learning they become ordinary factors again: gamma = m, shift = m beta.
 
-    The score is |m| over all layers (``normalisation="none"``). Channels with |m| < tau and s < theta are redundant
-    by the paper, which removes them at the end of each epoch, for good, and does not train again; here they are
-    counted, and the budget determines how many are removed, smallest |m| first. The layers that scale a stage share one
-    decision (``criterion.reduction``); how the paper treats them was not found. Blocks are scored
-    as by ``BNGamma``.
+    The score is |m| over all layers (``normalisation="none"``). Channels with |m| < tau and s < theta are redundant in
+    the paper, which removes them permanently at the end of each epoch and has no recovery; here they are only counted,
+    and the budget determines how many channels are removed, smallest |m| first. The layers that scale a stage share one
+    decision (``criterion.reduction``); the paper does not describe this case. Blocks are scored as by ``BNGamma``.
 
     Args:
         budget: how much to keep.
-        criterion: how the means |m| of a group make a score.
+        criterion: computes the scores of a group from its means |m|.
         strength: of the KL term. 1 / training images makes the objective the evidence lower bound: 2e-5 for CIFAR.
-        deviation: s in the beginning.
-        tau, theta: what counts as redundant: 0.02 and 0.01 in the one implementation by others that was found.
+        deviation: the initial s.
+        tau, theta: limits for redundant channels: 0.02 and 0.01 in the only other implementation that was found.
         settings: those of ``LearningMethod``.
 
-    Where the loss does not hold it, s grows while m falls, at most by the factor exp(m^2 / 2) that a small step would
-    give: a channel can only be called redundant if s began well below theta.
+    If the loss does not restrict s, it grows while m falls, at most by the factor exp(m^2 / 2) of a small step: a
+    channel can be redundant only if the initial s is well below theta.
 
-    Logs learning/redundant: the fraction of redundant channels; learning/small: of those with |m| < tau, whatever
-    their s; learning/mean_p10, _p50, _p90: percentiles of |m|;
-    learning/deviation: the median of s.
+    Logs learning/redundant: the fraction of redundant channels; learning/small: the fraction with |m| < tau and any s;
+    learning/mean_p10, _p50, _p90: percentiles of |m|; learning/deviation: the median of s.
 
     Raises:
         UserError: strength below 0 or deviation not above 0; when learning begins, a group that no layer scales.
@@ -91,7 +89,7 @@ class VCNN(LearningMethod):
         if strength < 0:
             raise UserError(f"strength={strength} would reward distant distributions: use 0 or more.")
         if deviation <= 0:
-            raise UserError(f"deviation={deviation}: a standard deviation is above 0.")
+            raise UserError(f"deviation={deviation}: a standard deviation must be above 0.")
         self.criterion = criterion or BNGamma()
         self.strength = strength
         self.deviation = deviation
@@ -100,7 +98,7 @@ class VCNN(LearningMethod):
         self._saliencies: list[Saliency] = []
 
     def prepare(self, context: PruningContext) -> None:
-        self.criterion.score(context)  # an error for a network without factors comes before the training
+        self.criterion.score(context)  # raises the error for a network without factors before the training
         norms = [norm for norm in context.model.modules() if isinstance(norm, _BatchNorm) and norm.affine]
         self._saliencies = [Saliency(norm, self.deviation) for norm in norms]
 
@@ -137,10 +135,10 @@ class VCNN(LearningMethod):
 
 
 class Saliency(nn.Module):
-    """Makes the scale of ``norm`` random, and its shift a multiple of the scale, until ``fold`` is called.
+    """The scale of ``norm`` is random, and its shift a multiple of the scale, until ``fold`` is called.
 
-    It works as a parametrization of torch: ``norm.weight`` gives g, and ``norm.bias`` gives g beta, with the same g
-    in one forward pass; what is trained instead of them are m, log s and beta, (channels,) each.
+    It is a parametrization of torch: ``norm.weight`` is g and ``norm.bias`` is g beta, with the same g in one forward
+    pass; the trained parameters are m, log s and beta, (channels,) each.
     """
 
     log_deviation: nn.Parameter
@@ -154,7 +152,7 @@ class Saliency(nn.Module):
         self.register_buffer("noise", torch.zeros_like(gamma), persistent=False)
         parametrize.register_parametrization(norm, "weight", self)
         parametrize.register_parametrization(norm, "bias", _TimesScale(norm))
-        self._norm = (norm,)  # in a tuple, as it is no part of this module
+        self._norm = (norm,)  # in a tuple, so that it is not registered as a submodule
         self._hook = norm.register_forward_pre_hook(lambda *_: self._draw())
 
     def forward(self, mean: Tensor) -> Tensor:

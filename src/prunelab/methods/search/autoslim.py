@@ -127,7 +127,7 @@ class AutoSlim(LearningMethod):
 
     def decide(self, context: PruningContext) -> PruningPlan:
         if self._supernet is None:
-            raise UserError("AutoSlim decides by weights that it trained, but it has not learned: fit first.")
+            raise UserError("AutoSlim decides by weights that it trained: it needs a learning fit first.")
         require_within_reach(context)
         supernet = Supernet(context, self._supernet.order)
         return supernet.plan(Descent(context, supernet, self.steps_of_group)())

@@ -227,9 +227,7 @@ class DMCP(LearningMethod):
 
     def decide(self, context: PruningContext) -> PruningPlan:
         if self._supernet is None:
-            raise UserError(
-                "DMCP decides by probabilities that it learned, but it has not learned: fit first."
-            )
+            raise UserError("DMCP decides by learned probabilities: it needs a learning fit first.")
         supernet = Supernet(context, self._supernet.order)
         return supernet.plan(self._expected_widths(supernet))
 
