@@ -207,7 +207,9 @@ def test_groups_that_nothing_plain_reads_stay_whole() -> None:
         nn.Linear(64, 3),
     )  # fmt: skip
     method = pruning(ChannelPruning(), keep=0.8)
-    with pytest.warns(UserWarning, match="1 groups .* are not pruned, as they are read by no ordinary .*: 0"):
+    with pytest.warns(
+        UserWarning, match="1 groups .* are not pruned, as they are not read by an ordinary .*: 0"
+    ):
         _, plan = decided(method, model.eval())
     assert len(plan.kept["0"]) == 8 and len(plan.kept["2"]) < 6
 

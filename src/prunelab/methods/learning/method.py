@@ -132,6 +132,7 @@ class LearningMethod(PruningMethod):
 
     def prepare(self, context: PruningContext) -> None:
         """Called before optimizers and DDP are created, and before the weights of a checkpoint are loaded.
+
         It may change values, raise UserError for an unsuitable network, or add parameters, which ``finish`` must
         remove.
         """

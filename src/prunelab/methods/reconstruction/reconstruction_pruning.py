@@ -144,7 +144,7 @@ class ReconstructionPruning(PruningMethod):
         warn_not_pruned(
             context,
             [group.name for group in context.groups if not read_by(group, readers)],
-            "are read by no ordinary convolution or linear layer",
+            "are not read by an ordinary convolution or linear layer",
         )
         return {group.name: reading_of(group, readers, moments, weights, context.seed) for group in groups}
 

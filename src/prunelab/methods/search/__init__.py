@@ -1,4 +1,4 @@
-"""Methods that search how wide each group should be."""
+"""Methods that search for the width of each group."""
 
 from prunelab.methods.search.abcpruner import ABCPruner
 from prunelab.methods.search.amc import AMC

@@ -37,7 +37,7 @@ Order = Literal["random", "l1"]
 Code = NDArray[np.int64]
 
 PARTS = 10
-"""A code is a number of tenths of the channels."""
+"""A code is a width in tenths of the channels."""
 
 
 class ABCPruner(SearchMethod):
@@ -47,7 +47,7 @@ class ABCPruner(SearchMethod):
 
     - *Employed bees*: each source i proposes ``h'_l = round(h_l + r (h_l - g_l))`` at two random places l, where g is
       another random source and r ~ U(-1, 1), limited to 1..max_preserve. It replaces the source if its fitness is
-      higher; otherwise the source has one more failed trial.
+      higher; otherwise the failed trials of the source increase by one.
     - *Onlooker bees*: the same move for sources that are drawn with probability ``0.9 f_i / max f + 0.1``, where f is
       the fitness, until there are as many moves as sources.
     - *Scout bee*: the source with the most failed trials, if there are ``food_limit`` or more, is drawn again.
@@ -57,19 +57,19 @@ class ABCPruner(SearchMethod):
     winner, with the same seed, and the recovery starts from these weights, as in the paper.
 
     Addition: the paper has no budget; max_preserve alone limits the widths. Here the fractions ``1 - h_l / 10`` that a
-    code removes are multiplied by the one number with which the network just meets the budget, before it is judged.
+    code removes are multiplied by the smallest number with which the network meets the budget, before it is judged.
 
-    Departures from the official code. Fitness is measured on held-out images, not on the test set. New codes are
-    rounded; ``int`` there makes codes drift to narrow networks. Random filters and places can be all of them; there
-    the last ones are never drawn. Random filters are drawn once for a seed, not for each evaluation, so that equal
-    widths have equal fitness and are judged once. BatchNorm parameters and statistics are inherited. All moves of a
-    phase start from the sources before the phase, so that they are one batch. The paper's networks lose channels
-    inside blocks only (levels=[filter]), with one code per block; here each group has its own.
+    Differences from the official code. Fitness is measured on held-out images, not on the test set. New codes are
+    rounded; ``int`` in the official code makes codes drift to narrow networks. Random filters and places are drawn from
+    all; the official code never draws the last ones. Random filters are drawn once for a seed, not for each evaluation,
+    so that equal widths have equal fitness and are judged once. BatchNorm parameters and statistics are inherited. All
+    moves of a phase start from the sources before the phase, so that they form one batch. The paper's networks lose
+    channels only inside blocks (levels=[filter]), with one code per block; here each group has its own code.
 
     Args:
         budget: how much to keep.
-        training: of each candidate, before it is judged; None: not trained, only the BatchNorm statistics are measured
-            again on the calibration images.
+        training: training of each candidate before it is judged; None: no training, only the BatchNorm statistics are
+            measured again on the calibration images.
         sources: number of codes of the colony.
         cycles: number of cycles.
         food_limit: failed trials after which a source is drawn again.
@@ -80,7 +80,7 @@ class ABCPruner(SearchMethod):
         settings: those of ``SearchMethod``.
 
     Raises:
-        UserError: a setting out of range; candidates cannot be trained (in a Trainer of your own).
+        UserError: a setting out of range; candidates cannot be trained (in your own Trainer).
 
     Example:
         >>> method = prunelab.ABCPruner(prunelab.Budget(flops=0.5), sources=4, cycles=2)
@@ -110,7 +110,7 @@ class ABCPruner(SearchMethod):
     ) -> None:
         super().__init__(budget, workers, **settings)
         if sources < 2:
-            raise UserError(f"sources={sources}: a move needs two sources, so use 2 or more.")
+            raise UserError(f"sources={sources}: a move needs two sources: use 2 or more.")
         if cycles < 0 or food_limit < 1:
             raise UserError(
                 f"cycles={cycles}, food_limit={food_limit}: use 0 or more cycles, a limit of 1 or more."
@@ -149,7 +149,7 @@ class ABCPruner(SearchMethod):
         context.train(network, self.training.epochs, self.training, f"candidate-{plan.digest()[:8]}")
 
     def reconstruct(self, context: PruningContext, plan: PruningPlan) -> None:
-        """Give the channels that stay the weights and statistics with which the winner was judged: train it again."""
+        """Restore the weights and statistics with which the winner was judged, by training it again."""
         with untouched(context.model, context.device, context.seed):
             network = candidate(context.model, plan)
             if self.training is None:
@@ -176,7 +176,7 @@ class ABCPruner(SearchMethod):
             if self._phase == "over":
                 return []
         rates = 1 - np.stack([code for _, code in self._moves]) / PARTS
-        rows = self._space.shrunk_to_budget(rates)  # all of them: rates are 0.1 or more
+        rows = self._space.shrunk_to_budget(rates)  # no row is left out, because rates are 0.1 or more
         return [Candidate(tuple(row.tolist())) for row in rows]
 
     def _next_moves(self) -> list[tuple[int, Code]]:
@@ -203,15 +203,15 @@ class ABCPruner(SearchMethod):
         return self._generator.integers(1, self.max_preserve + 1, self._space.dimensions)
 
     def _moved(self, source: int) -> Code:
-        """A code near that of ``source``."""
+        """A modified code of ``source``."""
         other = int(self._generator.integers(self.sources - 1))
-        other += other >= source  # another one than the source
+        other += other >= source  # a source other than this one
         places = self._generator.integers(self._space.dimensions, size=2)
         factors = self._generator.uniform(-1, 1, size=2)
         return moved(self._codes[source], self._codes[other], places, factors, self.max_preserve)
 
     def _visited(self) -> list[int]:
-        """The sources that onlooker bees visit."""
+        """The sources drawn by onlooker bees."""
         chances = visiting_chances(self._fitness)
         visited: list[int] = []
         source = 0
@@ -226,7 +226,7 @@ class ABCPruner(SearchMethod):
         source = int(self._trials.argmax())
         if self._trials[source] < self.food_limit:
             return []
-        self._fitness[source] = -np.inf  # the new code replaces the source, whatever its fitness
+        self._fitness[source] = -np.inf  # the new code replaces the source with any fitness
         return [(source, self._drawn())]
 
     def tell(self, candidate: Candidate, score: float) -> None:
@@ -260,7 +260,7 @@ def moved(code: Code, other: Code, places: Code, factors: NDArray[np.float64], l
 
     Args:
         code, other: h and g, (groups,).
-        places, factors: l and r, (moves,); of two moves at one place the second counts.
+        places, factors: l and r, (moves,); of two moves at one place the second is used.
     """
     new = code.copy()
     for place, factor in zip(places, factors, strict=True):

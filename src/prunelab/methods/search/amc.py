@@ -1,4 +1,4 @@
-"""AMC: a reinforcement-learning agent chooses the width of one group after another; candidates are refitted.
+"""AMC: a reinforcement-learning agent chooses the widths of the groups one by one; candidates are refitted.
 
 He, Lin, Liu, Wang, Li, Han: AMC: AutoML for Model Compression and Acceleration on Mobile Devices, ECCV 2018,
 arXiv:1802.03494. Compared with the official code (github.com/mit-han-lab/amc).
@@ -30,41 +30,41 @@ from prunelab.methods.untouched import untouched
 from prunelab.structure import PruningPlan, candidate
 
 FACTS = 7
-"""Numbers of a state that do not change: index, level, channels, inputs, stride, kernel, weights."""
+"""Number of constant entries of a state: index, level, channels, inputs, stride, kernel, weights."""
 
 
 class AMC(SearchMethod):
     """One episode decides all groups, in forward order; its reward is the held-out accuracy of the candidate.
 
     The *state* of group t is (t, level, n, c, stride, kernel, weights, removed, rest, a_(t-1)): its channels n, the
-    inputs c, stride and kernel of the first layer that makes them, and the number of weights that make or read them,
-    each scaled to [0, 1] over all groups; then two fractions of the full network's cost: what is removed so far, with
-    undecided groups at their smallest width, and what later groups can save; then the last action.
+    inputs c, stride and kernel of the first layer that produces them, and the number of weights that produce or read
+    them, each scaled to [0, 1] over all groups; then two fractions of the full network's cost: the removed one, with
+    undecided groups at their smallest width, and the one that later groups can save; then the last action.
 
-    The *action* a in [lower, 1] is the fraction of the channels that stays: those of largest sum |w| over the weights
-    that read them. It is rounded to an allowed width, then limited by two walls: not so wide that the budget is out of
-    reach if all later groups take their smallest width, and not so narrow that the candidate stays below the budget if
-    all later groups stay whole.
+    The *action* a in [lower, 1] is the fraction of the channels that is kept: those of largest sum |w| over the weights
+    that read them. It is rounded to an allowed width, then limited by two walls: the upper one so that the budget can
+    be met if all later groups take their smallest width, the lower one so that the candidate is not below the budget if
+    all later groups keep all channels.
 
     The layers that read removed channels are refitted by least squares; nothing is trained, and BatchNorm statistics
-    stay. Every step of an episode gets the same *reward*, the top-1 accuracy. The agent (DDPG) learns after ``warmup``
-    episodes with random actions: one update per step. The result is the best candidate of all episodes.
+    are unchanged. Every step of an episode has the same *reward*, the top-1 accuracy. The agent (DDPG) learns after
+    ``warmup`` episodes with random actions: one update per step. The result is the best candidate of all episodes.
 
-    Departures from the official code. Its wall limits the action before rounding, so that a network can exceed the
-    budget; here it limits the rounded width. The second wall is an addition. Its replay memory holds the action before
-    limits and rounding; here the action that was judged. Its "rest" of the first state is computed from numbers of
-    weights; and elsewhere from the costs of later layers; here always from the
-    cost that later groups can save. It refits 1 x 1 convolutions only; here all convolutions (not grouped) and linear
-    layers, from moments of the full network that are measured once. Its channels that share a stream (MobileNetV2)
-    follow their first layer's ranking; here the sum over all layers that read them. Accuracy is top-1 (top-5 there).
-    It runs all episodes, of which most repeat one policy; here the search ends after ``patience`` episodes with equal
-    widths, and equal widths are judged once.
+    Differences from the official code. Its wall limits the action before rounding, so that a network can exceed the
+    budget; here it limits the rounded width. The lower wall is an addition. Its replay memory holds the action before
+    limits and rounding; here it holds the action that was judged. Its "rest" is computed from numbers of weights in the
+    first state and from the costs of later layers in the others; here always from the cost that later groups can save.
+    It refits only 1 x 1 convolutions; here all convolutions (not grouped) and linear layers are refitted, from moments
+    of the full network that are measured once. It ranks channels that share a stream (MobileNetV2) by their first
+    layer; here by the sum over all layers that read them. Accuracy is top-1 (top-5 there). It runs all episodes, most
+    of which repeat one policy; here the search ends after ``patience`` episodes with equal widths, and equal widths are
+    judged once.
 
     Args:
         budget: how much to keep.
-        episodes: their largest number.
+        episodes: largest number of episodes.
         warmup: episodes with random actions.
-        lower: smallest fraction of channels that stays (min_keep counts, too).
+        lower: smallest fraction of channels that is kept (in addition to min_keep).
         patience: the search ends after as many episodes in a row with equal widths, after the warm-up.
         positions: random positions of each calibration image at which layers are refitted.
         ridge: penalty on the change of weights, relative to the mean energy of an input.
@@ -138,14 +138,14 @@ class AMC(SearchMethod):
             if parts:
                 scores[group.name] = np.sum([part.sum(axis=1) for part in parts], axis=0)
         unread = [group.name for group in context.groups if group.name not in scores]
-        warn_not_pruned(context, unread, "are read by no ordinary convolution or linear layer")
+        warn_not_pruned(context, unread, "are not read by an ordinary convolution or linear layer")
         return Scores(scores)
 
     def judge(self, context: PruningContext) -> Judge:
         return Judge(context, adapt=False, prepare=Refit(context, self.positions, self.ridge))
 
     def reconstruct(self, context: PruningContext, plan: PruningPlan) -> None:
-        """Give the layers that read what stays the weights with which the winner was judged."""
+        """Restore the weights with which the winner was judged, in the layers that read kept channels."""
         refit = Refit(context, self.positions, self.ridge)
         with untouched(context.model, context.device, context.seed):
             network = candidate(context.model, plan)
@@ -211,12 +211,12 @@ class AMC(SearchMethod):
 
 
 class Walls:
-    """The widths of a group with which the budget can be met, whatever was decided before and with the best of what
-    can be decided after.
+    """The widths of a group with which the budget can be met, given the groups decided before and the best choice for
+    those after.
 
     Args:
         space: the groups and their allowed widths.
-        lower: fraction of its channels that a group keeps at least, where the budget allows it.
+        lower: smallest fraction of its channels that a group keeps, if the budget allows it.
     """
 
     def __init__(self, space: WidthSpace, lower: float) -> None:
@@ -227,7 +227,7 @@ class Walls:
         self.full: Widths = np.array([group.size for group in groups], dtype=np.int64)
         self.allowed = [allowed[allowed >= lower * allowed[0]] for allowed in space.choices.values()]
         self.narrowest = self._narrowest()
-        if space.costs(self.narrowest[None])[0] > space.target:  # ``lower`` is too much for this budget
+        if space.costs(self.narrowest[None])[0] > space.target:  # ``lower`` is too large for this budget
             self.allowed = list(space.choices.values())
             self.narrowest = self._narrowest()
 
@@ -239,8 +239,8 @@ class Walls:
     def costs(self, row: Widths, step: int) -> NDArray[np.float64]:
         """(removed, rest) before step ``step``, fractions of the full network's cost.
 
-        removed: by ``row`` (groups of the graph,), in which undecided groups have their smallest width.
-        rest: what later groups can still save, from whole to smallest width.
+        removed: the cost removed by ``row`` (groups of the graph,), in which undecided groups have their smallest
+        width. rest: the cost that later groups can still save, from full to smallest width.
         """
         later = self.columns[step + 1 :]
         whole = row.copy()

@@ -2,8 +2,8 @@
 
 Yu, Huang: AutoSlim: Towards One-Shot Architecture Search for Channel Numbers, arXiv:1903.11728, section 3; training:
 Yu, Huang: Universally Slimmable Networks and Improved Training Techniques, ICCV 2019, arXiv:1903.05134. Compared with
-the official code (github.com/JiahuiYu/slimmable_networks), whose slimming step reads attributes that none of its
-networks has, so that it does not run.
+the official code (github.com/JiahuiYu/slimmable_networks), whose slimming step fails because it reads attributes that
+its networks do not have.
 """
 
 from __future__ import annotations
@@ -30,30 +30,31 @@ from prunelab.structure import PruningPlan
 
 
 class AutoSlim(LearningMethod):
-    """Trains one set of weights for all widths, then removes channels where that costs the least accuracy.
+    """Trains one set of weights for all widths, then removes channels where the loss of accuracy is smallest.
 
     - *Training* (sandwich rule): the loss of a step is the sum of the cross entropy of the full network and of the
       distillation losses (T = 1) from it into the narrowest network and into ``samples`` networks, in which every group
       has a random width. Gradients do not reach the full network through its soft targets.
-    - *Greedy slimming*: from the full network, each group in turn is tried at its next narrower width (``steps`` widths
-      per group); the one with the smallest error on held-out images keeps it. Repeated until the budget is met.
+    - *Greedy slimming*: starting from the full network, each group is tried at its next narrower width (``steps``
+      widths per group); the one with the smallest error on held-out images takes it. This is repeated until the budget
+      is met.
 
     The result is the network of these widths; the paper trains it from scratch (recipe.weights=fresh).
 
-    Departures. Error is measured on held-out images, as in the paper; the official code takes one augmented training
-    batch. BatchNorm uses the statistics of the batches, as there. Of equal errors the smaller cross entropy counts.
-    The last step removes only as many channels as the budget asks. The paper's networks may start wider than the
-    original (1.5 times); here they do not. Channels are sorted by the l1 norms of their filters before training.
-    Every network within ``budget`` is a search of its own; the paper takes several from one descent.
+    Differences. Error is measured on held-out images, as in the paper; the official code uses one augmented training
+    batch. BatchNorm uses the statistics of the batches, as in the code. Of equal errors the one with the smaller cross
+    entropy is chosen. The last step removes only as many channels as the budget requires. The paper's networks may
+    start wider than the original (1.5 times); here they do not. Channels are sorted by the l1 norms of their filters
+    before training. Each budget is a separate search; the paper takes networks of several budgets from one descent.
 
     Args:
         budget: how much to keep.
         from_scratch: reset all weights before learning, as in the paper; False: start from the baseline.
-        samples: random networks per step, beside the full and the narrowest one.
+        samples: random networks per step, in addition to the full and the narrowest one.
         steps: widths of each group in the descent; the official code removes about a twelfth at a time.
         settings: those of ``LearningMethod``.
 
-    Logs learning/narrowest: the distillation loss of the narrowest network, the mean of the epoch.
+    Logs learning/narrowest: the distillation loss of the narrowest network, averaged over the epoch.
 
     Raises:
         UserError: a setting out of range; level block.

@@ -13,9 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def adapt_batch_norm(network: nn.Module, images: Iterable[Tensor]) -> None:
     """Measure the running statistics of all batch normalisations of ``network`` again, on batches (N, C, H, W).
 
-    They become the plain mean over batches of each batch's mean and variance (``momentum=None``), whatever they
-    were before and whatever the order of the batches. Weights stay as they are; so do layers other than
-    normalisation, which stay in evaluation mode (no dropout). The network ends in evaluation mode.
+    They become the mean over batches of each batch's mean and variance (``momentum=None``), independent of their
+    previous values and of the order of the batches. Weights do not change; layers other than normalisation are in
+    evaluation mode (no dropout). The network ends in evaluation mode.
     """
     network.eval()
     norms = [

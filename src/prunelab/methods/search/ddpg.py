@@ -1,8 +1,8 @@
-"""DDPG: an actor proposes a number in [0, 1] for each state, a critic learns what it is worth.
+"""DDPG: an actor proposes a number in [0, 1] for each state, a critic learns its value.
 
 Lillicrap et al.: Continuous control with deep reinforcement learning, ICLR 2016, arXiv:1509.02971, in the form of AMC
-(He et al., ECCV 2018). Own code, because the agents of reinforcement-learning libraries run the environment themselves,
-step by step with a reward each, where here an episode ends with one reward for all its steps; they have no moving
+(He et al., ECCV 2018). This is our own code, because the agents of reinforcement-learning libraries run the environment
+themselves with a reward per step, whereas an episode here has one reward for all its steps; they have no moving
 baseline of the reward; and their replay memory and optimizers cannot be restored bit by bit from plain tensors.
 """
 
@@ -82,8 +82,8 @@ class DDPG:
     """The agent. It runs on the CPU, since its networks are small.
 
     Args:
-        size: numbers of a state.
-        steps: steps of an episode.
+        size: number of entries of a state.
+        steps: number of steps of an episode.
         settings: hyper-parameters.
         seed: of initial weights, noise and replay.
     """
@@ -119,7 +119,7 @@ class DDPG:
         return float(self.generator.uniform(low, 1.0))
 
     def store(self, states: States, actions: NDArray[np.float64], reward: float) -> None:
-        """Store an episode: ``states`` (steps, size) and ``actions`` (steps,); every step gets the final reward."""
+        """Store an episode: ``states`` (steps, size) and ``actions`` (steps,); every step has the final reward."""
         before = torch.from_numpy(states).float()
         after = torch.cat([before[1:], torch.zeros(1, self.size)])
         last = torch.zeros(len(before), 1)
@@ -136,8 +136,8 @@ class DDPG:
     def update(self) -> None:
         """One update of critic and actor, and of their targets.
 
-        The critic learns ``r - b + discount Q'(s', mu'(s'))``, 0 beyond the last step; b is the moving mean of the
-        rewards of the batches. The actor follows the gradient of ``Q(s, mu(s))``.
+        The target of the critic is ``r - b + discount Q'(s', mu'(s'))`` with Q' = 0 after the last step; b is the
+        moving mean of the rewards of the batches. The actor follows the gradient of ``Q(s, mu(s))``.
         """
         rows = self.generator.choice(len(self.memory), self.settings.batch_size)
         states, following, actions, rewards, last = self.memory[torch.from_numpy(rows)].split(

@@ -36,7 +36,7 @@ _LOWER = 0.95
 
 
 class DMCP(LearningMethod):
-    """Learns the probability that each further step of channels of a group is kept, given that the step before is.
+    """Learns the probability that each step of channels of a group is kept, given that the previous step is kept.
 
     With ``p_k = prod_{i <= k} sigmoid(a_i)`` (see ``MarkovWidths``) the expected width is
     ``E[w] = w_0 + sum_k (w_k - w_{k-1}) p_k``, and E, the expected FLOPs, is the cost polynomial of the network at
@@ -52,17 +52,17 @@ class DMCP(LearningMethod):
     The result is the network of the expected widths. The paper trains it from scratch (``recipe.weights=fresh`` where
     the recipe offers it).
 
-    Departures from the official code. Its five sampled networks are left out: ``direct_sampling`` of its bottleneck
+    Differences from the official code. Its five sampled networks are left out: ``direct_sampling`` of its bottleneck
     draws the second width from the logits of the first, and only the expected network is used later. Its running
     statistics for evaluation are those of the last of five batches (momentum 1); here they are cumulative. The factor
     r inside the logarithm has no gradient and is dropped. Widths of the chains and of the uniform samples lie on one
-    grid (``steps`` equal shares of a group, as allowed by min_keep and divisor), where the official code uses two. The
+    grid (``steps`` equal shares of a group, as allowed by min_keep and divisor); the official code uses two grids. The
     expected widths are rounded to the nearest allowed ones, and one number is added to all logits so that the rounded
-    network meets the budget as closely as possible; the official code checks nothing. Channels are sorted by the l1
+    network meets the budget as closely as possible; the official code has no such check. Channels are sorted by the l1
     norms of their filters before training, which has no effect from scratch. Channels are scaled where they are read,
-    which gives the same outputs as scaling the normalisation layers for ReLU networks, and gives a stage one factor for
-    all its channels' sources. Gradients of both updates are computed at the same weights (the official code updates the
-    weights first).
+    which gives the same outputs as scaling the normalisation layers for ReLU networks, and gives all producers of a
+    stage's channel one factor. Gradients of both updates are computed at the same weights (the official code updates
+    the weights first).
 
     Args:
         budget: T, relative to the full network.

@@ -1,16 +1,16 @@
-"""EagleEye: draw many sub-networks, judge each by its accuracy after adaptive batch normalisation.
+"""EagleEye: draw many sub-networks and judge each by its accuracy after adaptive batch normalisation.
 
 Li, Wu, Su, Wang, Lin: EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruning, ECCV 2020,
-arXiv:2007.02491, section 3 and algorithm 1. Where this departs from github.com/anonymous47823493/EagleEye:
+arXiv:2007.02491, section 3 and algorithm 1. Differences from github.com/anonymous47823493/EagleEye:
 
-- Strategies are drawn by the thousand and compared with the budget by the cost model, before any network is
-  touched; the official code prunes a network for each draw, counts it, and throws most away. Where hardly any
-  draw meets the budget, rates are scaled until it does (``scale``).
+- Thousands of strategies are drawn and compared with the budget by the cost model, without pruning a network; the
+  official code prunes and measures a network for each draw, and discards most. If too few draws meet the budget, rates
+  are scaled until they do (``scale``).
 - The budget is a limit: candidates cost between ``keep - tolerance`` and ``keep``, not ``keep +- tolerance / 2``.
-- Running statistics are the mean over the calibration batches (cumulative, so the order of batches does not
-  matter), not a moving average that begins with the statistics of the full network.
-- Accuracy is measured on images held out of training with the test-time transform; the official code takes
-  images that are trained on, too, and augments them.
+- Running statistics are the mean over the calibration batches (cumulative, so the order of batches has no effect), not
+  a moving average that begins with the statistics of the full network.
+- Accuracy is measured on held-out images with the test-time transform; the official code uses augmented images that are
+  also trained on.
 - The channels of a stage are ranked by all its filters together, not by the first layer's.
 """
 
@@ -36,7 +36,7 @@ from prunelab.structure import PruningPlan, candidate
 
 
 class EagleEye(SearchMethod):
-    """Of many random strategies within the budget, the one whose network is most accurate on held-out images.
+    """Draws many random strategies within the budget; the one whose network is most accurate on held-out images wins.
 
     A strategy removes of each group l the fraction r_l ~ U[min_rate, min_rate + max_rate] of its channels, those
     with the smallest mean |w|. It is judged by the top-1 accuracy of the pruned network after its running
@@ -48,8 +48,8 @@ class EagleEye(SearchMethod):
         min_rate, max_rate: range of the rates of each group.
         tolerance: a candidate may cost up to this fraction of the full network less than the budget allows.
         draws: how many strategies to compare with the budget.
-        scale: if fewer than ``candidates`` of them meet it, multiply the rates of others by the smallest number
-            with which they do; False: that is an error.
+        scale: if fewer than ``candidates`` of them meet it, multiply the rates of others by the smallest number with
+            which they do; False: raise an error.
         reduction: how the norms of a stage's producers are joined: mean, sum or max.
         workers: threads that judge candidates at the same time; worthwhile on many cores, or on a GPU with small
             networks.
@@ -123,7 +123,7 @@ class EagleEye(SearchMethod):
         return self._drawn
 
     def tell(self, candidate: Candidate, score: float) -> None:
-        """Nothing is learned from a score: the best of all candidates is chosen in the end."""
+        """Nothing to do: the best of all candidates is chosen at the end."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"drawn": bool(self._drawn)}
@@ -136,7 +136,7 @@ class EagleEye(SearchMethod):
         return self.criterion.score(context)
 
     def reconstruct(self, context: PruningContext, plan: PruningPlan) -> None:
-        """Give the channels that stay the running statistics with which the winner was judged."""
+        """Restore the running statistics with which the winner was judged."""
         with untouched(context.model, context.device, context.seed):
             network = candidate(context.model, plan, share=True)
             adapt_batch_norm(network, calibration_images(context))

@@ -1,4 +1,4 @@
-"""Judge: the score of candidate networks on images that are held out of training. Shared by all searches."""
+"""Judge: scores candidate networks on held-out images. Shared by all searches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Judge:
 
     Each candidate shares the weights of the full network; its BatchNorm statistics are measured on the calibration
     images first. Images are kept in memory, on the device of the context. With several ranks each judges its share of
-    the candidates on all images; every rank gets all scores.
+    the candidates on all images; the scores are gathered on every rank.
 
     Args:
         context: the network, its calibration images and its held-out images.
@@ -75,7 +75,7 @@ class Judge:
         return held_out_batches(self.context)
 
     def _judged(self, plans: Sequence[PruningPlan]) -> NDArray[np.float64]:
-        # All ranks train a candidate together; where nothing is trained, each rank judges other candidates.
+        # All ranks train a candidate together; without training, each rank judges different candidates.
         rank, ranks = world() if self.prepare is None else (0, 1)
         with untouched(self.context.model, self.context.device, self.context.seed):
             own = plans[rank::ranks]

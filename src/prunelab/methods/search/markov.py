@@ -1,4 +1,4 @@
-"""A Markov chain over the width of each group: every step of a group is kept only if the step before it is."""
+"""A Markov chain over the width of each group: each step of a group is kept only if the previous step is kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MarkovWidths:
         widths: for each group its rising widths (K + 1,).
 
     Attributes:
-        logits: ``a``, (groups, largest K), with gradients; entries beyond a group's own K have no effect.
+        logits: ``a``, (groups, largest K), with gradients; entries after a group's own K have no effect.
     """
 
     def __init__(self, widths: Mapping[str, Widths]) -> None:
@@ -68,6 +68,7 @@ class MarkovWidths:
 
 
 def grid(allowed: Widths, steps: int) -> Widths:
-    """Of the allowed widths (widest first) those nearest to 1/steps, 2/steps, ... of the widest; rising, each once."""
+    """The allowed widths nearest to 1/steps, 2/steps, ... of the widest; rising, each once. ``allowed`` is widest
+    first."""
     wanted = np.arange(1, steps + 1) / steps * allowed[0]
     return np.unique(allowed[np.abs(allowed[:, None] - wanted).argmin(axis=0)])

@@ -90,18 +90,18 @@ class SearchMethod(PruningMethod):
 
     @abstractmethod
     def start(self, context: PruningContext, space: WidthSpace) -> None:
-        """A search begins: reset all state. Called before ``load_state_dict`` if the search is resumed."""
+        """Reset all state at the start of a search. Called before ``load_state_dict`` if the search is resumed."""
 
     @abstractmethod
     def ask(self) -> Sequence[Candidate]:
-        """The next candidates, which can be judged in any order; none: the search is over."""
+        """The next candidates, which can be judged in any order; an empty sequence ends the search."""
 
     @abstractmethod
     def tell(self, candidate: Candidate, score: float) -> None:
-        """The score of a candidate, higher is better. Called in the order of ``ask``."""
+        """Receive the score of a candidate, higher is better. Called in the order of ``ask``."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``ask`` and ``tell`` have changed since ``start``: tensors and plain values."""
+        """The state that ``ask`` and ``tell`` change: tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -112,7 +112,7 @@ class SearchMethod(PruningMethod):
         return L1Norm().score(context)
 
     def judge(self, context: PruningContext) -> Judge:
-        """What scores the candidates; by default held-out accuracy after adaptive batch normalisation."""
+        """The function that scores candidates; by default held-out accuracy after adaptive batch normalisation."""
         return Judge(context, self.workers)
 
     def chosen(self, history: dict[Candidate, float]) -> Candidate:

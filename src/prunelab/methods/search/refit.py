@@ -1,4 +1,4 @@
-"""Refit: least squares of the layers of a candidate that lost inputs, from moments that are measured once."""
+"""Refit: least squares for the layers of a candidate that lost inputs, from moments that are measured once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from prunelab.structure import PruningPlan
 
 
 class Refit:
-    """Changes the weights of candidates so that their layers compute what they computed in the full network.
+    """Changes the weights of candidates so that the outputs of their layers are close to those of the full network.
 
-    With the second moments ``A = E[x x^T]`` of what a layer reads in the full network, one solve of the size of the
-    kept inputs gives its weights; the same kept inputs are solved once (He, Zhang, Sun: Channel Pruning, ICCV 2017,
-    equation 3, with X and Y of the full network).
+    With the second moments ``A = E[x x^T]`` of the inputs of a layer in the full network, one linear system of the size
+    of the kept inputs gives its weights; it is solved once per set of kept inputs (He, Zhang, Sun: Channel Pruning,
+    ICCV 2017, equation 3, with X and Y of the full network).
 
     Args:
         context: the full network and its calibration images.
@@ -41,7 +41,7 @@ class Refit:
         parameters = dict(network.named_parameters())
         for name, reader in self.readers.items():
             kept = kept_indices(reader, plan, dim=1)
-            if kept is None or name not in parameters:  # all inputs stay, or the layer was dropped
+            if kept is None or name not in parameters:  # all inputs are kept, or the layer was dropped
                 continue
             outputs = kept_indices(reader, plan, dim=0)
             found = self._refitted(name, kept)[slice(None) if outputs is None else outputs][:, kept]
@@ -49,7 +49,7 @@ class Refit:
                 parameters[name].copy_(torch.from_numpy(found).reshape(parameters[name].shape))
 
     def _refitted(self, name: str, kept: np.ndarray) -> Matrix:
-        """The weights (outputs, inputs, kernel positions) of a layer that reads its kept inputs alone."""
+        """The weights (outputs, inputs, kernel positions) of a layer that reads only its kept inputs."""
         key = (name, kept.tobytes())
         if key not in self._solved:
             second = self._moments[name].second

@@ -1,4 +1,4 @@
-"""Greedy slimming: from the widest network of a supernet, one group after another loses a part of its channels."""
+"""Greedy slimming: starting from the widest network of a supernet, channels of one group are removed in each step."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from prunelab.structure import ChannelGroup
 class Descent:
     """From full widths, the group whose next narrower width costs the least accuracy takes it, until the budget is met.
 
-    Of equal accuracies the smaller cross entropy counts. The last group keeps as many channels as the budget allows.
-    Networks run over the held-out images with the batch statistics of these images, and are compared by their error
-    alone, not by error per removed FLOP.
+    Of equal accuracies the one with the smaller cross entropy is chosen. The last group keeps as many channels as the
+    budget allows. Networks run over the held-out images with the batch statistics of these images, and are compared by
+    their error, not by error per removed FLOP.
 
-    A candidate differs from the current network in one group. All modules that are done before the first module that
-    contains channels of the group return what they returned for the current network (``reuse``); the decisions are the
-    same without it.
+    A candidate differs from the current network in one group. All modules that finish before the first module with
+    channels of the group return cached outputs of the current network (``reuse``); the decisions are the same without
+    it.
 
     context: budget, held-out images, and the folder of the state, which is written after each decision.
     supernet: the trained weights for all widths.
@@ -71,7 +71,7 @@ class Descent:
         return row
 
     def _moves(self, row: Widths, grids: Mapping[str, Widths]) -> dict[str, Widths]:
-        """For each group that can be narrower the widths after its step."""
+        """The widths after one step of each group that can be narrower."""
         moves = {}
         for name, widths in grids.items():
             column = self.supernet.column(name)
@@ -85,7 +85,7 @@ class Descent:
         return moves
 
     def _filled(self, row: Widths, moved: Widths, column: int, name: str) -> Widths:
-        """``moved``; if it meets the budget, with the largest width of this group that does."""
+        """``moved``; if it meets the budget, with the largest width of this group that still meets it."""
         allowed = self.supernet.space.choices[name]
         between = allowed[(allowed >= moved[column]) & (allowed < row[column])]
         rows = np.tile(moved, (len(between), 1))
@@ -139,7 +139,7 @@ class Descent:
         return torch.stack(found)
 
     def _prefixes(self, images: Tensor) -> dict[str, Prefix]:
-        """For each group what is done before its first module; groups without such modules are left out."""
+        """For each group the modules that finish before its first module; groups without such modules are left out."""
         model = self.supernet.sliced.model
         schedule = record_schedule(model, images, ())
         prefixes = {}
@@ -151,7 +151,8 @@ class Descent:
 
 
 def _first_module(group: ChannelGroup, schedule: Schedule) -> int | None:
-    """When the first module that contains channels of the group starts; None if one of them does not run once."""
+    """The start of the first module with channels of the group; None if one of these modules does not run exactly
+    once."""
     tensors = [part.parameter for part in group.slices] + [gather.buffer for gather in group.gathers]
     owners = {name.rpartition(".")[0] for name in tensors}
     if not owners <= set(schedule.started):
@@ -161,7 +162,7 @@ def _first_module(group: ChannelGroup, schedule: Schedule) -> int | None:
 
 @contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Inside, normalisation layers use the statistics of the batch and do not change their running ones."""
+    """Context in which normalisation layers use batch statistics and do not change their running statistics."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and not module.training]
     for norm in norms:
         norm.train()

@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 
 class SearchState:
-    """The history of a search and the candidates that are being judged.
+    """The history of a search and the candidates without a score.
 
     ``folder``: where the state is kept (None: in memory only). The file has a digest and is read with
     ``weights_only=True``, so that it cannot run code. ``write`` writes it; in a run it checks the claim on the folder.
 
     Attributes:
         history: candidate -> score.
-        pending: candidates that ``ask`` returned and that have no score yet.
+        pending: candidates that ``ask`` returned and that are not scored yet.
     """
 
     def __init__(self, folder: Path | None, write: Write = write_atomically) -> None:
@@ -78,7 +78,7 @@ class SearchState:
         digest, content = file[:DIGITS], file[DIGITS:]
         try:
             if hashlib.sha256(content).hexdigest().encode() != digest:
-                raise ValueError("its content does not have the digest that it states")
+                raise ValueError("its content does not match its digest")
             _parsed(content)
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
             log.warning(
@@ -93,7 +93,7 @@ class SearchState:
 
 
 def _parsed(content: bytes) -> tuple[dict[Candidate, float], list[Candidate], dict[str, Any]]:
-    """History, pending candidates and the state of the method. Raises several kinds of errors if it is damaged."""
+    """History, pending candidates and the state of the method. Raises errors of several types if it is damaged."""
     found = torch.load(io.BytesIO(content), weights_only=True)
     history = {_candidate(key): float(score) for key, score in found["history"]}
     return history, [_candidate(key) for key in found["pending"]], found["method"]

@@ -1,4 +1,4 @@
-"""Random strategies, a pruning rate for each group, that meet a budget; no network is touched."""
+"""Random strategies (a pruning rate for each group) that meet a budget, drawn without pruning a network."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from prunelab.errors import UserError
 from prunelab.methods.search.widths import Widths, WidthSpace
 
 BATCH = 4096
-"""Strategies in one call of the cost model."""
+"""Number of strategies in one call of the cost model."""
 
 
 @dataclass(frozen=True)
 class StrategySampler:
     """Draws ``count`` different strategies with rates r ~ U[min_rate, min_rate + max_rate] for each group.
 
-    tolerance: they may cost up to this fraction of the full network less than the budget.
+    tolerance: strategies may cost up to this fraction of the full network less than the budget.
     draws: how many strategies to compare with the budget at most.
     scale: if too few of them meet it, multiply the rates of others by the smallest number with which they do.
 

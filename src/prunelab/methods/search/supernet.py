@@ -1,4 +1,4 @@
-"""Supernet: the network of a context at any allowed widths, for methods that train many networks in one."""
+"""Supernet: the network of a context at all allowed widths, for methods that train many networks in one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Supernet:
 
     Args:
         context: of the network.
-        order: for each group its channels, the most important first.
+        order: the channels of each group, the most important first.
     """
 
     def __init__(self, context: PruningContext, order: Mapping[str, Sequence[int]]) -> None:
@@ -45,7 +45,7 @@ class Supernet:
 
     @classmethod
     def by_importance(cls, context: PruningContext) -> Supernet:
-        """Channels in the order of the l1 norms of their filters. Groups that no weight reads stay whole."""
+        """Channels in the order of the l1 norms of their filters. Groups that no weight reads are not pruned."""
         read = {group.name for group in context.groups if group.having("consumer") or group.gathers}
         scores = {name: found for name, found in L1Norm().score(context).channels.items() if name in read}
         warn_not_pruned(
@@ -67,7 +67,7 @@ class Supernet:
         return row
 
     def column(self, group: str) -> int:
-        """The place of a group in a row of widths."""
+        """The index of a group in a row of widths."""
         return self._columns[group]
 
     def random(self, generator: np.random.Generator) -> Widths:
@@ -80,7 +80,7 @@ class Supernet:
         return self.space.plan(widths, self.scores)
 
     def outputs(self, forward: Run, images: Tensor, widths: Widths, dropped: Collection[str] = ()) -> Tensor:
-        """Outputs of the network of these widths; its batch statistics do not enter the running ones."""
+        """Outputs of the network of these widths; running statistics are not updated."""
         with self.sliced.at(widths.tolist(), dropped) as model, frozen_statistics(model):
             return forward(images)
 
@@ -94,7 +94,7 @@ class Supernet:
     def sandwich_losses(
         self, forward: Run, batch: Batch, narrower: Sequence[Widths], loss: Loss, temperature: float = 1.0
     ) -> list[Tensor]:
-        """Loss of the full network, then of distillation from it into each of the ``narrower`` ones.
+        """Loss of the full network, then the distillation losses from it into each of the ``narrower`` ones.
 
         The sandwich rule with in-place distillation: Yu and Huang, Universally Slimmable Networks, ICCV 2019,
         arXiv:1903.05134, algorithm 1. Only the full network updates running statistics.
@@ -106,7 +106,7 @@ class Supernet:
 
     @contextmanager
     def scaled(self, values: Mapping[str, Tensor]) -> Iterator[nn.Module]:
-        """Inside, the full network runs with its channels multiplied by ``values``, with gradients to them.
+        """Context in which the channels of the full network are multiplied by ``values``, with gradients.
 
         ``values`` give each group one factor per channel, in its order; (size,). As for ``Gates`` the weights that
         read a channel are scaled.
@@ -142,7 +142,7 @@ class Supernet:
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Inside, normalisation layers in training mode use batch statistics but do not update the running ones."""
+    """Context in which normalisation layers in training mode use batch statistics without updating the running ones."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     saved = [(norm, norm.momentum) for norm in norms]
     counts = [norm.num_batches_tracked for norm in norms]
@@ -160,7 +160,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def snapped(wanted: NDArray[np.float64], choices: Sequence[Widths]) -> list[int]:
-    """The allowed width nearest to each wanted one, the wider of two."""
+    """The allowed width nearest to each given one, the wider of two."""
     return [
         int(allowed[np.argmin(np.abs(allowed - want))]) for want, allowed in zip(wanted, choices, strict=True)
     ]

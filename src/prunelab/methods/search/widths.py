@@ -1,4 +1,4 @@
-"""The widths that the groups of a network may take together, many rows at a time, and what they cost."""
+"""The space of the widths of all groups of a network, and their costs, in rows."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class WidthSpace:
-    """All networks that the groups of a context allow, as rows of widths.
+    """All networks that the groups of a context allow, as rows of widths (one row per network).
 
     Args:
         context: levels, min_keep, divisor and budget of the space.
-        choices: for each group that may be pruned its allowed widths, widest first; others keep their size.
+        choices: allowed widths of each prunable group, widest first; other groups keep their size.
         blocks: names of the blocks that may be dropped.
 
     Example:
@@ -62,7 +62,7 @@ class WidthSpace:
 
     @classmethod
     def of(cls, context: PruningContext, scores: Scores) -> WidthSpace:
-        """The space over the groups of ``context`` that have scores: of others it is not known what to remove."""
+        """The space over the groups of ``context`` with scores; for others the order of removal is unknown."""
         full = {group.name: group.size for group in (context.reference or context.graph).groups}
         min_keep, divisor = context.allocation.min_keep, context.allocation.divisor
         choices = {}
@@ -74,17 +74,17 @@ class WidthSpace:
 
     @property
     def dimensions(self) -> int:
-        """How many groups have a width to choose."""
+        """The number of groups with a choice of widths."""
         return len(self.choices)
 
     @property
     def target(self) -> float:
-        """The most that a network may cost."""
+        """The largest cost that a network may have."""
         return allowed_cost(self.context.reference or self.context.graph, self.context.budget)
 
     @property
     def scale(self) -> float:
-        """The cost of the whole full network, that budgets are fractions of."""
+        """The cost of the full network, of which budgets are fractions."""
         return full_cost(self.context.reference or self.context.graph, self.context.budget.resource)
 
     def widths(self, rates: Rates) -> Widths:
@@ -121,9 +121,9 @@ class WidthSpace:
         return float(self.costs(np.array([candidate.widths], dtype=np.int64), alive)[0])
 
     def shrunk_to_budget(self, rates: Rates) -> Widths:
-        """The widths (B', groups) of these strategies once each row of rates is multiplied by the smallest number
-        that meets the budget; rows that cannot meet it so are left out."""
-        enough = 1 / np.maximum(rates.min(axis=1), 1e-3)  # as small as it gets
+        """The widths (B', groups) of these strategies with each row of rates multiplied by the smallest number that
+        meets the budget; rows without such a number are left out."""
+        enough = 1 / np.maximum(rates.min(axis=1), 1e-3)  # gives the narrowest network of a row
         meets = self.costs(self.widths(self._scaled(rates, enough))) <= self.target
         rates, enough = rates[meets], enough[meets]
         too_little = np.zeros(len(rates))
@@ -136,8 +136,8 @@ class WidthSpace:
     def plan(
         self, widths: Sequence[int] | Widths, scores: Scores, dropped: Sequence[str] = ()
     ) -> PruningPlan:
-        """Of each group the channels of highest score, in the numbers ``widths`` (groups of the graph,), without the
-        blocks ``dropped``."""
+        """The plan that keeps the ``widths`` (groups of the graph,) channels of highest score in each group and drops
+        the blocks ``dropped``."""
         graph = self.context.graph
         kept = {
             group.name: np.sort(scores.removal_order(group.name)[::-1][: int(width)]).tolist()

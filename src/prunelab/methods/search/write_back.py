@@ -1,4 +1,4 @@
-"""Writing the weights of a trained candidate back into the full network, at the places that the plan keeps."""
+"""Writes the weights of a trained candidate back into the full network, at the positions that the plan keeps."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from prunelab.structure import PruningPlan
 def write_back(
     model: nn.Module, plan: PruningPlan, network: nn.Module, only: tuple[str, ...] = ("",)
 ) -> None:
-    """Give the channels of ``model`` that ``plan`` keeps the weights and running statistics of ``network``.
+    """Copy weights and running statistics of ``network`` to the channels of ``model`` that ``plan`` keeps.
 
     Args:
-        model: the full network, changed in place. What the plan removes stays as it is.
+        model: the full network, changed in place except for the removed channels.
         plan: the plan with which ``network`` was pruned from ``model``.
         network: the pruned network, trained or calibrated since.
-        only: endings of the names of the tensors that are written; by default all.
+        only: suffixes of the names of the tensors that are written; by default all.
     """
     kept: dict[str, dict[int, Tensor]] = {}
     for cut in plan.cuts:
@@ -27,7 +27,7 @@ def write_back(
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if not name.endswith(only):
             continue
-        if name not in found or name in plan.values:  # of a dropped block; positions of channels
+        if name not in found or name in plan.values:  # tensors of a dropped block; positions of channels
             continue
         values = found[name].to(tensor.device, tensor.dtype)
         if name not in kept:
