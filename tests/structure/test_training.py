@@ -80,7 +80,7 @@ def test_an_auxiliary_head_loses_the_channels_that_it_reads(
 def test_what_only_training_makes_is_left_whole() -> None:
     graph = prunelab.analyze(Supervised(), IMAGES)
     assert [group.name for group in graph.groups] == ["first.0", "second.0"]
-    assert str(reasons(graph)["aux"]).startswith("only training mode makes these channels")
+    assert str(reasons(graph)["aux"]).startswith("only training mode produces these channels")
     assert reasons(graph)["aux_out"] == "output of the network"
     assert graph.unused_parameters == () and graph.training_failure is None
 

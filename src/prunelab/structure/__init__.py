@@ -1,4 +1,4 @@
-"""What can be removed from a network, what it costs, and how it is removed (torch, numpy and scipy only)."""
+"""Structure of a network: removable parts, their costs, and their removal (torch, numpy and scipy only)."""
 
 from prunelab.structure.additions import ResidualAddition
 from prunelab.structure.analysis import analyze

@@ -1,4 +1,4 @@
-"""Sums of two activations of one shape: which belong to a block that can be dropped, and why others do not."""
+"""Sums of two activations of one shape, with the droppable block of each or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ResidualAddition:
 def residual_additions(
     trace: Trace, found: Sequence[tuple[Visit, IdentityPath]], failing: Mapping[str, str]
 ) -> tuple[ResidualAddition, ...]:
-    """All of them in the order of the forward pass. ``found`` are the blocks, ``failing`` those of them that cannot be
+    """All such sums in the order of the forward pass. ``found`` are the blocks, ``failing`` the ones that cannot be
     dropped, with reasons."""
     owner = {id(addition): visit.module for visit, path in reversed(found) for addition in path.additions}
     search = _Search(trace)
@@ -48,7 +48,7 @@ def _is_sum(step: Step) -> bool:
 
 
 class _Search:
-    """Finds what is missing for a block around a sum."""
+    """Finds the reason why there is no block around a sum."""
 
     def __init__(self, trace: Trace) -> None:
         self._made = {

@@ -42,8 +42,9 @@ def analyze(
     """Find everything that can be removed from ``model``.
 
     The network is run a few times on the meta device (on its own device if it cannot run there), in evaluation and in
-    training mode: auxiliary heads may run in training mode only, and read channels too. It is not changed (parameters,
-    buffers, modes, random number generators). A network in ``torch.compile`` is analysed as it was written.
+    training mode, because auxiliary heads that run only in training mode also read channels. It is not changed
+    (parameters, buffers, modes, random number generators). A network in ``torch.compile`` is analysed as it was
+    written.
 
     Args:
         model: any network.
@@ -125,7 +126,7 @@ def _analyzed(network: Network, exact: bool) -> ChannelGraph:
 
 
 def _candidates(trace: Trace, training: InTraining, components: Components, exact: bool) -> Partition:
-    """The groups; frozen are those without use, and with ``exact`` those that are not exact."""
+    """The groups; unused ones are frozen, and with ``exact`` also those that are not exact."""
     parts = partition(trace, components)
     if exact:
         not_exact = {
@@ -149,13 +150,13 @@ def _proved(
         resolver = _resolver(network, trace, components, parts)
         broken, found = prove(mode, traced, components, parts, resolver.for_trials, remedies)
         parts = parts.freezing(broken)
-        if len(found) > len(remedies):  # what helps in one mode may fail in the other
+        if len(found) > len(remedies):  # a remedy for one mode may fail in the other
             remedies, pending = found, [other for other in runs if other is not run]
     return parts, remedies
 
 
 def _trial_removal(network: Network, trace: Trace, components: Components, parts: Partition) -> Removal:
-    """A part of every group that is not frozen."""
+    """A trial that removes a part of every group that is not frozen."""
     chosen = [(number, group) for number, group in enumerate(parts.groups) if group.frozen is None]
     trials = Trials(trace, chosen)
     removed = {number: trials.removed(0, number, group.size) for number, group in chosen}
@@ -163,7 +164,7 @@ def _trial_removal(network: Network, trace: Trace, components: Components, parts
 
 
 def _resolver(network: Network, trace: Trace, components: Components, parts: Partition) -> Resolver:
-    """Of all groups that are not frozen."""
+    """The resolver of all groups that are not frozen."""
     chosen = [number for number, group in enumerate(parts.groups) if group.frozen is None]
     groups = tuple(parts.groups[number] for number in chosen)
     members = tuple(parts.members[number] for number in chosen)

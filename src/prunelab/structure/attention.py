@@ -14,7 +14,7 @@ from torch.nn import functional
 
 
 class SlimAttention(nn.MultiheadAttention):
-    """``nn.MultiheadAttention`` (arguments and results are the same) of which heads and inputs may be removed."""
+    """``nn.MultiheadAttention`` with the same arguments and results, whose heads and inputs can be removed."""
 
     @property
     def _qkv_same_embed_dim(self) -> bool:
@@ -68,7 +68,7 @@ class SlimAttention(nn.MultiheadAttention):
         return out if self.batch_first else out.transpose(0, 1), weights
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of queries, keys and values."""
+        """The weights of queries, keys and values."""
         packed = cast(Tensor | None, self.in_proj_weight)
         if packed is None:
             return self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
@@ -100,7 +100,7 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
 
 def slim(module: nn.Module) -> bool:
     """Make ``module`` a ``SlimAttention`` if it is an ``nn.MultiheadAttention`` whose widths can be changed; returns
-    whether it was made one."""
+    whether it was changed."""
     if type(module) is not nn.MultiheadAttention or module.bias_k is not None or module.add_zero_attn:
         return False
     module.__class__ = SlimAttention

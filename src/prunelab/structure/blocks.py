@@ -14,7 +14,7 @@ from prunelab.structure.tracing.marks import Marked, Trace, Visit
 
 # Idempotent functions: relu(relu(x)) = relu(x).
 _IDEMPOTENT = {"relu": "relu", "relu_": "relu", "hardtanh": "relu6", "hardtanh_": "relu6"}
-# Identity mappings, up to the shape: all keep the order of the elements.
+# Identity mappings except for the shape: the order of the elements is unchanged.
 SAME = frozenset(
     ("clone", "detach", "alias", "_to_copy", "contiguous", "native_dropout", "view", "_unsafe_view", "reshape",
      "_reshape_alias", "unsqueeze", "squeeze")
@@ -123,7 +123,7 @@ def views(marked: Marked) -> Iterator[Marked]:
 
 
 def viewed(marked: Marked) -> Marked:
-    """The tensor of which ``marked`` is in the end a copy or a view."""
+    """The original tensor of which ``marked`` is a copy or a view, possibly through several."""
     *_, last = views(marked)
     return last
 

@@ -22,17 +22,17 @@ Widths = NDArray[np.float64]
 """(B, G): the widths of all groups, in the order of ``ChannelGraph.groups``."""
 
 Alive = NDArray[np.float64]
-"""(B, blocks): 1 for a block that is there, 0 for one that is dropped, alone or with a block around it."""
+"""(B, blocks): 1 for a block that is kept, 0 for one that is dropped, alone or with a block around it."""
 
 WidthCost = Callable[[Widths, Alive], NDArray[np.float64]]
 """The cost (B,) of networks of these widths and blocks."""
 
 
 class CostFunction(Protocol):
-    """A cost of: nothing (the full network), a plan, or widths (B, G) and blocks that are alive (B, blocks)."""
+    """The cost of the full network (no argument), of a plan, or of widths (B, G) and alive blocks (B, blocks)."""
 
     def __call__(self, widths: Any = None, alive: Any = None) -> Any:
-        """One number for nothing, a plan or widths (G,); an array (B,) for widths (B, G)."""
+        """One number without arguments, for a plan or for widths (G,); an array (B,) for widths (B, G)."""
 
 
 class CostModel:
@@ -41,8 +41,7 @@ class CostModel:
     FLOPs follow the survey: ``2 H W (Cin/groups) K^2 Cout + H W Cout``, the second term only with a bias; MACs are
     the multiply-accumulates alone. Both are for one forward pass of a single image. ``flops``, ``macs``, ``params`` and
     ``function(resource)`` take
-
-    - nothing: the full network -> int;
+    - no argument: the full network -> int;
     - a ``PruningPlan`` -> int;
     - ``widths`` (B, G) or (G,), in the order of ``ChannelGraph.groups``, with an optional ``alive`` (B, blocks) of
       0 and 1 in the order of ``ChannelGraph.blocks`` -> array (B,) or int.
@@ -144,7 +143,7 @@ class CostModel:
         """A copy of this model with one more resource, ``name``.
 
         ``cost`` takes widths (B, G) and alive blocks (B, blocks) and returns (B,). ``layer_widths`` turns both into the
-        widths of every layer, which a table of measured latencies is a function of::
+        widths of every layer, on which a table of measured latencies depends::
 
             def latency(widths, alive):
                 at = cost.layer_widths(widths, alive)
@@ -161,7 +160,7 @@ class CostModel:
         return extended
 
     def layers(self, plan: PruningPlan | None = None) -> tuple[Layer, ...]:
-        """The contractions of one forward pass in their order, of the full network or of what ``plan`` leaves."""
+        """The contractions of one forward pass in their order, of the full network or of that pruned by ``plan``."""
         return self._table.layers(*self._rows(plan, None)[:2])
 
     def layer_widths(self, widths: ArrayLike, alive: ArrayLike | None = None) -> LayerWidths:
@@ -171,14 +170,14 @@ class CostModel:
     def by_module(self, plan: PruningPlan | None = None) -> tuple[ModuleCost, ...]:
         """A row for each module that has parameters or computes something itself, in the order of the forward pass.
 
-        Of the full network or of what ``plan`` leaves. The parameters, MACs and FLOPs of all rows add up to those of
+        Of the full network or of that pruned by ``plan``. The parameters, MACs and FLOPs of all rows add up to those of
         the network (up to rounding of FLOPs per image, for a batch of several).
         """
         return self._table.modules(*self._rows(plan, None)[:2])
 
     @cached_property
     def _table(self) -> LayerTable:
-        """Built when it is needed for the first time: most analyses do not need it."""
+        """Built at the first use: most analyses do not need it."""
         return self._build_table()
 
     def _evaluate(self, sums: tuple[CostSum, ...], scale: float, widths: object, alive: object) -> object:
@@ -188,7 +187,7 @@ class CostModel:
         return round(float(total[0])) if single else total
 
     def _rows(self, widths: object, alive: object) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
-        """Widths (B, G), living (B, columns), and whether one network was meant, from any of the arguments."""
+        """Widths (B, G), living (B, columns), and whether the arguments describe a single network."""
         if widths is None:
             widths = self.full
         elif isinstance(widths, PruningPlan):

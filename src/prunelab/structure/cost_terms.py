@@ -49,7 +49,7 @@ class CostSum:
 class Described:
     """Facts of a network that its trace does not contain.
 
-    ``names``: of the groups; ``blocks``: (name, enclosing block); ``parameters``: name -> shape, each once;
+    ``names``: those of the groups; ``blocks``: (name, enclosing block); ``parameters``: name -> shape, each once;
     ``aliases``: first name -> all names; ``kinds``: path of a module -> its class; ``images``: batch size of the trace.
     """
 
@@ -108,7 +108,7 @@ class BlockColumns:
 
 
 class Forms:
-    """Widths of tensor dimensions as linear forms over groups, equal ones once. Form 0 is the constant 1."""
+    """Widths of tensor dimensions as linear forms over groups, without duplicates. Form 0 is the constant 1."""
 
     def __init__(self, components: Components, group_of: NDArray[np.int64], groups: int) -> None:
         self._components, self._group_of, self._groups = components, group_of, groups

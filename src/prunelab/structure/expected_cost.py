@@ -17,11 +17,11 @@ class ExpectedCost:
     E[w]^2 instead of E[w^2].
 
     Args:
-        cost: of a network with G groups.
+        cost: the cost model of a network with G groups.
         resource: "flops" (2 x MACs + bias additions of one image) or "params".
 
     Raises:
-        UserError: another resource, which is not a polynomial of widths.
+        UserError: the resource is not a polynomial of widths.
     """
 
     def __init__(self, cost: CostModel, resource: str) -> None:

@@ -70,7 +70,7 @@ def find_layers(model: nn.Module, images: Tensor) -> dict[str, Layer]:
         taps = weight[0, 0].numel()
         bias = None if use.bias is None else names.get(id(use.bias))
         if use.bias is not None and bias is None:
-            calls[name] += 1  # a bias that is computed: nothing can be written to it
+            calls[name] += 1  # a computed bias cannot be written
         shape = (weight.shape[0], weight.shape[1], taps)
         found[name] = Layer(name, bias, shape, use.groups)
 

@@ -47,8 +47,8 @@ def find_gathers(
 
 @contextmanager
 def change_gathered(model: nn.Module, change: Callable[[str, Tensor, int], Tensor]) -> Iterator[None]:
-    """Inside, ``index_select`` by an integer buffer of ``model`` reads ``change(buffer's name, input, dim)`` instead of
-    its input, in forward passes of ``model``."""
+    """Context in which ``index_select`` by an integer buffer of ``model`` reads ``change(buffer's name, input, dim)``
+    instead of its input, in forward passes of ``model``."""
     outermost = WhileOutermost(_Changing(model, change))
     handles = (
         model.register_forward_pre_hook(lambda *_: outermost.enter()),

@@ -33,7 +33,8 @@ class ChannelGraph:
         blocks: residual blocks that can be dropped.
         cost: FLOPs and parameters for any widths.
         unused_parameters: parameters that no operator reads, in evaluation or in training mode. They keep their shapes.
-        additions: the sums of two activations of one shape, with the block that can be dropped or why there is none.
+        additions: the sums of two activations of one shape, with the block that can be dropped or the reason why there
+            is none.
         training_failure: why the network cannot run in training mode on the example input (None: it can). Parts that
             only run in training mode are then not analysed.
 
@@ -60,7 +61,7 @@ class ChannelGraph:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The representation in a notebook."""
         return html(self)
 
     def group(self, name: str) -> ChannelGroup:
@@ -73,9 +74,8 @@ class ChannelGraph:
         )
 
     def layers(self, group: str) -> tuple[Layer, ...]:
-        """The layers that make the channels of a prunable group, with their kernels, shapes, widths and costs.
-
-        A depthwise convolution makes the channels that it reads, so that it belongs to the same group.
+        """The layers that produce the channels of a prunable group, with their kernels, shapes, widths and costs.
+        A depthwise convolution produces the channels that it reads, so that it belongs to the same group.
         """
         name = self.group(group).name
         return tuple(layer for layer in self.cost.layers() if name in layer.makes)

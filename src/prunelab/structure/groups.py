@@ -77,14 +77,14 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class Partition:
-    """Groups with their components (``members``); ``group_of`` maps a component to its group, or -1."""
+    """Groups with their components (``members``); ``group_of`` maps each component to its group, or to -1."""
 
     groups: tuple[ChannelGroup, ...]
     members: tuple[NDArray[np.int64], ...]
     group_of: NDArray[np.int64]
 
     def freezing(self, reasons: Mapping[int, str]) -> Partition:
-        """The same groups, of which those with these numbers are frozen too."""
+        """The same groups, with those of these numbers frozen too."""
         groups = tuple(
             replace(group, frozen=reasons.get(number)) if group.frozen is None else group
             for number, group in enumerate(self.groups)
@@ -177,7 +177,7 @@ def _first_ids(components: Components) -> Ids:
 
 
 def _summed(trace: Trace, components: Components) -> NDArray[np.bool_]:
-    """Which components pass an addition of two activations."""
+    """The components that pass an addition of two activations."""
     summed = np.zeros(components.count, dtype=np.bool_)
     for first, _ in trace.sums:
         summed[components.label[first]] = True
@@ -219,7 +219,7 @@ def _makers(group: ChannelGroup) -> tuple[Slice, ...]:
 
 
 def _common(paths: list[str]) -> str:
-    """The path prefix that most of ``paths`` share (the longest such), if at least half do."""
+    """The longest path prefix that at least half of ``paths`` share."""
     counts = Counter(
         ".".join(path.split(".")[:depth]) for path in paths for depth in range(1, path.count(".") + 2)
     )

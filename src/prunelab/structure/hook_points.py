@@ -46,8 +46,8 @@ def find_hook_points(
     """For each group (given by its components), the hook points of its activations.
 
     From every contraction that reads a group, the trace is followed back, through pooling, views and concatenations, to
-    the nearest elementwise result. A hook point that is computed from another one of the same group by elementwise
-    functions and products alone is omitted: values that are zero at the first are zero at the second.
+    the nearest elementwise result. A hook point that is computed from another one of the same group only by elementwise
+    functions and products is omitted: values that are zero at the first are zero at the second.
     """
     group_of = np.full(components.count, -1, dtype=np.int64)
     for number, channels in enumerate(members):
@@ -137,7 +137,8 @@ def _located(marked: Marked, components: Components, channels: NDArray[np.int64]
 
 @contextmanager
 def observe(model: nn.Module, observers: Mapping[HookPoint, Callable[[Tensor, int], None]]) -> Iterator[None]:
-    """Inside, every forward pass of ``model`` calls ``observers[hook_point](tensor, dim)`` for each hook point.
+    """Context in which every forward pass of ``model`` calls ``observers[hook_point](tensor, dim)`` for each hook
+    point.
 
     The tensor is the one that the network uses next (part of the autograd graph if gradients are enabled), with its
     channels along ``dim``. It may come from a module or from functional code. ``model`` must be the analysed module.

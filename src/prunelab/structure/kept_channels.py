@@ -1,4 +1,4 @@
-"""Which channels of a group to keep, as users write it: indices or a boolean mask."""
+"""The channels of a group to keep, given by indices or by a boolean mask."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The inputs and outputs of convolutions and linear layers during a forward pass.
 
-A layer is identified by its weight: every call of ``conv1d``, ``conv2d`` or ``linear`` with a parameter of the
-network is one, in a module or in functional code. So subclasses that pad their input in their own way and networks
-without modules need no special case.
+A layer is identified by its weight: every call of ``conv1d``, ``conv2d`` or ``linear`` with a parameter of the network
+is a layer, in a module or in functional code. Subclasses with a padding of their own and networks without modules
+therefore need no special case.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Use:
     def chosen(self, positions: int, seed: int) -> Tensor:
         """(N, P) random positions of the output map of each image; all of them if there are at most ``positions``.
 
-        They depend on the seed and the shape only, not on the distribution of images among ranks.
+        They depend only on the seed and the shape, not on the distribution of images among ranks.
         """
         height, width = self.map_size
         available, images = height * width, len(self.images)
@@ -86,7 +86,7 @@ class Use:
         columns = (chosen % width * self.stride[1])[:, :, None, None] + along
         image = torch.arange(len(chosen), device=chosen.device).reshape(-1, 1, 1, 1)
         windows = padded[image, :, rows, columns]  # (N, P, kernel height, kernel width, channels)
-        windows = windows.movedim(-1, 2).flatten(3).flatten(0, 1)  # (N P, channels, taps)
+        windows = windows.movedim(-1, 2).flatten(3).flatten(0, 1)  # (N P, channels, kernel positions)
         return windows.reshape(len(windows), self.groups, -1).movedim(1, 0)
 
     def summed_inputs(self) -> Tensor:
@@ -148,7 +148,7 @@ class Watch(TorchFunctionMode):
         if name in _PASSES and args:
             self._store(out, self._maker(args[0]))
         elif isinstance(out, Tensor):
-            self._made_by.pop(id(out), None)  # changed in place, or a new tensor with an old number
+            self._made_by.pop(id(out), None)  # changed in place, or a new tensor with a reused id
         return out
 
     def _layer(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -17,8 +17,8 @@ from prunelab.structure.tracing.marks import Marked, Step, Term, Trace, Visit
 
 @dataclass(frozen=True)
 class _Operands:
-    """The activation that a layer reads and the dimension that it contracts, the dimension of the result that it makes,
-    and its weight (None: another activation)."""
+    """The activation that a layer reads and the dimension that it contracts, the channel dimension of its result, and
+    its weight (None: another activation)."""
 
     source: Marked
     read: int
@@ -37,7 +37,7 @@ class _Builder:
     def __init__(self, trace: Trace, forms: Forms, network: Described) -> None:
         self.trace, self.forms, self.network = trace, forms, network
         self.homes = BlockColumns(network.blocks)
-        # All of them first: the columns of ``alive`` are then numbered as in the cost model.
+        # All terms first, so that the columns of ``alive`` are numbered as in the cost model.
         self.sizes = parameter_terms(trace, network, self.homes)
         self.visits: dict[str, list[Visit]] = {}
         for visit in trace.visits:

@@ -1,4 +1,4 @@
-"""Facts about single layers: shapes, kernels, widths, parameters and operations, for any widths of the groups."""
+"""Shapes, kernels, widths, parameters and operations of single layers, for any widths of the groups."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Layer:
         in_channels, out_channels: contracted width, and width of the result.
         params: entries of the parameters that it reads (weight and bias).
         macs, flops: for one image.
-        reads, makes: names of the groups whose channels it reads and makes.
+        reads, makes: names of the groups whose channels it reads and produces.
     """
 
     position: int
@@ -62,7 +62,7 @@ class ModuleCost:
     Attributes:
         module: path of the module.
         kind: its class.
-        runs: how often it is called in one forward pass.
+        runs: number of its calls in one forward pass.
         input_shape, output_shape: of its first call; () if it takes or returns something other than a tensor first.
         kernel, stride: of its first convolution; else ().
         groups: of its first convolution; else 1.
@@ -98,7 +98,7 @@ class LayerWidths:
 
 @dataclass(frozen=True)
 class Located:
-    """A layer or module of the full network, and the forms and blocks that its figures follow.
+    """A layer or module of the full network, and the forms and blocks on which its figures depend.
 
     ``shapes`` are the forms of each dimension of the input and the output; ``widths`` those of a layer's in_channels,
     out_channels and groups; ``block`` is the column of ``alive``.
@@ -112,7 +112,7 @@ class Located:
 
 @dataclass(frozen=True)
 class Owned:
-    """A sum whose terms belong to rows of a table: term t counts for row ``rows[t]`` (-1: for none)."""
+    """A sum whose terms belong to rows of a table: term t is part of row ``rows[t]`` (-1: of none)."""
 
     terms: CostSum
     rows: NDArray[np.int64]

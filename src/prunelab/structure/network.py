@@ -25,13 +25,13 @@ from prunelab.structure.tracing.trace import Mode, Tracer, run
 
 _TORCH, _PRUNELAB = (f"{Path(file).parent}{os.sep}" for file in (torch.__file__, prunelab.__file__))
 MANY_GROUPS = 8
-"""Whole groups are removed from a group normalisation of at least this many groups: exact, and not too coarse."""
+"""Least number of groups of a group normalisation from which whole groups are removed (exact, and not too coarse)."""
 
 
 class Network:
     """Runs ``model`` on ``example_input`` under a tracer: on the meta device if that is possible, else on its device.
 
-    ``exact``, ``cardinality`` and ``outputs`` as for ``analyze``.
+    ``exact``, ``cardinality`` and ``outputs``: see ``analyze``.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Network:
         return trace
 
     def _chosen(self, returned: Any) -> Any:
-        """The outputs that matter; all of them if training mode returns something else than evaluation mode."""
+        """The chosen outputs; all of them if training mode returns other outputs than evaluation mode."""
         form = type(returned), tree_structure(returned)
         if self.mode is evaluation_mode:
             self._form = form
@@ -170,7 +170,7 @@ class Network:
     def _joined(self, trace: Trace) -> frozenset[str]:
         """The modules from which at most one whole group could be removed.
 
-        Also a normalisation that remains inexact, if it has fewer groups than channels in one.
+        Also normalisations that remain inexact and have fewer groups than channels per group.
         """
         losing = {key: ids for key, ids in trace.numbers.items() if key[0] in self.group_wise}
         if not losing:
@@ -191,14 +191,14 @@ class Network:
         return {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
 
     def kinds(self) -> dict[str, str]:
-        """The class of each module by its path; that of a layer with a parametrisation is the one it was made of."""
+        """The class of each module by its path; for a layer with a parametrisation its original class."""
         return {
             path: parametrize.type_before_parametrizations(module).__name__
             for path, module in self.model.named_modules()
         }
 
     def aliases(self) -> dict[str, tuple[str, ...]]:
-        """All names of each parameter, by its first."""
+        """All names of each parameter, by its first name."""
         names: dict[int, list[str]] = {}
         for name, tensor in self.tensors.items():
             names.setdefault(id(tensor), []).append(name)
@@ -227,7 +227,7 @@ def group_norms(model: nn.Module) -> frozenset[str]:
 
 
 def group_wise_norms(model: nn.Module, least: int) -> frozenset[str]:
-    """The paths of group normalisations of at least ``least`` groups, which lose whole groups."""
+    """The paths of group normalisations of at least ``least`` groups, from which whole groups are removed."""
     return frozenset(
         path
         for path, module in model.named_modules()
@@ -236,7 +236,7 @@ def group_wise_norms(model: nn.Module, least: int) -> frozenset[str]:
 
 
 def kernels(model: nn.Module) -> set[str]:
-    """The weights of convolutions, also behind a parametrisation (weight normalisation)."""
+    """The weights of convolutions, also those with a parametrisation (weight normalisation)."""
     inside = tuple(f"{path}." if path else "" for path in convolutions(model))
     return {name for name in named_tensors(model) if name.startswith(inside)}
 

@@ -17,13 +17,13 @@ from prunelab.structure.surgery.rewriting import Width
 VERSION = 1
 FUNCTIONS = ("identity", "relu", "relu6")
 LEAVES = (*FUNCTIONS, *(f"({function},)" for function in FUNCTIONS))
-"""The functions that replace a dropped block; in parentheses: of a block that returns a tuple of one tensor."""
+"""The functions that replace a dropped block; in parentheses those of a block that returns a tuple of one tensor."""
 Indices = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Of the ``size`` entries in dimension ``dim`` of ``tensor``, those at ``indices`` (ascending) are kept."""
+    """The entries at ``indices`` (ascending) are kept of the ``size`` entries in dimension ``dim`` of ``tensor``."""
 
     tensor: str
     dim: int
@@ -169,7 +169,7 @@ class PruningPlan:
         )
 
     def _came_apart(self, later: PruningPlan, followed: Collection[str]) -> dict[str, tuple[str, int]]:
-        """The groups of which ``later`` removes a part -> the weight and dimension that count their width."""
+        """The groups of which ``later`` removes a part -> the weight and dimension whose size is their width."""
         again = {(cut.tensor, cut.dim) for cut in later.cuts}
         known = {weight for name in followed for weight in self.makers.get(name, ())}
         apart = {}
@@ -177,7 +177,7 @@ class PruningPlan:
             weights = set(self.makers.get(name, ())) - known
             theirs = [each for each, others in later.makers.items() if weights & set(others)]
             places = [self._filters(name, weights), *(later._filters(each, weights) for each in theirs)]
-            # Producers of its parts alone.
+            # Only producers of its parts.
             places += [later._filters(each, later.makers[each]) for each in theirs]
             place = next((place for place in places if place in again), None)
             if place is not None:
@@ -193,7 +193,7 @@ class PruningPlan:
         )
 
     def _cuts_with(self, later: PruningPlan) -> dict[tuple[str, int], Cut]:
-        """The cuts of both plans, by tensor and dimension, without tensors in blocks that ``later`` drops."""
+        """The cuts of both plans, by tensor and dimension, except for tensors in blocks that ``later`` drops."""
         inside = tuple(f"{name}." for name in later.dropped_blocks)
         cuts = {(cut.tensor, cut.dim): cut for cut in self.cuts if not cut.tensor.startswith(inside)}
         for cut in later.cuts:
@@ -280,7 +280,7 @@ def _width(module: str, method: Any, call: Any, argument: Any, of: Any, text: An
 
 
 def _check_replaced(dropped: tuple[str, ...], replaced: Mapping[str, str]) -> None:
-    """Every dropped block, and nothing else, is replaced by itself or with a block around it, by a known function."""
+    """Check that exactly the dropped blocks are replaced, alone or with a block around them, by a known function."""
     if unknown := sorted(set(replaced) - set(dropped)):
         raise ValueError(f"{unknown[0]!r} is replaced but not among the dropped blocks")
     for name in dropped:

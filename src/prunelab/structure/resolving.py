@@ -1,4 +1,4 @@
-"""Resolver: from kept channels and dropped blocks to the plan that names every cut of a tensor."""
+"""Resolver: from kept channels and dropped blocks to a plan with every cut of a tensor."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Resolver:
         for origin in self.trace.ids.origins:
             mask = removed_ids[origin.start : origin.start + origin.size]
             names = self.aliases.get(origin.tensor, (origin.tensor,))
-            # A tensor without a name outside of dropped blocks is removed with them.
+            # A tensor whose names are all in dropped blocks is removed with them.
             name = next((name for name in names if not name.startswith(inside)), None)
             if mask.any() and name is not None:
                 cuts.append(Cut(name, origin.dim, origin.size, tuple(np.flatnonzero(~mask).tolist())))
@@ -55,7 +55,7 @@ class Resolver:
         )
 
     def for_trials(self, kept: Mapping[str, tuple[int, ...]]) -> Callable[[tuple[Remedy, ...]], PruningPlan]:
-        """The plans that keep these channels, for any remedies; their cuts are computed once."""
+        """Plans that keep these channels, for any remedies; their cuts are computed once."""
         plan, removed = self(kept), self._removed_ids(kept)
 
         def with_remedies(remedies: tuple[Remedy, ...]) -> PruningPlan:

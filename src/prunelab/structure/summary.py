@@ -31,7 +31,7 @@ _STYLE = "text-align:left;vertical-align:top;padding:2px 10px"
 
 
 def short(graph: Structure) -> str:
-    """One line: how much of what can be removed, and what the network costs."""
+    """One line: the numbers of removable parts, and the costs of the network."""
     levels = Counter(group.level for group in graph.groups)
     kinds = ", ".join(f"{count} {level}" for level, count in levels.items())
     counted = [
@@ -45,7 +45,7 @@ def short(graph: Structure) -> str:
 
 
 def html(graph: Structure) -> str:
-    """The groups with the share of FLOPs and parameters that all of their channels have, blocks, and frozen groups."""
+    """The groups with the share of FLOPs and parameters of all their channels, blocks, and frozen groups."""
     rows = [
         (group.name, group.level, str(group.size), *share, "" if group.exact else f"inexact: {group.inexact}")
         for group, share in zip(graph.groups, _shares_of_groups(graph), strict=True)
@@ -76,7 +76,7 @@ def _shares_of_blocks(graph: Structure) -> list[tuple[str, str]]:
 
 
 def _shares(graph: Structure, widths: np.ndarray, alive: np.ndarray) -> list[tuple[str, str]]:
-    """For each row the shares of FLOPs and parameters that are gone with these widths and blocks."""
+    """For each row the shares of FLOPs and parameters that are removed with these widths and blocks."""
     if not len(widths):
         return []
     flops = 1 - graph.cost.flops(widths, alive) / max(graph.cost.flops(), 1)

@@ -1,7 +1,7 @@
-"""What a network does in training mode only: auxiliary heads, deep supervision, other outputs.
+"""Parts of a network that only run in training mode: auxiliary heads, deep supervision, other outputs.
 
-Such parts read channels that evaluation mode makes, so that they must lose the same channels. Both modes are traced
-with the same ids, and what one of them ties or freezes is tied or frozen.
+Such parts read channels that evaluation mode produces, so the same channels must be removed from them. Both modes are
+traced with the same ids, and ids that one of them ties or freezes are tied or frozen in both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prunelab.structure.tracing.ids import Components
 from prunelab.structure.tracing.marks import Step, Trace
 from prunelab.structure.tracing.training_code import may_differ
 
-# Results with the shape and the channels of an operand: no constant of the program can fail there.
+# The results have the shape and channels of an operand, so that no constant of the program can fail there.
 _ELEMENTWISE = {"pointwise", "add", "mul"}
 _IDENTITIES = {"native_dropout", "clone", "detach", "alias", "_to_copy", "contiguous"}
 
@@ -37,7 +37,7 @@ class InTraining:
         return set() if self.trace is None else self.trace.met()
 
     def to_prove(self, trace: Trace) -> list[tuple[Network, Trace]]:
-        """The run, if it has operators on channels that ``trace``, the run in evaluation mode, has not."""
+        """The run, if it has operators on channels that are not in ``trace``, the run in evaluation mode."""
         if self.trace is None:
             return []
         known = {_key(step) for step in trace.steps}
@@ -52,7 +52,7 @@ def in_training(network: Network, trace: Trace) -> InTraining:
         return InTraining(other)
     try:
         training = other.trace_again(trace)
-    except Exception as error:  # such as a detector, which needs the true boxes in training mode
+    except Exception as error:  # for example a detector, which needs target boxes in training mode
         return InTraining(other, failure=error_line(error))
     trace.adopt(training)
     return InTraining(other, training)
@@ -61,10 +61,10 @@ def in_training(network: Network, trace: Trace) -> InTraining:
 def out_of_use(
     trace: Trace, training: InTraining, components: Components, parts: Partition
 ) -> dict[int, str]:
-    """The groups that stay whole because evaluation mode does not make their channels, or because no layer reads them:
-    number -> reason.
+    """The groups that are not pruned because evaluation mode does not produce their channels, or because no layer reads
+    them: number -> reason.
 
-    An output that the network computes but does not return in this mode is such a group, and someone may want it.
+    An output that the network computes but does not return in this mode is such a group; other code may use it.
     """
     met = trace.met()
     read = _read(trace, training, components)
@@ -77,7 +77,9 @@ def out_of_use(
     for number, group in enumerate(parts.groups):
         makers = group.producers
         if makers and not any(found.parameter in met for found in makers):
-            reasons[number] = "only training mode makes these channels, so that evaluation would not gain"
+            reasons[number] = (
+                "only training mode produces these channels, so that their removal saves nothing in evaluation mode"
+            )
         elif not read[parts.members[number]].any() and not group.having("consumer"):
             reasons[number] = f"no layer reads these channels {modes}"
     return reasons

@@ -1,4 +1,4 @@
-"""Networks inside of wrappers: compiled ones run uncompiled, others must be passed without the wrapper."""
+"""Networks in wrappers: compiled ones are run uncompiled, others must be passed without the wrapper."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ _PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParalle
 
 @contextmanager
 def uncompiled(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside, no part of ``model`` is compiled -> the network inside of ``torch.compile(network)``, or ``model``.
+    """Context in which no part of ``model`` is compiled -> the network inside ``torch.compile(network)``, or ``model``.
 
-    Modules that ``torch.compile`` wraps stand in the place of their wrapper, ``module.compile()`` is undone, and
+    Modules replace the wrappers that ``torch.compile`` put around them, ``module.compile()`` is undone, and
     compiled functions run as plain Python: the paths of modules and the names of tensors are those of the network that
     was compiled. Afterwards everything is compiled as before, except what was replaced inside. PyTorch's attention runs
     as ``SlimAttention``, also afterwards if its widths were changed inside.
 
-    Raises UserError for anything that is no network, or whose program cannot be followed (``DataParallel``,
-    TorchScript).
+    Raises UserError if ``model`` is not a network or its program cannot be traced (``DataParallel``, TorchScript).
     """
     check_network(model)
     with ExitStack() as stack:
@@ -59,7 +58,7 @@ def _modules(model: nn.Module) -> list[nn.Module]:
 
 
 def _original(module: nn.Module) -> nn.Module:
-    """What ``torch.compile`` was given."""
+    """The argument of ``torch.compile``."""
     while (inner := module._modules.get("_orig_mod")) is not None:
         module = inner
     return module
@@ -73,7 +72,7 @@ def _compile_again(parent: nn.Module, name: str, child: nn.Module) -> None:
 def check_network(model: Any) -> None:
     """Raises UserError if ``model`` is not a network that prunelab can analyse; the message names what to pass."""
     if isinstance(model, type):
-        raise UserError(f"the network is a class; make an object of it first: {model.__name__}(...)")
+        raise UserError(f"the network is a class; create an object of it first: {model.__name__}(...)")
     if not isinstance(model, nn.Module):
         advice = "program.module()" if type(model).__name__ == "ExportedProgram" else "a torch.nn.Module"
         raise UserError(f"the network is of type {type(model).__name__}; pass {advice} instead")
@@ -86,7 +85,7 @@ def check_network(model: Any) -> None:
             )
         if kind.__name__ in _PARALLEL and kind.__module__.startswith("torch."):
             raise UserError(
-                f"{_place(model, module)} is wrapped in {kind.__name__}. Pass the network inside of it (its attribute "
+                f"{_place(model, module)} is wrapped in {kind.__name__}. Pass the network inside it (its attribute "
                 "'module'), and wrap the pruned network afterwards."
             )
 

@@ -240,7 +240,8 @@ class Walls:
         """(removed, rest) before step ``step``, fractions of the full network's cost.
 
         removed: the cost removed by ``row`` (groups of the graph,), in which undecided groups have their smallest
-        width. rest: the cost that later groups can still save, from full to smallest width.
+            width.
+        rest: the cost that later groups can still save, from full to smallest width.
         """
         later = self.columns[step + 1 :]
         whole = row.copy()

@@ -1,7 +1,7 @@
 """Trials of residual blocks: without a block, the network must run all other operators as before.
 
-A module may be more to its network than the function that it computes: the network reads an attribute of it, or has
-registered a hook that collects its output.
+A network may depend on a module in other ways than by its output: it may read an attribute of the module, or have a
+hook that collects its output.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prunelab.structure.tracing.marks import Trace, Visit
 
 @dataclass(frozen=True)
 class BlockTrials:
-    """The trials of blocks. Channels are removed too (``removal``), so that the plans of a trial are those of a user.
+    """The trials of blocks. Channels are removed too (``removal``), as in the plans of a user.
 
     ``runs``: the network in each mode that is proved, and its trace there.
     """
@@ -50,7 +50,7 @@ class BlockTrials:
         return reasons
 
     def _divide(self, visits: Sequence[Visit], passed: list[Visit], reasons: dict[str, str]) -> None:
-        """Add the visits that can be dropped together with ``passed`` to it, and the others to ``reasons``."""
+        """Add visits that can be dropped together with ``passed`` to ``passed``, and the others to ``reasons``."""
         reason = self._trial([*passed, *visits])
         if reason is None:
             passed.extend(visits)
@@ -62,7 +62,7 @@ class BlockTrials:
             self._divide(visits[half:], passed, reasons)
 
     def _trial(self, visits: Sequence[Visit]) -> str | None:
-        """Why the network fails without these blocks; None if it does not."""
+        """The reason why the network fails without these blocks; None if it does not."""
         dropped = {visit.module: visit.wrapped for visit in visits}
         for network, trace in self.runs:
             inside = {
@@ -80,7 +80,7 @@ class BlockTrials:
             if failure is not None:
                 step = trace.steps[failure.step]
                 place = f"in {step.module}" if step.module else "in the forward pass of the network"
-                return f"without it the network does something else from {step.op} {place} on"
+                return f"without it the network runs other operators from {step.op} {place} on"
         return None
 
 
@@ -90,8 +90,8 @@ def _last_reads(trace: Trace) -> dict[int, int]:
 
 
 def _changed_in_place(trace: Trace, visit: Visit, last_read: dict[int, int]) -> bool:
-    """Whether an operator after the block writes into its output, which would be its input, before the last read of
-    that."""
+    """Whether an operator after the block writes into its output, which would be its input, before the last read of the
+    input."""
     if visit.entered is None or visit.left is None:
         return False
     return any(

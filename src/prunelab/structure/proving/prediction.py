@@ -14,7 +14,7 @@ from prunelab.structure.tracing.marks import Marked, Step, Trace
 
 Shape = tuple[int, ...]
 
-# Whether a copy is made (or ``as_strided_`` runs) depends on the memory layout; the views of it differ in name only.
+# Copies and ``as_strided_`` depend on the memory layout; their views differ only in name.
 _COPIES = {"clone", "contiguous", "as_strided_"}
 _CONSTANT = "has a constant size: it would have to be -1 or computed from the shape of the tensor"
 _OTHER_OPERATORS = "with another width the network runs other operators"
@@ -23,7 +23,7 @@ _VIEWS = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
 
 @dataclass(frozen=True)
 class Failure:
-    """The first traced operator with a result other than predicted."""
+    """The first traced operator whose result differs from the prediction."""
 
     step: int
     reason: str
@@ -53,7 +53,7 @@ def is_view(step: Step) -> bool:
 
 
 class Prediction:
-    """Receives each operator of a pruned run and ends the run at the first with a result other than predicted.
+    """Receives each operator of a pruned run and ends the run at the first whose result differs from the prediction.
 
     ``expected`` are the significant steps of the full run; ``removed`` is True for removed ids. With ``last``, the run
     also ends after that step. ``place`` counts the significant steps.
@@ -113,7 +113,7 @@ class Prediction:
         if _VIEWS.get(before.op, before.op) != _VIEWS.get(after.op, after.op):
             return f"with another width the network runs {after.op} instead of {before.op}"
         if len(before.outputs) != len(after.shapes):
-            return f"with another width {before.op} makes another number of parts"
+            return f"with another width {before.op} returns another number of parts"
         for expected, found in zip(before.outputs, after.shapes, strict=True):
             if not self._as_predicted(expected, found):
                 return f"{before.op} {_CONSTANT}"
@@ -124,7 +124,8 @@ class Prediction:
         return None
 
     def _as_predicted(self, expected: Marked, found: Shape) -> bool:
-        """Whether a tensor of the pruned run has the predicted shape; uniform and not followed tensors may have any."""
+        """Whether a tensor of the pruned run has the predicted shape; uniform tensors and those not followed may have
+        any."""
         if expected.uniform or not expected.followed:
             return True
         if len(expected.shape) != len(found):
@@ -136,7 +137,7 @@ class Prediction:
         )
 
     def _kept(self, ids: Ids) -> int:
-        """How many of ``ids``, an array of the full run, are not removed."""
+        """The number of ``ids``, an array of the full run, that are not removed."""
         left = self._left.get(id(ids))
         if left is None:
             left = self._left[id(ids)] = int(ids.size - self._removed[ids].sum())

@@ -2,8 +2,8 @@
 
 Programs contain constants: a view to a hard-coded shape, ``x[:, :32]``, ``reshape(..., self.num_heads, ...)``. A trial
 that removes a part of every group finds them: the operators must be the same, every output must have the predicted
-shape, and every constant that counts channels the predicted value. (Where widths may agree by chance, there are more
-trials with other widths.) A group that fails is frozen, alone, unless the constant can be adapted (``remedies``).
+shape, and every constant that counts channels the predicted value. (If widths may agree by chance, there are more
+trials with other widths.) Only the group that fails is frozen, unless the constant can be adapted (``remedies``).
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def prove(
     resolver: Resolver,
     known: tuple[Remedy, ...] = (),
 ) -> tuple[dict[int, str], tuple[Remedy, ...]]:
-    """The groups that fail in a trial (number -> reason), and the remedies that the others need: those ``known`` from
-    another run, then new ones."""
+    """The groups that fail in a trial (number -> reason), and the remedies for the others: those ``known`` from another
+    run, then new ones."""
     proof = _Proof(network, trace, components, parts, resolver, known)
     trials = range(proof.trials.count)
-    while not all(proof.holds(trial) for trial in trials):  # a remedy for one may make another fail
+    while not all(proof.holds(trial) for trial in trials):  # a remedy for one trial may make another fail
         pass
     return proof.broken, proof.remedies
 
@@ -126,7 +126,7 @@ class _Proof:
     ) -> Failure | None:
         """Remove a part of the chosen groups; None if the run is as predicted (up to step ``last``).
 
-        Every group loses another fraction, so that no two widths agree by chance.
+        The removed fraction differs between groups, so that no two widths agree by chance.
         """
         wanted = frozenset(chosen)
         remedies = self.remedies if remedies is None else remedies
@@ -178,7 +178,7 @@ class _Proof:
                 if again is None or again.step > failure.step:
                     self.remedies = tried
                     return True
-                if again.step == failure.step:  # without effect on earlier steps, and no help here
+                if again.step == failure.step:  # no effect on earlier steps, and none here
                     break
         return False
 
@@ -202,8 +202,8 @@ class _Proof:
         return lambda new: failing(new) is None
 
     def freeze(self, failure: Failure) -> None:
-        """Freeze the groups that cause a failure: those at the failing operator that fail alone, else those that a
-        binary search finds, among the groups in the module of that operator or else among all. Operators after the
+        """Freeze the groups that cause a failure: those at the failing operator that fail alone, else those found by a
+        binary search, first among the groups in the module of that operator, then among all. Operators after the
         failing one are not compared.
 
         Groups at the same places of other modules of the same class are tried too.
@@ -301,6 +301,6 @@ class _Proof:
                 suspects = suspects[:half]
             elif self.trial(suspects[half:], last=last) is not None:
                 suspects = suspects[half:]
-            else:  # only both halves together fail
+            else:  # the halves fail only together
                 return set(suspects[half:])
         return set(suspects)

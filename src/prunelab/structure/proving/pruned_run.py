@@ -105,7 +105,7 @@ class PrunedRun:
                 call_with(module, own, args, dict(kwargs))
             except EndOfRun:
                 return None
-            except Exception as error:  # a program may raise anything for an unexpected width
+            except Exception as error:  # a program may raise any error for an unexpected width
                 self.error = error
                 return calls.function
         return None

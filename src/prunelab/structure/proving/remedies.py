@@ -30,8 +30,8 @@ class LinkedAttribute:
 
 @dataclass(frozen=True)
 class ComputedWidth:
-    """A width in the source of a module that PyTorch computes in a pruned network. Where the width comes from (the
-    input of the module, its heads) is not known."""
+    """A width in the source of a module that PyTorch computes in a pruned network. The origin of the width (the input
+    of the module, its heads) is not known."""
 
     module: str
     width: Width
@@ -48,7 +48,7 @@ class Option(NamedTuple):
 
 
 def key(remedy: Remedy) -> tuple[object, ...]:
-    """Equal for equal remedies."""
+    """A key that is equal for equal remedies."""
     if isinstance(remedy, ComputedWidth):
         return remedy.module, remedy.width
     return remedy.module, remedy.attribute, remedy.ids.tobytes()
@@ -58,7 +58,7 @@ def options(
     module: nn.Module, step: Step, widths: list[Ids], known: Collection[tuple[str, str]]
 ) -> list[Option]:
     """The options at ``step`` of ``module``, an operator with these ``widths``. Attributes (module, name) in ``known``
-    are adapted already. Attributes are tried first, so that they stay correct."""
+    are already adapted. Attributes are tried first, so that their values stay correct."""
     own = {name: value for name, value in _integers(module).items() if _at(step, name) not in known}
     single = {
         (name, ids.tobytes()): ((name, place),)
@@ -124,7 +124,7 @@ def _hard_coded(module: nn.Module, step: Step) -> tuple[list[Width], list[Width]
 
 def _integers(module: nn.Module) -> dict[str, int]:
     """The integers of a module, and of its children ("child.name"), because it may call their methods. Attributes of
-    PyTorch's layers are derived from their weights elsewhere."""
+    PyTorch's layers are excluded: ``apply`` derives them from their weights."""
     found = integers(module)
     for child, inner in module.named_children():
         if not type(inner).__module__.startswith("torch.nn"):

@@ -24,11 +24,11 @@ class Trials:
         self.count = 1 + (self._at_few() if _may_agree_by_chance(trace) else 0)
 
     def _at_few(self) -> int:
-        """The number of further trials in which any two groups of few channels lose different numbers once."""
+        """The number of further trials until any two groups of few channels have lost different numbers once."""
         return max(1, (len(self._few) - 1).bit_length())
 
     def removed(self, trial: int, number: int, size: int) -> NDArray[np.int64]:
-        """The channels that group ``number`` of ``size`` > 1 loses: 15 to 65 %.
+        """The channels that are removed from group ``number`` of ``size`` > 1: 15 to 65 %.
 
         In each trial after the first, a group of few channels loses the largest or the smallest possible number, by one
         bit of its number per trial. Two channels are kept (PyTorch runs other operators for one), or one of two.
