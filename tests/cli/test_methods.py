@@ -12,13 +12,14 @@ from prunelab.methods.about import About
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.slow  # all methods are made once
+
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, About]:
     return methods()
 
 
-@pytest.mark.slow
 def test_the_readme_is_current(found: dict[str, About]) -> None:
     """prunelab-methods --write docs/reference/methods.md"""
     text = (ROOT / "docs/reference/methods.md").read_text()

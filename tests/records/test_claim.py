@@ -139,7 +139,7 @@ def test_a_process_that_was_suspended_goes_on_if_no_other_one_came(
     assert (tmp_path / "result").read_text() == "of the first"
 
 
-@pytest.mark.parametrize("age", [0.0, 3600.0])
+@pytest.mark.parametrize("age", [pytest.param(0.0, marks=pytest.mark.slow), 3600.0])
 def test_an_empty_lease_file_is_removed_when_a_lease_of_its_age_has_expired(
     tmp_path: Path, age: float
 ) -> None:

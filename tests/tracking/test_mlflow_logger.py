@@ -6,16 +6,18 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 
 from prunelab.errors import UserError
 from prunelab.experiment import run
 from prunelab.tracking import EpochRow, MlflowLogger
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run  # mlflow takes a second to import: only where a test needs it
+
+pytestmark = pytest.mark.slow
 
 Configure = Callable[..., dict[str, Any]]
 
@@ -30,6 +32,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def runs(store: str, experiment: str = "tests") -> dict[tuple[str, str], Run]:
     """The runs in a store, by method and job."""
+    from mlflow.tracking import MlflowClient
+
     client = MlflowClient(tracking_uri=store)
     found = client.get_experiment_by_name(experiment)
     assert found is not None
@@ -39,7 +43,6 @@ def runs(store: str, experiment: str = "tests") -> dict[tuple[str, str], Run]:
     }
 
 
-@pytest.mark.slow
 def test_whole_runs_and_the_baseline_that_they_share(smallest: Configure, store: str) -> None:
     outcomes = {
         method: run(smallest("logger=mlflow", f'logger.tracking_uri="{store}"', f"method={method}"))
@@ -59,7 +62,6 @@ def test_whole_runs_and_the_baseline_that_they_share(smallest: Configure, store:
     assert "val/top1" in found["l1", "recovery"].data.metrics
 
 
-@pytest.mark.slow
 def test_a_resumed_run_continues_the_same_run(smallest: Configure, tmp_path: Path, store: str) -> None:
     folder = tmp_path / "outputs" / "tests" / "abc"
     folder.mkdir(parents=True)
@@ -71,13 +73,14 @@ def test_a_resumed_run_continues_the_same_run(smallest: Configure, tmp_path: Pat
         logger.close()
 
     ((job, each),) = runs(store).items()
+    from mlflow.tracking import MlflowClient
+
     history = MlflowClient(tracking_uri=store).get_metric_history(each.info.run_id, "val/top1")
     assert job == ("l1", "recovery")
     assert sorted((point.step, point.value) for point in history) == [(1, 0.25), (2, 0.5), (3, 0.75)]
     assert each.info.status == "FAILED"  # closed without a record
 
 
-@pytest.mark.slow
 def test_without_a_server_there_is_a_local_database(
     smallest: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +103,9 @@ def test_an_error_of_the_store_does_not_end_the_run(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
     def fail(*arguments: object, **more: object) -> None:
         raise MlflowException("the store is full\nand more")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,20 @@ import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import battery
+
 from prunelab.cli.config import configure
-from prunelab.methods import LearningMethod
 from prunelab.steps.setup import made
 from prunelab.training import Machine, Training
 
-CONF = Path(__file__).parents[3] / "conf/method"
+pytestmark = pytest.mark.slow
+
+LEARNING = [name for name in battery.METHODS if battery.learns(name)]
 
 
-def learning_methods() -> dict[str, LearningMethod]:
-    chosen = {
-        file.stem: configure(["budget.flops=0.5", f"method={file.stem}"]) for file in CONF.glob("*.yaml")
-    }
-    methods = {name: made(config["method"], "method") for name, config in sorted(chosen.items())}
-    return {name: method for name, method in methods.items() if isinstance(method, LearningMethod)}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", learning_methods())
+@pytest.mark.parametrize("name", LEARNING)
 def test_a_method_learns_in_bfloat16(name: str, run: Any) -> None:
     record = run(f"method={name}", "trainer.precision=bf16-mixed", "fast_dev_run=1", "study=mixed").record
     assert record.pruned.flops <= 0.5 * record.baseline.flops
@@ -47,7 +44,7 @@ class Half(Machine):
         return pl.Trainer(accelerator="cpu", plugins=plugins, **more)
 
 
-@pytest.mark.parametrize("name", learning_methods())
+@pytest.mark.parametrize("name", LEARNING)
 def test_a_method_learns_in_float16_with_a_scaler(
     name: str, small: nn.Module, learn: Any, context: Any
 ) -> None:

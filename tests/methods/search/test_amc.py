@@ -144,6 +144,7 @@ def test_the_search_ends_when_the_policy_repeats() -> None:
     assert method._done < 60
 
 
+@pytest.mark.slow
 def test_the_agent_learns_what_is_rewarded() -> None:
     """One step; the reward is largest at an action of 0.3."""
     agent = DDPG(2, 1, AgentSettings(actor_lr=1e-3, discount=0.0, memory=400), seed=0)
