@@ -25,7 +25,10 @@ import battery
 
 CPU = torch.device("cpu")
 
-SHORT = {"abcpruner": ("method.training=null", "method.sources=3", "method.cycles=1")}
+SHORT = {
+    "abcpruner": ("method.training=null", "method.sources=3", "method.cycles=1"),
+    "network_adjustment": ("method.training=null", "method.iterations=2"),
+}
 """Settings of methods that would take long, or that train candidates, which needs a whole run."""
 
 METHODS = [name for name in battery.METHODS if battery.decides_untrained(name)]

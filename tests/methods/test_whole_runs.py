@@ -20,6 +20,7 @@ WORDS = {
     "eagleeye": ("method.candidates=3",),
     "amc": ("method.episodes=3",),
     "abcpruner": ("method.evaluations=3", "method.training.epochs=1"),
+    "network_adjustment": ("method.iterations=2", "method.repeats=1", "method.training.epochs=1"),
     "channel_pruning": ("levels=[filter]",),
     "slimming": ("levels=[filter,stage,block]",),
     "ssl": ("levels=[filter,stage,block]", "method.step=subgradient"),

@@ -48,6 +48,7 @@ from prunelab.methods.search import (
     Candidate,
     EagleEye,
     Judge,
+    NetworkAdjustment,
     SearchMethod,
     WidthSpace,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "L1Norm",
     "L2Norm",
     "LearningMethod",
+    "NetworkAdjustment",
     "PruningCallback",
     "PruningContext",
     "PruningMethod",

@@ -28,6 +28,7 @@ WORDS = {
     "eagleeye": ("method.candidates=3", "method.tolerance=0.3", "method.draws=200"),
     "amc": ("method.episodes=2",),
     "abcpruner": ("method.training=null", "method.sources=2", "method.cycles=1"),
+    "network_adjustment": ("method.training=null", "method.iterations=2", "method.repeats=1"),
 }
 
 

@@ -21,6 +21,7 @@ SEARCHES = {
     "eagleeye": ("method.candidates=3", "method.tolerance=0.1"),
     "amc": ("method.episodes=3", "method.warmup=2"),
     "abcpruner": ("method.sources=2", "method.cycles=1", "method.training.epochs=1"),
+    "network_adjustment": ("method.iterations=3", "method.repeats=1", "method.training.epochs=1"),
     "autoslim": ("method.epochs=1", "method.steps=3"),
     "dmcp": ("method.epochs=1",),
 }

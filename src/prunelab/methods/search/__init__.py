@@ -8,6 +8,7 @@ from prunelab.methods.search.dmcp import DMCP
 from prunelab.methods.search.eagleeye import EagleEye
 from prunelab.methods.search.judge import Judge
 from prunelab.methods.search.method import SearchMethod
+from prunelab.methods.search.network_adjustment import NetworkAdjustment
 from prunelab.methods.search.widths import Candidate, WidthSpace
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Candidate",
     "EagleEye",
     "Judge",
+    "NetworkAdjustment",
     "SearchMethod",
     "WidthSpace",
 ]
