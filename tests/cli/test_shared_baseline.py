@@ -14,11 +14,11 @@ from tests.cli.conftest import Sweeps
 
 pytestmark = pytest.mark.slow
 
-PROCESSES = 8
+PROCESSES = 4
 EPOCHS = 120
 
 
-def test_of_eight_processes_one_trains_the_baseline_and_another_goes_on_when_it_dies(
+def test_of_four_processes_one_trains_the_baseline_and_another_goes_on_when_it_dies(
     sweeps: Sweeps, tmp_path: Path
 ) -> None:
     words = [f"baseline.training.epochs={EPOCHS}", "recipe.training.epochs=1"]

@@ -60,7 +60,6 @@ def test_the_generated_parts_are_refreshed_by_a_command(copy: Path) -> None:
         "| `spread` | [Authors, Title, Venue Year](https://example.org/paper) | weights |"
         in (copy / "docs/reference/methods.md").read_text()
     )
-    run(copy, "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", "tests/cli/test_methods.py")
 
 
 @pytest.mark.slow
