@@ -224,6 +224,9 @@ def _counted_flops(model: nn.Module, inputs: Any) -> int:
             additions += out.numel()
         if isinstance(module, nn.MultiheadAttention) and module.in_proj_bias is not None:
             additions += args[0].numel() // args[0].shape[-1] * module.in_proj_bias.numel()
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase) and module.bias:
+            biases = sum(each.numel() for name, each in module.named_parameters() if name.startswith("bias"))
+            additions += args[0].numel() // args[0].shape[-1] * biases
 
     for module in model.modules():
         module.register_forward_hook(count)

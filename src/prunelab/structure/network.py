@@ -53,6 +53,7 @@ class Network:
         if cardinality:
             self.group_wise |= grouped_convolutions(model)
         self.kernels = kernels(model)
+        self._fixed = projected_states(model)
         self.carry: dict[Place, int] = {}
         self.mode: Mode = evaluation_mode
         self._outputs = outputs
@@ -156,6 +157,9 @@ class Network:
             self._chosen,
         )
         self.decided = tracer.decisions.made
+        for origin in trace.ids.origins:
+            if origin.tensor in self._fixed:
+                trace.ids.freeze(origin.ids, self._fixed[origin.tensor])
         return trace
 
     def _chosen(self, returned: Any) -> Any:
@@ -239,6 +243,19 @@ def kernels(model: nn.Module) -> set[str]:
     """The weights of convolutions, also those with a parametrisation (weight normalisation)."""
     inside = tuple(f"{path}." if path else "" for path in convolutions(model))
     return {name for name in named_tensors(model) if name.startswith(inside)}
+
+
+def projected_states(model: nn.Module) -> dict[str, str]:
+    """The weights of recurrent layers that stay whole, each with the reason."""
+    return {
+        f"{path}.{name}".lstrip(
+            "."
+        ): f"{path}.proj_size must stay below hidden_size: PyTorch compares their values"
+        for path, module in model.named_modules()
+        if isinstance(module, nn.RNNBase) and module.proj_size
+        for name, _ in module.named_parameters()
+        if name.startswith(("weight_hh", "weight_hr"))
+    }
 
 
 def _stuck(trace: Trace, carry: Mapping[Place, int]) -> dict[Place, int]:

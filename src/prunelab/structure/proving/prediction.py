@@ -124,16 +124,16 @@ class Prediction:
         return None
 
     def _as_predicted(self, expected: Marked, found: Shape) -> bool:
-        """Whether a tensor of the pruned run has the predicted shape; uniform tensors and those not followed may have
-        any."""
-        if expected.uniform or not expected.followed:
+        """Whether a tensor of the pruned run has the predicted shape. Tensors that are not followed may have any, those
+        of one value any width that is not known."""
+        if not expected.followed:
             return True
         if len(expected.shape) != len(found):
-            return False
+            return expected.uniform
         return all(
             size == (before if ids is None else self._kept(ids))
             for dim, (before, ids, size) in enumerate(zip(expected.shape, expected.dims, found, strict=True))
-            if dim not in expected.spread
+            if dim not in expected.spread and not (expected.uniform and ids is None)
         )
 
     def _kept(self, ids: Ids) -> int:

@@ -245,13 +245,15 @@ class _Proof:
                 yield steps[ordinal]
 
     def _widths(self, step: Step) -> list[Ids]:
-        """The channel dimensions of all tensors in the Python-level call around ``step``, results first."""
-        marked = [m for other in self._by_call[step.call] for m in (*other.outputs, *other.inputs)]
+        """The channel dimensions of all tensors in the Python-level call around ``step``, results first, then channels
+        that are counted there."""
+        steps = self._by_call[step.call]
+        dims = [ids for other in steps for m in (*other.outputs, *other.inputs) for ids in m.dims]
+        counted = [claim.counted for other in steps for claim in other.claims]
         return [
             ids
-            for found in marked
-            for ids in found.dims
-            if ids is not None and self._groups(ids) & self.chosen
+            for ids in (*dims, *counted)
+            if ids is not None and ids.size and self._groups(ids) & self.chosen
         ]
 
     def _remedies(self, step: Step, option: Option) -> list[Remedy]:

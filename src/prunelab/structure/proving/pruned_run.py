@@ -21,6 +21,7 @@ from prunelab.structure.proving.prediction import Done, EndOfRun, Prediction
 from prunelab.structure.surgery.apply import drop_block, named_modules
 from prunelab.structure.surgery.temporary import as_pruned, call_with, pruned_tensors
 from prunelab.structure.tracing.data_decisions import Decisions, depends_on_data
+from prunelab.structure.tracing.marks import Step
 from prunelab.structure.tracing.operators import arithmetic, name_of, operands
 from prunelab.structure.tracing.rules.common import argument
 from prunelab.structure.tracing.shapes import compute
@@ -163,14 +164,19 @@ class _Comparing(TorchDispatchMode):
         else:
             out = compute(func, args, kwargs)
         outputs = operands(out)
-        claims = _claimed(name, args, kwargs, outputs) if before is not None and before.claims else ()
+        claims = _claimed(before, args, kwargs, outputs) if before is not None and before.claims else ()
         shapes = tuple(tuple(tensor.shape) for tensor in outputs)
         self._prediction(Done(name, shapes, arithmetic(name, args), claims))
         return out
 
 
-def _claimed(name: str, args: Any, kwargs: Any, outputs: list[Tensor]) -> tuple[int, ...]:
-    """The constants of an operator that count channels, at an operator with ``Claim``s in the full run."""
+def _claimed(before: Step, args: Any, kwargs: Any, outputs: list[Tensor]) -> tuple[int, ...]:
+    """The constants of an operator that count channels. ``before`` is the operator of the full run, with ``Claim``s."""
+    name = before.op
+    if name == "constant_pad_nd":
+        padding, dims = list(args[1]), before.inputs[0].dims
+        places = [place for place in range(0, len(padding), 2) if dims[-1 - place // 2] is not None]
+        return tuple(padding[each] for place in places for each in (place, place + 1))
     if name == "slice":
         source, dim = args[0], int(argument(args, kwargs, 1, "dim", 0))
         size = source.shape[dim]

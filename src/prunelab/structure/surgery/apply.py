@@ -281,6 +281,10 @@ def layer_widths(module: nn.Module, groups: int | None) -> list[tuple[str, Any]]
     if isinstance(module, nn.MultiheadAttention):
         weight = module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight
         return [("embed_dim", weight.shape[1])]
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase) and not getattr(module, "proj_size", 0):
+        layer = "" if isinstance(module, nn.RNNCellBase) else "_l0"
+        sizes = {"input_size": f"weight_ih{layer}", "hidden_size": f"weight_hh{layer}"}
+        return [(name, getattr(module, weight).shape[1]) for name, weight in sizes.items()]
     if isinstance(module, nn.LayerNorm | nn.RMSNorm) and shape:
         return [("normalized_shape", shape)]
     if isinstance(module, nn.GroupNorm) and shape:

@@ -94,7 +94,7 @@ class _Masking(Tracer):
                 gone = torch.ones(origin.size, dtype=torch.bool)
                 gone[list(cut.indices)] = False
                 removed[origin.start : origin.start + origin.size] = gone
-        self.removed = removed
+        self._removed = self._with_added(removed)
 
     def before(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         name = func.overloadpacket.__name__
@@ -139,10 +139,16 @@ class _Masking(Tracer):
         self.ledger.write(zeroed, marked)
         return zeroed
 
+    def _with_added(self, removed: Tensor) -> Tensor:
+        """``removed`` (of parameters) for all ids: channels that the program adds (zeros beside a narrow shortcut) are
+        removed with the channels that they are tied to."""
+        label = torch.from_numpy(self._components.label)
+        gone = torch.zeros(self._components.count, dtype=torch.bool)
+        gone[label[: removed.numel()][removed]] = True
+        return torch.cat([removed, gone[label[removed.numel() :]]])
+
     def _kept(self, ids: Ids) -> Tensor:
-        known = torch.tensor(ids)
-        born = known < self.removed.numel()
-        return ~(self.removed[known.clamp(max=self.removed.numel() - 1)] & born)
+        return ~self._removed[torch.tensor(ids)]
 
 
 def _dropped_additions(plan: PruningPlan, trace: Trace) -> dict[tuple[Call | None, str], int]:

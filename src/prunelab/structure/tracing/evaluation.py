@@ -32,7 +32,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         forget_caches(model)
         for module in model.modules():
             module.training = False
-        yield
+        with _plain_recurrence(model):
+            yield
     finally:
         for module, attributes, contents in saved:
             for name in _attributes(module).keys() - attributes.keys():
@@ -68,6 +69,22 @@ def _same_random_numbers() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(legacy)  # noqa: NPY002
+
+
+@contextmanager
+def _plain_recurrence(model: nn.Module) -> Iterator[None]:
+    """Inside, recurrent layers run as on the meta device: as matrix products and pointwise operators, not as one
+    operator of oneDNN or cuDNN."""
+    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        yield
+        return
+    backends = torch.backends.mkldnn, torch.backends.cudnn
+    enabled = [backend.set_flags(_enabled=False)[0] for backend in backends]
+    try:
+        yield
+    finally:
+        for backend, before in zip(backends, enabled, strict=True):
+            backend.set_flags(_enabled=before)
 
 
 def forget_caches(model: nn.Module) -> None:

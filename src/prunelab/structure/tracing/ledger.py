@@ -5,9 +5,10 @@ The interpreter (``trace.py``) owns one ledger and passes it to the rule of ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from weakref import ref
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -120,6 +121,15 @@ class Ledger:
             return first if second is None else second
         self.ids.tie(first, second)
         return first
+
+    def tie_filled(self, parts: Sequence[Ids], op: str) -> None:
+        """Channels of one value that ``op`` adds at several places: their numbers must be equal, because a program
+        computes only the sum (``(wide - narrow) // 2`` on each side)."""
+        if len({part.size for part in parts}) == 1:
+            self.ids.tie_rows(np.stack(parts))
+            return
+        for part in parts:
+            self.ids.freeze(part, f"{op} adds different numbers of channels at several places")
 
     def count(self, coefficient: float, factors: tuple[Ids, ...], bias: bool = False) -> None:
         """Record a share of the network's FLOPs."""

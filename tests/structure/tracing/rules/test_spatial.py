@@ -85,3 +85,93 @@ def test_max_unpooling_ties_what_was_pooled_and_what_is_spread(
     parts = {"encode": nn.Conv2d(3, 8, 3, padding=1), "decode": nn.Conv2d(8, 8, 1), "out": nn.Conv2d(8, 3, 1)}
     groups = exact(network(forward, **parts), torch.randn(2, 3, 8, 8)).groups
     assert [size for _, size in groups.values()] == [8]
+
+
+class Widening(nn.Module):
+    """A block that doubles the channels; ``widen(narrow, wide)`` adds channels to its shortcut."""
+
+    def __init__(self, widen: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.inner, self.outer, self.head = conv(3, 6), conv(6, 8), conv(8, 12), conv(12, 2)
+        self.widen = widen
+
+    def forward(self, images: Tensor) -> Tensor:
+        narrow = self.stem(images).relu()
+        wide = self.outer(self.inner(narrow).relu())
+        return self.head((wide + self.widen(narrow, wide)).relu())
+
+
+def _missing(narrow: Tensor, wide: Tensor) -> int:
+    return wide.shape[1] - narrow.shape[1]
+
+
+def _zeros(narrow: Tensor, channels: int) -> Tensor:
+    return narrow.new_zeros(len(narrow), channels, *narrow.shape[2:])
+
+
+@pytest.mark.parametrize(
+    ("widen", "added"),
+    [
+        (lambda x, y: F.pad(x, (0, 0, 0, 0, 0, _missing(x, y))), 6),
+        (lambda x, y: torch.cat([x, _zeros(x, _missing(x, y))], 1), 6),
+        (lambda x, y: torch.cat([_zeros(x, _missing(x, y)), x], 1), 6),
+        # Half of them on each side: both sides lose equally many.
+        (lambda x, y: F.pad(x, (0, 0, 0, 0, _missing(x, y) // 2, _missing(x, y) - _missing(x, y) // 2)), 3),
+        (lambda x, y: torch.cat([_zeros(x, _missing(x, y) // 2), x, _zeros(x, _missing(x, y) // 2)], 1), 3),
+    ],
+    ids=["pad", "cat", "cat_before", "pad_both", "cat_both"],
+)
+def test_a_shortcut_with_zeros(exact: Callable[..., Any], widen: Callable[..., Tensor], added: int) -> None:
+    pruning = exact(Widening(widen), IMAGES)
+    sizes = {name: size for name, (_, size) in pruning.groups.items()}
+    assert sizes == {"stem": 6, "inner": 8, "outer": added}
+
+
+@pytest.mark.parametrize(
+    "widen",
+    [
+        lambda x, y: F.pad(x, (0, 0, 0, 0, 0, 6)),
+        lambda x, y: torch.cat([x, _zeros(x, 6)], 1),
+        lambda x, y: F.pad(x, (0, 0, 0, 0, 2, _missing(x, y) - 2)),
+        lambda x, y: torch.cat([_zeros(x, 2), x, _zeros(x, _missing(x, y) - 2)], 1),
+        lambda x, y: F.pad(x, (0, 0, 0, 0, _missing(x, y) // 3, _missing(x, y) - _missing(x, y) // 3)),
+    ],
+    ids=["pad", "cat", "pad_both", "cat_both", "pad_third"],
+)
+def test_zeros_whose_number_does_not_follow(exact: Callable[..., Any], widen: Callable[..., Tensor]) -> None:
+    pruning = exact(Widening(widen), IMAGES)
+    assert {name: size for name, (_, size) in pruning.groups.items()} == {"stem": 6, "inner": 8}
+    assert set(pruning.frozen) == {"outer"} or len(pruning.frozen) == 2
+
+
+class Padded(nn.Module):
+    """A shortcut whose padding is stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pad = (0, 0, 0, 0, 0, 6)
+
+    def forward(self, maps: Tensor, wide: Tensor) -> Tensor:
+        return F.pad(maps, self.pad)
+
+
+def test_a_stored_padding_follows(exact: Callable[..., Any]) -> None:
+    pruning = exact(Widening(Padded()), IMAGES)
+    assert {name: size for name, (_, size) in pruning.groups.items()} == {"stem": 6, "inner": 8, "outer": 6}
+    assert pruning.model.widen.pad[5] == len(pruning.plan.kept["outer"])
+
+
+def test_widenings_one_after_the_other(exact: Callable[..., Any], network: Callable[..., nn.Module]) -> None:
+    """As in PyramidNet: each block adds two channels."""
+
+    def forward(self: Any, images: Tensor) -> Tensor:
+        maps = self.stem(images).relu()
+        for layer in self.layers:
+            wide = layer(maps)
+            maps = (F.pad(maps, (0, 0, 0, 0, 0, _missing(maps, wide))) + wide).relu()
+        return self.head(maps)
+
+    layers = nn.ModuleList([conv(6, 8), conv(8, 10), conv(10, 12)])
+    pruning = exact(network(forward, stem=conv(3, 6), layers=layers, head=conv(12, 2)), IMAGES)
+    assert sorted(size for _, size in pruning.groups.values()) == [2, 2, 2, 6]
+    assert pruning.frozen == {}

@@ -159,7 +159,7 @@ def matmul(
         ledger.ids.freeze(between_left, reason)
         ledger.ids.freeze(between_right, reason)
     elif left.shape[-1] > 1:
-        ledger.tie(between_left, between_right, f"{op} has an input without known channels")
+        between_left = _contract(ledger, op, left, right)
     for operand, dim in ((left, -1), (right, -2)):
         if operand.activation and operand.dims[dim] is not None:
             ledger.trace.reads.append(Read(operand, len(operand.shape) + dim))
@@ -187,6 +187,29 @@ def matmul(
     coefficient = total / prod(ids.size for ids in factors)
     ledger.count(coefficient, factors)
     return [Marked(tuple(out.shape), dims)]
+
+
+def _contract(ledger: Ledger, op: str, left: Marked, right: Marked) -> Ids | None:
+    """Tie the last dimension of ``left`` to the last but one of ``right`` -> the contracted channels.
+
+    Zeros (the first state of a recurrent layer) have the width of the weights that read them.
+    """
+    between_left, between_right = left.dims[-1], right.dims[-2]
+    if between_left is None and between_right is not None:
+        between_left = _read_zeros(left, between_right)
+    return ledger.tie(between_left, between_right, f"{op} has an input without known channels")
+
+
+def _read_zeros(marked: Marked, ids: Ids) -> Ids | None:
+    """The channels of the last dimension of zeros: ``ids`` if they are read for the first time. None if ``marked`` is
+    not a tensor of zeros."""
+    while marked.uniform and marked.zero:
+        if marked.kind != "transport" or not marked.parents:
+            if marked.dims[-1] is None and marked.shape[-1] == ids.size:
+                marked.dims[-1] = ids
+            return marked.dims[-1]
+        marked = marked.parents[0]
+    return None
 
 
 def attention(

@@ -71,7 +71,8 @@ def split(
 def cat(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``cat(tensors, dim)``: ids are concatenated; a part without channels is frozen."""
+    """``cat(tensors, dim)``: ids are concatenated. Channels of one value (a shortcut with zeros) have ids too; another
+    part without channels is frozen."""
     statistics_end_here(ledger, op, inputs)
     out = outputs[0]
     # PyTorch ignores empty tensors of one dimension, whatever the rank of the others.
@@ -95,13 +96,18 @@ def cat(
 def _concatenated(ledger: Ledger, op: str, parts: list[Marked], dim: int) -> Ids | None:
     if all(marked.dims[dim] is None for marked in parts):
         return None
-    pieces = []
+    pieces, filled = [], []
     for marked in parts:
         ids = marked.dims[dim]
         if ids is None:
             ids = ledger.ids.fresh(marked.shape[dim])
-            ledger.ids.freeze(ids, f"{op} has an input without known channels")
+            if marked.uniform:
+                marked.dims[dim] = ids  # a trial shows whether its width follows
+                filled.append(ids)
+            else:
+                ledger.ids.freeze(ids, f"{op} has an input without known channels")
         pieces.append(ids)
+    ledger.tie_filled(filled, op)
     return np.concatenate(pieces)
 
 

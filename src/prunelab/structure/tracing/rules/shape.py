@@ -100,8 +100,9 @@ def _reshaped(
 def permute(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``permute``, ``transpose`` and ``t``."""
+    """``permute``, ``transpose`` and ``t``, also in place (``nn.GRU``)."""
     source = inputs[0]
+    op = op.rstrip("_")
     rank = len(source.shape)
     order = list(range(rank))
     if op == "permute":
@@ -247,11 +248,15 @@ RULES: dict[str, Rule] = {
     "_reshape_alias": view,
     "permute": permute,
     "transpose": permute,
+    "transpose_": permute,
     "t": permute,
+    "t_": permute,
     "expand": expand,
     "repeat": repeat,
     "unsqueeze": unsqueeze,
+    "unsqueeze_": unsqueeze,
     "squeeze": squeeze,
+    "squeeze_": squeeze,
     "select": select,
     "unbind": select,
     "unfold": unfold,

@@ -40,7 +40,8 @@ def unpool(
 def pad(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``constant_pad_nd(input, pad, value)``: padded channels belong to no weight and are frozen."""
+    """``constant_pad_nd(input, pad, value)``: padded channels have ids of their own, which a shortcut ties. A trial
+    shows whether their number follows."""
     source, padding = inputs[0], list(args[1])
     statistics_end_here(ledger, op, inputs)
     dims: Dims = list(source.dims)
@@ -53,9 +54,11 @@ def pad(
             ledger.ids.freeze(ids, f"{op} changes the number of channels")
             dims[dim] = None
             continue
-        around = ledger.ids.fresh(before + after)
-        ledger.ids.freeze(around, f"{op} adds channels that no weight makes")
-        dims[dim] = np.concatenate([around[:before], ids, around[before:]])
+        around = ledger.ids.fresh(before), ledger.ids.fresh(after)
+        ledger.tie_filled([part for part in around if part.size], op)
+        for part in around:
+            ledger.claim(part.size, part)
+        dims[dim] = np.concatenate([around[0], ids, around[1]])
     ledger.kind = "transport"
     return [Marked(tuple(outputs[0].shape), dims)]
 
