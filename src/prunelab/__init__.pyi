@@ -1,5 +1,6 @@
 # The public names of prunelab and the modules that define them: the one list, read by type checkers and at run time.
 from .errors import UserError as UserError
+from .evaluation import Target as Target
 from .export import load as load
 from .export import save as save
 from .methods import AMC as AMC

@@ -279,3 +279,11 @@ def test_the_number_of_processes_counts_for_networks_that_may_mix_images_or_draw
         keys = {run_key(configure([BUDGET, *words, f"trainer.devices={number}"])) for number in (1, 2, 4)}
         assert len(keys) == 3
         assert alone in keys
+
+
+def test_the_target_of_a_latency_counts_and_its_tables_do_not() -> None:
+    key = run_key(configure(["budget.latency=0.5"]))
+    assert run_key(configure(["budget.latency=0.5", "budget.target.runtime=eager"])) != key
+    assert run_key(configure(["budget.latency=0.5", "budget.target.tables=elsewhere"])) == key
+    plain = run_key(configure([BUDGET]))
+    assert run_key(configure([BUDGET, "budget.target.runtime=eager"])) == plain

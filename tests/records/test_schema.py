@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from prunelab.records.fields import RecordError
+from prunelab.records.latency import LatencyRound, LatencySummary, Spread
 from prunelab.records.parts import (
     Accuracy,
     BestEpoch,
@@ -51,7 +52,13 @@ RECORD = Record(
     contents={"method.criterion._target_": "00ff"},
     key_schema=2,
     after_calibration=(Calibrated("bias", 0.5, 0.75, 1.5), Calibrated("sequential", 0.625, None, 12.0)),
-)
+    latency=LatencySummary(
+        0.5, 0.48, 0.49, 57, Spread(4.0, 4.5, 5.0, 9.0), Spread(2.0, 2.1, 2.2, 4.0),
+        (LatencyRound(0.5, 0.5, 0.54), LatencyRound(0.47, 0.48, 0.49)),
+        {"device": "cpu", "runtime": "onnxruntime", "precision": "fp32", "batch_size": 1, "threads": 1},
+        {"chip": "a processor"},
+    ),
+)  # fmt: skip
 
 FAILURE = Failure(
     key="0123456789ab",
@@ -70,6 +77,7 @@ FAILURE = Failure(
 
 LATER = {
     "best_epoch",
+    "latency",
     "test_set",
     "validation",
     "title",

@@ -33,6 +33,12 @@ PREFER = "prefer"
 """``${prefer:${a.b},other}`` in conf/ is the value of ``a.b``, or ``other`` where that is null."""
 REFERENCE = re.compile(rf"\$\{{([\w.]+)\}}|\$\{{{PREFER}:\$\{{([\w.]+)\}},\w+\}}")
 
+WITH_LATENCY = "with_latency"
+"""``${with_latency:${a.b},${c}}`` in conf/ is ``c``, or null where ``a.b`` is null."""
+
+OmegaConf.register_new_resolver(
+    WITH_LATENCY, lambda latency, target: None if latency is None else target, replace=True
+)
 OmegaConf.register_new_resolver(PREFER, lambda value, other: other if value is None else value, replace=True)
 
 

@@ -15,7 +15,7 @@ from prunelab.records.classes import class_name, classes
 
 NAMED = ("method", "model", "data", "recipe")
 
-PARTS = ("Training", "Budget")
+PARTS = ("Training", "Budget", "Target")
 """Classes that only hold settings, which are shown as settings."""
 
 

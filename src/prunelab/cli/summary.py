@@ -147,6 +147,8 @@ def _result(job: Job, record: Record) -> Text:
         f"  FLOPs        {_share(full, small, 'flops')}",
         f"  parameters   {_share(full, small, 'params')}",
     ]
+    if record.latency is not None:
+        lines.append(f"  latency      {record.latency}")
     for batch, before in full.latency_ms.items():
         lines.append(f"  batch {batch:<6} {before:.2f} ms -> {small.latency_ms[batch]:.2f} ms")
     return Text("\n".join([*lines, f"  {job.folder}"]))

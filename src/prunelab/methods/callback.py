@@ -18,6 +18,7 @@ from prunelab.errors import UserError
 from prunelab.methods.calibration import Calibration, Unpack, unpack_batch
 from prunelab.methods.checkpoint_plan import CheckpointPlan, follow_checkpoints
 from prunelab.methods.context import CPU, Loss, PruningContext
+from prunelab.methods.latency_budget import decide
 from prunelab.methods.learning.learning_fit import LearningFit
 from prunelab.methods.learning.method import LearningMethod
 from prunelab.methods.lightning_adapter import (
@@ -178,7 +179,7 @@ class PruningCallback(pl.Callback):
 
     def _plan(self, context: PruningContext, stored: PruningPlan | None) -> PruningPlan:
         if stored is None:
-            return self.method.decide(context)
+            return decide(self.method, context)[0]
         assert self.plan_file is not None
         require_fit(stored, self.plan_file, context.graph, self.method.budget)
         info(f"The pruning plan is read from {self.plan_file}; delete the file to decide again.")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunelab.errors import UserError
+from prunelab.evaluation import LatencyModel
 from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.candidate_widths import Allocation, check_levels
 from prunelab.methods.calibration import Calibration
@@ -63,6 +64,7 @@ class PruningContext:
         folder: folder of the run in which a search keeps its state (None: the state is not kept).
         write: writes the files in ``folder``; in a run under the claim on that folder.
         train_candidate: trains a candidate network (None: candidates cannot be trained here).
+        latency: the full network on the target of a latency budget (None: another budget).
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -92,6 +94,7 @@ class PruningContext:
     folder: Path | None = None
     write: Write = field(default=write_atomically)
     train_candidate: TrainCandidate | None = None
+    latency: LatencyModel | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", check_levels(self.levels))

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from prunelab.distributed.ranks import world
 from prunelab.errors import UserError
+from prunelab.evaluation import LatencyModel
 from prunelab.former_arguments import accepts_former
 from prunelab.methods.about import About, Origin
 from prunelab.methods.allocation.budget import Budget
@@ -41,7 +42,7 @@ class PruningMethod(ABC):
         exclude: names of groups that are not pruned, as ``analyze`` and prunelab-profile name them, such as
             "conv1".
         allocation, normalisation, min_keep, divisor: how the budget is distributed over the groups, see
-            ``Allocation``.
+            ``Allocation``. Under a latency budget ``divisor=1`` means the one that suits the target.
         images: how many calibration images are read, over all ranks together.
         validation_images: how many held-out images are read, for methods that compare networks by accuracy.
         seed: of all random numbers.
@@ -90,6 +91,8 @@ class PruningMethod(ABC):
         self.budget = budget
         self.levels = check_levels(levels)
         self.exclude = _names(exclude)
+        if budget.resource == "latency" and divisor == 1:
+            divisor = budget.goal.divisor
         self.allocation = Allocation(allocation, normalisation, min_keep, divisor)  # type: ignore[arg-type]
         self.images = images
         self.validation_images = validation_images
@@ -168,6 +171,7 @@ class PruningMethod(ABC):
         exclude: Collection[str] = (),
         loss: Loss = functional.cross_entropy,
         unpack: Unpack = unpack_batch,
+        latency: LatencyModel | None = None,
         **more: Any,
     ) -> PruningContext:
         """The context in which this method, with its settings, decides about ``model``.
@@ -177,6 +181,8 @@ class PruningMethod(ABC):
             budget: replaces the budget of the method (one round of several).
             exclude: added to that of the method.
             unpack: batch -> (images, targets).
+            latency: of the full network, for a latency budget; by default ``model`` is the full network and is
+                measured.
             device, name, reference, progress, loss, more: see ``PruningContext``.
 
         Raises:
@@ -184,10 +190,14 @@ class PruningMethod(ABC):
         """
         network = name or network_name(model)
         require_finite_weights(model, self.title, network)
+        graph, budget = self.structure(model, example_input), budget or self.budget
+        if budget.resource == "latency":
+            latency = latency or LatencyModel.of(model, graph, example_input, budget.goal)
+            graph = latency.attach(graph)
         return PruningContext(
             model=model,
-            graph=self.structure(model, example_input),
-            budget=budget or self.budget,
+            graph=graph,
+            budget=budget,
             levels=self.levels,
             allocation=self.allocation,
             calibration=_shared(calibration, self.images, unpack),
@@ -201,6 +211,7 @@ class PruningMethod(ABC):
             progress=progress,
             exclude=self.exclude | frozenset(exclude),
             example_input=example_input,
+            latency=latency,
             **more,
         )
 

@@ -26,6 +26,8 @@ WITHOUT_EFFECT = frozenset(
     {
         # counts by the classes that it defines
         "method.module",
+        # where latency tables are kept
+        "method.budget.target.tables",
         # how fast networks are judged and images are read
         "method.workers",
         "method.save_every",

@@ -16,6 +16,7 @@ KEYS = (
 OF_A_SWEEP = ("retry_failed", "redo")
 OF_AN_ALLOCATION = ("allocation", "normalisation", "min_keep", "divisor")
 BUDGET = "prunelab.methods.Budget"
+RESOURCES = ("flops", "params", "latency")
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
@@ -39,7 +40,7 @@ def _check_resources(config: Mapping[str, Any]) -> None:
     given = method.get("budget") if isinstance(method, Mapping) else None
     if not isinstance(asked, Mapping) or not isinstance(given, Mapping):
         return
-    for resource in parameters_of(BUDGET):
+    for resource in RESOURCES:
         if asked.get(resource) is not None and resource not in given:
             raise UserError(
                 f"budget.{resource} has no effect on this method, whose budget has {' and '.join(_plain(given))}. "

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from prunelab.records.fields import Fields, RecordError
+from prunelab.records.latency import LatencySummary
 from prunelab.records.parts import (
     Accuracy,
     BestEpoch,
@@ -40,6 +41,8 @@ class Record:
     the recovered network on the held-out validation images, by which runs can be compared and selected (None in
     records that were made before it was measured). ``config`` is the resolved configuration, in the present names of
     settings and classes also if an older version recorded it. ``started`` and ``finished`` are ISO 8601 times.
+
+    ``latency`` describes how a latency budget was met; None for other budgets.
 
     ``title`` is the title of the method; ``classes`` maps places of the configuration (``method.criterion``) to the
     stable names of the classes that were used; ``contents`` maps settings to digests of what they name, see
@@ -75,6 +78,7 @@ class Record:
     contents: Mapping[str, str] = field(default_factory=dict)
     key_schema: int = 1
     after_calibration: tuple[Calibrated, ...] = ()
+    latency: LatencySummary | None = None
 
     @classmethod
     def from_dict(cls, values: Any) -> Record:
@@ -89,6 +93,7 @@ class Record:
         budget = fields.nested("budget")
         validation = fields.nested_or_none("validation")
         best_epoch, test_set = fields.nested_or_none("best_epoch"), fields.nested_or_none("test_set")
+        latency = fields.nested_or_none("latency")
         return cls(
             key=fields.text("key"),
             study=fields.text("study"),
@@ -122,6 +127,7 @@ class Record:
             )
             if fields.has("after_calibration")
             else (),
+            latency=None if latency is None else LatencySummary.from_fields(latency),
         )
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from prunelab.errors import UserError
 from prunelab.records.atomic import Write, set_aside, write_atomically
 from prunelab.records.fields import Fields, RecordError
+from prunelab.records.latency import LatencySummary
 from prunelab.strict_json import loads_strictly
 from prunelab.structure import PruningPlan
 
@@ -25,11 +26,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Decision:
-    """A plan, the fingerprint of the weights that it was decided for, and the seconds that the decision took."""
+    """A plan, the fingerprint of the weights that it was decided for, and the seconds that the decision took.
+
+    ``latency``: what was measured under a latency budget.
+    """
 
     plan: PruningPlan
     weights: str
     seconds: float
+    latency: LatencySummary | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class RoundFolder:
             "weights": decision.weights,
             "seconds": decision.seconds,
             "plan": json.loads(decision.plan.to_json()),
+            **({} if decision.latency is None else {"latency": asdict(decision.latency)}),
         }
         self.write(self.path / DECISION_FILE, json.dumps({**content, "sha256": _digest(content)}))
 
@@ -99,7 +105,9 @@ def _parsed(text: str) -> Decision:
     if digest != _digest({name: value for name, value in content.items() if name != "sha256"}):
         raise RecordError("its content does not have the digest that it states")
     plan = PruningPlan.from_json(json.dumps(fields.mapping("plan")))
-    return Decision(plan, fields.text("weights"), fields.number("seconds"))
+    latency = fields.nested_or_none("latency")
+    measured = None if latency is None else LatencySummary.from_fields(latency)
+    return Decision(plan, fields.text("weights"), fields.number("seconds"), measured)
 
 
 def _digest(content: dict[str, Any]) -> str:

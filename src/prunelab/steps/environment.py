@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from prunelab.evaluation.target import processor
 from prunelab.records.parts import GitState
 
 PACKAGES = ("prunelab", "torch", "pytorch-lightning", "torchvision", "torchmetrics", "timm", "numpy")
@@ -24,7 +25,7 @@ def hardware() -> dict[str, str | int | list[str]]:
     """The processor, the number of threads of this process, and the visible GPUs."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _processor(),
+        "cpu": processor(),
         "cpus": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
@@ -40,16 +41,6 @@ def git_state() -> GitState:
         return GitState(revision=None, dirty=False)
     changes = _git(package, "status", "--porcelain", "--untracked-files=no", "--", root)
     return GitState(revision=_git(package, "rev-parse", "HEAD"), dirty=bool(changes))
-
-
-def _processor() -> str:
-    """The product name of the processor, from /proc/cpuinfo if it exists."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -11,6 +11,7 @@ from torch import nn
 from prunelab.distributed import held_by_rank_zero, is_rank_zero
 from prunelab.distributed.ranks import from_rank_zero, on_all_ranks
 from prunelab.errors import UserError
+from prunelab.evaluation import LatencyModel
 from prunelab.methods.allocation.feasibility import require_feasible
 from prunelab.models.state import load_state
 from prunelab.records import Accuracy
@@ -34,13 +35,14 @@ ACCURACY_TOLERANCE = 0.01
 class FullNetwork:
     """A trained network, its structure, its accuracy on the test images, and the seconds that this run trained it.
 
-    ``training_s`` is 0 if the network came from the store.
+    ``training_s`` is 0 if the network came from the store. ``latency`` is measured for a latency budget.
     """
 
     network: nn.Module
     graph: ChannelGraph
     accuracy: Accuracy
     training_s: float
+    latency: LatencyModel | None = None
 
 
 def full_network(setup: Setup) -> FullNetwork:
@@ -54,6 +56,10 @@ def full_network(setup: Setup) -> FullNetwork:
     task.prepare_data()
     network = task.network()
     graph = method.structure(network, task.example_input())
+    latency = None
+    if setup.budget.resource == "latency":
+        latency = LatencyModel.of(network, graph, task.example_input(), setup.budget.goal)
+        graph = latency.attach(graph)
     reach = (setup.budget, method.levels, method.allocation, setup.names["model"])
     require_feasible(graph, *reach, exclude=method.exclude)
     last_part = setup.recipe.rounds(setup.budget.keep)[-1].part
@@ -64,7 +70,7 @@ def full_network(setup: Setup) -> FullNetwork:
     if not is_new:
         on_all_ranks(lambda: require_as_stored(setup, network, baseline))
     _warn_at_chance_level(setup, baseline.accuracy)
-    return FullNetwork(network, graph, baseline.accuracy, baseline.seconds if is_new else 0.0)
+    return FullNetwork(network, graph, baseline.accuracy, baseline.seconds if is_new else 0.0, latency)
 
 
 def _warn_at_chance_level(setup: Setup, accuracy: Accuracy) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,10 +40,11 @@ def portion(full: ChannelGraph, method: PruningMethod, budget: Budget, part: tup
     slices = [set(each.tolist()) for each in np.array_split(names, parts)]
     done = set().union(*slices[:number])
     cost = cost_function(full, budget.resource)(full.plan({name: final.kept[name] for name in done}))
-    # Half an operation more: a fraction that is rounded down would cost another channel.
-    keep = min(1.0, (float(cost) + 0.5) / full_cost(full, budget.resource))
+    # A little more, half an operation: a fraction that is rounded down would cost another channel.
+    more = 1e-9 * float(cost) if budget.resource == "latency" else 0.5
+    keep = min(1.0, (float(cost) + more) / full_cost(full, budget.resource))
     others = {group.name for group in full.groups} - slices[number - 1]
-    return Portion(replace(budget, **{budget.resource: keep}), frozenset(others))
+    return Portion(budget.keeping(keep), frozenset(others))
 
 
 def _require_parts(method: PruningMethod, names: list[str], parts: int) -> None:

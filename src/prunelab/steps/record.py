@@ -27,10 +27,9 @@ def record_of(
 ) -> Record:
     """The record of a run that has just ended."""
     plan = pruned.plan
-    resource = setup.budget.resource
     return Record(
         **_identity(setup, folder.key),
-        budget=_budget(setup, getattr(figures.pruned, resource) / getattr(figures.baseline, resource)),
+        budget=_budget(setup, _reached(setup, pruned, figures)),
         baseline=figures.baseline,
         after_pruning=pruned.after_pruning,
         after_calibration=pruned.after_calibration,
@@ -50,7 +49,16 @@ def record_of(
         classes={place: class_name(target) for place, target in classes(config).items()},
         contents=folder.contents,
         key_schema=KEY_SCHEMA,
+        latency=pruned.latency,
     )
+
+
+def _reached(setup: Setup, pruned: Pruned, figures: Figures) -> float:
+    """The fraction of the budget's resource that is left."""
+    if pruned.latency is not None:
+        return pruned.latency.measured
+    resource = setup.budget.resource
+    return float(getattr(figures.pruned, resource) / getattr(figures.baseline, resource))
 
 
 def failure_of(setup: Setup, key: str, error: str) -> Failure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -14,11 +14,13 @@ from torch import nn
 
 from prunelab.distributed.ranks import from_rank_zero, require_same
 from prunelab.errors import UserError
-from prunelab.methods import Budget, LearningMethod, PruningCallback, PruningContext
+from prunelab.methods import LearningMethod, PruningCallback, PruningContext
+from prunelab.methods.latency_budget import decide
 from prunelab.models.state import load_state
 from prunelab.recipes import Round
 from prunelab.records import Accuracy, Calibrated
 from prunelab.records.atomic import Write, write_atomically
+from prunelab.records.latency import LatencySummary
 from prunelab.steps.calibrate import calibrate
 from prunelab.steps.candidates import CandidateTraining
 from prunelab.steps.decision import Decision, RoundFolder, fingerprint
@@ -51,6 +53,7 @@ class Pruned:
     pruning, before the training that follows; ``masked_vs_pruned`` the largest relative difference between masked and
     pruned outputs over all rounds; ``score_s`` the seconds that the method took to learn and to decide.
     ``after_calibration``: accuracies of the last round, step by step; the seconds of all steps are in ``recovery_s``.
+    ``latency``: what the last round measured under a latency budget.
     """
 
     network: nn.Module
@@ -62,6 +65,7 @@ class Pruned:
     best_epoch: int | None = None
     best: nn.Module | None = None
     after_calibration: tuple[Calibrated, ...] = ()
+    latency: LatencySummary | None = None
 
 
 def prune_and_recover(
@@ -79,7 +83,7 @@ def prune_and_recover(
         last = number == len(rounds)
         place = RoundFolder(folder / str(number), write)
         teacher = None if step.distillation is None else Teacher(full.network, step.distillation)
-        context = _context(setup, network, step, full.graph, place, teacher, is_first=number == 1)
+        context = _context(setup, network, step, full, place, teacher, is_first=number == 1)
         score_s += _learn(setup, context, place, "learning" if last else f"learning {number}")
         decision = _decide(setup, context, place)
         before = copy.deepcopy(network) if step.calibration else network
@@ -95,7 +99,9 @@ def prune_and_recover(
         recovery_s += _recover(setup, network, step, place, decision, phase, keeper, teacher)
     plan = cast(PruningPlan, network.prunelab_plan)  # the plans of all rounds, composed
     best = _best_epoch(network, keeper) if keeper is not None else (None, None)
-    return Pruned(network, plan, after_pruning, difference, score_s, recovery_s, *best, calibrated)
+    return Pruned(
+        network, plan, after_pruning, difference, score_s, recovery_s, *best, calibrated, decision.latency
+    )
 
 
 def _best_epoch(network: nn.Module, keeper: KeepBest) -> tuple[int | None, nn.Module | None]:
@@ -114,20 +120,21 @@ def _context(
     setup: Setup,
     network: nn.Module,
     step: Round,
-    full: ChannelGraph,
+    full: FullNetwork,
     place: RoundFolder,
     teacher: Teacher | None,
     is_first: bool,
 ) -> PruningContext:
-    """The input of the method in this round; ``full`` is the structure before the first round."""
-    work = portion(full, setup.method, _budget(setup.budget, step.keep), step.part)
-    reference = None if is_first else full
+    """The input of the method in this round."""
+    work = portion(full.graph, setup.method, setup.budget.keeping(step.keep), step.part)
+    reference = None if is_first else full.graph
     search = place.search(fingerprint(network))
     return setup.context(
         network,
         budget=work.budget,
         exclude=work.exclude,
         reference=reference,
+        latency=full.latency,
         folder=search,
         write=place.write,
         train_candidate=CandidateTraining(setup, step.training, search, place.write, teacher),
@@ -172,10 +179,10 @@ def _decide(setup: Setup, context: PruningContext, place: RoundFolder) -> Decisi
     pl.seed_everything(setup.task.seed, workers=True, verbose=False)
     start = time.perf_counter()
     context.model.to(context.device)
-    plan = setup.method.decide(context)
+    plan, latency = decide(setup.method, context)
     context.model.to("cpu")
     require_same(plan.digest(), "The processes decided different plans, so they cannot train together.")
-    decision = Decision(plan, weights, time.perf_counter() - start)
+    decision = Decision(plan, weights, time.perf_counter() - start, latency)
     from_rank_zero(lambda: place.decide(decision))
     return decision
 
@@ -199,11 +206,6 @@ def _draw_weights(setup: Setup, network: nn.Module) -> None:
     fresh = setup.task.network()
     prune_as(fresh, cast(PruningPlan, network.prunelab_plan))
     network.load_state_dict(fresh.state_dict())
-
-
-def _budget(final: Budget, keep: float) -> Budget:
-    """The budget of a round: the fraction ``keep`` of the resource that the final budget limits."""
-    return replace(final, **{final.resource: keep})
 
 
 def _prune(setup: Setup, network: nn.Module, plan: PruningPlan, graph: ChannelGraph) -> float:

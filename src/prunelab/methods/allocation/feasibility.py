@@ -71,10 +71,7 @@ def require_feasible(
             be met and what to change.
     """
     require_prunable(graph, levels, network)
-    prunable = scores or Scores(
-        channels={group.name: np.ones(group.size) for group in graph.groups if group.name not in exclude},
-        blocks={block.name: 1.0 for block in graph.blocks},
-    )
+    prunable = scores or _equal_scores(graph, exclude)
 
     def smallest_cost(allocation: Allocation) -> float:
         options = build_candidate_widths(graph, prunable, levels, allocation, reference)
@@ -107,6 +104,23 @@ def require_feasible(
     raise UserError(
         f"{budget} cannot be reached: the smallest for {network} with levels {_listed(levels)} "
         f"is {reachable:g}; {', or '.join(advice or ['keep more'])}."
+    )
+
+
+def smallest_fraction(context: PruningContext) -> float:
+    """The smallest fraction of the budget's resource that the levels and the allocation of a context can reach."""
+    graph, resource = context.graph, context.budget.resource
+    scores = _equal_scores(graph, context.exclude)
+    options = build_candidate_widths(graph, scores, context.levels, context.allocation, context.reference)
+    smallest = StepSearch(graph, options, resource).smallest_cost()
+    return smallest / full_cost(context.reference or graph, resource)
+
+
+def _equal_scores(graph: ChannelGraph, exclude: Collection[str]) -> Scores:
+    """Scores with which everything but the groups in ``exclude`` can be pruned."""
+    return Scores(
+        channels={group.name: np.ones(group.size) for group in graph.groups if group.name not in exclude},
+        blocks={block.name: 1.0 for block in graph.blocks},
     )
 
 

@@ -40,8 +40,8 @@ def cost_function(graph: ChannelGraph, resource: Resource) -> Callable[..., Any]
         raise UserError(f"budget.{resource}: no such resource. {nearest(str(resource), get_args(Resource))}")
     if resource not in graph.cost.resources:
         raise UserError(
-            f"budget.{resource} needs measured latencies in the cost model, which has none. Use budget.flops or "
-            "budget.params."
+            f"budget.{resource} needs measured latencies in the cost model, which has none: take the graph from "
+            "method.context(...).graph, or LatencyModel.attach."
         )
     return graph.cost.function(resource)
 

@@ -1,0 +1,179 @@
+"""Programs that are timed: one forward pass of a network, or of a single layer, on a target."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from prunelab.errors import UserError
+from prunelab.evaluation.layer_shapes import BN_RELU, NOTHING, LayerShape
+from prunelab.evaluation.target import DTYPES, Target
+from prunelab.evaluation.turns import Program
+
+OPSET = 17
+_CONVOLUTIONS: dict[bool, list[Callable[..., Tensor]]] = {
+    False: [functional.conv1d, functional.conv2d, functional.conv3d],
+    True: [functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d],
+}
+
+
+def network_program(network: nn.Module, image_shape: tuple[int, ...], target: Target) -> Program:
+    """One forward pass of a copy of ``network`` for a batch of random images.
+
+    Args:
+        image_shape: (C, H, W).
+
+    Raises:
+        UserError: the runtime does not support the network; names the operator, if the runtime does.
+    """
+    network = copy.deepcopy(network).eval()
+    images = torch.rand(target.batch_size, *image_shape, generator=torch.Generator().manual_seed(0))
+    if target.runtime == "onnxruntime":
+        return _session_program(_exported(network.to("cpu").float(), images), images.numpy(), target.threads)
+    dtype = DTYPES[target.precision]
+    network, images = network.to(target.device, dtype), images.to(target.device, dtype)
+    if target.runtime == "compiled":
+        # Every network of a search has its own shapes: without a reset, torch would fall back to eager after some.
+        torch.compiler.reset()
+        network = cast(nn.Module, torch.compile(network, dynamic=False))
+
+    def forward() -> Any:
+        with torch.inference_mode():
+            return network(images)
+
+    return forward
+
+
+def layer_program(shape: LayerShape, target: Target) -> Program:
+    """One call of a layer with random weights and inputs.
+
+    ``compiled`` layers are timed as ``eager`` ones, which call the same kernels, without the tail: a compiler fuses it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    inputs, weight, bias = (torch.randn(each, generator=generator) for each in _tensors(shape, target))
+    if target.runtime == "onnxruntime":
+        return _session_program(
+            _layer_model(shape, weight.numpy(), bias.numpy()), inputs.numpy(), target.threads
+        )
+    dtype = DTYPES[target.precision]
+    inputs, weight, bias = (each.to(target.device, dtype) for each in (inputs, weight, bias))
+    layer = _torch_layer(shape, weight, bias)
+    statistics = torch.zeros_like(bias), torch.ones_like(bias), torch.ones_like(bias), torch.zeros_like(bias)
+    tail = shape.tail if target.runtime == "eager" else NOTHING
+
+    def forward() -> Tensor:
+        with torch.inference_mode():
+            out = layer(inputs)
+            if tail == BN_RELU:
+                out = functional.batch_norm(out, *statistics)
+            return out if tail == NOTHING else out.relu_()
+
+    return forward
+
+
+def _tensors(shape: LayerShape, target: Target) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """The shapes of the input, the weight and the bias."""
+    if shape.is_linear:
+        rows = target.batch_size * shape.size[0]
+        return (rows, shape.inputs), (shape.outputs, shape.inputs), (shape.outputs,)
+    first, second = shape.outputs, shape.inputs // shape.groups
+    if shape.transposed:
+        first, second = shape.inputs, shape.outputs // shape.groups
+    return (
+        (target.batch_size, shape.inputs, *shape.size),
+        (first, second, *shape.kernel),
+        (shape.outputs,),
+    )
+
+
+def _torch_layer(shape: LayerShape, weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
+    if shape.is_linear:
+        return lambda inputs: functional.linear(inputs, weight, bias)
+    convolution = _CONVOLUTIONS[shape.transposed][len(shape.kernel) - 1]
+    settings = {"stride": shape.stride, "padding": shape.padding, "dilation": shape.dilation}
+    biased = None if shape.tail == BN_RELU else bias
+    return lambda inputs: convolution(inputs, weight, biased, groups=shape.groups, **settings)
+
+
+def _layer_model(shape: LayerShape, weight: np.ndarray, bias: np.ndarray) -> bytes:
+    """An ONNX file of one layer. A BatchNorm is part of its convolution there."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    if shape.is_linear:
+        nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)]
+    else:
+        operator = "ConvTranspose" if shape.transposed else "Conv"
+        settings: dict[str, Any] = {
+            "kernel_shape": shape.kernel, "strides": shape.stride, "pads": [*shape.padding, *shape.padding],
+            "dilations": shape.dilation, "group": shape.groups,
+        }  # fmt: skip
+        nodes = [helper.make_node(operator, ["x", "w", "b"], ["y"], **settings)]
+    if shape.tail != NOTHING:
+        nodes.append(helper.make_node("Relu", ["y"], ["z"]))
+    graph = helper.make_graph(
+        nodes,
+        "layer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def _exported(network: nn.Module, images: Tensor) -> bytes:
+    """The network as an ONNX file of fixed shapes, for timing only."""
+    file = io.BytesIO()
+    try:
+        with _quiet(), torch.inference_mode():
+            torch.onnx.export(network, (images,), file, dynamo=False, opset_version=OPSET)  # type: ignore[arg-type]
+    except Exception as error:  # the exporter raises errors of many classes
+        raise UserError(
+            f"The network cannot be exported to ONNX, so it cannot be timed in onnxruntime: {_first_line(error)} "
+            "Set budget.target.runtime=eager."
+        ) from error
+    return file.getvalue()
+
+
+def _session_program(model: bytes, inputs: np.ndarray, number_of_threads: int) -> Program:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = number_of_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise UserError(f"onnxruntime does not run this network: {_first_line(error)}") from error
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: inputs})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of the exporter about constants and its own future."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return line if line.endswith(".") else f"{line}."

@@ -1,0 +1,130 @@
+"""Target: where a network is meant to run, and so where its latency counts."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from prunelab.errors import UserError, nearest
+
+Runtime = Literal["eager", "compiled", "onnxruntime"]
+Precision = Literal["fp32", "fp16", "bf16"]
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DEPLOY = ("onnx", "onnxruntime", "onnxscript")
+"""The packages of the extra ``deploy``."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The device, runtime and settings for which a latency is measured.
+
+    Args:
+        device: "cpu", "cuda" or "mps", as torch names devices.
+        runtime: "onnxruntime", "eager" (PyTorch, operator by operator) or "compiled" (``torch.compile``).
+        precision: "fp32"; "fp16" and "bf16" for eager and compiled.
+        batch_size: images in one forward pass.
+        threads: processor threads of the runtime.
+        tables: folder in which latency tables are kept and shared between runs; None: they are not kept.
+
+    Raises:
+        UserError: an unknown word, a number below 1, or a combination that does not exist.
+
+    Example:
+        >>> str(prunelab.Target(runtime="eager", batch_size=8))
+        'eager on cpu, fp32, batch 8, 1 thread'
+    """
+
+    device: str = "cpu"
+    runtime: Runtime = "onnxruntime"
+    precision: Precision = "fp32"
+    batch_size: int = 1
+    threads: int = 1
+    tables: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_one_of("runtime", self.runtime, get_args(Runtime))
+        _require_one_of("precision", self.precision, get_args(Precision))
+        for name in ("batch_size", "threads"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"budget.target.{name}={value}: use a whole number, at least 1.")
+        try:
+            kind = torch.device(self.device).type
+        except RuntimeError:
+            raise UserError(
+                f"budget.target.device={self.device} is no device: use cpu, cuda or mps."
+            ) from None
+        if self.runtime == "onnxruntime" and (kind != "cpu" or self.precision != "fp32"):
+            raise UserError(
+                f"budget.target.runtime=onnxruntime is measured on cpu in fp32, not on {self.device} in "
+                f"{self.precision}. Set budget.target.runtime=eager or compiled."
+            )
+
+    @property
+    def divisor(self) -> int:
+        """The multiple of which widths should be: kernels process channels in vectors of at least 8."""
+        return 8
+
+    def require_available(self) -> None:
+        """Check that this machine has the device and the runtime.
+
+        Raises:
+            UserError: names what is missing, and the extra that contains it.
+        """
+        if self.runtime == "onnxruntime" and (
+            missing := [name for name in DEPLOY if find_spec(name) is None]
+        ):
+            raise UserError(
+                f"budget.target.runtime=onnxruntime needs {', '.join(missing)}: pip install 'prunelab[deploy]', or "
+                "set budget.target.runtime=eager."
+            )
+        kind = torch.device(self.device).type
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if not there.get(kind, False):
+            raise UserError(
+                f"budget.target.device={self.device}: this machine has no such device. Latencies are measured on the "
+                "machine that prunes; set budget.target.device=cpu or start the run on the target."
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """All settings that change a latency, as plain data."""
+        return {name: value for name, value in asdict(self).items() if name != "tables"}
+
+    def machine(self) -> dict[str, str]:
+        """The processor (or GPU) and the versions that a latency depends on."""
+        kind = torch.device(self.device).type
+        chip = torch.cuda.get_device_name(torch.device(self.device)) if kind == "cuda" else processor()
+        package = "onnxruntime" if self.runtime == "onnxruntime" else "torch"
+        return {
+            "system": f"{platform.system()} {platform.machine()}",
+            "chip": chip,
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            package: version(package),
+        }
+
+    def __str__(self) -> str:
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.runtime} on {self.device}, {self.precision}, batch {self.batch_size}, {threads}"
+
+
+def processor() -> str:
+    """The product name of the processor, from /proc/cpuinfo if it exists."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _require_one_of(name: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UserError(f"budget.target.{name}={value}: no such {name}. {nearest(str(value), known)}")
