@@ -274,7 +274,7 @@ def test_names_of_steps() -> None:
         chosen_steps(["sequentiel"])
     with pytest.raises(UserError, match=r"recipe\.calibration='bn'"):
         chosen_steps("bn")
-    with pytest.raises(UserError, match="is no calibration step"):
+    with pytest.raises(UserError, match="is not a calibration step"):
         chosen_steps([3])  # type: ignore[list-item]
 
 

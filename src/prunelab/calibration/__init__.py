@@ -1,4 +1,4 @@
-"""Recovery without training: what a pruned network gets back from a few hundred images without labels."""
+"""Recovery without training, from a few hundred images without labels."""
 
 from prunelab.calibration.bias import Bias
 from prunelab.calibration.blockwise import Blockwise

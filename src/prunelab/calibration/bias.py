@@ -1,4 +1,4 @@
-"""What removed channels contributed on average goes into the bias of the layers that read them."""
+"""The mean contribution of removed channels is added to the bias of the layers that read them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Bias:
     """The mean of W_R x_R, over all images and positions of the full network, is added to each output of a layer that
     lost the inputs R.
 
-    It goes into the bias, or, with the opposite sign, into the running mean of the batch normalisation behind the
-    layer; a layer with neither does not change. x_R is what the layer reads, behind normalisations, depthwise
-    convolutions and activation functions. A channel that is the same for all images and positions (its scale is 0) is
-    removed without loss, but for the border of maps that are padded with zeros.
+    It is added to the bias or, with the opposite sign, to the running mean of the batch normalisation after the layer;
+    a layer without both does not change. x_R are the inputs of the layer, after normalisations, depthwise convolutions
+    and activation functions. A channel that is constant over all images and positions (its scale is 0) is removed
+    without loss, except at the border of maps that are padded with zeros.
     """
 
     def __call__(self, pair: Pair) -> None:
@@ -38,7 +38,7 @@ class Bias:
 
 
 def _means(pair: Pair, layers: dict[str, Layer]) -> dict[str, Tensor]:
-    """E[x] (groups, features) of what each of these layers of the full network reads."""
+    """E[x] (groups, features) of the inputs of each of these layers of the full network."""
     none = torch.zeros((), dtype=torch.float64, device=pair.example.device)
     sums = {name: none.new_zeros(each.groups, each.features) for name, each in layers.items()}
     counts = {name: none.clone() for name in layers}
@@ -59,7 +59,7 @@ def _means(pair: Pair, layers: dict[str, Layer]) -> dict[str, Tensor]:
 
 
 def _contribution(pair: Pair, layer: Layer, mean: Tensor) -> Tensor:
-    """What the inputs that were removed add to each output that is left, on average: (outputs,)."""
+    """The mean contribution of the removed inputs to each remaining output: (outputs,)."""
     weight = pair.full.get_parameter(layer.weight).detach().double()
     weight = weight.reshape(layer.groups, -1, layer.shape[1], layer.shape[2])
     removed = torch.ones(layer.shape[1], dtype=torch.bool, device=weight.device)

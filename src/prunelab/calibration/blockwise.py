@@ -1,4 +1,4 @@
-"""A short optimisation of each block's weights, so that it gives what the full network's block gives."""
+"""A short optimisation of each block's weights, so that its output is that of the full network's block."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from prunelab.structure.layer_calls import Use, Watch, parameter_names
 
 @dataclass(frozen=True)
 class Blockwise:
-    """Adam on the weights of one block after the other, inputs from the pruned network, outputs of the full one.
+    """Adam on the weights of one block after the other, with inputs from the pruned and outputs from the full network.
 
     Like the reconstruction of blocks in quantisation (Li et al., BRECQ, ICLR 2021, arXiv:2102.05426), with a plain
-    squared error. What the first layer behind a block reads is compared, on the channels that are left; of the last
+    squared error. The inputs of the first layer after a block are compared on the remaining channels; for the last
     block the outputs of the network.
 
-    steps: for each block and rate.
+    steps: number of steps for each block and rate.
     batch: images of a step.
-    rates: highest learning rates that are tried; each block takes the one with the least error on an eighth of the
-        images, which no step uses, or stays as it is if none has less than before.
-    layers: about how many layers make a block.
+    rates: highest learning rates that are tried; for each block the one with the smallest error on an eighth of the
+        images, which no step uses, is taken. A block whose error does not fall is not changed.
+    layers: approximate number of layers of a block.
     """
 
     steps: int = 100
@@ -70,7 +70,7 @@ class Blockwise:
         given: Callable[[int], Tensor],
         targets: Sequence[Tensor],
     ) -> None:
-        """Tune the parameters, so that ``given`` (minibatch) is near its target."""
+        """Tune the parameters so that ``given`` (minibatch) approaches its target."""
         scale = images.mean([target.double().square().flatten(1).mean(dim=1) for target in targets])
 
         def error(place: int) -> Tensor:
@@ -82,7 +82,7 @@ class Blockwise:
 
 @contextmanager
 def _without_gradients(model: nn.Module) -> Iterator[None]:
-    """Inside, ``requires_grad`` is False for all parameters; afterwards it has its earlier value."""
+    """Context in which ``requires_grad`` is False for all parameters; afterwards it has its earlier value."""
     needed = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
     try:
@@ -93,7 +93,8 @@ def _without_gradients(model: nn.Module) -> Iterator[None]:
 
 
 def _entering(course: Course, number: int, follower: str | None, channels: Tensor | None = None) -> Tensor:
-    """What this layer reads (None: what the network gives) of a minibatch; of a full network only some channels."""
+    """The input of this layer (None: the output of the network) for a minibatch; of a full network only some
+    channels."""
     found: list[tuple[Tensor, int]] = []
 
     def entered(name: str, use: Use) -> None:
@@ -110,7 +111,7 @@ def _entering(course: Course, number: int, follower: str | None, channels: Tenso
 
 
 def _own(model: nn.Module, segment: Segment, layers: dict[str, Layer]) -> list[str]:
-    """The parameters of a segment's layers and of the normalisations behind them."""
+    """The parameters of a segment's layers and of the normalisations after them."""
     names: list[str | None] = []
     for name in segment.layers:
         layer = layers[name]

@@ -14,7 +14,7 @@ from prunelab.methods.search.batch_norm import adapt_batch_norm
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """Running means and variances are replaced by the mean over batches of each batch's own.
+    """Running means and variances are replaced by the mean over batches of the batch statistics.
 
     As in Li et al., EagleEye, ECCV 2020, arXiv:2007.02491. Layers without batch normalisation do not change. With
     several ranks the result is that of one process over the same batches.

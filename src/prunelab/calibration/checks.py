@@ -1,4 +1,4 @@
-"""Settings of calibration steps that must be in range."""
+"""Range checks of the settings of calibration steps."""
 
 from __future__ import annotations
 

@@ -15,17 +15,17 @@ from prunelab.calibration.tuning import Minibatches, tune
 
 @dataclass(frozen=True)
 class Distil:
-    """Adam on all weights: the squared error of the network's outputs to those of the full one, without labels.
+    """Adam on all weights, minimising the squared difference from the outputs of the full network, without labels.
 
     Squared error of logits (Ba, Caruana, NIPS 2014, arXiv:1312.6184) is the limit of Hinton's distillation for high
     temperature; images are flipped and shifted at random. Batch normalisations keep their statistics.
 
-    steps: in all, for the best of the rates; for each other one a quarter of them.
+    steps: number of steps for the best of the rates; each other rate is tried with a quarter of them.
     batch: images of a step.
-    rates: highest learning rates that are tried. The one with the least error on an eighth of the images, which no
-        step uses, is taken; if none has less than before, nothing changes.
+    rates: highest learning rates that are tried. The one with the smallest error on an eighth of the images, which no
+        step uses, is taken; if the error does not fall, nothing changes.
     flip: mirror half of the images.
-    shift: by up to this fraction of the height and width (the border is reflected).
+    shift: largest shift as a fraction of height and width (the border is reflected).
     """
 
     steps: int = 200
@@ -62,9 +62,8 @@ class Distil:
 def augmented(
     images: Tensor, count: int, rows: slice, generator: torch.Generator, flip: bool, shift: float
 ) -> Tensor:
-    """Images (N, C, H, W), each mirrored with probability 1/2 and moved by whole pixels.
-
-    They are those at ``rows`` of ``count`` images: random numbers are drawn for all of them.
+    """Images (N, C, H, W), each mirrored with probability 1/2 and shifted by whole pixels.
+    They are those at ``rows`` of ``count`` images; random numbers are drawn for all images.
     """
     height, width = images.shape[2:]
     down, along = round(shift * height), round(shift * width)

@@ -1,4 +1,4 @@
-"""Weights of the layers that read pruned channels, fitted so that the layers compute what they computed before."""
+"""Weights of layers that read pruned channels, fitted so that their outputs are close to the previous ones."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from prunelab.structure.found_layers import Layer, find_layers
 from prunelab.structure.layer_calls import Use, Watch, outputs_at, parameter_names
 
 _SEGMENT = 4
-"""About how many layers are run again while one of them is fitted."""
+"""Approximate number of layers that are run again while one of them is fitted."""
 
 
 @dataclass(frozen=True)
 class LeastSquares:
     """Refit layers to their outputs in the full network, before normalisation, on images without labels.
 
-    sequential: from front to back: inputs are those of the pruned network with all earlier layers refitted, outputs
-        those of the full network, so that each layer also makes up for errors before it (as in He et al., Channel
-        Pruning, ICCV 2017, arXiv:1707.06168). False: all layers that lost inputs are fitted together, with the inputs
-        of the full network.
-    sums: a layer whose output is added to another tensor makes up for the error of that one, too (sequential only).
+    sequential: fit the layers from the first to the last: inputs are those of the pruned network with all earlier
+        layers refitted, outputs those of the full network, so that each layer also compensates errors of earlier layers
+        (as in He et al., Channel Pruning, ICCV 2017, arXiv:1707.06168). False: all layers that lost inputs are fitted
+        with the inputs of the full network.
+    sums: a layer whose output is added to another tensor also compensates the error of that tensor (sequential only).
     positions: random positions of each image at which outputs are compared.
-    ridges: penalties on the change of weights that are tried, relative to the mean variance of an input; each layer
-        takes the one with the smallest error on images that its fit does not use.
-    folds: parts of the images, each of which is left out once; one fold takes the only (or largest) ridge.
-    memory: bytes that sums may take at a time.
+    ridges: penalties on the change of weights that are tried, relative to the mean variance of an input; for each layer
+        the one with the smallest error on images that its fit does not use is taken.
+    folds: number of parts of the images, each of which is held out once; with one fold the only (or largest) ridge is
+        used.
+    memory: limit on the bytes of the sums in memory.
 
     Convolutions (1d and 2d, any kernel, stride, dilation and groups) and linear layers are refitted. A constant is
-    fitted for each output where there is a place for it: the bias, or the running mean of the batch normalisation
-    behind the layer.
+    fitted for each output of layers with a bias or a batch normalisation after them, whose running mean is changed.
     """
 
     sequential: bool = True
@@ -51,7 +51,7 @@ class LeastSquares:
 
     def __post_init__(self) -> None:
         require_positive("least_squares", positions=self.positions, folds=self.folds, memory=self.memory)
-        object.__setattr__(self, "ridges", tuple(self.ridges))  # a list, if it comes from a configuration
+        object.__setattr__(self, "ridges", tuple(self.ridges))  # a configuration contains a list
         if not self.ridges or min(self.ridges) <= 0:
             raise UserError(
                 f"recipe.calibration: ridges={list(self.ridges)} must be numbers above 0, because inputs can be "
@@ -59,7 +59,7 @@ class LeastSquares:
             )
 
     def __call__(self, pair: Pair) -> dict[str, Fit]:
-        """Adjust ``pair.pruned``; what each layer's fit came to, by the name of its weight."""
+        """Adjust ``pair.pruned``; returns the fit of each layer, by the name of its weight."""
         with pair.looking(), torch.no_grad():
             full, pruned = find_layers(pair.full, pair.example), find_layers(pair.pruned, pair.example)
             layers = {name: layer for name, layer in pruned.items() if name in full}
@@ -100,7 +100,8 @@ class LeastSquares:
                 yield name, self._refit(pair, layers[name], sums)
 
     def _parts(self, layers: Mapping[str, Layer]) -> Iterator[list[str]]:
-        """Runs of layers whose sums fit into ``memory`` together; one that does not fit is on its own."""
+        """Consecutive layers whose sums fit into ``memory`` together; a layer that does not fit is a part of its
+        own."""
         part: list[str] = []
         taken = 0
         for name, layer in layers.items():
@@ -120,16 +121,16 @@ class LeastSquares:
 
 
 def _bytes(layer: Layer, folds: int) -> int:
-    """What the sums of a layer take."""
+    """The bytes of the sums of a layer."""
     return 8 * folds * layer.groups * layer.features * (layer.features + layer.shape[0] // layer.groups)
 
 
 def _sums_of_full(
     pair: Pair, layers: Mapping[str, tuple[Layer, Layer]], settings: LeastSquares
 ) -> dict[str, Sums]:
-    """Sums with inputs and outputs of the full network, of those inputs and outputs that the pruned one still has.
+    """Sums with inputs and outputs of the full network, restricted to those that the pruned network has.
 
-    ``layers``: of the pruned and of the full network, by the names of their weights.
+    ``layers``: those of the pruned and of the full network, by the names of their weights.
     """
     device = pair.example.device
     sums = {
@@ -168,5 +169,5 @@ def _report(fits: Mapping[str, Fit]) -> None:
         )
         rank_zero_info(
             f"Least squares refitted {len(fits)} layers. Errors of their outputs, relative to the variance, on images "
-            f"that were held out: {before:.1%} with the weights as they were, {after:.1%} now (means over layers)."
+            f"that were held out: {before:.1%} with the previous weights, {after:.1%} now (means over layers)."
         )

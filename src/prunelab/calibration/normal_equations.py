@@ -1,8 +1,8 @@
 """Least squares of one layer from streamed sums: y = W x + c, with the images divided into folds.
 
-For each group of a convolution (a depthwise convolution has one group for each channel) x (features,) are the numbers
-that an output is computed from and y (outputs,) what the outputs should be. Sums over folds of images are kept apart,
-so that the penalty can be chosen by the error on images that a fit does not use.
+For each group of a convolution (a depthwise convolution has one group for each channel) x (features,) are the inputs of
+an output position and y (outputs,) the target outputs. Sums are stored for each fold of images, so that the penalty can
+be chosen by the error on images that a fit does not use.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Sums:
 
     @staticmethod
     def zeros(folds: int, groups: int, features: int, outputs: int, device: torch.device) -> Sums:
-        """Sums of nothing; ``outputs`` are those of one group."""
+        """Sums that are zero; ``outputs`` are those of one group."""
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(folds, *shape, dtype=torch.float64, device=device)
@@ -52,11 +52,12 @@ class Sums:
 
     @property
     def folds(self) -> int:
-        """Into how many parts the images are divided."""
+        """The number of parts into which the images are divided."""
         return len(self.rows)
 
     def add(self, inputs: Tensor, outputs: Tensor, images: int) -> None:
-        """Add rows: ``inputs`` (G, rows, D) and ``outputs`` (G, rows, O) of so many images, as many rows of each.
+        """Add rows ``inputs`` (G, rows, D) and ``outputs`` (G, rows, O) of this number of images, equally many rows of
+        each.
 
         Image i of a batch belongs to fold i modulo folds.
         """
@@ -77,7 +78,7 @@ class Sums:
             sum_over_ranks(getattr(self, field.name))
 
     def total(self, without: int | None = None) -> Sums:
-        """The sums over all folds, or over all but one, as a single fold."""
+        """The sums over all folds, or over all except one, as a single fold."""
         chosen = [fold for fold in range(self.folds) if fold != without]
         return Sums(*(getattr(self, field.name)[chosen].sum(dim=0, keepdim=True) for field in fields(self)))
 

@@ -1,4 +1,4 @@
-"""A pruned network beside the full one that it was made from: what every calibration step works on."""
+"""Pair: a pruned network and its full network, the input of every calibration step."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Pair:
     """The two networks, and images without labels.
 
     full: the network before it was pruned; it is not changed.
-    pruned: a network that ``plan`` made of ``full``; its weights and statistics are adjusted in place.
+    pruned: ``full`` pruned by ``plan``; its weights and statistics are adjusted in place.
     batches: this rank's images, (N, C, H, W) each, on the device of both networks.
     example: one image (1, C, H, W), the same on every rank; a rank may have no batch.
-    seed: of everything random.
+    seed: of all random numbers.
     """
 
     full: nn.Module
@@ -35,7 +35,7 @@ class Pair:
     seed: int = 0
 
     def kept(self, tensor: str, dim: int) -> Tensor | None:
-        """The entries of a tensor's dimension that the plan keeps; None if it keeps all."""
+        """The entries of a tensor's dimension that the plan keeps; None if all are kept."""
         for cut in self.plan.cuts:
             if cut.tensor == tensor and cut.dim == dim:
                 return torch.tensor(cut.indices, device=self.example.device)
@@ -51,7 +51,7 @@ class Pair:
         return torch.cat(dealt).to(self.example.device)
 
     def read_channels(self, layer: Layer) -> Tensor:
-        """The entries of the channel dimension of a layer's input in the full network that the pruned one has.
+        """The entries of the channel dimension of a layer's input in the full network that the pruned network has.
 
         ``layer`` is that of the full network.
         """
@@ -61,7 +61,7 @@ class Pair:
 
     @contextmanager
     def looking(self) -> Iterator[None]:
-        """Inside, both networks are in evaluation mode; afterwards each module is in the mode that it was in."""
+        """Context in which both networks are in evaluation mode; afterwards each module has its earlier mode."""
         flags = [(module, module.training) for net in (self.full, self.pruned) for module in net.modules()]
         self.full.eval()
         self.pruned.eval()
@@ -73,21 +73,21 @@ class Pair:
 
 
 def slope(model: nn.Module, norm: Norm) -> Tensor:
-    """By what a batch normalisation multiplies each channel, (channels,), float64."""
+    """The factor of each channel in a batch normalisation, (channels,), float64."""
     found = (model.get_buffer(norm.variance).double() + norm.eps).rsqrt()
     return found if norm.scale is None else found * model.get_parameter(norm.scale).detach().double()
 
 
 @torch.no_grad()
 def read_weights(model: nn.Module, layer: Layer) -> Tensor:
-    """(groups, outputs of a group, features), float64."""
+    """The weights of a layer, (groups, outputs of a group, features), float64."""
     weight = model.get_parameter(layer.weight).detach().double()
     return weight.reshape(layer.groups, weight.shape[0] // layer.groups, -1)
 
 
 @torch.no_grad()
 def write(model: nn.Module, layer: Layer, weights: Tensor, constants: Tensor) -> None:
-    """Give a layer these weights, and constants (outputs,) that are added to what the weights compute."""
+    """Set the weights of a layer, and constants (outputs,) that are added to the products with the weights."""
     weight = model.get_parameter(layer.weight)
     weight.copy_(weights.reshape(weight.shape))
     shift_outputs(model, layer, constants, instead=True)
@@ -105,7 +105,7 @@ def shift_outputs(model: nn.Module, layer: Layer, constants: Tensor, instead: bo
 
 
 def kept_inputs(pair: Pair, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
-    """Groups and inputs of each group of a layer of the full network that are left in the pruned one."""
+    """The groups, and the inputs of each group, of a layer of the full network that the pruned one has."""
     outputs, inputs = pair.kept(layer.weight, 0), pair.kept(layer.weight, 1)
     count, fan_in, _ = layer.shape
     per_group = count // layer.groups

@@ -1,7 +1,7 @@
-"""Running a network segment by segment, without running what comes before a segment again.
+"""Running a network segment by segment, without repeating earlier segments.
 
-A segment ends when a module is done. What later code reads of the finished modules is kept for every batch, so that a
-segment can be run any number of times, each time with other weights, at the cost of that segment only.
+A segment ends when a module finishes. The outputs of finished modules that later code reads are stored for every batch,
+so that a segment can be run any number of times with different weights, at the cost of that segment only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prunelab.structure.layer_calls import Watch, parameter_names
 
 @dataclass(frozen=True)
 class Segment:
-    """Layers (names of weights, in forward order) that run before ``stop`` is done (None: before the network is)."""
+    """Layers (names of weights, in forward order) that run before the module ``stop`` finishes (None: the network)."""
 
     layers: tuple[str, ...]
     stop: str | None
@@ -50,7 +50,7 @@ def find_segments(
 def _course(
     model: nn.Module, images: Tensor, layers: Collection[str]
 ) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
-    """When each layer was called, and when each module began and was done."""
+    """The time of each layer's call, and of each module's start and end."""
     clock = 0
     times: dict[str, int] = {}
     began: dict[str, int] = {}
@@ -99,13 +99,13 @@ def _units(
 
 
 class Stopped(Exception):
-    """Ends a pass once its last segment is done."""
+    """Ends a pass after its last segment."""
 
 
 class Course:
-    """A network on the way through a set of batches: it has run up to the end of some segment.
+    """A network that has processed a set of batches up to the end of some segment.
 
-    model: in evaluation mode, on the device of the batches.
+    model: the network, in evaluation mode, on the device of the batches.
     batches: inputs of the network.
     """
 
@@ -116,17 +116,18 @@ class Course:
         self._kept: list[dict[str, Tensor]] = [{} for _ in batches]
 
     def run(self, stop: str | None) -> Iterator[int]:
-        """Run the segment that ends with ``stop`` on one batch after the other; yields each one's number before."""
+        """Run the segment that ends with ``stop`` on one batch after the other; yields the number of each batch
+        before."""
         for number in range(len(self._batches)):
             yield number
             self._pass(number, stop, {})
 
     def output(self, number: int) -> Any:
-        """What the network gives for a batch (None if a pass is stopped before), with gradients if they are on."""
+        """The output of the network for a batch (None if the pass is stopped before), with gradients if enabled."""
         return self._pass(number, None, {}, gradients=torch.is_grad_enabled())
 
     def advance(self, stop: str | None) -> None:
-        """Run the segment on all batches, and start the next passes behind it."""
+        """Run the segment on all batches; later passes start after it."""
         if stop is None:
             for _ in self.run(None):
                 pass
@@ -170,7 +171,7 @@ def _keeps(path: str, found: dict[str, Tensor] | None, stops: bool) -> Callable[
         def run(*args: Any, **kwargs: Any) -> Any:
             out = forward(*args, **kwargs)
             if found is not None:
-                found[path] = out if stops else out.clone()  # what follows may work in place
+                found[path] = out if stops else out.clone()  # later operations may change it in place
             if stops:
                 raise Stopped
             return out

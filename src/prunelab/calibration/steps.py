@@ -31,7 +31,7 @@ def chosen_steps(chosen: Sequence[str | Step]) -> tuple[Step, ...]:
     """The steps that ``recipe.calibration`` lists: names of ``STEPS``, or steps with settings of their own.
 
     Raises:
-        UserError: an unknown name, or something that is no step.
+        UserError: an unknown name, or a value that is not a step.
     """
     if isinstance(chosen, str):
         raise UserError(f"recipe.calibration={chosen!r} is one word: write a list, such as [{chosen}].")
@@ -39,7 +39,7 @@ def chosen_steps(chosen: Sequence[str | Step]) -> tuple[Step, ...]:
 
 
 def title(step: Step) -> str:
-    """The name of a step in records: that in ``STEPS``, or its settings if they are others."""
+    """The name of a step in records: that in ``STEPS``, or its settings if they differ."""
     for name, known in STEPS.items():
         if step == known:
             return name
@@ -53,7 +53,7 @@ def _step(chosen: str | Step) -> Step:
         return STEPS[chosen]
     if not callable(chosen):
         raise UserError(
-            f"recipe.calibration: {chosen!r} is no calibration step. Use names ({', '.join(STEPS)}) or mappings "
+            f"recipe.calibration: {chosen!r} is not a calibration step. Use names ({', '.join(STEPS)}) or mappings "
             "with a _target_, such as {_target_: prunelab.calibration.Distil, steps: 500}."
         )
     return chosen

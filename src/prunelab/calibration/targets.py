@@ -1,4 +1,4 @@
-"""What layers of the full network give, and the sums that pair it with what layers of the pruned network read."""
+"""Outputs of layers of the full network, and their sums of products with inputs of the pruned network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Target:
 def record_targets(
     pair: Pair, course: Course, stop: str | None, layers: Mapping[str, Layer], positions: int
 ) -> dict[str, list[Target]]:
-    """Run a segment of the full network to its end; for each layer its targets, batch by batch."""
+    """Run a segment of the full network to its end; returns the targets of each layer, batch by batch."""
     found: dict[str, list[Target]] = {name: [] for name in layers}
     chosen: dict[str, tuple[Tensor, bool]] = {}
 
@@ -72,7 +72,7 @@ def sums_with_targets(
 
 
 class _Pairing:
-    """Collects what a layer of the pruned network reads, batch by batch, beside its targets."""
+    """Collects the inputs of a layer of the pruned network with their targets, batch by batch."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class _Pairing:
         self.sums = Sums.zeros(folds, layer.groups, layer.features, self._outputs, device)
 
     def entered(self, name: str, use: Use) -> None:
-        """The layer is called: its inputs are known, and the pass may end unless its sum is needed."""
+        """Called before the layer: its inputs are known, and the pass may end unless its sum is needed."""
         if name != self._layer.weight:
             return
         chosen = use.chosen(self._positions, self._pair.seed)
@@ -102,14 +102,14 @@ class _Pairing:
             raise Stopped
 
     def added(self, names: tuple[str | None, ...], operands: tuple[Tensor, ...]) -> None:
-        """The layer's output is added to another tensor."""
+        """Called when the layer's output is added to another tensor."""
         if self._closes and self._waiting is not None and self._layer.weight in names:
             other = operands[1 - names.index(self._layer.weight)]
             self._add(outputs_at(other, *self._waiting[1:]))
             raise Stopped
 
     def finish(self) -> None:
-        """A pass is over; if the sum was not part of it, the layer's own outputs are its target."""
+        """Called at the end of a pass; if the sum was not part of it, the layer's own outputs are the target."""
         if self._waiting is not None:
             self._add(None)
 
@@ -125,11 +125,11 @@ class _Pairing:
         self.sums.add(inputs, y, len(chosen))
 
     def _left(self, rows: Tensor) -> Tensor:
-        """The outputs (rows, outputs) that the pruned layer still has."""
+        """The outputs (rows, outputs) that the pruned layer has."""
         return (rows if self._kept is None else rows[:, self._kept]).double()
 
     def _correction(self, error: Tensor) -> Tensor:
-        """How much the outputs must change, so that the sum behind the normalisation changes by ``error``."""
+        """The change of the outputs that changes the sum after the normalisation by ``error``."""
         if self._layer.norm is None:
             return error
         found = slope(self._pair.pruned, self._layer.norm)

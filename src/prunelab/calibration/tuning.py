@@ -13,7 +13,7 @@ from prunelab.calibration.pair import Pair
 from prunelab.distributed.ranks import sum_over_ranks, world
 
 HELD_OUT = 8
-"""Of so many images one is held out of an optimisation."""
+"""One image in this many is held out from an optimisation."""
 
 CHECKS = 4
 """Number of evaluations on the held-out images during an optimisation."""
@@ -21,10 +21,10 @@ CHECKS = 4
 
 @dataclass(frozen=True)
 class Minibatches:
-    """All calibration images in minibatches, and of each minibatch the share of this rank (every ranks-th image).
+    """All calibration images in minibatches; of each minibatch this rank has a share (every ranks-th image).
 
-    The first ``train`` minibatches are for training, the others are held out. ``sizes``: images of each on all ranks.
-    So the gradients of all ranks together are those of one process.
+    The first ``train`` minibatches are for training, the others are held out. ``sizes``: number of images of each on
+    all ranks, with which the sum of the gradients of all ranks equals the gradient of one process.
     """
 
     shares: list[Tensor]
@@ -36,7 +36,7 @@ class Minibatches:
 
     @staticmethod
     def of(pair: Pair, size: int) -> Minibatches:
-        """The images of a pair, shuffled once."""
+        """Minibatches of the images of a pair, shuffled once."""
         generator = torch.Generator().manual_seed(pair.seed)
         images = pair.all_images()
         images = images[torch.randperm(len(images), generator=generator).to(images.device)]
@@ -49,7 +49,7 @@ class Minibatches:
         return Minibatches([part[rank::ranks] for part in parts], sizes, train, generator, rank, ranks)
 
     def mean(self, values: Sequence[Tensor]) -> float:
-        """The mean over all images of all ranks; ``values`` (images,) of each share."""
+        """The mean over the images of all ranks, from the ``values`` (images,) of each share."""
         total = torch.stack([value.double().sum() for value in values]).sum()
         sum_over_ranks(total)
         return float(total) / sum(self.sizes)
@@ -65,8 +65,8 @@ def tune(
     """Adam, with a rate that rises for a tenth of the steps and then falls to 0 (cosine).
 
     error(place): the error of this rank's share of a minibatch, divided by the images of all ranks. The rate is the
-    best of short runs; the weights end where the error on the held-out minibatches was least, which may be where they
-    began. Returns that error.
+    best one of short runs; the final weights are those with the smallest error on the held-out minibatches, possibly
+    the initial ones. Returns that error.
     """
     needed = [parameter.requires_grad for parameter in parameters]
     try:
@@ -94,7 +94,7 @@ class _Run:
         self._kept, self._best = self._start, self._held_out()
 
     def __call__(self, steps: int, rate: float) -> float:
-        """Optimise from the start; the least error on held-out images that was met on the way."""
+        """Optimise from the start; returns the smallest error on held-out images."""
         self._set(self._start)
         optimizer = torch.optim.Adam(self._parameters, lr=rate)
         marks = {round(steps * (check + 1) / CHECKS) for check in range(CHECKS)}
@@ -118,7 +118,7 @@ class _Run:
         return least
 
     def restore(self) -> float:
-        """Set the best weights; the error with them."""
+        """Set the best weights; returns their error."""
         self._set(self._kept)
         return self._best
 

@@ -19,7 +19,7 @@ from prunelab.distributed.ranks import RankFailure, described, world
 Result = TypeVar("Result")
 
 GRACE_S = 3.0
-"""How long a failed rank waits for the others to fail too. If all fail, the process group remains usable."""
+"""Seconds that a failed rank waits for the others to fail too. If all fail, the process group remains usable."""
 
 POLL_S = 1.0
 """Interval at which the NCCL watcher thread reads the store."""

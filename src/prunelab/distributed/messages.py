@@ -11,13 +11,13 @@ log = logging.getLogger("prunelab")
 
 
 def info(message: str) -> None:
-    """Log ``message`` at level INFO, on rank zero alone."""
+    """Log ``message`` at level INFO, only on rank zero."""
     if world()[0] == 0:
         log.info(message)
 
 
 def warn(message: str) -> None:
-    """Warn (UserWarning), on rank zero alone."""
+    """Warn (UserWarning), only on rank zero."""
     if world()[0] == 0:
         warnings.warn(message, UserWarning, stacklevel=3)
 

@@ -40,7 +40,9 @@ def start_processes(trainer: pl.Trainer, key: str) -> None:
     launcher = trainer.strategy.launcher
     if launcher is not None:  # starts nothing under Slurm or torchrun, which have started the processes
         launcher.launch(trainer.strategy.setup_environment)
-    atexit.register(leave)  # before the interpreter ends: threads of a group that still exists then can abort
+    atexit.register(
+        leave
+    )  # before the interpreter ends, because threads of an existing group could then abort the process
 
 
 def leave() -> None:
@@ -65,7 +67,7 @@ def is_rank_zero() -> bool:
 
 @contextmanager
 def held_by_rank_zero(take: Callable[[], AbstractContextManager[Held]], elsewhere: Held) -> Iterator[Held]:
-    """Enter the context ``take()`` on rank zero; the other ranks wait for that and get ``elsewhere``."""
+    """Enter the context ``take()`` on rank zero; the other ranks wait until it is entered and receive ``elsewhere``."""
     with take() if is_rank_zero() else nullcontext(elsewhere) as held:
         gather(None)
         yield held

@@ -49,7 +49,7 @@ def accuracy(
         raise ValueError("accuracy needs at least one image")
     if broken_images:
         raise UserError(
-            f"The network gives NaN or infinity for {broken_images} of {images_seen} images. Its weights are too "
+            f"The network returns NaN or infinity for {broken_images} of {images_seen} images. Its weights are too "
             "large, or its training has diverged: use a smaller learning rate (lr) for it."
         )
     return Accuracy(top1 / images_seen, top5 / images_seen if num_classes >= 5 else None)
@@ -62,7 +62,7 @@ def predicted_classes(
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> tuple[list[int], list[int]]:
-    """The class that ``model`` gives to each image in evaluation mode, and the true class.
+    """The class that ``model`` predicts for each image in evaluation mode, and the true class.
 
     Nothing is shared between processes. Afterwards the network is on the CPU, in its original mode.
     """

@@ -1,4 +1,4 @@
-"""How much of the processor other processes use while something is measured."""
+"""The load of the processor by other processes during a measurement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 STAT = Path("/proc/stat")
 SHORTEST_S = 0.2
-"""The kernel counts in ticks of 10 ms; the load over a shorter time is not known."""
+"""The kernel counts in ticks of 10 ms; the load over a shorter time is unknown."""
 
 CONCURRENT_RUNS_VARIABLE = "PRUNELAB_CONCURRENT_RUNS"
 """Set by hydra/launcher=local (``prunelab.cli.local.launch``): the number of runs at the same time."""

@@ -35,7 +35,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
 
     ``plan.json`` holds the plan that ``prunelab.apply`` stored on the model, the builder and its arguments if
     ``models.build`` made the model (any other network has to be passed to ``load``), the versions, the digest of the
-    weights, and a digest of all this. Each file is written atomically, the weights first.
+    weights, and a digest of the description. Each file is written atomically, the weights first.
 
     If the model has an attribute ``prunelab_input`` (a ``records.InputFormat``: image size, normalisation, names of the
     classes), it is stored too; the networks of runs have one.
@@ -114,8 +114,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     content = _read(folder / WEIGHTS_FILE)
     if hashlib.sha256(content).hexdigest() != page["weights_sha256"]:
         raise UserError(
-            f"{folder / WEIGHTS_FILE} is not the file that {PLAN_FILE} was written with: it was truncated, exchanged "
-            "or edited. Copy both files again from where they were made."
+            f"{folder / WEIGHTS_FILE} is not the file with which {PLAN_FILE} was written: it was truncated, exchanged "
+            "or edited. Copy both files again from the original folder."
         )
     header = Header.read(folder / WEIGHTS_FILE)
     plan = PruningPlan.from_json(json.dumps(page["plan"]))
@@ -161,14 +161,14 @@ def _page(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} was edited after it was written: {error}.") from error
     except ValueError as error:
         raise UserError(
-            f"{path} is not readable JSON ({error}); copy it again from where it was made."
+            f"{path} is not readable JSON ({error}); copy it again from the original folder."
         ) from error
     needed = {"schema", "origin", "network", "plan", "weights_sha256", "torch", "page_sha256"}
     known = isinstance(page, dict) and page.get("schema") == SCHEMA and set(page) - {"input"} == needed
     if not known:
         raise UserError(f"{path} does not describe a network saved by prunelab (schema {SCHEMA}).")
     if page.pop("page_sha256") != _digest(page):
-        raise UserError(f"{path} was edited after it was written; copy it again from where it was made.")
+        raise UserError(f"{path} was edited after it was written; copy it again from the original folder.")
     return page
 
 

@@ -1,4 +1,4 @@
-"""Limits for a network that is built from a file somebody else may have written.
+"""Limits for a network that is built from a file of unknown origin.
 
 The builder arguments in ``plan.json`` can describe a network of any size. It is therefore compared with the plan and
 with the header of the weights file (kilobytes) on the meta device, which allocates nothing, before it is built.
@@ -26,7 +26,7 @@ SHRINKAGE = 16
 
 LEAST_ARGUMENT = 4096
 LEAST_ELEMENTS = 2**28
-"""Always allowed: integers up to this one among the arguments, and so many elements in all tensors (1 GiB)."""
+"""Always allowed: integer arguments up to this one, and this number of elements in all tensors (1 GiB)."""
 
 LEAST_TENSORS = 10_000
 TENSORS_PER_TENSOR = 4
@@ -114,9 +114,7 @@ def build_checked(origin: Origin, plan: PruningPlan, header: Header) -> nn.Modul
         try:
             with torch.device("meta"):
                 shell = origin.build()
-        except (
-            NotImplementedError
-        ):  # a constructor that reads values of its tensors; the limits hold all the same
+        except NotImplementedError:  # the constructor reads values of tensors; the limits were applied
             shell = None
     if shell is not None:
         apply(shell, plan)
@@ -126,7 +124,7 @@ def build_checked(origin: Origin, plan: PruningPlan, header: Header) -> nn.Modul
 
 
 def _numbers(values: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Every integer in nested arguments, and the length of every list, with its name."""
+    """All integers in nested arguments, and the lengths of all lists, with their names."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             yield from _numbers(value, f"{prefix}.{name}" if prefix else str(name))

@@ -1,7 +1,8 @@
 """ResNets for 32x32 images (He et al. 2016, https://arxiv.org/abs/1512.03385, section 4.2).
 
 A network of 6n+2 layers: one 3x3 convolution, three stages of n blocks with 16, 32 and 64 channels, one linear layer.
-The survey names its network for CIFAR-10 "ResNet-52", which 6n+2 cannot give; the papers that it cites use 56 (n = 9).
+The survey names its network for CIFAR-10 "ResNet-52", but 52 is not of the form 6n+2; the papers that it cites use 56
+(n = 9).
 
 Parameter names are those of Idelbayev's ``pytorch_resnet_cifar10``: ``conv1``, ``bn1``,
 ``layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}``, ``linear``, so that its weight files can be loaded without changes.

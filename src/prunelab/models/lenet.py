@@ -14,7 +14,7 @@ class LeNet5(nn.Module):
     """LeNet-5 in its present form: ReLU, max-pooling, full connections between maps, softmax output.
 
     The paper pads 28x28 digits to 32x32; here the first convolution pads. C5 is a 5x5 convolution, as in the paper. For
-    larger images its map is larger, and the map is averaged: every size from 28x28 on works with the same 61,706
+    larger images its map is larger, and the map is averaged: every size of at least 28x28 works with the same 61,706
     parameters (1 channel, 10 classes). Smaller images are smaller than the kernel of C5.
 
     Input (N, in_chans, H, W) with H, W >= 28, output (N, num_classes).

@@ -88,7 +88,7 @@ def create(origin: Origin, pretrained: bool) -> nn.Module:
         UserError: the network cannot be built with these arguments.
         OSError: the weights cannot be downloaded.
     """
-    arguments = deepcopy(dict(origin.arguments))  # constructors may keep or change their arguments
+    arguments = deepcopy(dict(origin.arguments))  # constructors may store or change their arguments
     try:
         model: Any = timm.create_model(origin.name, pretrained=pretrained, **arguments)
     except _REFUSALS as error:

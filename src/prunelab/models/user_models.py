@@ -1,4 +1,4 @@
-"""Modules of the user: networks that they register with timm, methods and criteria that they define."""
+"""Modules of the user, which register networks with timm or define methods and criteria."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def import_user_module(module: str, key: str = "model.module") -> None:
 
     Args:
         module: its name, without ".py".
-        key: the setting that names it, for messages.
+        key: the setting with this name, for messages.
 
     Raises:
-        UserError: it is not found, or cannot be imported.
+        UserError: the module is not found, or cannot be imported.
     """
     folder = str(Path.cwd())
     if folder not in sys.path:

@@ -1,4 +1,4 @@
-"""Loading weights from a file into a network: all of them, or none and an error that lists what does not fit."""
+"""Loading weights from a file into a network: all of them, or none with an error that lists the mismatches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".th", ".tar")
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
 # Prefixes that DDP, LightningModules and torch.compile add to names.
 _PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.")
-_SHOWN = 3  # names listed of each kind of misfit
+_SHOWN = 3  # number of names that are listed of each kind of mismatch
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -34,7 +34,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     channel map of a zero-padded shortcut) may be absent.
 
     Raises:
-        UserError: the file is missing or unreadable, or its names, shapes or kinds of numbers are not those of the
+        UserError: the file is missing or unreadable, or its names, shapes or number formats are not those of the
             network. Then nothing is loaded.
     """
     path = Path(path)

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written as a whole, named by their digest, tensors and plain numbers only."""
+"""Checkpoints of a training: written atomically, named by their digest, with tensors and plain values only."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def read(file: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def _fault(file: Path) -> str | None:
-    """What is wrong with a checkpoint; None if it is sound."""
+    """The defect of a checkpoint; None if it is sound."""
     name = _NAME.fullmatch(file.name)
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -107,6 +107,6 @@ def _fault(file: Path) -> str | None:
         return "its content does not have the digest in its name"
     try:
         read(file)
-    except Exception as error:  # torch.load raises many kinds for a file of another format
+    except Exception as error:  # torch.load raises errors of many types for a file of another format
         return f"it cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return None

@@ -20,7 +20,7 @@ class Distillation:
     softmax functions, see ``prunelab.training.losses.distillation``.
 
     Attributes:
-        weight: of the teacher's loss, in (0, 1].
+        weight: weight of the teacher's loss, in (0, 1].
         temperature: T, above 0.
 
     Raises:
@@ -39,8 +39,7 @@ class Distillation:
 
 class Teacher:
     """A trained network, in evaluation mode and without gradients, whose outputs another network learns.
-
-    It is no part of the module that is trained: checkpoints do not contain it, and DDP does not synchronise it.
+    It is not part of the trained module: checkpoints do not contain it, and DDP does not synchronise it.
 
     Args:
         network: the trained network, of which a copy is made; images (N, C, H, W) to logits (N, classes).
@@ -56,11 +55,11 @@ class Teacher:
 
         Args:
             images: (N, C, H, W).
-            logits: of the network that is trained, for these images, (N, classes).
+            logits: those of the trained network for these images, (N, classes).
             of_labels: its loss for the labels, a scalar.
         """
         first = next(self.network.parameters(), None)
-        if first is None or first.device != images.device:  # Module.to reads every tensor, also if none moves
+        if first is None or first.device != images.device:  # Module.to is slow, even if no tensor moves
             self.network.to(images.device)
         with torch.no_grad():
             wanted = self.network(images)

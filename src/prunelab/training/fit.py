@@ -27,7 +27,7 @@ from prunelab.training.seeding import SeedEachEpoch
 from prunelab.training.settings import Training
 from prunelab.training.whole_batch import WholeBatch
 
-# Lightning's hints for authors of training scripts, and deprecations of its own dependencies: a user of prunelab cannot
+# Lightning's hints for authors of training scripts, and deprecations of its own dependencies: users of prunelab cannot
 # act on them.
 ADVICE = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -54,7 +54,7 @@ def fit(
     """Train ``backbone`` in place; returns the seconds that it took, including those before an interruption.
 
     A checkpoint is written into ``folder`` after each epoch. If the folder holds checkpoints, the training continues
-    from the newest one that is undamaged; therefore the folder must be used for this network, data and training only.
+    from the newest undamaged one; therefore the folder must be used for this network, data and training only.
 
     Args:
         backbone: images (N, C, H, W) to logits (N, classes).
@@ -62,7 +62,7 @@ def fit(
         training: optimizer, schedule and number of epochs.
         machine: accelerator, precision and number of processes.
         seed: seeds the random generators at the start of each epoch.
-        folder: where the checkpoints are.
+        folder: the folder of the checkpoints.
         title: the name of the training in the progress bar and in messages.
         callbacks: further Lightning callbacks.
         write: writes the checkpoints.

@@ -1,4 +1,4 @@
-"""Devices, precision and processes of all trainings and evaluations of a run: the choices of conf/trainer."""
+"""Devices, precision and processes of all trainings and evaluations of a run; conf/trainer has its settings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Machine:
         compile: compile the network before each training; "reduce-overhead" replays its kernels as CUDA graphs.
         tf32: compute float32 convolutions and matrix products on NVIDIA GPUs in TF32 (mantissas of 10 bits).
         fused: update all parameters in one kernel per optimizer step.
-        images_on_device: move images that are in memory to the device, and assemble batches there.
+        images_on_device: move images in memory to the device, and assemble batches there.
         batches: limit for a trial run: batches per pass over the images; every training has one epoch then.
     """
 
@@ -115,7 +115,8 @@ class Machine:
         """Set the process-wide options of torch: CPU threads, the precision of float32 on the GPU, new tensors."""
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = self.tf32  # torch's own default is True
-        # With deterministic operators torch would fill each new tensor with NaN first: a kernel more per operator.
+        # With deterministic operators torch would fill each new tensor with NaN first, with an extra kernel per
+        # operator.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         if self.threads is not None:
             torch.set_num_threads(self.threads)

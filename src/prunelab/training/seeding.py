@@ -9,7 +9,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 class SeedEachEpoch(Callback):
     """Seeds all random generators at the start of each epoch with a function of ``seed`` and the epoch.
 
-    The order and augmentation of prunelab's data sets do not depend on these generators; dropout and other data do.
+    The order and augmentation of prunelab's data sets do not depend on these generators; dropout and the data sets of
+    users do.
     """
 
     def __init__(self, seed: int) -> None:

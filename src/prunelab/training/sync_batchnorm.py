@@ -21,7 +21,7 @@ class SameLayersSynchronised(LayerSync):
 
     Lightning's own ``TorchSyncBatchNorm`` replaces the layers by ``torch.nn.SyncBatchNorm``, and after the fit by a
     third class. That removes the activation of layers that include one (timm's ``BatchNormAct2d``), so that the network
-    computes something else, also after the fit; and it removes the hooks of a method that learns.
+    computes another function, also after the fit; and it removes the hooks of a method that learns.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,8 @@ class SameLayersSynchronised(LayerSync):
     def apply(self, model: nn.Module) -> nn.Module:
         """Synchronise the batch normalisations of ``model``, in place, with the kernels of torch.
 
-        Layers of other classes, for which torch has no synchronised one, stay: ``WholeBatch`` redirects their calls.
+        Layers of other classes, without a synchronised class in torch, are not changed: ``WholeBatch`` redirects their
+        calls.
         """
         for module in [each for each in model.modules() if isinstance(each, _BatchNorm)]:
             if type(module) in SYNCHRONISED:

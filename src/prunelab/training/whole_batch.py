@@ -1,7 +1,7 @@
-"""Training steps of several processes that compute what one process computes with the whole batch.
+"""Training steps of several processes that equal those of one process with the whole batch.
 
-The gradients of the processes are averaged by DDP. What remains are the operations that look at more than one image
-(``whole_batch_norm.py``) or draw random numbers for each image (``whole_batch_draws.py``).
+The gradients of the processes are averaged by DDP. This module handles the remaining operations, which combine several
+images (``whole_batch_norm.py``) or draw random numbers for each image (``whole_batch_draws.py``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class WholeBatch(Callback):
     (``scaled_dot_product_attention``, ``nn.MultiheadAttention``), and where a network draws a tensor of two or more
     dimensions whose first dimension is the images. Not covered are dropout of tensors whose first dimension is neither
     the images nor a multiple of them (sequence first), vectors of one number per image, draws outside of torch, and a
-    network that mixes the images of a batch. There the ranks draw equal numbers for different images.
+    network that mixes the images of a batch. In these cases the ranks draw equal numbers for different images.
 
     Args:
         batch_norm: whether statistics of batch normalisation are those of the whole batch; False: each process uses the
@@ -63,7 +63,7 @@ class WholeBatch(Callback):
 
 
 class WholeBatchMode(TorchFunctionMode):
-    """Inside, operations on the ``images`` images of this process see the images of all processes."""
+    """Context in which operations on the ``images`` images of this process use the images of all processes."""
 
     def __init__(self, shard: Shard, images: int, batch_norm: bool) -> None:
         super().__init__()

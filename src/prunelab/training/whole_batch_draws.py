@@ -52,7 +52,7 @@ class WholeBatchDraws:
     images: int
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """``func(*args, **kwargs)``, with the random numbers of one process with the whole batch."""
+        """``func(*args, **kwargs)``, with the random numbers that one process would draw for the whole batch."""
         if func in DROPOUTS and self._has_images(_first(args, kwargs)):
             return self._kept(self._drawn(func, args, kwargs))
         if func is ATTENTION:
@@ -83,7 +83,7 @@ class WholeBatchDraws:
         return self._kept(func((self.shard.ranks * size[0], *size[1:]), **rest))
 
     def _attention(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Scaled dot product attention; the other images are zeros, which costs the time of their attention, too."""
+        """Scaled dot product attention; the other images are zeros, whose attention takes time as well."""
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         given = dict(zip(names, args, strict=False)) | kwargs
         query, mask = given["query"], given.get("attn_mask")
@@ -115,7 +115,8 @@ class WholeBatchDraws:
         return self._kept(output, dim=1), None if weights is None else self._kept(weights)
 
     def _is_batch(self, tensor: Any) -> bool:
-        """Whether a tensor has two or more dimensions, the first one the images; the weights of a layer are none."""
+        """Whether a tensor has two or more dimensions with the images as the first one; weights of layers are
+        excluded."""
         known = isinstance(tensor, Tensor) and not isinstance(tensor, nn.Parameter)
         return known and tensor.dim() > 1 and len(tensor) == self.images
 
