@@ -1,5 +1,5 @@
-"""The Hydra plugin of hydra/launcher=local. Hydra finds plugins in this namespace only, and imports all of it at each
-start; so the implementation is imported when it is needed."""
+"""The Hydra plugin of hydra/launcher=local. Hydra finds plugins only in this namespace, and imports all of it at each
+start; therefore the implementation is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class LocalLauncher(Launcher):
-    """Does several runs of a sweep at a time; ``settings`` are the keys of conf/hydra/launcher/local.yaml."""
+    """Does several runs of a sweep at the same time; ``settings`` are the keys of conf/hydra/launcher/local.yaml."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = {

@@ -1,5 +1,5 @@
-"""The Hydra plugin of hydra/sweeper=optuna. Hydra finds plugins in this namespace only, and imports all of it at each
-start; so the implementation is imported when it is needed."""
+"""The Hydra plugin of hydra/sweeper=optuna. Hydra finds plugins only in this namespace, and imports all of it at each
+start; therefore the implementation is imported when it is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run, from its configuration to its record."""
+"""Runs one experiment, from its configuration to its record."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(config: Mapping[str, Any]) -> Outcome:
     from_rank_zero(folder.create)
     what = f"the run {folder.key}"
     with held_by_rank_zero(lambda: claimed(folder.path, what), elsewhere=Claim(what)) as claim:
-        if (record := from_rank_zero(folder.record)) is not None:  # made while this process waited
+        if (record := from_rank_zero(folder.record)) is not None:  # written while this process waited
             return Outcome(record, folder, is_new=False)
         with _failure_noted(setup, folder, claim) if is_rank_zero() else nullcontext():
             from_rank_zero(lambda: folder.start(config, claim))
@@ -86,7 +86,10 @@ def _failure_noted(setup: Setup, folder: RunFolder, claim: Claim) -> Iterator[No
             try:
                 folder.fail(failure_of(setup, folder.key, reason(error)), claim)
             except ClaimLost:
-                log.warning("No failure is written into %s: another process has taken it over.", folder.path)
+                log.warning(
+                    "The failure is not written into %s, because another process has taken over this folder.",
+                    folder.path,
+                )
             except OSError as full:
-                log.warning("This failure could not be written into %s: %s", folder.path, full.strerror)
+                log.warning("The failure could not be written into %s: %s", folder.path, full.strerror)
             raise

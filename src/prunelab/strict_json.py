@@ -1,4 +1,4 @@
-"""JSON from files that somebody else may have written: every key once, limited depth."""
+"""JSON from untrusted files: unique keys, limited depth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class DuplicateKey(ValueError):
-    """An object has the same key twice; programs differ in which of the values they use."""
+    """An object has the same key twice; programs use different ones of the values."""
 
 
 def loads_strictly(text: str) -> Any:

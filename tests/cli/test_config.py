@@ -67,7 +67,7 @@ def test_a_part_can_be_had_while_others_miss_values() -> None:
             """needs quotes around it, and more for the shell: 'outputs="~/out"'.""",
         ),
         (["data.root=my photos (2)"], "its value needs quotes"),
-        (["outputs=null"], "outputs=None is no folder. Write outputs=FOLDER."),
+        (["outputs=null"], "outputs=None is not a folder. Write outputs=FOLDER."),
         (["~method"], "A run has a method: choose one with method=NAME."),
         (["model=null"], "choose one file of model by its name"),
         (["study=${nowhere}"], "refers to an unknown key"),

@@ -93,7 +93,7 @@ def test_what_failed_is_tried_again_when_asked(prunelab: Command, monkeypatch: p
         (["budget.flops=0.5", "outputs=/proc/nowhere"], "output folder /proc/nowhere"),
         (["-m", "budget.flops=0.5", "outputs=/proc/nowhere"], "output folder /proc/nowhere"),
         (["-m", "method=l1,l9", "budget.flops=0.5"], "There is no method called 'l9'"),
-        (["budget.flops=0.5", "study=a/b"], "study=a/b is no folder name"),
+        (["budget.flops=0.5", "study=a/b"], "study=a/b is not a folder name"),
     ],
 )
 def test_mistakes_are_one_message_and_exit_code_1(prunelab: Command, words: list[str], message: str) -> None:

@@ -117,7 +117,7 @@ def test_a_run_that_exists_twice_is_not_replaced(study: Study, capsys: pytest.Ca
     before, same = study(), study(name=run_key(configure(WORDS)))
     (same / "record.json").unlink()
     assert main([str(before.parent)]) == 1
-    assert f"{same.name} beside it is the same run" in capsys.readouterr().out
+    assert f"{same.name} in the same folder is the same run" in capsys.readouterr().out
     assert (before / "record.json").is_file()
 
 

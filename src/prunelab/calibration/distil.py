@@ -63,6 +63,7 @@ def augmented(
     images: Tensor, count: int, rows: slice, generator: torch.Generator, flip: bool, shift: float
 ) -> Tensor:
     """Images (N, C, H, W), each mirrored with probability 1/2 and shifted by whole pixels.
+
     They are those at ``rows`` of ``count`` images; random numbers are drawn for all images.
     """
     height, width = images.shape[2:]

@@ -114,7 +114,7 @@ def resolve(config: DictConfig, runtime: Any) -> dict[str, Any]:
     # A folder may be called 2024, which YAML takes for a number.
     folders = {key: str(values[key]) for key in ("study", "outputs") if type(values.get(key)) is int}
     if not isinstance(outputs := folders.get("outputs", values["outputs"]), str):
-        raise UserError(f"outputs={outputs} is no folder. Write outputs=FOLDER.")
+        raise UserError(f"outputs={outputs} is not a folder. Write outputs=FOLDER.")
     return {"names": run_names(values, runtime), **values, **folders}
 
 

@@ -15,7 +15,7 @@ def whole_number(name: str, value: int, at_least: int, group: str = "data") -> i
 
 
 def padding(value: int, image_size: int) -> int:
-    """``value`` if every random crop of an image padded by so many pixels contains a part of the image.
+    """``value`` if every random crop of an image with this padding contains a part of the image.
 
     ``image_size`` is the side of the images. Raises UserError otherwise.
     """

@@ -76,7 +76,7 @@ class Cifar10(ImageData):
         )
 
     def prepare_data(self) -> None:
-        """Downloads 170 MB unless the files are there. Raises UserError if that is impossible."""
+        """Downloads 170 MB unless the files exist. Raises UserError if that is impossible."""
         ARCHIVE.download(self.root)
 
     def read_splits(self) -> Splits:

@@ -45,7 +45,7 @@ def unreadable(errors: Sequence[UnreadableImage]) -> UserError:
 def open_image(path: Path, channels: int) -> Image.Image:
     """The decoded image with 8 bits per channel, as RGB (``channels=3``) or grey (1).
 
-    Of 16-bit grey images the 8 high bits are kept, as Pillow does for 16-bit colour images. Raises UnreadableImage.
+    The 8 high bits of 16-bit grey images are kept, as Pillow does for 16-bit colour images. Raises UnreadableImage.
     """
     try:
         with Image.open(path) as image:
@@ -56,7 +56,7 @@ def open_image(path: Path, channels: int) -> Image.Image:
             if image.mode[0] in "IF":  # Pillow would clip values above 255
                 raise UnreadableImage(path, "it has 32 bits per channel; convert it to 8 or 16 bits")
             return image.convert(mode)
-    # Pillow raises all of these for damaged files.
+    # Pillow raises any of these for damaged files.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UnreadableImage(path, f"{error or type(error).__name__}") from error
 

@@ -1,4 +1,4 @@
-"""The digits of scikit-learn: 1,797 real handwritten digits of 8x8 pixels, part of the package."""
+"""The digits of scikit-learn: 1,797 handwritten digits of 8x8 pixels, included in the package."""
 
 from __future__ import annotations
 

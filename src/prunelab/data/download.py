@@ -14,7 +14,7 @@ from torchvision.datasets.utils import check_integrity
 
 from prunelab.errors import UserError
 
-# What torchvision raises if a file is missing, truncated or of another kind.
+# Exceptions of torchvision if a file is missing, truncated or of another kind.
 DAMAGE = (
     OSError,
     RuntimeError,
@@ -29,18 +29,18 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Archive:
-    """A torchvision data set, and how a user can put it in place without a network.
+    """A torchvision data set, and instructions for its installation without a network.
 
     Attributes:
         title: its name in messages.
         dataset: torchvision's class, called as ``dataset(root, train=..., download=...)``.
-        folder: the folder that torchvision makes in the root.
-        address: where people find the files.
-        by_hand: what to do with them.
+        folder: the folder that torchvision creates in the root.
+        address: the web address of the files.
+        by_hand: what to do with the files.
         contents: the files in ``folder`` that are read.
         packed: the archives that contain them, and the MD5 checksum of each. An archive in the root, in ``folder`` or
             in ``packed_folder`` is unpacked instead of downloaded.
-        packed_folder: where torchvision keeps the archives, relative to the root.
+        packed_folder: torchvision's folder of the archives, relative to the root.
         images: numbers of training and test images.
     """
 
@@ -55,9 +55,9 @@ class Archive:
     images: tuple[int, int] | None = None
 
     def download(self, root: Path) -> None:
-        """Download into ``root``, or unpack the archives that are there, unless the set is there already.
+        """Download into ``root``, or unpack existing archives, unless the set exists already.
 
-        The files arrive in a temporary folder and then move into place, so several processes can do this at the same
+        The files are downloaded into a temporary folder and then moved, so several processes can do this at the same
         time, and an interruption leaves no partial files. Files of the user are neither changed nor removed. Raises
         UserError if the download is impossible.
         """

@@ -87,7 +87,7 @@ class FashionMnist(ImageData):
         )
 
     def prepare_data(self) -> None:
-        """Downloads 31 MB unless the files are there. Raises UserError if that is impossible."""
+        """Downloads 31 MB unless the files exist. Raises UserError if that is impossible."""
         ARCHIVE.download(self.root)
 
     def read_splits(self) -> Splits:

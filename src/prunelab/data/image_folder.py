@@ -1,4 +1,4 @@
-"""Any set of images in the folders train/<class>/ and val/<class>/ or test/<class>/."""
+"""A data set of images in the folders train/<class>/ and val/<class>/ or test/<class>/."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ class ImageFolder(ImageData):
         return class_names(subfolder(self.root, ("train",), LAYOUT))
 
     def prepare_data(self) -> None:
-        """Fills the cache, so that one process decodes for all; without a cache each process decodes in ``setup``."""
+        """Fills the cache, so that only one process decodes images; without a cache each process decodes in
+        ``setup``."""
         if self.cache is not None and self._fits_memory(self._trees):
             self._decoded(self._trees)
 

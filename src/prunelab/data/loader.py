@@ -43,8 +43,8 @@ class BatchLoader:
     """An iterable over batches of images for a Lightning Trainer or a plain loop.
 
     Lightning sets each epoch through ``sampler.set_epoch``; in a plain loop this is not necessary, because the loader
-    counts its passes. Order and augmentation depend only on (seed, epoch, number of the batch, place in it), not on the
-    number of processes or workers or on other random numbers.
+    counts its passes. Order and augmentation depend only on (seed, epoch, number of the batch, position in it), not on
+    the number of processes or workers or on other random numbers.
 
     It is not a ``DataLoader``, so that Lightning does not shard the order again.
     """
@@ -70,7 +70,8 @@ class BatchLoader:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator body starts with the first batch: Lightning creates the iterator before it sets the epoch.
+        # A generator, because its body starts with the first batch: Lightning sets the epoch after it creates the
+        # iterator.
         epoch, self.epoch = self.epoch, self.epoch + 1
         one_pass = _Pass(self.source, self.order.batches(epoch), self._random_key(epoch), self.order.shard)
         workers = self.source.num_workers
@@ -87,7 +88,7 @@ class BatchLoader:
             self.augment_seed,
             epoch,
             0,
-        )  # 0 was once the rank; it keeps the images of recorded runs reproducible
+        )  # 0 was the rank in earlier versions; it keeps the images of recorded runs reproducible
 
 
 class _Pass(Dataset):

@@ -79,7 +79,7 @@ class ImageData(pl.LightningDataModule, ABC):
 
     @property
     def input_format(self) -> InputFormat:
-        """What a network that is trained with these images expects as its input, and the names of its outputs."""
+        """The input format of a network that is trained with these images, and the names of its outputs."""
         side, keep_aspect = self.resized
         return InputFormat(
             self.image_shape,
@@ -121,12 +121,12 @@ class ImageData(pl.LightningDataModule, ABC):
 
     @property
     def val(self) -> Split:
-        """The images held out of training; methods and searches decide with them."""
+        """The held-out images, used for decisions of methods and searches."""
         return self._loaded().val
 
     @property
     def test(self) -> Split:
-        """The images of the final evaluation; nothing else uses them."""
+        """The images of the final evaluation; they have no other use."""
         return self._loaded().test
 
     def train_dataloader(self) -> BatchLoader:
@@ -148,7 +148,8 @@ class ImageData(pl.LightningDataModule, ABC):
         """Up to ``images`` training images (all if there are fewer) with the test-time transform, in a fixed order.
 
         ``seed`` selects them, balanced over the classes. They are the same on every process and machine: nothing is
-        sharded. A smaller number gives the beginning of a larger one. Raises UserError if ``images`` is below 1.
+        sharded. A smaller number selects the first images of a larger selection. Raises UserError if ``images`` is
+        below 1.
         """
         return self._whole_loader(self.train, whole_number("calibration_images", images, 1, group="recipe"))
 

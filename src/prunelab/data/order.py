@@ -44,7 +44,7 @@ def proportional_order(targets: np.ndarray, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Shuffled:
-    """All positions in random order, and about the image at each of them: its place among the images of its class
+    """All positions in random order, and for the image at each position its place among the images of its class
     (``turn``, from 0), the number of images of its class, and the rank of its class in a random order of the
     classes."""
 

@@ -1,4 +1,4 @@
-"""Parts of a data set: holding out a part of another, and selecting a fraction of a part."""
+"""Parts of a data set: holding out a part, and selecting a fraction of a part."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def hold_out(split: Split, fraction: float, seed: int, of_every_class: bool = Tr
     The split depends only on ``seed`` and the classes.
 
     Args:
-        of_every_class: if there are too few images for each class to be in both parts: True raises an error, False
-            draws the held-out images at random from all.
+        of_every_class: whether each class must be in both parts. If there are too few images for this, True raises an
+            error, False draws the held-out images at random from all.
 
     Raises:
         UserError: there are too few images.

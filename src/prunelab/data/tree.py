@@ -16,7 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from prunelab.errors import UserError
 
 LITTER = frozenset({"Thumbs.db", "desktop.ini"})
-"""Files that file managers write; ignored like hidden files."""
+"""Files written by file managers; ignored like hidden files."""
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
 def read_tree(folder: Path) -> ImageTree:
     """Lists the images of every class folder and of the folders in it; opens none of them.
 
-    Files whose names do not end like the name of an image are skipped; one warning gives their number. Raises UserError
+    Files without the suffix of an image are skipped; one warning states their number. Raises UserError
     that lists all classes without images.
     """
     classes = class_names(folder)

@@ -1,4 +1,4 @@
-"""Recipes: in how many rounds a network is pruned and trained again."""
+"""Recipes: the rounds of pruning and training of a network."""
 
 from prunelab.recipes.recipe import FrontToBack, Iterative, OneShot, Recipe, Round
 

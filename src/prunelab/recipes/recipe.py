@@ -1,4 +1,4 @@
-"""Recipes: in how many rounds a network is pruned and trained, and the training of each round."""
+"""Recipes: the number of rounds of pruning and training, and the training of each round."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ class Round:
     """One pruning and the training that follows.
 
     Attributes:
-        keep: fraction of the full network's resource that remains after the last round that prunes this ``part``.
+        keep: remaining fraction of the full network's resource after the last round that prunes this ``part``.
         training: None if no training follows.
         part: (r, n): the round prunes the r-th of n parts of the network in forward order; (1, 1) is the whole network.
         weights: at the start of the training: "inherited" from the network before pruning, or "fresh" (initialised
             again; the pruned network is trained from scratch).
         calibration: training-free steps between pruning and training.
-        distillation: how the full network teaches in this training, and in the trainings of candidates; None: not.
+        distillation: use of the full network as a teacher in this training and in those of candidates; None: no
+            teacher.
     """
 
     keep: float
@@ -37,11 +38,12 @@ class Round:
 
 
 class Recipe(Protocol):
-    """How a budget is reached. A recipe of a user is a class with these two members and a YAML file in conf/recipe."""
+    """The rounds that reach a budget. A recipe of a user is a class with these two members and a YAML file in
+    conf/recipe."""
 
     @property
     def calibration_images(self) -> int:
-        """The number of training images with which a method scores channels."""
+        """The number of training images for the scores of a method."""
 
     def rounds(self, keep: float) -> Sequence[Round]:
         """The rounds in order; the last one keeps the fraction ``keep``."""
@@ -55,11 +57,11 @@ class OneShot:
         training: the recovery; None: the pruned network is measured without recovery.
         calibration_images: number of training images with which the method scores channels.
         weights: "inherited" from the full network, or "fresh": train the pruned architecture from scratch.
-        calibration: steps without labels that follow each pruning, on as many images: names of
+        calibration: steps without labels after each pruning, on the same number of images: names of
             ``prunelab.calibration.STEPS``, or steps with settings of their own.
-        distillation: weight of the loss towards the outputs of the full network, beside the loss of the labels with
-            weight 1 - distillation, in the recovery and in trainings of candidates; 0: none. See ``Distillation``.
-        temperature: of this loss.
+        distillation: weight of the loss against the outputs of the full network in the recovery and in trainings of
+            candidates; the loss of the labels has the weight 1 - distillation; 0: none. See ``Distillation``.
+        temperature: temperature of this loss.
 
     Raises:
         UserError: ``calibration_images`` is not at least 1; unknown ``weights`` or steps; fresh weights without
@@ -95,11 +97,12 @@ class Iterative:
             what remains) or 1 - (1 - keep) r/R (linear: each round removes the same fraction of the full network).
         calibration_images: number of training images with which the method scores channels in each round.
         calibration: steps without labels that follow each pruning, see ``OneShot``.
-        weights: in the last round, see ``OneShot``. With "fresh" the earlier rounds, which inherit weights, determine
-            the architecture only, and no calibration follows the last pruning.
-        distillation, temperature: in all trainings, see ``OneShot``. The full network before the first round teaches.
+        weights: in the last round, see ``OneShot``. With "fresh" the earlier rounds, which inherit weights, only
+            determine the architecture, and no calibration follows the last pruning.
+        distillation, temperature: in all trainings, see ``OneShot``. The teacher is the full network before the first
+            round.
 
-    Either training may be None: no training follows then.
+    Either training may be None: there is no training then.
 
     Raises:
         UserError: a number below 1, an unknown schedule, step or ``weights``; fresh weights without training.
@@ -197,7 +200,7 @@ def _last_round(
 
 
 def _taught(rounds: Sequence[Round], weight: float, temperature: float) -> tuple[Round, ...]:
-    """``rounds`` in which the full network teaches with this weight."""
+    """``rounds`` with the full network as a teacher with this weight."""
     return tuple(
         replace(each, distillation=_distillation(weight, temperature, each.training))
         if each.training
@@ -209,8 +212,10 @@ def _taught(rounds: Sequence[Round], weight: float, temperature: float) -> tuple
 def _distillation(weight: float, temperature: float, training: Training | None) -> Distillation | None:
     """None for a weight of 0."""
     if weight and training is None:
-        raise UserError(f"recipe.distillation={weight} teaches in the recovery, but recipe.training is null.")
-    taught = Distillation(weight or 1.0, temperature)  # raises for a temperature out of range, too
+        raise UserError(
+            f"recipe.distillation={weight} is a part of the loss of the recovery, but recipe.training is null."
+        )
+    taught = Distillation(weight or 1.0, temperature)  # also raises for a temperature out of range
     return taught if weight else None
 
 

@@ -19,7 +19,7 @@ Write = Callable[[Path, str | bytes], None]
 
 
 def write_atomically(path: Path, content: str | bytes, check: Callable[[], None] | None = None) -> None:
-    """Write ``content`` to ``path``; neither a reader nor a crash finds a part of it.
+    """Write ``content`` to ``path``, so that neither a reader nor a crash leaves or sees a part of it.
 
     The bytes are written to a temporary file in the same folder and flushed to disk; then the file is renamed to
     ``path``. ``check`` is called immediately before that. If it raises, or on OSError (full disk, no permission), the
@@ -64,7 +64,7 @@ def remove_partial_files(folder: Path) -> None:
 
 
 def _written(path: Path, content: str | bytes) -> Path:
-    """A temporary file beside ``path`` with this content, on disk."""
+    """A temporary file in the folder of ``path`` with this content, flushed to disk."""
     data = content.encode() if isinstance(content, str) else content
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     try:
@@ -86,7 +86,7 @@ def _link(temporary: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
             raise
-        if path.exists():  # a file system without hard links has no atomic way
+        if path.exists():  # not atomic on a file system without hard links
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
         temporary.replace(path)
 

@@ -41,8 +41,8 @@ class Claim:
     """The right of this process to write in a folder.
 
     Every file that belongs to a result is written through ``write`` or ``write_once``. Both compare the token of the
-    lease with the one in the lease file (a fencing token) immediately before the file gets its name. So a process that
-    was suspended for longer than ``LEASE_S`` cannot replace what its successor has written.
+    lease with the one in the lease file (a fencing token) immediately before the file gets its name. A process that was
+    suspended for longer than ``LEASE_S`` therefore cannot replace files of its successor.
 
     Attributes:
         what: the run or baseline, for messages.
@@ -82,14 +82,14 @@ class Claim:
 def claimed(folder: Path, what: str) -> Iterator[Claim]:
     """Claim ``folder`` for this process. If another process holds it, log a message about ``what`` and wait.
 
-    A claim consists of two locks. Both end with the process that holds them, however it ends:
+    A claim consists of two locks. Both end with the process that holds them, also if it is killed:
 
     - an operating system lock on a file in the folder, which is free as soon as its process has ended. NFS shares it
       between machines, but some cluster file systems (Lustre and BeeGFS, as often mounted) keep it local to each
       machine without an error;
     - therefore also a lease: a file that its holder touches periodically. The lease of a dead process of this machine
       is taken over at once, that of a process on another machine ``LEASE_S`` seconds after its last renewal. The same
-      holds for an empty lease file, which a process leaves that dies between creating and writing it.
+      applies to an empty lease file, which remains if a process is killed between creating and writing it.
 
     The empty lock file remains.
     """
@@ -99,7 +99,7 @@ def claimed(folder: Path, what: str) -> Iterator[Claim]:
         _held(FileLock(folder / LOCK_FILE), f"Another process is working on {what}: waiting for it."),
         _held(
             lease,
-            f"A process on another machine is working on {what}, or was until a minute ago: waiting for it.",
+            f"A process on another machine is working on {what}, or worked on it until a minute ago: waiting for it.",
             lambda: _remove_empty(lease_file),
         ),
     ):
@@ -126,13 +126,14 @@ def _held(lock: BaseFileLock, message: str, clear: Callable[[], None] = lambda: 
 
 
 def _remove_empty(lease: Path) -> None:
-    """Remove the lease file if it is empty and older than ``LEASE_S``: filelock takes it for one of an old version."""
+    """Remove the lease file if it is empty and older than ``LEASE_S``; filelock treats it as a file of an old
+    version."""
     try:
         found = lease.lstat()
         if found.st_size or _now(lease.parent) - found.st_mtime < LEASE_S:
             return
         aside = lease.with_name(f"{lease.name}.{secrets.token_hex(8)}")
-        lease.rename(aside)  # only one of several waiting processes succeeds
+        lease.rename(aside)  # succeeds in only one of several waiting processes
     except FileNotFoundError:
         return
     if aside.lstat().st_ino != found.st_ino:  # another process wrote a new lease in the meantime

@@ -12,7 +12,7 @@ from prunelab.records import sources
 TARGET = "_target_"
 
 RENAMED_CLASSES: Mapping[str, str] = {
-    "ImportancePruning": "ImportanceMethod",  # the former name is now that of a Lightning callback
+    "ImportancePruning": "ImportanceMethod",  # the former name is now the name of a Lightning callback
 }
 """Former name of a class of prunelab -> present name. Add a line when a class that conf/ names is renamed; a class that
 moves needs none."""
@@ -42,7 +42,7 @@ def key_word(target: str) -> str:
 
 @cache
 def present_target(target: str) -> str:
-    """The import path under which a class of prunelab is found now, given its path at any time.
+    """The present import path of a class of prunelab, given its path in any version.
 
     ``target`` itself if it still exists, if it is not a class of prunelab, or if there is no such class any more.
     """
@@ -58,7 +58,7 @@ def present_target(target: str) -> str:
 
 
 def classes(config: Mapping[str, Any]) -> dict[str, str]:
-    """The import path of every class that a configuration names, by its place: ``method.criterion``."""
+    """The import path of every class that a configuration names, by its key: ``method.criterion``."""
     return dict(_targets(config, ""))
 
 
@@ -77,7 +77,7 @@ def _targets(value: Any, place: str) -> list[tuple[str, str]]:
 
 @cache
 def _packages() -> tuple[str, ...]:
-    """The packages of prunelab, those further up first."""
+    """The packages of prunelab, outer ones first."""
     root = sources.find_module(sources.OWN)
     assert root is not None
     folders = sorted(

@@ -1,6 +1,6 @@
-"""Digests of what a configuration names but does not hold: images of a folder, weights in a file, code of user classes.
+"""Digests of contents that a configuration names: images of a folder, weights in a file, code of user classes.
 
-Without them a run would be found finished although the content behind a name has changed.
+Without them a run would count as finished although the named content has changed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ PUBLISHED_DATA = ("Cifar10", "FashionMnist", "ImageNet")
 IMAGENET_CLASSES = 1000
 
 BY_CONTENT = ("data.root", "baseline.path")
-"""Settings that count by the content of the files that they name, not by the path."""
+"""Settings that are identified by the content of the named files, not by the path."""
 
 CONTENT_BYTES = 2**30
-"""The files of a larger folder are known by name, size and time of change; those of a smaller one by their content."""
+"""Files of larger folders are identified by name, size and time of change; those of smaller ones by their content."""
 
 IMAGE_PARTS = ("train", "val", "test")
-"""The subfolders that an image folder is read from, if it has the first one; other files beside them do not count."""
+"""The subfolders from which an image folder is read, if it has the first one; other files are ignored."""
 
 
 def content_digests(config: Mapping[str, Any], folders: dict[Path, str] | None = None) -> dict[str, str]:
@@ -42,11 +42,11 @@ def content_digests(config: Mapping[str, Any], folders: dict[Path, str] | None =
     unless it is a published one, the path.
     ``baseline.path``: the file. ``model.module``, ``method.module``: the source of the user module.
     ``method._target_``, ``method.criterion._target_``, ...: the source of each class that is not prunelab's. A source
-    includes the modules that it imports from outside the installed packages.
+    includes imported modules outside the installed packages.
 
     Args:
-        folders: digests of folders that were read before; new ones are added. A sweep reads its folder once, not once
-            for every run.
+        folders: digests of folders that were read before; new ones are added. A sweep then reads each folder once, not
+            once per run.
 
     Raises:
         UserError: the baseline file cannot be read.
@@ -83,8 +83,8 @@ def file_digest(path: Path) -> str:
 def source_digest(module: str) -> str:
     """A digest of the source of ``module`` and of the modules that it imports, directly or not.
 
-    Comments and blank lines do not count. Modules of Python itself and of installed packages do not count, since a
-    record holds their versions; but ``module`` itself counts by its source, installed or not.
+    Comments and blank lines are ignored. Modules of Python itself and of installed packages are ignored, because a
+    record holds their versions; ``module`` itself is included even if it is installed.
     """
     digest = hashlib.sha256()
     for name, path in sorted(_imported(module).items()):
@@ -96,7 +96,8 @@ def source_digest(module: str) -> str:
 def folder_digest(root: Path) -> str:
     """A digest of the files of an image folder.
 
-    Of names and contents, if the files have at most ``CONTENT_BYTES``; else of names, sizes and times of change.
+    The digest is that of names and contents if the files have at most ``CONTENT_BYTES``, else that of names, sizes and
+    times of change.
     """
     tops = [root / part for part in IMAGE_PARTS] if (root / IMAGE_PARTS[0]).is_dir() else [root]
     files = sorted(path for top in tops for path in _files(top))
@@ -132,7 +133,7 @@ def _subfolders(folder: Path) -> int:
 
 
 def _root_digest(root: Path, data: Mapping[str, Any], folders: dict[Path, str]) -> str:
-    """A folder that is not there, or whose use is not known, counts by its path."""
+    """The digest of ``data.root``. A folder that does not exist, or whose use is unknown, is identified by its path."""
     if class_name(str(data.get(TARGET))) not in ("ImageFolder", "ImageNet") or not root.is_dir():
         return hashlib.sha256(os.fsencode(root)).hexdigest()
     if root not in folders:
@@ -141,7 +142,7 @@ def _root_digest(root: Path, data: Mapping[str, Any], folders: dict[Path, str]) 
 
 
 def _content_digest(root: Path, files: Iterable[str], manifest: str) -> str:
-    """The digest of all contents. It is kept in the user's cache until a name, size or time changes."""
+    """The digest of all contents, stored in the user's cache until a name, size or time changes."""
     known = _cache_folder() / manifest
     with suppress(OSError):
         return known.read_text(encoding="ascii").strip()
@@ -150,7 +151,7 @@ def _content_digest(root: Path, files: Iterable[str], manifest: str) -> str:
         with open(path, "rb") as file:  # noqa: PTH123  # as above
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(os.fsencode(f"{path[len(str(root)) :]}\0{content}\n"))
-    with suppress(OSError):  # without a cache the next start takes longer, nothing else
+    with suppress(OSError):  # without a cache only the next start takes longer
         known.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(known, digest.hexdigest())
     return digest.hexdigest()
@@ -168,7 +169,7 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _imported(module: str) -> dict[str, Path]:
-    """The source files of a module and of all that it imports outside the installed packages, by module name."""
+    """The source files of a module and of all its imports outside the installed packages, by module name."""
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
@@ -182,7 +183,7 @@ def _imported(module: str) -> dict[str, Path]:
 
 
 def _imports(module: str) -> set[str]:
-    """Names that may be modules, of the import statements anywhere in a module, and the packages around it."""
+    """Names that may be modules, from all import statements of a module, and its parent packages."""
     tree = sources.parse_module(module)
     names = {module.rpartition(".")[0]} - {""}
     for node in [] if tree is None else ast.walk(tree):

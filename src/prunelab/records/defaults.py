@@ -17,7 +17,7 @@ from typing import Any
 from prunelab.records import sources
 
 UNKNOWN = object()
-"""Represents a default that is no plain value. A setting is never equal to it, so it counts in a key."""
+"""Represents a default that is not a plain value. No setting equals it, so the setting is always part of a key."""
 
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Pow: operator.pow}
 _EMPTY: Mapping[str, Any] = {"dict": {}, "list": [], "tuple": []}
@@ -30,7 +30,7 @@ def defaults_of(target: str) -> Mapping[str, Any]:
         target: the import path, such as ``prunelab.methods.L1Norm``.
 
     Returns:
-        Numbers, text, None, booleans, and lists and dictionaries of such; tuples become lists. Empty if the source of
+        Numbers, text, None, booleans, and lists and dictionaries of these; tuples become lists. Empty if the source of
         ``target`` cannot be found.
     """
     return _of_own(target) if sources.is_own(target) else _read(target)
@@ -46,7 +46,7 @@ def parameters_of(target: str) -> tuple[str, ...]:
 
 @cache
 def _of_own(target: str) -> Mapping[str, Any]:
-    """The source files of prunelab do not change while it runs; those of users may."""
+    """Cached for prunelab only: the source files of users may change during a process."""
     return _read(target)
 
 
@@ -77,7 +77,7 @@ def _own_network(name: str) -> str | None:
 
 
 def _of_imported(module: str, name: str) -> Mapping[str, Any]:
-    """For a class without a source file: its signature, if some other code has imported it already."""
+    """For a class without a source file: its signature, if it has been imported already."""
     made = getattr(sys.modules.get(module), name, None)
     if not callable(made):
         return {}
@@ -90,7 +90,7 @@ def _of_imported(module: str, name: str) -> Mapping[str, Any]:
 
 
 def _of_class(node: ast.ClassDef, module: str) -> dict[str, Any]:
-    """A class that passes ``**settings`` on to its base has the parameters of both."""
+    """The defaults of a class. One that passes ``**settings`` to its base has the parameters of both."""
     constructor = next(
         (each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"), None
     )
@@ -165,7 +165,7 @@ def _field_default(node: ast.Call, module: str) -> Any:
 
 
 def _constant(name: str, module: str, depth: int = 5) -> Any:
-    """The value that a module gives to a constant, here or in the module that it is imported from."""
+    """The value of a constant, in the module or in the one from which it is imported."""
     tree = sources.parse_module(module)
     for statement in [] if tree is None or not depth else sources.statements(tree):
         if isinstance(statement, ast.Assign | ast.AnnAssign):

@@ -34,17 +34,17 @@ EARLIER_FOLDER = "earlier"
 log = logging.getLogger(__name__)
 
 BASELINES = "baselines"
-"""The folder beside the studies with the baselines that they share."""
+"""The folder, next to the studies, with the baselines that they share."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where one run writes. It is finished if ``record.json`` is there, which is written last."""
+    """The folder of one run. The run is finished if ``record.json`` exists, which is written last."""
 
     path: Path
     key: str
     contents: Mapping[str, str] = field(default_factory=dict)
-    """Digests of what the configuration names, see ``records.contents``."""
+    """Digests of the named contents, see ``records.contents``."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any], folders: dict[Path, str] | None = None) -> RunFolder:
@@ -64,14 +64,14 @@ class RunFolder:
 
     @property
     def rounds(self) -> Path:
-        """Files that an interrupted run continues from; removed when the run is finished."""
+        """Files from which an interrupted run continues; removed when the run is finished."""
         return self.path / ROUNDS_FOLDER
 
     def record(self) -> Record | None:
         """The record of the finished run, or None.
 
         Raises:
-            UserError: there is one that cannot be read, which only a damaged or foreign file can be.
+            UserError: there is one that cannot be read, because it is damaged or not a record.
         """
         file = self.path / RECORD_FILE
         try:
@@ -82,17 +82,17 @@ class RunFolder:
             raise UserError(f"{file} is damaged: {error}. Delete it to run this experiment again.") from error
 
     def failure(self) -> Failure | None:
-        """Why the run ended without a record, or None: it never ended, or what it left cannot be read."""
+        """The reason why the run ended without a record; None if it has not ended, or if the file cannot be read."""
         try:
             return Failure.from_json((self.path / FAILURE_FILE).read_text())
         except (FileNotFoundError, NotADirectoryError, RecordError, UnicodeDecodeError):
             return None
 
     def create(self) -> None:
-        """Make the folder and see that files can be written into it, before any work is done.
+        """Create the folder and check that files can be written into it, before any work is done.
 
         Raises:
-            UserError: they cannot.
+            UserError: no file can be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ class RunFolder:
             FileExistsError: there is a record; a finished run is never changed.
         """
         text = record.to_json()
-        Record.from_json(text)  # what cannot be read again is not written
+        Record.from_json(text)  # raises if the text could not be read again
         claim.write_once(self.path / RECORD_FILE, text)
         self.tidy()
 
@@ -140,11 +140,12 @@ class RunFolder:
         self.tidy()
 
     def tidy(self) -> None:
-        """Of a finished run: remove what a process left that was killed right after it had written the record."""
+        """Remove the files of a finished run that remain if its process was killed after writing the record."""
         shutil.rmtree(self.rounds, ignore_errors=True)
 
     def _has_other_contents(self) -> bool:
-        """Whether the folder holds an unfinished run of other contents; not known of those of earlier versions."""
+        """Whether the folder holds an unfinished run of other contents; false for runs of earlier versions, which have
+        no digests."""
         try:
             return bool(json.loads((self.path / CONTENTS_FILE).read_text()) != dict(self.contents))
         except FileNotFoundError:
@@ -163,9 +164,9 @@ def unwritable(folder: Path | str, error: OSError) -> str:
 
 
 def _study_name(name: Any) -> str:
-    """``name`` if it can be the name of a folder of runs."""
+    """``name``, checked to be usable as the name of a folder of runs."""
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+=-]*", name):
-        raise UserError(f"study={name} is no folder name. Use letters, digits, '_', '-' and '.'.")
+        raise UserError(f"study={name} is not a folder name. Use letters, digits, '_', '-' and '.'.")
     if name == BASELINES:
         raise UserError(f"study={BASELINES} is the folder of the baselines. Choose another name.")
     return name

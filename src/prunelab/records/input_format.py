@@ -1,4 +1,4 @@
-"""The input and the output of an image classifier, as plain data that travels with a saved network."""
+"""The input and the output of an image classifier, as plain data that is saved with a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prunelab.records.fields import Fields, RecordError
 
 @dataclass(frozen=True)
 class InputFormat:
-    """How an image becomes the input of a network, and the names of the network's outputs.
+    """The conversion of an image to the input of a network, and the names of the network's outputs.
 
     The network expects images (N, C, H, W) with values ``(x - mean) / std``, where x is in [0, 1]. For testing, an
     image is resized so that its shorter side has ``resize`` pixels (both sides if ``keep_aspect`` is false), and its

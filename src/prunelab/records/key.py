@@ -1,8 +1,8 @@
 """Keys of runs and of baselines.
 
-A key is a digest of the settings that differ from the defaults of the classes that they are given to. So a key stays
-the same when an option is added whose default changes nothing, when a class moves to another module, and when settings
-are written in another order or form; and it changes with every setting that changes a result.
+A key is a digest of the settings that differ from the defaults of their classes. A key therefore stays the same when an
+option is added whose default changes nothing, when a class moves to another module, and when settings are written in
+another order or form; it changes with every setting that changes a result.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from prunelab.records.contents import BY_CONTENT, content_digests
 from prunelab.records.defaults import UNKNOWN, defaults_of, defaults_of_network
 
 KEY_SCHEMA = 2
-"""Version of the definition of keys. Another one makes all stored runs unknown, until prunelab-migrate renames them."""
+"""Version of the definition of keys. With another version stored runs are not found until prunelab-migrate renames
+them."""
 
 KEY_LENGTH = 12
-"""Hexadecimal digits of a key; 48 bits keep ten thousand runs of a study apart."""
+"""Hexadecimal digits of a key; 48 bits distinguish ten thousand runs of a study."""
 
 WITHOUT_EFFECT = frozenset(
     {
-        # counts by the classes that it defines
+        # identified by the classes that it defines
         "method.module",
-        # where latency tables are kept
+        # the folder of latency tables
         "method.budget.target.tables",
-        # how fast networks are judged and images are read
+        # speed of judging networks and reading images
         "method.workers",
         "method.save_every",
         "data.num_workers",
         "data.in_memory",
         "data.cache",
-        # where a run is computed, see also _of_trainer
+        # the machine of a run, see also _of_trainer
         "trainer.accelerator",
         "trainer.devices",
         "trainer.num_nodes",
@@ -59,20 +60,20 @@ NETWORK_SETTINGS = "prunelab.steps.NetworkSettings"
 """The class that takes the settings of conf/model."""
 
 SETS = ("levels", "exclude")
-"""Lists whose order and repetitions mean nothing."""
+"""Lists whose order and repetitions have no effect."""
 
 PRECISIONS: Mapping[str, str] = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 """Short forms that Lightning accepts for ``trainer.precision``."""
 
 NOT_SETTINGS = (TARGET, "_convert_", "_recursive_")
-"""Keys of Hydra that are no arguments of a class."""
+"""Keys of Hydra that are not arguments of a class."""
 
 
 def run_key(config: Mapping[str, Any], contents: Mapping[str, str] | None = None) -> str:
     """The key of the run that the resolved ``config`` describes.
 
     Args:
-        contents: what ``content_digests`` gave for it, if that is known already (from a record).
+        contents: the result of ``content_digests`` for it, if it is known already (from a record).
 
     Raises:
         UserError: the baseline file cannot be read.
@@ -87,10 +88,11 @@ def baseline_key(config: Mapping[str, Any], contents: Mapping[str, str] | None =
 
 
 def identity(config: Mapping[str, Any], contents: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What a run is, as plain data: settings that differ from defaults, stable names of classes, digests of contents.
+    """The identity of a run as plain data: settings that differ from defaults, stable names of classes, digests of
+    contents.
 
-    The source of a user's method or recipe is no part of it: an edited one is reported when a finished run is found,
-    and does not make the finished runs of a study unknown (``records.reuse``).
+    The source of a user's method or recipe is not part of it: with an edited one, finished runs of a study are still
+    found, and the change is reported (``records.reuse``).
     """
     contents = content_digests(config) if contents is None else contents
     found: dict[str, Any] = {"schema": KEY_SCHEMA}
@@ -179,7 +181,8 @@ def _depends_on_processes(model: Mapping[str, Any]) -> bool:
 
 
 def _number(devices: Any) -> Any:
-    """How many devices a list of their indices or ``trainer.devices="0,1"`` selects; the value itself otherwise."""
+    """The number of devices that a list of their indices or ``trainer.devices="0,1"`` selects; else the value
+    itself."""
     if isinstance(devices, str) and "," in devices:
         devices = [each for each in devices.split(",") if each.strip()]
     if isinstance(devices, list | tuple):

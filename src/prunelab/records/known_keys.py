@@ -1,4 +1,4 @@
-"""Which keys a configuration can have, outside of the groups whose classes check their own."""
+"""The keys that a configuration can have outside the groups whose classes check their own keys."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def check_keys(config: Mapping[str, Any]) -> None:
 
 
 def _check_resources(config: Mapping[str, Any]) -> None:
-    """A method has a budget of its own, to which the files of conf/method copy the resources that they support."""
+    """Check the resources. A method has its own budget, to which the files of conf/method copy the supported
+    resources."""
     asked, method = config.get("budget"), config.get("method")
     given = method.get("budget") if isinstance(method, Mapping) else None
     if not isinstance(asked, Mapping) or not isinstance(given, Mapping):

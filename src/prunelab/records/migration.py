@@ -1,4 +1,4 @@
-"""Runs that were made by earlier versions, under the keys and in the words of this one."""
+"""Migration of runs of earlier versions to the keys and names of this version."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FIRST_NEUTRAL: Mapping[str, Any] = {
     "trainer.sync_batchnorm": False,
 }
 FIRST_PUBLISHED = ("prunelab.data.Cifar10", "prunelab.data.FashionMnist", "prunelab.data.ImageNet")
-"""The rules of the first key schema, as far as they concern baselines."""
+"""The rules of the first key schema that apply to baselines."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class Migrated:
 
 
 def migrate(folder: Path, places: Config, dry_run: bool = False) -> Iterator[Migrated]:
-    """Bring all runs below ``folder`` under their present keys, one after the other.
+    """Rename all runs below ``folder`` to their present keys, one after the other.
 
-    Each file is replaced as a whole and a folder is renamed last, so an interrupted migration is continued by the same
-    call. Nothing is deleted, and no other run is replaced. Runs that have their present keys are passed over.
+    Each file is replaced as a whole and a folder is renamed last, so an interrupted migration can be continued by the
+    same call. Nothing is deleted, and no other run is replaced. Runs that have their present keys are skipped.
 
     Args:
         folder: a run, a study, or the folder of all studies (``outputs``).
-        places: where files are now that a configuration names: ``{"data.root": ..., "baseline.path": ...}``.
-        dry_run: report what would be done, and do nothing.
+        places: present paths of files that a configuration names: ``{"data.root": ..., "baseline.path": ...}``.
+        dry_run: report the changes without making them.
     """
     for run in sorted(_run_folders(folder)):
         try:
@@ -86,7 +86,7 @@ def _run_folders(folder: Path) -> Iterator[Path]:
 def _migrate_run(run: Path, places: Config, dry_run: bool) -> Migrated | None:
     record, config = _read(run)
     if config is None:
-        return Migrated(run, run, "its configuration is not there")
+        return Migrated(run, run, "its configuration is missing")
     recorded = (record or {}).get("contents") or _recorded_contents(run)
     present = upgraded(config)
     contents = {**_contents(present, places), **recorded}
@@ -95,7 +95,7 @@ def _migrate_run(run: Path, places: Config, dry_run: bool) -> Migrated | None:
     if target == run and config == present and (record is None or record.get("key_schema") == KEY_SCHEMA):
         return None
     if target != run and target.exists():
-        return Migrated(run, run, f"{target.name} beside it is the same run")
+        return Migrated(run, run, f"{target.name} in the same folder is the same run")
     if not dry_run:
         with _not_at_work(run, is_finished=record is not None):
             _rename_baseline(run.parent.parent / BASELINES, config, present, contents, places)
@@ -118,7 +118,7 @@ def _read(run: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
 
 
 def yaml_config(path: Path) -> dict[str, Any]:
-    """The configuration in a ``config.yaml``. Raises RecordError if it is none."""
+    """The configuration in a ``config.yaml``. Raises RecordError if the file is not one."""
     config = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(config, dict):
         raise RecordError(f"{path} holds no configuration")
@@ -131,10 +131,10 @@ def _recorded_contents(run: Path) -> dict[str, str]:
 
 
 def _contents(config: Config, places: Config) -> dict[str, str]:
-    """Digests of what the baseline depends on, with the files where they are now.
+    """Digests of the contents on which the baseline depends, from the present paths of the files.
 
-    A file that is not there counts by its name: the run keeps a key of its own. The sources of user methods are left
-    out: what they were when the run was made is not known.
+    A missing file is identified by its name: the run has a key of its own. The sources of user methods are left out,
+    because their content at the time of the run is unknown.
     """
     moved = {
         **config,
@@ -190,7 +190,7 @@ def _rewrite(run: Path, record: dict[str, Any] | None, config: Config, contents:
 
 
 def _rename_baseline(store: Path, config: Config, present: Config, contents: Config, places: Config) -> None:
-    """The stored baseline that a run of the first key schema started from gets its present key too."""
+    """Rename the stored baseline of a run of the first key schema to its present key."""
     before, now = store / _first_baseline_key(config, places), store / baseline_key(present, contents)
     if before.is_dir() and not now.exists():
         before.rename(now)

@@ -71,7 +71,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class BudgetSummary:
-    """The budget of a run: keep the fraction ``keep`` of ``resource``, and the fraction that was ``reached``.
+    """The budget of a run: keep the fraction ``keep`` of ``resource``, and the fraction ``reached``.
 
     ``reached`` is None only in a failure.
     """
@@ -95,7 +95,8 @@ class BudgetSummary:
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """The plan that was applied: channels (before, after) per group, and how exactly pruned equals masked."""
+    """The applied plan: channels (before, after) per group, and the difference of the pruned from the masked
+    network."""
 
     widths: Mapping[str, tuple[int, int]]
     dropped_blocks: tuple[str, ...]

@@ -58,7 +58,7 @@ def _shortest(path: Path) -> str:
 
 
 def _disk_is_full(error: BaseException) -> bool:
-    """Libraries written in other languages pass only the text of the system error."""
+    """Whether the disk is full; libraries in other languages only pass the text of the system error."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return full or os.strerror(errno.ENOSPC) in str(error)
 

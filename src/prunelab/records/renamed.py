@@ -1,4 +1,4 @@
-"""Settings that were renamed: configurations of earlier versions, in the words of this one."""
+"""Renamed settings: configurations of earlier versions with the names of this version."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def deprecation(former: str, present: str) -> str:
 
 
 def is_renamed_in(node: Mapping[Any, Any]) -> bool:
-    """Whether former names in a group are those of prunelab; a user class may have settings of its own so called."""
+    """Whether former names in a group are those of prunelab; a user class may have settings of the same names."""
     return TARGET not in node or sources.is_own(str(node[TARGET]))
 
 

@@ -1,4 +1,4 @@
-"""What has changed since a finished run was made that its key does not contain."""
+"""Changes since a finished run that its key does not contain."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ REDO = "sweep.redo=true runs it again."
 
 
 def changes_since(record: Record, config: Mapping[str, Any], contents: Mapping[str, str]) -> str | None:
-    """One line about what has changed since the finished run ``record`` was made; None if nothing has.
+    """One line about the changes since the finished run ``record``; None if there are none.
 
-    Compared are the sources of user classes, the version of prunelab, and defaults: a setting that the key leaves out
-    because it had the default of its class then, and has another default now.
+    The sources of user classes, the version of prunelab, and defaults are compared. A changed default is that of a
+    setting that the key leaves out because it had the default of its class, which is another one now.
 
     Args:
         config: the resolved configuration of the present command.
-        contents: what ``content_digests`` gives for it now.
+        contents: the present result of ``content_digests`` for it.
     """
     found = [*_sources(record, config, contents), *_defaults(record, config), *_version(record)]
     return f"since that run {' and '.join(found)}; {REDO}" if found else None

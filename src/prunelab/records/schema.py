@@ -1,4 +1,5 @@
-"""The content of a record: one definition for runs, which write it, and reports, which read it. No torch."""
+"""The content of a record: one definition for runs, which write it, and for reports, which read it. Does not import
+torch."""
 
 from __future__ import annotations
 
@@ -82,7 +83,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: Any) -> Record:
-        """Parse and check what ``json.load`` gave. Unknown fields are ignored.
+        """Parse and check the result of ``json.load``. Unknown fields are ignored.
 
         Raises ``RecordError`` with the first field that is wrong.
         """
@@ -132,11 +133,11 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """Parse the text of a ``record.json``; ``RecordError`` also if it is no JSON (a truncated file)."""
+        """Parse the text of a ``record.json``; ``RecordError`` also if it is not JSON (a truncated file)."""
         return cls.from_dict(_parsed(text))
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as plain data for ``json.dump``; ``from_dict`` gives an equal record back."""
+        """The record as plain data for ``json.dump``; ``from_dict`` returns an equal record."""
         return {"schema": SCHEMA, "status": FINISHED, **_plain(asdict(self))}
 
     def to_json(self) -> str:
@@ -161,7 +162,7 @@ class Failure:
 
     @classmethod
     def from_dict(cls, values: Any) -> Failure:
-        """Parse and check what ``json.load`` gave; ``RecordError`` names the first field that is wrong."""
+        """Parse and check the result of ``json.load``; ``RecordError`` names the first field that is wrong."""
         fields = Fields(values)
         _check_schema(fields)
         return cls(
@@ -180,11 +181,11 @@ class Failure:
 
     @classmethod
     def from_json(cls, text: str) -> Failure:
-        """Parse the text of a ``failure.json``; ``RecordError`` also if it is no JSON."""
+        """Parse the text of a ``failure.json``; ``RecordError`` also if it is not JSON."""
         return cls.from_dict(_parsed(text))
 
     def to_dict(self) -> dict[str, Any]:
-        """The failure as plain data for ``json.dump``; ``from_dict`` gives an equal failure back."""
+        """The failure as plain data for ``json.dump``; ``from_dict`` returns an equal failure."""
         return {"schema": SCHEMA, **_plain(asdict(self))}
 
     def to_json(self) -> str:

@@ -24,7 +24,7 @@ def is_own(dotted_name: str) -> bool:
 
 
 def find_module(name: str) -> Path | None:
-    """The source file of the module ``name``, or None if there is none that can be read.
+    """The source file of the module ``name``, or None if there is no readable one.
 
     The current folder is searched first, as it is when a run imports a user module.
     """
@@ -113,7 +113,7 @@ def definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.Function
 def _bound(
     tree: ast.Module, module: str, name: str
 ) -> ast.ClassDef | ast.FunctionDef | tuple[str, str] | None:
-    """What the last statement that binds ``name`` binds it to: a definition, or a name in another module."""
+    """The value that the last binding statement assigns to ``name``: a definition, or a name in another module."""
     found: ast.ClassDef | ast.FunctionDef | tuple[str, str] | None = None
     for statement in statements(tree):
         if isinstance(statement, ast.ClassDef | ast.FunctionDef) and statement.name == name:
@@ -130,7 +130,7 @@ def _bound(
 
 
 def is_installed(path: Path) -> bool:
-    """Whether a file belongs to Python itself or to an installed distribution, which versions describe."""
+    """Whether a file belongs to Python itself or to an installed distribution, which have versions."""
     parts = path.parts
     standard_library = Path(ast.__file__).parent
     return "site-packages" in parts or "dist-packages" in parts or standard_library in path.parents

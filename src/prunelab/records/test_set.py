@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prunelab.records.fields import Fields
 
 DEVIATIONS = 3.0
-"""Accuracies up to so many standard deviations above chance count as chance level."""
+"""Accuracies up to this number of standard deviations above chance count as chance level."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class TestSet:
     def is_chance(self, top1: float) -> bool:
         """Whether ``top1`` is not clearly above that of the constant answer "the most frequent class".
 
-        The limit is ``p + 3 sqrt(p (1 - p) / n)`` with p = ``largest_class`` and n = ``images``: an accuracy that
-        guessing exceeds in about one of a thousand cases.
+        The limit is ``p + 3 sqrt(p (1 - p) / n)`` with p = ``largest_class`` and n = ``images``: guessing exceeds this
+        accuracy in about one of a thousand cases.
         """
         chance = self.largest_class
         deviation = math.sqrt(chance * (1 - chance) / max(self.images, 1))

@@ -1,4 +1,4 @@
-"""The steps that a run is made of, and the objects that its configuration describes."""
+"""The steps of a run, and the objects that its configuration describes."""
 
 from prunelab.steps.baseline import BaselineSource, FileBaseline, PretrainedBaseline, TrainedBaseline
 from prunelab.steps.full import FullNetwork, full_network

@@ -1,4 +1,4 @@
-"""Where the trained full network comes from: the choices of conf/baseline."""
+"""Sources of the trained full network: the choices of conf/baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prunelab.tracking import Curves, CurvesFile, EpochRow
 from prunelab.training import Training, fit
 
 Watch = Callable[[EpochRow], None]
-"""Is called after each epoch of a training."""
+"""A function that is called after each epoch of a training."""
 
 
 def no_watch(row: EpochRow) -> None:
@@ -28,12 +28,12 @@ def no_watch(row: EpochRow) -> None:
 
 
 class BaselineSource(Protocol):
-    """Makes a trained full network."""
+    """A source of trained full networks."""
 
     def train(
         self, task: Task, folder: Path, write: Write = write_atomically, watch: Watch = no_watch
     ) -> tuple[nn.Module, float]:
-        """The network, and the seconds that its training took; ``write`` writes into the ``folder``."""
+        """The network, and the seconds of its training; ``write`` writes into the ``folder``."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The store of baselines: each is trained once, by one process, and shared by all runs that start from it."""
+"""The store of baselines: each is trained once, by one process, and used by all runs that start from it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from prunelab.strict_json import loads_strictly
 WEIGHTS_FILE = "model.safetensors"
 METRICS_FILE = "metrics.json"
 TRAINING_FOLDER = "training"
-"""Inside the folder of a baseline: checkpoints of its training. It is removed when the baseline is complete."""
+"""Folder of the checkpoints, inside that of a baseline. It is removed when the baseline is complete."""
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class DamagedBaseline(UserError):
 
 @dataclass(frozen=True)
 class Sample:
-    """The class that a network gives to each of a few validation images, and the fraction that is right."""
+    """The class that a network predicts for each of a few validation images, and the fraction of correct ones."""
 
     predictions: tuple[int, ...]
     top1: float
@@ -77,7 +77,7 @@ class BaselineStore:
 
     @contextmanager
     def claimed(self, key: str) -> Iterator[Claim]:
-        """The claim that is needed to write this baseline; waits while another process holds it."""
+        """The claim required for writing this baseline; waits while another process holds it."""
         with claimed(self.folder(key), f"the baseline {key}") as claim:
             remove_partial_files(self.folder(key))
             yield claim
@@ -100,7 +100,7 @@ class BaselineStore:
             DamagedBaseline: a digest does not match, or a file is missing or cannot be read.
         """
         folder = self.folder(key)
-        self.tidy(key)  # the process that made it may have been killed before
+        self.tidy(key)  # the process that stored it may have been killed before
         try:
             fields = _metrics((folder / METRICS_FILE).read_text(encoding="utf-8"))
             content = (folder / WEIGHTS_FILE).read_bytes()
@@ -114,11 +114,11 @@ class BaselineStore:
             )
         except (RecordError, ValueError, FileNotFoundError, SafetensorError) as error:
             raise DamagedBaseline(
-                f"The stored baseline {folder} is damaged: {error}. The next run that needs it makes it again."
+                f"The stored baseline {folder} is damaged: {error}. The next run that needs it trains it again."
             ) from error
 
     def set_damaged_aside(self, key: str) -> None:
-        """Rename the files of this baseline if they are damaged, so that it is made again. Needs the claim."""
+        """Rename the files of this baseline if they are damaged, so that it is trained again. Needs the claim."""
         if not self.has(key):
             return
         try:

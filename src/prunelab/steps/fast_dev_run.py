@@ -1,4 +1,4 @@
-"""A trial of a run (``fast_dev_run``): everything happens once, and nothing takes long."""
+"""A trial of a run (``fast_dev_run``): all steps are run once, with few images."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ MOST_CANDIDATES = 2
 
 
 def shortened(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` for a trial of ``fast_dev_run`` batches a pass: few images to score with, few rounds and candidates.
+    """``config`` for a trial with ``fast_dev_run`` batches per pass: few calibration images, rounds and candidates.
 
-    Passes over training, validation and test images, and epochs, are limited where they run (``Machine.batches``).
+    Passes over training, validation and test images, and epochs, are limited by ``Machine.batches``.
     Without ``fast_dev_run`` nothing changes.
     """
     short = deepcopy(dict(config))

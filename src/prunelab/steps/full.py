@@ -33,7 +33,7 @@ ACCURACY_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class FullNetwork:
-    """A trained network, its structure, its accuracy on the test images, and the seconds that this run trained it.
+    """A trained network, its structure, its accuracy on the test images, and the seconds of its training in this run.
 
     ``training_s`` is 0 if the network came from the store. ``latency`` is measured for a latency budget.
     """
@@ -89,14 +89,14 @@ def _warn_at_chance_level(setup: Setup, accuracy: Accuracy) -> None:
 
 
 def _stored_or_trained(setup: Setup) -> tuple[Baseline, bool]:
-    """The baseline, and whether this run made it. Of several processes that need it at the same time, one makes it."""
+    """The baseline, and whether this run trained it. If several processes need it at the same time, one trains it."""
     store, key = setup.store, setup.baseline_key
     if from_rank_zero(lambda: store.is_sound(key)):
         return store.load(key), False
     what = f"the baseline {key}"
     with held_by_rank_zero(lambda: store.claimed(key), elsewhere=Claim(what)) as claim:
         from_rank_zero(lambda: store.set_damaged_aside(key))
-        if from_rank_zero(lambda: store.has(key)):  # made while this process waited
+        if from_rank_zero(lambda: store.has(key)):  # stored while this process waited
             return store.load(key), False
         baseline = _trained(setup, store.folder(key), claim)
         from_rank_zero(lambda: store.save(key, baseline, claim))
@@ -117,7 +117,7 @@ def _trained(setup: Setup, folder: Path, claim: Claim) -> Baseline:
 def require_as_stored(setup: Setup, network: nn.Module, baseline: Baseline) -> None:
     """Compare the predictions of a baseline from the store with those that were stored with it.
 
-    The key of a baseline contains all that it is known to depend on. This detects any other difference: an edited
+    The key of a baseline contains its known dependencies. This check detects any other difference: an edited
     network of an installed package, another version of a library, exchanged images of a published data set.
 
     Raises:
@@ -140,7 +140,7 @@ def require_as_stored(setup: Setup, network: nn.Module, baseline: Baseline) -> N
         )
     if differs:
         raise UserError(
-            f"The baseline {folder} does not belong to this network and these images any more: it gives "
+            f"The baseline {folder} no longer belongs to this network and these images: it gives "
             f"{evidence}. Has a package with the network, or the data set, changed since it was stored? Delete the "
             "folder to train the baseline again."
         )

@@ -1,4 +1,4 @@
-"""The figures of the full and of the pruned network, side by side."""
+"""The figures of the full and of the pruned network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prunelab.training.divergence import require_finite
 
 @dataclass(frozen=True)
 class Figures:
-    """Accuracy and cost of both networks, and the seconds that the measurement took.
+    """Accuracy and cost of both networks, and the seconds of the measurement.
 
     ``validation`` is the accuracy of the pruned and recovered network on the validation images. ``other_load`` is the
     number of processor cores that other processes used during the timing, None if it is not known.
@@ -34,7 +34,7 @@ class Figures:
 
 
 def measure(setup: Setup, full: FullNetwork, pruned: Pruned) -> Figures:
-    """Accuracy on the test images, cost of the networks as they are, and the time of a forward pass.
+    """Accuracy on the test images, cost of the networks, and the time of a forward pass.
 
     Raises:
         UserError: the weights or the outputs of the pruned network are not finite.
@@ -60,7 +60,7 @@ def measure(setup: Setup, full: FullNetwork, pruned: Pruned) -> Figures:
 
 
 def _best_epoch(setup: Setup, pruned: Pruned, validation: Accuracy, accuracy: Accuracy) -> BestEpoch | None:
-    """The accuracies of the best epoch; those of the last epoch are given."""
+    """The accuracies of the best epoch; those of the last epoch are passed."""
     if pruned.best_epoch is None:
         return None
     if pruned.best is None:
@@ -72,7 +72,7 @@ def _best_epoch(setup: Setup, pruned: Pruned, validation: Accuracy, accuracy: Ac
 
 
 def _latencies(setup: Setup, *networks: nn.Module) -> tuple[list[dict[int, float]], float | None]:
-    """The times of the networks, and the load by other processes in the meantime."""
+    """The times of the networks, and the load by other processes during the measurement."""
     with other_load() as load:
         times = setup.task.latencies(*networks)
     return times, load.cores

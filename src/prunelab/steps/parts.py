@@ -1,4 +1,4 @@
-"""Pruning part by part, from front to back: the groups that a round may prune, and the budget that it must meet."""
+"""Pruning part by part in forward order: the groups that a round may prune, and the budget that it must meet."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def portion(full: ChannelGraph, method: PruningMethod, budget: Budget, part: tup
     slices = [set(each.tolist()) for each in np.array_split(names, parts)]
     done = set().union(*slices[:number])
     cost = cost_function(full, budget.resource)(full.plan({name: final.kept[name] for name in done}))
-    # A little more, half an operation: a fraction that is rounded down would cost another channel.
+    # Half an operation (or 1e-9 of a latency) is added: a fraction rounded down would cost another channel.
     more = 1e-9 * float(cost) if budget.resource == "latency" else 0.5
     keep = min(1.0, (float(cost) + more) / full_cost(full, budget.resource))
     others = {group.name for group in full.groups} - slices[number - 1]

@@ -36,7 +36,7 @@ from prunelab.training.restored_plan import prune_as
 
 CHECKED_IMAGES = 4
 FRESH_SEED = 1_000_003
-"""Added to the seed for fresh weights, which would otherwise be the initial weights of the baseline."""
+"""Added to the seed of fresh weights, which would otherwise equal the initial weights of the baseline."""
 
 TOLERANCE = 1e-4
 """Largest relative difference between the pruned and the masked network that is accepted if all groups are exact."""
@@ -49,9 +49,9 @@ class Pruned:
     ``best_epoch`` is the epoch of the recovery with the highest accuracy on the validation images (None without a
     recovery), and ``best`` the network after it, None if it is the last epoch.
 
-    ``plan`` is everything that was removed from the full network. ``after_pruning`` is the accuracy after the last
-    pruning, before the training that follows; ``masked_vs_pruned`` the largest relative difference between masked and
-    pruned outputs over all rounds; ``score_s`` the seconds that the method took to learn and to decide.
+    ``plan`` contains everything that was removed from the full network. ``after_pruning`` is the accuracy after the
+    last pruning, before the training that follows; ``masked_vs_pruned`` the largest relative difference between masked
+    and pruned outputs over all rounds; ``score_s`` the seconds of learning and deciding.
     ``after_calibration``: accuracies of the last round, step by step; the seconds of all steps are in ``recovery_s``.
     ``latency``: what the last round measured under a latency budget.
     """
@@ -74,7 +74,7 @@ def prune_and_recover(
     """Prune and recover a copy of the full network, as the recipe defines.
 
     Every round stores its decision and the newest checkpoints of its trainings in ``folder``/<round>..., and reuses
-    what it finds there. So a resumed run repeats only the epoch that was interrupted. ``write`` writes these files.
+    existing ones. A resumed run therefore repeats only the epoch that was interrupted. ``write`` writes these files.
     """
     network = copy.deepcopy(full.network)
     rounds = setup.recipe.rounds(setup.budget.keep)
@@ -188,7 +188,7 @@ def _decide(setup: Setup, context: PruningContext, place: RoundFolder) -> Decisi
 
 
 def _reconstruct(setup: Setup, context: PruningContext, plan: PruningPlan) -> float:
-    """Let a reconstruction method adjust the weights that are kept; returns the seconds."""
+    """Adjust the kept weights by a reconstruction method; returns the seconds."""
     if not setup.method.reconstructs:
         return 0.0
     pl.seed_everything(setup.task.seed, workers=True, verbose=False)
@@ -201,7 +201,7 @@ def _reconstruct(setup: Setup, context: PruningContext, plan: PruningPlan) -> fl
 
 
 def _draw_weights(setup: Setup, network: nn.Module) -> None:
-    """Replace the weights of the pruned network by random initial ones: only its architecture is inherited."""
+    """Replace the weights of the pruned network by random initial ones; only its architecture is kept."""
     pl.seed_everything(setup.task.seed + FRESH_SEED, workers=True, verbose=False)
     fresh = setup.task.network()
     prune_as(fresh, cast(PruningPlan, network.prunelab_plan))
@@ -213,7 +213,7 @@ def _prune(setup: Setup, network: nn.Module, plan: PruningPlan, graph: ChannelGr
     before = copy.deepcopy(network)
     apply(network, plan)
     images, _ = next(iter(setup.task.data.calibration_dataloader(CHECKED_IMAGES)))
-    device = next(network.parameters()).device  # images may be held on the GPU, where the network is not
+    device = next(network.parameters()).device  # images may be on the GPU, the network is not
     difference = check(before, network, plan, images.to(device))
     shrunk = {name for name, (width, left) in plan.widths.items() if left < width}
     exact = all(group.exact for group in graph.groups if group.name in shrunk)

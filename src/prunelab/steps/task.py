@@ -1,4 +1,4 @@
-"""What a full network and all networks pruned from it share: images, architecture, machine."""
+"""The task of a run, shared by a full network and all networks pruned from it: images, architecture, machine."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ _SET_ELSEWHERE = {
 class NetworkSettings:
     """The settings of conf/model: a name of timm's registry, whether to use published weights, other arguments.
 
-    ``module`` is imported first: it registers the network. Raises UserError if the import fails, or if an argument is
-    one that the data or another setting determines.
+    ``module`` is imported first: it registers the network. Raises UserError if the import fails, or if the data or
+    another setting determines an argument.
     """
 
     name: str
@@ -60,7 +60,7 @@ class NetworkSettings:
 
 @dataclass(frozen=True)
 class Task:
-    """Everything about a run that has nothing to do with pruning."""
+    """The parts of a run that are independent of pruning."""
 
     settings: NetworkSettings
     data: ImageData
@@ -80,7 +80,8 @@ class Task:
         )
 
     def prepare_data(self) -> None:
-        """Download data if needed, read what fits into memory, and move that to the GPU if ``images_on_device``."""
+        """Download data if needed, read images that fit into memory, and move them to the GPU if
+        ``images_on_device``."""
         self.data.prepare_data()
         self.data.setup()
         if self.machine.images_on_device:
@@ -100,7 +101,7 @@ class Task:
         return self._accuracy(network, self.data.test_dataloader(), "testing")
 
     def validation_accuracy(self, network: nn.Module) -> Accuracy:
-        """The accuracy on the images that are held out of training, by which runs can be selected."""
+        """The accuracy on the held-out images, by which runs can be selected."""
         return self._accuracy(network, self.data.val_dataloader(), "validating")
 
     def _accuracy(self, network: nn.Module, batches: BatchLoader, title: str) -> Accuracy:
@@ -124,7 +125,7 @@ class Task:
         return Sample(tuple(predicted), right / len(true))
 
     def latencies(self, *networks: nn.Module) -> list[dict[int, float]]:
-        """For each network the milliseconds of a forward pass, by batch size; they are measured in turns."""
+        """For each network the milliseconds of a forward pass, by batch size; the networks are measured in turns."""
         seconds = LATENCY_SECONDS if self.machine.batches is None else 0.0
         by_batch = {
             batch: forward_milliseconds(

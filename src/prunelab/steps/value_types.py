@@ -32,7 +32,8 @@ COMMON: Mapping[str, Any] = {
     "budget.divisor": int,
     "recipe.calibration_images": int,
 }
-"""Settings that other settings refer to. They are checked first, so that a message names the key that was typed."""
+"""Settings to which other settings refer. They are checked first, so that a message names the key that the user
+wrote."""
 
 
 def check_common(config: Mapping[str, Any]) -> None:

@@ -41,6 +41,7 @@ class CostModel:
     FLOPs follow the survey: ``2 H W (Cin/groups) K^2 Cout + H W Cout``, the second term only with a bias; MACs are
     the multiply-accumulates alone. Both are for one forward pass of a single image. ``flops``, ``macs``, ``params`` and
     ``function(resource)`` take
+
     - no argument: the full network -> int;
     - a ``PruningPlan`` -> int;
     - ``widths`` (B, G) or (G,), in the order of ``ChannelGraph.groups``, with an optional ``alive`` (B, blocks) of

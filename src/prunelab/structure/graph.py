@@ -75,6 +75,7 @@ class ChannelGraph:
 
     def layers(self, group: str) -> tuple[Layer, ...]:
         """The layers that produce the channels of a prunable group, with their kernels, shapes, widths and costs.
+
         A depthwise convolution produces the channels that it reads, so that it belongs to the same group.
         """
         name = self.group(group).name

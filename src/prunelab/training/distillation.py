@@ -39,6 +39,7 @@ class Distillation:
 
 class Teacher:
     """A trained network, in evaluation mode and without gradients, whose outputs another network learns.
+
     It is not part of the trained module: checkpoints do not contain it, and DDP does not synchronise it.
 
     Args:
