@@ -32,7 +32,7 @@ test-page: setup  ## Test the report's page in headless Chromium, which must be 
 	$(BIN)/pytest -m browser tests/report/page
 
 test-rows: setup  ## Run every row of the studies of ResNet-50 and ResNet-56 once, on tiny images (10 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m rows tests/experiments
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m rows tests/experiments
 
 test-gpu: setup  ## Test on a CUDA GPU (5 minutes); skipped where there is none
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist worksteal -m gpu tests/gpu
