@@ -14,6 +14,8 @@ from prunelab.structure.surgery.apply import owner
 from prunelab.structure.tracing.ids import Components
 from prunelab.structure.tracing.marks import Marked, Step, Term, Trace, Visit
 
+CONVOLUTIONS = ("convolution", "deform_conv2d")
+
 
 @dataclass(frozen=True)
 class _Operands:
@@ -139,7 +141,7 @@ class _Builder:
         operands = _operands(step)
         out = step.outputs[0]
         weight = operands.weight
-        convolution = step.op == "convolution"
+        convolution = step.op in CONVOLUTIONS
         stride, padding, dilation, transposed, groups = step.settings or ((), (), (), False, 1)
         if "attention" in step.op:
             groups_form = self.forms.width(operands.source.dims[1], operands.source.shape[1])
@@ -203,15 +205,15 @@ class _Builder:
 
 
 def _operator(op: str, weight: Marked | None) -> str:
-    if op == "convolution":
-        return op
+    if op in CONVOLUTIONS:
+        return "convolution"
     if "attention" in op:
         return "attention"
     return "product" if weight is None else "linear"
 
 
 def _operands(step: Step) -> _Operands:
-    if step.op == "convolution":
+    if step.op in CONVOLUTIONS:
         return _Operands(step.inputs[0], 1, 1, step.inputs[1])
     if "attention" in step.op:
         return _Operands(step.inputs[0], -1, -1, None)

@@ -18,6 +18,7 @@ from prunelab.structure.surgery.cutting import Cutter
 from prunelab.structure.surgery.implied import require_implied
 from prunelab.structure.surgery.replacing import replace_content, states_to_cut
 from prunelab.structure.surgery.rewriting import Width, check_hard_coded, rewrite
+from prunelab.structure.surgery.spectral import estimate_norms_again
 from prunelab.structure.surgery.stale_state import refuse_stale_state
 from prunelab.structure.tracing.evaluation import forget_caches
 from prunelab.structure.wrappers import uncompiled
@@ -119,6 +120,7 @@ def _apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None) -> 
     for module, name, value in attribute_changes(modules, tensors, plan):
         set_integer(module, name, value)
     rewrite_methods(modules, plan.rewritten)
+    estimate_norms_again(modules[path] for path in cut_modules(tensors, plan) if path in modules)
     previous = getattr(model, "prunelab_plan", None)
     model.prunelab_plan = plan if previous is None else previous.compose(plan)  # type: ignore[assignment]
 
@@ -269,6 +271,8 @@ def layer_widths(module: nn.Module, groups: int | None) -> list[tuple[str, Any]]
     ``groups``: of a convolution, if the plan changes their number (depthwise).
     """
     shape = _weight_shape(module)
+    if type(module).__name__ == "DeformConv2d" and len(shape) == 4:
+        return [("out_channels", shape[0]), ("in_channels", shape[1] * int(module.groups))]  # type: ignore[arg-type]
     if isinstance(module, nn.modules.conv._ConvNd) and len(shape) > 2:
         made, read = (1, 0) if module.transposed else (0, 1)
         groups = module.groups if groups is None else groups

@@ -18,6 +18,7 @@ from prunelab.structure.plan import Cut, PruningPlan
 from prunelab.structure.surgery.apply import (
     attribute_changes,
     checked_cuts,
+    cut_modules,
     drop_blocks,
     named_modules,
     rewrite_methods,
@@ -25,6 +26,7 @@ from prunelab.structure.surgery.apply import (
 )
 from prunelab.structure.surgery.attributes import set_integer
 from prunelab.structure.surgery.cutting import Cutter, is_run
+from prunelab.structure.surgery.spectral import estimate_norms_again
 from prunelab.structure.wrappers import uncompiled
 
 _SIMPLE = frozenset((bool, int, float, str, type(None)))
@@ -63,6 +65,7 @@ def _candidate(model: nn.Module, plan: PruningPlan, share: bool) -> nn.Module:
     for module, name, value in attribute_changes(copies, tensors, plan):
         set_integer(module, name, value)
     rewrite_methods(copies, plan.rewritten)
+    estimate_norms_again(copies[path] for path in cut_modules(tensors, plan) if path in copies)
     return pruned
 
 

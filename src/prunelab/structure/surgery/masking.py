@@ -30,7 +30,9 @@ from prunelab.structure.tracing.trace import Tracer, run
 from prunelab.structure.wrappers import uncompiled
 
 # The argument of a contraction that is read, and its contracted dimension.
-_READS = {"convolution": (0, 1), "addmm": (1, 1), "mm": (0, 1), "bmm": (0, 2), "baddbmm": (1, 2)}
+_READS = {
+    "convolution": (0, 1), "deform_conv2d": (0, 1), "addmm": (1, 1), "mm": (0, 1), "bmm": (0, 2), "baddbmm": (1, 2),
+}  # fmt: skip
 
 
 Watch = Callable[[Calls], AbstractContextManager[Any]]

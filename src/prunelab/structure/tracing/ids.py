@@ -110,6 +110,10 @@ class ChannelIds:
         if ids is not None and ids.size:
             self._frozen.append((ids, self._located(reason)))
 
+    def is_frozen(self, ids: Ids) -> bool:
+        """Whether ``ids`` themselves have been frozen so far (not only channels that are tied to them)."""
+        return any(bool(np.isin(ids, frozen).any()) for frozen, _ in self._frozen)
+
     def mark_inexact(self, ids: Ids | None, reason: str) -> None:
         """A statistic over channels changes if one of ``ids`` is removed, so masked and pruned network differ."""
         if ids is not None and ids.size:

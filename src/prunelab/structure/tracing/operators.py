@@ -34,6 +34,9 @@ def operands(*values: Any) -> list[Tensor]:
 
 def settings(name: str, args: Any) -> Settings | None:
     """Stride, padding and dilation of a convolution, whether it is transposed, and its groups."""
+    if name == "deform_conv2d":
+        pairs = [(int(args[place]), int(args[place + 1])) for place in (5, 7, 9)]
+        return pairs[0], pairs[1], pairs[2], False, int(args[11])
     if name != "convolution":
         return None
     stride, padding, dilation = (tuple(int(value) for value in args[place]) for place in (3, 4, 5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import DeformConv2d
 
 import prunelab
 from prunelab.errors import UserError
@@ -311,3 +313,113 @@ def test_a_bias_of_another_width_is_an_error(network: Any) -> None:
     model = network(forward, conv=nn.Conv2d(3, 4, 3), wrong=nn.Parameter(torch.zeros(5)))
     with pytest.raises(UserError, match="cannot run"):
         prunelab.analyze(model, torch.zeros(1, 3, 8, 8))
+
+
+class Attending(nn.Module):
+    """As in ECA: a convolution along the channels makes a factor for each."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.along = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        factors: Tensor = self.along(maps.mean((2, 3)).unsqueeze(1)).squeeze(1)
+        return maps * factors.sigmoid()[:, :, None, None]
+
+
+def test_a_convolution_along_the_channels_is_inexact(inexact: Callable[..., Any]) -> None:
+    pruning = inexact(nn.Sequential(conv(3, 8), nn.ReLU(), Attending(3), conv(8, 2)), IMAGES)
+    assert pruning.inexact == {"0": "convolution moves along the channels"}
+
+
+def test_a_kernel_of_one_place_along_the_channels_is_exact(exact: Callable[..., Any]) -> None:
+    pruning = exact(nn.Sequential(conv(3, 8), nn.ReLU(), Attending(1), conv(8, 2)), IMAGES)
+    assert pruning.groups == {"0": ("filter", 8)}
+
+
+class Deformed(nn.Module):
+    """Two offsets for each place of the kernel, and perhaps a factor."""
+
+    def __init__(self, sets: int, bias: bool, masked: bool, groups: int = 1) -> None:
+        super().__init__()
+        self.stem, self.offset = conv(3, 8), conv(8, 18 * sets)
+        self.mask = conv(8, 9 * sets) if masked else None
+        self.layer = DeformConv2d(8, 6, 3, padding=1, bias=bias, groups=groups)
+        self.head = conv(6, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.stem(images).relu()
+        mask = None if self.mask is None else self.mask(maps).sigmoid()
+        out: Tensor = self.head(self.layer(maps, self.offset(maps), mask).relu())
+        return out
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ((1, True, True), {"stem": 8, "layer": 6}),
+        ((1, False, False), {"stem": 8, "layer": 6}),
+        ((2, True, True), {"stem": 4, "layer": 6}),
+        ((1, True, False, 2), {"stem": 4, "layer": 3}),
+    ],
+    ids=["mask", "plain", "two_sets_of_offsets", "grouped"],
+)
+def test_deformable_convolutions(
+    random_plan: Callable[..., Any],
+    masked_by_hand: Callable[..., list[Tensor]],
+    outputs: Callable[..., list[Tensor]],
+    options: tuple[Any, ...],
+    sizes: dict[str, int],
+) -> None:
+    network = Deformed(*options).eval()
+    graph = prunelab.analyze(network, IMAGES)
+    assert {group.name: group.size for group in graph.groups} == sizes
+    layer = next(layer for layer in graph.cost.layers() if layer.module == "layer")
+    assert (layer.operator, layer.kernel, layer.in_channels, layer.makes) == (
+        "convolution",
+        (3, 3),
+        8,
+        ("layer",),
+    )
+    plan = random_plan(graph)
+    pruned = prunelab.apply(copy.deepcopy(network), plan)
+    assert prunelab.check(network, pruned, plan, IMAGES) < 1e-9
+    for one, other in zip(masked_by_hand(network, graph, plan, IMAGES), outputs(pruned, IMAGES), strict=True):
+        torch.testing.assert_close(one, other)
+    assert (
+        pruned.layer.weight.shape[1] * pruned.layer.groups
+        == pruned.layer.in_channels
+        == pruned.stem.out_channels
+    )
+
+
+class PooledHeads(nn.Module):
+    """As in MViT: keys and values of all heads are pooled as images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.project = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.pool = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4)
+        self.heads = 4
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        images, places, _ = tokens.shape
+        side = int(places**0.5)
+        q, k, v = self.qkv(tokens).reshape(images, places, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        k, v = (self._pooled(maps.reshape(images * self.heads, side, side, -1)) for maps in (k, v))
+        mixed = F.softmax(q @ k.transpose(-2, -1), -1) @ v
+        return self.project(mixed.transpose(1, 2).reshape(images, places, -1))
+
+    def _pooled(self, maps: Tensor) -> Tensor:
+        maps = self.pool(maps.permute(0, 3, 1, 2))
+        return maps.reshape(-1, self.heads, maps.shape[1], maps.shape[2] * maps.shape[3]).transpose(2, 3)
+
+
+def test_heads_that_are_pooled_as_images(exact: Callable[..., Any]) -> None:
+    network = nn.Sequential(nn.Linear(6, 16), PooledHeads(), nn.Linear(16, 4))
+    pruning = exact(network, torch.linspace(-1, 1, 2 * 9 * 6).reshape(2, 9, 6).sin())
+    assert {name: size for name, (_, size) in pruning.groups.items()} == {
+        "0": 16,
+        "1.qkv": 4,
+        "1.project": 16,
+    }

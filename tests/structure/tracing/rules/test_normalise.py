@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ from timm.layers import LayerNorm2d, ScaledStdConv2d, StdConv2d
 from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import prunelab
+from prunelab.structure.surgery.candidate import candidate
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8).sin()
 
@@ -143,3 +147,30 @@ def test_normalised_vectors_are_inexact(inexact: Callable[..., Any], network: An
 
     pruning = inexact(network(forward, conv=conv(3, 8), last=nn.Linear(8, 3)), IMAGES)
     assert set(pruning.inexact) == {"conv"}
+
+
+@pytest.mark.parametrize(
+    "wrap", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm], ids=["new", "old"]
+)
+def test_spectral_normalisation_is_inexact(inexact: Callable[..., Any], wrap: Any) -> None:
+    """After ``apply`` the norms of the smaller weights are one again, in evaluation mode too."""
+    network = nn.Sequential(wrap(conv(3, 8)), nn.ReLU(), wrap(conv(8, 6)), nn.ReLU(), conv(6, 2))
+    for _ in range(200):  # each pass estimates the norms once
+        network(IMAGES)
+    network.requires_grad_(False)
+    network.eval()(IMAGES)  # the old form stores its weight, without a graph now
+    pruning = inexact(network, IMAGES)
+    assert set(pruning.inexact) == {"0", "2"}
+    pruning.model(IMAGES)
+    for layer in (pruning.model[0], pruning.model[2]):
+        norm = torch.linalg.matrix_norm(layer.weight.flatten(1), 2)
+        assert abs(float(norm) - 1) < 0.05
+        assert layer.weight.shape[0] < 8
+
+
+def test_a_candidate_is_normalised_as_the_pruned_network(random_plan: Callable[..., Any]) -> None:
+    network = nn.Sequential(nn.utils.parametrizations.spectral_norm(conv(3, 8)), nn.ReLU(), conv(8, 2)).eval()
+    plan = random_plan(prunelab.analyze(network, IMAGES))
+    with torch.no_grad():
+        expected = prunelab.apply(copy.deepcopy(network), plan)(IMAGES)
+        assert torch.equal(candidate(network, plan)(IMAGES), expected)

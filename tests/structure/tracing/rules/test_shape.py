@@ -213,17 +213,6 @@ def test_a_class_token_has_the_channels_it_is_concatenated_with(
     assert "token" in {parameter for parameter, *_ in pruning.slices("conv")}
 
 
-def test_two_channel_dimensions_cannot_be_merged(exact: Callable[..., Any], network: Any) -> None:
-    def forward(net: Any, x: Tensor) -> Tensor:
-        first, second = net.first(net.stem(x)).mean((2, 3)), net.second(x).mean((2, 3))
-        return net.last((first[:, :, None] * second[:, None, :]).flatten(1))
-
-    parts = {"stem": conv(3, 6), "first": conv(6, 4), "second": conv(3, 5), "last": nn.Linear(20, 3)}
-    pruning = exact(network(forward, **parts), IMAGES)
-    assert pruning.groups == {"stem": ("filter", 6)}
-    assert set(pruning.frozen) == {"first", "second"}
-
-
 def test_windows_of_patches_repeat_their_channel(exact: Callable[..., Any], network: Any) -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         patches = F.unfold(F.relu(net.conv(x)), 3, padding=1).transpose(1, 2).contiguous()
@@ -232,3 +221,29 @@ def test_windows_of_patches_repeat_their_channel(exact: Callable[..., Any], netw
     pruning = exact(network(forward, conv=conv(3, 4), hidden=nn.Linear(36, 6), last=nn.Linear(6, 2)), IMAGES)
     (consumer,) = pruning.graph.group("conv").having("consumer")
     assert consumer.index.tolist() == [list(range(9 * k, 9 * k + 9)) for k in range(4)]
+
+
+@pytest.mark.parametrize(
+    "product",
+    [lambda x, y: x.unsqueeze(2) @ y.unsqueeze(1), lambda x, y: x.unsqueeze(2) * y.unsqueeze(1)],
+    ids=["bmm", "mul"],
+)
+def test_of_an_outer_product_the_wider_factor_can_be_pruned(
+    exact: Callable[..., Any], network: Any, product: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    def forward(self: Any, images: Tensor) -> Tensor:
+        one, other = (layer(images).relu().mean((2, 3)) for layer in (self.one, self.other))
+        return self.head(product(one, other).flatten(1))
+
+    made = network(forward, one=conv(3, 5), other=conv(3, 6), head=nn.Linear(30, 4))
+    pruning = exact(made, IMAGES)
+    assert pruning.groups == {"other": ("filter", 6)}
+    assert set(pruning.frozen) == {"one"}
+
+
+def test_of_a_product_with_itself_nothing_can_be_pruned(exact: Callable[..., Any], network: Any) -> None:
+    def forward(self: Any, images: Tensor) -> Tensor:
+        maps = self.stem(images).relu().mean((2, 3))
+        return self.head((maps.unsqueeze(2) * maps.unsqueeze(1)).flatten(1))
+
+    assert exact(network(forward, stem=conv(3, 5), head=nn.Linear(25, 4)), IMAGES).groups == {}

@@ -22,10 +22,63 @@ def convolution(
     bias = ledger.marked(args[2]) if args[2] is not None else None
     transposed, groups = bool(args[6]), int(args[8])
     statistics_end_here(ledger, op, inputs)
-    for ids in source.dims[2:]:
-        ledger.ids.freeze(ids, f"{op} moves along the channels")
-    made, read = (1, 0) if transposed else (0, 1)  # the weight dimensions that make and that read channels
     out = outputs[0]
+    along = [_moved_along(ledger, op, source, weight, out, args, dim) for dim in range(2, out.dim())]
+    return [_convolved(ledger, op, source, weight, bias, out, transposed, groups, along)]
+
+
+def deformable(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """torchvision's ``deform_conv2d(input, weight, offset, mask, bias, ..., groups, offset_groups, use_mask)``.
+
+    Offsets and mask belong to the places of the kernel. Several groups of offsets keep equal widths.
+    """
+    source, weight, offset, mask, bias = (ledger.marked(tensor) for tensor in args[:5])
+    groups, offset_groups = int(args[11]), int(args[12])
+    statistics_end_here(ledger, op, inputs)
+    for ids in (*source.dims[2:], *offset.dims, *mask.dims):
+        ledger.ids.freeze(ids, f"{op} has two offsets and a factor for each place of its kernel")
+    if offset_groups > 1 and source.dims[1] is not None:
+        ledger.ids.tie_rows(source.dims[1].reshape(offset_groups, -1))
+    out, own_bias = (
+        outputs[0],
+        None if bias.uniform else bias,
+    )  # torchvision adds zeros if a layer has no bias
+    return [_convolved(ledger, op, source, weight, own_bias, out, False, groups, [None] * (out.dim() - 2))]
+
+
+def _moved_along(
+    ledger: Ledger, op: str, source: Marked, weight: Marked, out: Tensor, args: Any, dim: int
+) -> Ids | None:
+    """The channels of dimension ``dim`` of the result, along which the kernel moves (as in ECA).
+
+    If the result is as wide as the input, it is so for any width: the convolution mixes neighbours, which is inexact.
+    """
+    ids, stride = source.dims[dim], list(args[3])
+    if ids is None:
+        return None
+    if args[6] or out.shape[dim] != ids.size or stride[min(dim - 2, len(stride) - 1)] != 1:
+        ledger.ids.freeze(ids, f"{op} moves along the channels and changes their number")
+        return None
+    if weight.shape[dim] > 1:
+        ledger.ids.mark_inexact(ids, f"{op} moves along the channels")
+    return ids
+
+
+def _convolved(
+    ledger: Ledger,
+    op: str,
+    source: Marked,
+    weight: Marked,
+    bias: Marked | None,
+    out: Tensor,
+    transposed: bool,
+    groups: int,
+    along: Dims,
+) -> Marked:
+    """The result ``out`` of a convolution; ``along`` are the channels of its places."""
+    made, read = (1, 0) if transposed else (0, 1)  # the weight dimensions that make and that read channels
     if weight.shape[read if not transposed else 1] == 1 and groups > 1 and groups == source.shape[1]:
         channels = _depthwise(ledger, op, source, weight, groups, transposed)
     elif groups > 1:
@@ -43,11 +96,11 @@ def convolution(
     places = out.numel() // out.shape[1]
     # A kernel is applied at every place of the output, a transposed one at every place of the input.
     places_of_kernel = prod(source.shape) // source.shape[1] if transposed else places
-    _count(ledger, weight, places_of_kernel)
+    beside = tuple(ids for ids in (source.dims[0], *along) if ids is not None)
+    _count(ledger, weight, places_of_kernel, beside)
     if bias is not None:
-        channels = _bias(ledger, op, channels, bias, places, out.shape[1])
-    dims: Dims = [source.dims[0], channels, *[None] * (out.dim() - 2)]
-    return [Marked(tuple(out.shape), dims)]
+        channels = _bias(ledger, op, channels, bias, places, out.shape[1], beside)
+    return Marked(tuple(out.shape), [source.dims[0], channels, *along])
 
 
 def _depthwise(
@@ -105,24 +158,36 @@ def _grouped(
     return np.tile(leaving, groups)
 
 
-def _count(ledger: Ledger, weight: Marked, places_of_kernel: int) -> None:
-    """FLOPs of a convolution without its bias: 2 x (entries of the weight) x (places of the kernel)."""
-    factors = tuple(ids for ids in weight.dims[:2] if ids is not None)
-    rest = prod(weight.shape) // prod(ids.size for ids in factors)
-    ledger.count(2.0 * places_of_kernel * rest, factors)
+def _count(ledger: Ledger, weight: Marked, places_of_kernel: int, beside: tuple[Ids, ...]) -> None:
+    """FLOPs of a convolution without its bias: 2 x (entries of the weight) x (places of the kernel).
+
+    ``beside``: channels that the places have.
+    """
+    factors = (*(ids for ids in weight.dims[:2] if ids is not None), *beside)
+    total = 2.0 * places_of_kernel * prod(weight.shape)
+    ledger.count(total / prod(ids.size for ids in factors), factors)
 
 
-def _bias(ledger: Ledger, op: str, channels: Ids | None, bias: Marked, places: int, width: int) -> Ids | None:
-    """Tie a bias (width,) to the channels that it is added to, and count its additions -> the channels of the sum."""
+def _bias(
+    ledger: Ledger,
+    op: str,
+    channels: Ids | None,
+    bias: Marked,
+    places: int,
+    width: int,
+    beside: tuple[Ids, ...] = (),
+) -> Ids | None:
+    """Tie a bias (width,) to the channels that it is added to, and count its additions -> the channels of the sum.
+
+    ``beside``: channels that the places have.
+    """
     ledger.trace.role(bias, 0, "bias")
-    ids = bias.dims[-1]
-    if width == 1:
-        ledger.count(float(places), (), bias=True)
-        return channels
-    joined = ledger.tie(channels, ids, f"{op} adds a bias to a tensor without known channels")
-    factors = (joined,) if joined is not None else ()
-    coefficient = float(places) if factors else float(places * width)
-    ledger.count(coefficient, factors, bias=True)
+    joined = channels
+    if width > 1:
+        reason = f"{op} adds a bias to a tensor without known channels"
+        joined = ledger.tie(channels, bias.dims[-1], reason)
+    factors = beside if width == 1 or joined is None else (joined, *beside)
+    ledger.count(float(places * width) / prod(ids.size for ids in factors), factors, bias=True)
     return joined
 
 
@@ -250,6 +315,7 @@ def attention(
 
 RULES: dict[str, Rule] = {
     "convolution": convolution,
+    "deform_conv2d": deformable,
     "addmm": addmm,
     "baddbmm": addmm,
     "mm": matmul,

@@ -118,13 +118,25 @@ def weight_norm(
 def spectral(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``mv(weight, vector)`` and ``dot(vector, vector)``: the estimate of a spectral norm, which freezes."""
-    freeze_all(
-        ledger,
-        inputs,
-        f"{op} estimates a norm of the weight with stored vectors, which would have to be computed again",
+    """``mv(weight, vector)`` and ``dot(vector, vector)``: the estimate of a spectral norm with stored vectors.
+
+    The vectors lose the same channels as the weight; the next steps of training estimate the norm again.
+    """
+    if any(marked.activation for marked in inputs):
+        freeze_all(ledger, inputs, f"{op} contracts two activations, so that no weight reads these channels")
+        return plain(outputs)
+    first, second = inputs
+    for marked in inputs:
+        if len(marked.shape) == 1:
+            ledger.trace.role(marked, 0, "statistic")
+    contracted = ledger.tie(
+        first.dims[-1],
+        second.dims[0],
+        f"{op} estimates a norm of a weight with a vector without known channels",
     )
-    return plain(outputs)
+    for ids in (contracted, *first.dims[:-1]):
+        ledger.ids.mark_inexact(ids, f"{op} estimates a norm of the weight")
+    return [Marked(tuple(outputs[0].shape), list(first.dims[:-1]))]
 
 
 RULES: dict[str, Rule] = {

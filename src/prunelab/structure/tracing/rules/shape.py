@@ -35,14 +35,26 @@ def view(
         carriers = [dim for dim in entering if source.dims[dim] is not None]
         if not carriers or not leaving:
             continue
-        if len(carriers) > 1:
-            for dim in carriers:
-                ledger.ids.freeze(source.dims[dim], f"{op} merges two dimensions of channels")
-            continue
+        carrier = carriers[0] if len(carriers) == 1 else _merged(ledger, op, source, carriers)
         sizes = tuple(out.shape[dim] for dim in leaving)
-        place, ids = _reshaped(ledger, source, entering, carriers[0], sizes)
+        place, ids = _reshaped(ledger, source, entering, carrier, sizes)
         dims[leaving[place]] = ids
     return [Marked(tuple(out.shape), dims, statistics=source.statistics)]
+
+
+def _merged(ledger: Ledger, op: str, source: Marked, carriers: list[int]) -> int:
+    """Of several merged dimensions of channels (an outer product) the one that carries its channels on: one that is not
+    frozen, the widest. The others are frozen."""
+
+    def preference(dim: int) -> tuple[bool, int, int]:
+        ids = source.dims[dim]
+        return ids is not None and not ledger.ids.is_frozen(ids), source.shape[dim], dim
+
+    chosen = max(carriers, key=preference)
+    for dim in carriers:
+        if dim != chosen:
+            ledger.ids.freeze(source.dims[dim], f"{op} merges two dimensions of channels")
+    return chosen
 
 
 def _segments(before: Sizes, after: Sizes) -> list[tuple[list[int], list[int]]]:
