@@ -67,7 +67,7 @@ def test_every_table_has_the_panels_of_the_page(report: Report, server: Server) 
     assert address == "https://wandb.example/team/pruning/reports/prunelab:-demo--42"
     blocks = json.loads(server.saved["spec"])["blocks"]
     headings = [block["children"][0]["text"] for block in blocks if block["type"] == "heading"]
-    of_a_table = ["Accuracy against costs", "Methods", "Channels kept, group by group", "Learning curves"]
+    of_a_table = ["Accuracy against costs", "Methods", "Channels kept in each group", "Learning curves"]
     assert headings == ["resnet20 on digits", *of_a_table, "vgg on digits", *of_a_table, "Table"]
     grids = [block["metadata"] for block in blocks if block["type"] == "panel-grid"]
     panels = [grid["panelBankSectionConfig"]["panels"] for grid in grids[:4]]

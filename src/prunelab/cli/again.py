@@ -21,7 +21,7 @@ from prunelab.records import Record, RecordError
 from prunelab.records.folder import RECORD_FILE
 
 SUFFIX = "-again"
-"""Appended to the name of the study, so that the finished run in the old study is not taken for the new one."""
+"""Appended to the name of the study, so that the finished run in the old study is not used for the new one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,9 +52,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Repeat a recorded run with the configuration in its record, and compare the figures of both "
         "runs. The new run belongs to the study STUDY-again.",
         epilog="The record also holds the revision of prunelab and the versions of the libraries; figures are equal "
-        "to the last digit only with the same ones on the same kind of machine. A record is data that people share: "
-        "of the classes that its configuration names, only those of prunelab's own configuration are created, and no "
-        f"module is imported, unless {TRUST_FLAG} allows it.",
+        "to the last digit only with the same versions on the same kind of machine. A record may come from another "
+        "user: only classes of prunelab's own configuration are created, and no module is imported, unless "
+        f"{TRUST_FLAG} allows it.",
     )
     parser.add_argument("record", type=Path, metavar="RECORD", help="a record.json, or the folder of a run")
     parser.add_argument(
@@ -88,7 +88,7 @@ def _record(path: Path) -> Record:
 
 
 def _listed(records: Sequence[Path]) -> str:
-    """A line for each record: what the run is, and its folder."""
+    """A line for each record: the run, and its folder."""
     lines = []
     for file in records:
         try:
@@ -154,7 +154,7 @@ def _set(settings: DictConfig, key: str, word: str) -> None:
 
 
 def _compared(before: Record, now: Record) -> list[str]:
-    """The figures of the record and of the new run, side by side."""
+    """The figures of the record and of the new run in two columns."""
     pairs = [
         ("top-1, full", f"{before.baseline.top1:.2%}", f"{now.baseline.top1:.2%}"),
         ("top-1, pruned", f"{before.after_pruning.top1:.2%}", f"{now.after_pruning.top1:.2%}"),

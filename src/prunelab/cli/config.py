@@ -1,4 +1,4 @@
-"""Finding, composing and resolving the configuration, and saying what is wrong with it."""
+"""Finding, composing and resolving the configuration, and explaining its errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def conf_folder() -> Traversable:
 
 
 def configure(overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The resolved configuration that ``prunelab`` would run with, given the same words on the command line.
+    """The resolved configuration of ``prunelab`` with the same words on the command line.
 
     Raises:
         UserError: an unknown choice or key, a missing or impossible value.
@@ -80,7 +80,7 @@ def configure_parts(names: Sequence[str], overrides: Sequence[str] = ()) -> list
 
 
 def references(overrides: Sequence[str]) -> dict[str, str]:
-    """The settings that stand for another one, such as method.seed, by their dotted names, and the name of that one.
+    """The settings that refer to another one, such as method.seed, by their dotted names, and the name of the other.
 
     Raises:
         UserError: an unknown choice or key.
@@ -102,7 +102,7 @@ def resolve(config: DictConfig, runtime: Any) -> dict[str, Any]:
     """``config`` as plain data; its ``names`` are those of the method, model, data and recipe in records.
 
     Args:
-        runtime: ``hydra.runtime`` of the configuration, which holds the choices and the folders they come from.
+        runtime: ``hydra.runtime`` of the configuration, which holds the choices and their folders.
 
     Raises:
         UserError: a value is missing, or a key does not exist.
@@ -111,7 +111,7 @@ def resolve(config: DictConfig, runtime: Any) -> dict[str, Any]:
     check_keys(values)
     if missing := [group for group in ("method", "model", "data", "recipe") if group not in values]:
         raise UserError(f"A run has a {missing[0]}: choose one with {missing[0]}=NAME.")
-    # A folder may be called 2024, which YAML takes for a number.
+    # A folder may be called 2024, which YAML reads as a number.
     folders = {key: str(values[key]) for key in ("study", "outputs") if type(values.get(key)) is int}
     if not isinstance(outputs := folders.get("outputs", values["outputs"]), str):
         raise UserError(f"outputs={outputs} is not a folder. Write outputs=FOLDER.")
@@ -119,7 +119,7 @@ def resolve(config: DictConfig, runtime: Any) -> dict[str, Any]:
 
 
 def explain(error: HydraException | ValueError, overrides: Sequence[str]) -> str:
-    """What is wrong with the command line, in one message that offers the nearest names."""
+    """One message about the error in the command line, with the nearest names."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if group == "model" and _is_of_timm(choice):
@@ -188,7 +188,7 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
-    """Keys are compared within the configuration that the other words of the command line make."""
+    """The message for an unknown key; known ones are those of the configuration by the other words."""
     choices = [
         word for word in overrides if re.fullmatch(r"[\w/]+=\w+", word) and not word.startswith(f"{key}=")
     ]
@@ -200,7 +200,7 @@ def _unknown_key(key: str, overrides: Sequence[str]) -> str:
 
 
 def _explained(overrides: Sequence[str]) -> DictConfig:
-    """What ``_composed`` returns. Raises UserError if an override is wrong."""
+    """The result of ``_composed``. Raises UserError if an override is wrong."""
     overrides = present_words(overrides)
     try:
         return _composed(overrides)
@@ -218,7 +218,7 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
 
 
 def _keys(config: DictConfig) -> Iterator[str]:
-    """The dotted names of all keys that can be set; of Hydra's own, those of launcher and sweeper."""
+    """The dotted names of all keys that can be set; of Hydra's own keys only those of launcher and sweeper."""
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     ours = {name: value for name, value in plain.items() if name != "hydra"}
@@ -226,7 +226,7 @@ def _keys(config: DictConfig) -> Iterator[str]:
 
 
 def dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """The names of all keys of a configuration, those inside of others with a dot: method, method.criterion, ..."""
+    """The names of all keys of a configuration, nested ones with a dot: method, method.criterion, ..."""
     for name, value in values.items():
         if name != "_target_":
             yield f"{prefix}{name}"

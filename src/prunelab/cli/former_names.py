@@ -26,7 +26,7 @@ def with_former_names(config: DictConfig) -> DictConfig:
     """A copy of a composed configuration in which former names work as well.
 
     A value under a former name moves to the present one, with a warning. The former name then refers to the present
-    one, so that files which refer to it (``whole: ${whole}``) can be resolved.
+    one, so that files that refer to it (``whole: ${whole}``) can be resolved.
     """
     copy = config.copy()
     OmegaConf.set_struct(copy, False)

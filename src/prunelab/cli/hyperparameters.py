@@ -105,7 +105,7 @@ def validation_top1(job: Job) -> float | None:
 
 
 def _divided(words: Sequence[Override]) -> tuple[dict[str, BaseDistribution], list[str]]:
-    """(ranges of the search, words that all trials share); of two words for one key the last one counts."""
+    """(ranges of the search, words that all trials share); of two words for one key the last one is used."""
     last = {word.get_key_element(): word for word in words}
     space = {key: _distribution(word) for key, word in last.items() if word.is_sweep_override()}
     if not space:

@@ -92,7 +92,7 @@ def _paper(origin: Origin) -> str:
 
 
 def _held(origin: Origin) -> str:
-    """The sources that the implementation was compared with."""
+    """The sources with which the implementation was compared."""
     if not origin.paper:
         return ""
     code = f", [code](https://github.com/{origin.code})" if origin.code else ""
@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="List all pruning methods: the paper, what the method reads, what it can remove, its cost before "
-        "pruning, and the sources that the implementation was compared with. Choose one with prunelab method=NAME.",
+        "pruning, and the sources with which the implementation was compared. Choose one with prunelab method=NAME.",
     )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--markdown", action="store_true", help="print the table in Markdown, with links")

@@ -1,4 +1,4 @@
-"""``prunelab-migrate``: bring runs of earlier versions under the keys of this one."""
+"""``prunelab-migrate``: rename runs of earlier versions to the keys of this version."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _migrate(options: argparse.Namespace) -> int:
             changed += run.changed
             left += not run.changed
             print(f"{run.before}  ->  {run.now.name}" if run.changed else f"{run.before}  left: {run.left}")
-    print(f"{changed} {'would be migrated' if options.dry_run else 'migrated'}, {left} left as they are.")
+    print(f"{changed} {'would be migrated' if options.dry_run else 'migrated'}, {left} left unchanged.")
     return FAILED if left else 0
 
 
@@ -47,11 +47,11 @@ def _place(word: str) -> tuple[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Bring runs that an earlier version of prunelab made under the keys of this version: the run "
+        description="Rename runs of earlier versions of prunelab to the keys of this version: the run "
         "folders are renamed, and their records and configurations rewritten with the present names of settings and "
-        "classes. Finished runs stay finished, unfinished ones can be continued. Figures are not touched.",
+        "classes. Finished runs stay finished, unfinished ones can be continued. Figures are not changed.",
         epilog="The same command again continues a migration that was interrupted, and does nothing to runs that have "
-        "their present keys. Images, weights and modules that a run names are taken to be unchanged since.",
+        "their present keys. Images, weights and modules of a run are assumed to be unchanged.",
     )
     parser.add_argument(
         "folders",
@@ -66,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=PATH",
-        help="where files are now that the runs name: data.root=FOLDER, baseline.path=FILE",
+        help="present paths of files that the runs name: data.root=FOLDER, baseline.path=FILE",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show what would be done, and change nothing")
-    parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show where in the program an error arose")
+    parser.add_argument("--dry-run", action="store_true", help="show the changes without making them")
+    parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show the traceback of an error")
     return parser

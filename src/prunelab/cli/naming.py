@@ -1,4 +1,4 @@
-"""What records and tables call a run: the choices of its configuration, and what was put in their place."""
+"""The names of a run in records and tables: the choices of its configuration, and replaced classes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ def run_names(config: Mapping[str, Any], runtime: Any) -> dict[str, str]:
     """The names of the method, model, data and recipe of the resolved ``config``.
 
     A name is that of the chosen file, or, where one file serves many networks or data sets (``model=timm``,
-    ``data=image_folder``), the value of its ``name``. A class or network that a setting has put in the place of the one
-    in the file is added in brackets: ``l1 (criterion: mine.Mine)``. So a table never shows a figure under the name of
-    another method.
+    ``data=image_folder``), the value of its ``name``. A class or network that a setting has replaced is added in
+    brackets: ``l1 (criterion: mine.Mine)``. A table therefore never shows a figure under the name of another method.
 
     Args:
-        runtime: ``hydra.runtime`` of the composed configuration: its choices and the folders that they come from.
+        runtime: ``hydra.runtime`` of the composed configuration: its choices and their folders.
     """
     choices = runtime.choices
     folders = tuple(
@@ -53,7 +52,7 @@ def _name(group: str, choice: str, settings: Any, folders: tuple[str, ...]) -> s
 
 
 def _replaced_classes(declared: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """The classes of the settings that are not those of the file, with their places: ``criterion: mine.Mine``."""
+    """The classes of the settings that are not those of the file, with their keys: ``criterion: mine.Mine``."""
     before, now = (
         {place: class_name(each) for place, each in classes(one).items()} for one in (declared, settings)
     )
@@ -76,9 +75,9 @@ def _replaced_network(group: str, declared: Mapping[str, Any], settings: Mapping
 
 @cache
 def _declared(folders: tuple[str, ...], group: str, choice: str) -> dict[str, Any] | None:
-    """The content of the file ``group/choice.yaml`` with the files that it builds on; None if it is not found.
+    """The content of the file ``group/choice.yaml`` and of its defaults; None if it is not found.
 
-    Values that refer to others stay as they are written, which is enough for the names of classes.
+    References to other values are not resolved, which is sufficient for the names of classes.
     """
     name = f"{group}/{choice}.yaml".lstrip("/")
     file = next((path for folder in folders if (path := _file(folder, name)) is not None), None)

@@ -1,4 +1,4 @@
-"""The part that all launchers of a sweep share: which runs must be started, and the result of each run.
+"""The common part of all launchers of a sweep: selects the runs to start, and collects the result of each run.
 
 Finished runs are found before anything is started, so they cost nothing.
 """
@@ -35,7 +35,7 @@ def launch(
 ) -> list[JobReturn]:
     """The results of the runs that the command lines describe, in their order, for Hydra's launchers.
 
-    ``do`` does the runs that are not settled, by number, and returns their results. It is not called if there are none.
+    ``do`` executes the runs that are not settled, by number, and returns their results. It is not called without any.
     """
     configs = [context.config_loader.load_sweep_config(config, list(words)) for words in command_lines]
     image_folders: dict[Path, str] = {}

@@ -67,7 +67,7 @@ def _start() -> int:
         raise UserError(explain(error, sys.argv[1:])) from error
     except (
         OSError
-    ) as error:  # an error of a job is part of its result; this one concerns the folder of the sweep
+    ) as error:  # an error of a job is part of its result; this error concerns the folder of the sweep
         if error.filename is None:
             raise
         raise UserError(unwritable(error.filename, error)) from error
@@ -87,7 +87,7 @@ def _help(app: Callable[[], Any]) -> None:
 
 
 def _job(config: DictConfig) -> Job:
-    """One run, called by Hydra. A single run is tried again if it failed before; in a sweep it is not."""
+    """One run, called by Hydra. A single run that failed before is tried again; a run of a sweep is not."""
     hydra = HydraConfig.get()
     label = " ".join(hydra.overrides.task)
     if hydra.mode == RunMode.RUN:
@@ -149,7 +149,8 @@ def perform(config: Mapping[str, Any], label: str) -> Job:
 
 @contextmanager
 def console_messages() -> Iterator[None]:
-    """Inside, prunelab's messages go to stderr, and those of Lightning about hardware and products are not shown."""
+    """Context in which messages of prunelab go to stderr, and those of Lightning about hardware and products are
+    hidden."""
     console = logging.StreamHandler()
     console.setLevel(logging.INFO if is_first_process() else logging.ERROR)
     logger = logging.getLogger("prunelab")

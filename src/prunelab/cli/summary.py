@@ -1,4 +1,4 @@
-"""The summary of a run or a sweep: new results, results that were there already, and failures with their reasons."""
+"""The summary of a run or a sweep: new results, existing results, and failures with their reasons."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from prunelab.records import Metrics, Record
 
 DEFAULT_METHOD = (
     "No method was named: {method} is the default, because EfficientNet-Lite0 and ResNet-56 kept the most accuracy "
-    "with it once weights were refitted (experiments/post_training). It counts on the other weights to make up for "
-    "what is removed, by training or recipe.calibration=[sequential]; right after pruning accuracy is low. "
+    "with it once weights were refitted (experiments/post_training). It assumes that the other weights are adjusted "
+    "afterwards, by training or recipe.calibration=[sequential]; right after pruning the accuracy is low. "
     "prunelab-methods lists all methods."
 )
 
@@ -48,7 +48,7 @@ class Job:
 class Summary(Callback):
     """Collects the results of the jobs, prints them after the last one, and exits with 1 if a job failed.
 
-    It is a Hydra callback, because Hydra passes the results of a sweep to callbacks only.
+    It is a Hydra callback, because Hydra passes the results of a sweep only to callbacks.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Summary(Callback):
         self._list_changes(there)
         self._explain_default()
         failed = len(self._jobs) - len(done)
-        if not self._jobs:  # for a glob() that matches no choice Hydra starts no run
+        if not self._jobs:  # Hydra starts no run for a glob() without a match
             print(
                 "prunelab: Nothing was run: a glob() matches no choice. See prunelab --help.", file=sys.stderr
             )
@@ -128,7 +128,7 @@ class Summary(Callback):
 
 
 def short_names(labels: Sequence[str]) -> dict[str, str]:
-    """For the label of each run of a sweep a short name: its words that the labels do not all share."""
+    """A short name for the label of each run of a sweep: its words that are not in all labels."""
     words = [label.split(" ") for label in labels]
     shared = set(words[0]).intersection(*words) if words else set()
     short = (" ".join(word for word in each if word not in shared) for each in words)

@@ -1,7 +1,7 @@
-"""Which Python objects the configuration of a record may create: a record is a file that people share.
+"""Checks which Python objects the configuration of a record may create: records are files that users share.
 
-Hydra creates whatever a ``_target_`` names, and ``model.module`` is imported, so that a configuration can run any
-code. On the command line the user writes it; in a record somebody else may have written it.
+Hydra creates any object that a ``_target_`` names, and ``model.module`` is imported, so that a configuration can run
+any code. On the command line it is written by the user; a record may come from another person.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from prunelab.errors import UserError
 
 TARGET = "_target_"
 INSTRUCTIONS = ("_args_", "_partial_", "_recursive_")
-"""Keys with which Hydra changes how a target is called. prunelab's configuration uses none of them."""
+"""Keys of Hydra that change the call of a target. prunelab's configuration uses none of them."""
 
 TRUST_FLAG = "--trust"
 HINT = f"If you trust that module, repeat the command with {TRUST_FLAG} MODULE."
 
 
 def require_trusted(config: Mapping[str, Any], modules: Collection[str] = ()) -> None:
-    """Check that ``config`` can run no code but that of prunelab and of the user's own ``modules``.
+    """Check that ``config`` can run no code except that of prunelab and of the user's own ``modules``.
 
     Allowed as a ``_target_`` are the classes that prunelab's configuration files name, and classes defined in one of
     ``modules``. ``model.module`` and ``method.module`` must be among ``modules``. A reference (``${...}``) is not
-    allowed: a record holds resolved values, and a reference could read environment variables. Nothing is imported
-    before its name is found to be allowed.
+    allowed: a record holds resolved values, and a reference could read environment variables. A module is imported only
+    after its name was found to be allowed.
 
     Raises:
         UserError: names the key and the value that are not allowed.
@@ -56,7 +56,7 @@ def _require_target(key: str, target: Any, modules: Collection[str]) -> None:
         return
     if not isinstance(target, str) or not _is_inside(target, modules):
         raise UserError(f"{key}={target} is not a class that prunelab's configuration names. {HINT}")
-    # These bring Hydra and torch.
+    # These import Hydra and torch.
     from hydra.utils import get_object
 
     from prunelab.models.user_models import import_user_module
@@ -66,7 +66,7 @@ def _require_target(key: str, target: Any, modules: Collection[str]) -> None:
         found = get_object(target)
     except Exception as error:
         raise UserError(f"{key}={target} cannot be imported: {error}") from error
-    # A trusted module may import others: nets.os.system is not of nets.
+    # A trusted module may import others: nets.os.system is not defined in nets.
     if not inspect.isclass(found) or not _is_inside(found.__module__, modules):
         raise UserError(f"{key}={target} is not a class that is defined in {' or '.join(sorted(modules))}.")
 

@@ -17,7 +17,7 @@ from prunelab.report.screen import screen
 from prunelab.report.settings import telling_settings
 
 SAME_BASELINE = 0.001
-"""The top-1 of one network can differ by this much (a tenth of a point) between machines."""
+"""Largest difference of the top-1 of one network between machines (a tenth of a point)."""
 
 Statistics = Mapping[str, Statistic | None]
 """The name of a measure -> its statistic over seeds."""
@@ -25,7 +25,7 @@ Statistics = Mapping[str, Statistic | None]
 
 @dataclass(frozen=True)
 class Row:
-    """The finished runs of one ``RowKey``; ``missing_seeds`` are seeds of other rows that this row lacks.
+    """The finished runs of one ``RowKey``; ``missing_seeds`` are seeds of other rows without a run in this row.
 
     ``front`` names the costs (of ``pareto.COSTS``) for which neither another row nor the full network dominates this
     row; ``published`` is the published point of the method near this budget.
@@ -171,7 +171,7 @@ def _row(
 
 
 def _with_fronts(rows: Sequence[Row], baseline: Baseline) -> list[Row]:
-    """The rows with their fronts. A row at chance level is on no front, however cheap its networks are."""
+    """The rows with their fronts. A row at chance level is on no front, even if its networks are cheap."""
     fronts: defaultdict[RowKey, set[str]] = defaultdict(set)
     candidates = [row for row in rows if not row.is_chance]
     for cost, of_baseline in COSTS.items():
@@ -213,7 +213,7 @@ def _baseline(records: Sequence[Record]) -> Baseline:
     by_seed: defaultdict[int, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda record: (record.seed, record.key)):
         by_seed[record.seed].append(record)
-    # Every run times the baseline again, but its accuracy depends on the seed only: each seed counts once.
+    # Every run times the baseline again, but its accuracy depends only on the seed: each seed counts once.
     accuracies = _statistics([same_seed[0] for same_seed in by_seed.values()])
     return Baseline(
         seeds=tuple(by_seed),

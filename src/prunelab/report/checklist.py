@@ -19,7 +19,7 @@ OPERATING_POINTS = 5
 SEEDS = 3
 PAIRS = 3
 SUBSTANTIAL_LOSS = 0.05
-"""A loss of top-1 (five points) from which on a budget counts as extreme."""
+"""A budget counts as extreme from this loss of top-1 (five points)."""
 
 NAMED = 4
 """At most this many methods or settings are listed."""

@@ -40,7 +40,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Deviations:
-    """The kinds of numbers that are written with their standard deviation over seeds."""
+    """The types of numbers that are written with their standard deviation over seeds."""
 
     accuracies: bool = True
     costs: bool = True
@@ -49,7 +49,7 @@ class Deviations:
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a table; ``common`` lists the names that are equal in all rows and therefore have no column."""
+    """The columns of a table; ``common`` contains the names that are equal in all rows and therefore have no column."""
 
     common: tuple[str, ...]
     columns: tuple[Column, ...]

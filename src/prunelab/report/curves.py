@@ -1,4 +1,4 @@
-"""Reads the curves.csv beside a record: one row of figures for each epoch of the run."""
+"""Reads the curves.csv in the folder of a record: one row of figures for each epoch of the run."""
 
 from __future__ import annotations
 

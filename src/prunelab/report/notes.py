@@ -51,7 +51,7 @@ def common(layout: Layout) -> list[str]:
 
 
 def failures(table: Table) -> list[str]:
-    """A line for each failed run of the table, and one about how to remove these lines."""
+    """A line for each failed run of the table, and one that explains how to remove these lines."""
     lines = [
         f"failed: {_named(RowKey.of(run.failure))}, seed {run.failure.seed}: "
         f"{one_line(run.failure.error)} ({one_line(str(run.path))})"

@@ -25,7 +25,7 @@ SAME_BUDGET = 0.03
 class PublishedPoint:
     """The figures of one pruned network in a paper. Accuracies and changes are fractions of 1, FLOPs are counts.
 
-    ``flops`` follows the convention of this project (2 x MAC), whatever the paper prints. ``printed_change`` and
+    ``flops`` follows the convention of this project (2 x MAC), independent of that of the paper. ``printed_change`` and
     ``printed_pruned`` (the fraction of FLOPs) are as printed, None if they are not. ``flag`` names a figure that
     contradicts the others, and ``note`` explains it. ``choice`` is the name of the method after ``method=``.
     """
@@ -68,7 +68,7 @@ class Published:
 
 
 def find_published(study: Path) -> Path | None:
-    """published.csv in the folder of the study, or beside it if the folder is named ``records``."""
+    """published.csv in the folder of the study, or next to it if the folder is named ``records``."""
     folder = study.resolve()
     folders = [folder, folder.parent] if folder.name == COPIED_RECORDS else [folder]
     return next((each / PUBLISHED_FILE for each in folders if (each / PUBLISHED_FILE).is_file()), None)

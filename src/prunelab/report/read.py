@@ -18,14 +18,14 @@ from prunelab.report.unfinished import Intention, read_intention
 Content = TypeVar("Content")
 
 COPIED_RECORDS = "records"
-"""A study in a folder of this name, beside its report, takes the name of the parent folder."""
+"""A study in a folder of this name, next to its report, has the name of the parent folder."""
 
 
 @dataclass(frozen=True)
 class FinishedRun:
     """A run with a record. ``path`` is the file, relative to the folder of the study, here and below.
 
-    ``curves`` is the content of curves.csv beside the record; None if it does not exist or cannot be used.
+    ``curves`` is the content of curves.csv in the same folder; None if it does not exist or cannot be used.
     """
 
     record: Record
@@ -54,7 +54,7 @@ class UnfinishedRun:
 
 @dataclass(frozen=True)
 class Problem:
-    """A file, or a line of one, that is not in the report, and the reason."""
+    """A file, or a line of a file, that is not in the report, and the reason."""
 
     path: Path
     reason: str

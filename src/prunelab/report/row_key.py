@@ -1,4 +1,4 @@
-"""The key of a table row: everything that identifies a run except its seed."""
+"""The key of a table row: the identity of a run without its seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Removes valid records that must not be in one table with the others."""
+"""Removes valid records that do not belong in one table with the others."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _without_strangers(runs: Iterable[FinishedRun]) -> tuple[list[FinishedRun], 
 
 
 def _without_outdated(runs: Iterable[FinishedRun]) -> tuple[list[FinishedRun], list[Problem]]:
-    """Of runs that differ only in their key (because the file of the baseline has changed) only the newest."""
+    """Only the newest of runs that differ only in their key (because the file of the baseline has changed)."""
     kept: list[FinishedRun] = []
     problems: list[Problem] = []
     for same_run in _grouped(runs, _settings_and_seed):

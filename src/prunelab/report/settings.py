@@ -1,4 +1,4 @@
-"""Settings that distinguish runs which share a table row's name (five epochs of recovery, and ten)."""
+"""Settings that distinguish runs with the same row name (such as five or ten epochs of recovery)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prunelab.records.key import NETWORK_SETTINGS, OF_A_RUN, WITHOUT_EFFECT, can
 from prunelab.records.schema import Record
 
 IGNORED = (*WITHOUT_EFFECT, "baseline.path")
-"""A baseline is identified by its accuracy, which the report checks, not by the place of its file."""
+"""A baseline is identified by its accuracy, which the report checks, not by the path of its file."""
 
 SHOWN = 3
 """At most this many differing settings are written out."""
@@ -29,7 +29,7 @@ def settings_of(record: Record) -> dict[str, str]:
     settings = dict(_flattened(config))
     published = (
         class_name(settings.get(f"data.{TARGET}", "")) in PUBLISHED_DATA
-        and "data.root" not in record.contents  # a part of ImageNet counts by its images
+        and "data.root" not in record.contents  # a part of ImageNet is identified by its images
     )
     ignored = (*IGNORED, *(["data.root"] if published else []))
     return {name: value for name, value in settings.items() if _matters(name, ignored)}
@@ -49,7 +49,7 @@ def telling_settings(records: Sequence[Record]) -> list[str]:
 def complete_settings(records: Sequence[Record]) -> list[dict[str, str]]:
     """``settings_of`` each record, with the same names in all, sorted.
 
-    A setting that a record lacks, because it is older, has the default of its class.
+    A setting that is missing in an older record has the default of its class.
     """
     settings = [settings_of(record) for record in records]
     names = sorted({name for each in settings for name in each})
@@ -60,7 +60,7 @@ def complete_settings(records: Sequence[Record]) -> list[dict[str, str]]:
 
 
 def _default(record: Record, name: str) -> str:
-    """The default that the class of a setting's group has for it."""
+    """The default of a setting in the class of its group."""
     place, _, key = name.rpartition(".")
     group: Any = record.config
     for part in place.split(".") if place else ():

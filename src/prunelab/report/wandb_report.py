@@ -68,7 +68,7 @@ def build(client: ModuleType, report: Report, entity: str, project: str) -> Any:
         entity=entity,
         project=project,
         title=f"prunelab: {report.study}"[:LONGEST_TITLE],
-        description="Methods of structured pruning compared. Made by prunelab-report --wandb.",
+        description="Comparison of structured pruning methods, written by prunelab-report --wandb.",
         blocks=blocks,
         width="fluid",
     )
@@ -83,7 +83,7 @@ def _sections(client: ModuleType, table: Table, entity: str, project: str) -> li
         client.PanelGrid(runsets=results, panels=_accuracies(client)),
         client.H2("Methods"),
         client.PanelGrid(runsets=results, panels=_methods(client)),
-        client.H2("Channels kept, group by group"),
+        client.H2("Channels kept in each group"),
         client.PanelGrid(
             runsets=results, panels=[_wide(client, client.WeavePanelSummaryTable(table_name="widths"))]
         ),

@@ -155,7 +155,7 @@ class CurvesFile:
 
 
 def _is_sound(row: dict[Any, Any]) -> bool:
-    """Whether a row has a text in every column, and the number of an epoch."""
+    """Whether a row has a text in every column and a valid number of the epoch."""
     whole = None not in row and None not in row.values()
     return whole and {"phase", "epoch"} <= row.keys() and row["epoch"].isdecimal()
 

@@ -23,7 +23,7 @@ RESOURCES = ("flops", "params", "latency")
 
 @dataclass(frozen=True)
 class JobPlace:
-    """What a tracker needs to start a job.
+    """The data with which a tracker starts a job.
 
     Attributes:
         job: its type.
@@ -39,12 +39,12 @@ class JobPlace:
 
     @property
     def identity(self) -> str:
-        """The same for every start of this job, and unique: ``<key>-<job>``."""
+        """A unique identity, equal for every start of this job: ``<key>-<job>``."""
         return f"{self.key}-{self.job}"
 
     @property
     def title(self) -> str:
-        """A name for people: ``l1 flops=0.5 resnet20 digits seed 0``. A baseline has no method and no budget."""
+        """A readable name: ``l1 flops=0.5 resnet20 digits seed 0``. A baseline has no method and no budget."""
         names, budget = self.config["names"], self.config["budget"]
         common = f"{names['model']} {names['data']} seed {self.config['seed']}"
         if self.job == BASELINE:

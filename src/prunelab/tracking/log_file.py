@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class _LogFile(logging.FileHandler):
-    """Ignores lines that cannot be written: on a full disk the user needs one message, not one for every line."""
+    """Ignores lines that cannot be written, so that a full disk causes one message instead of one per line."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass

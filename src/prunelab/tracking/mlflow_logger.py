@@ -135,7 +135,7 @@ def _connected(uri: str, study: str, outputs: Path) -> tuple[MlflowClient, str]:
         from mlflow.tracking import MlflowClient
     except ImportError as error:
         raise UserError("logger=mlflow needs MLflow: pip install 'prunelab[mlflow]'") from error
-    for name in ("mlflow", "alembic"):  # they report the creation of tables
+    for name in ("mlflow", "alembic"):  # these log the creation of tables
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         _require_server(uri)

@@ -1,4 +1,4 @@
-"""Where the figures of a run are logged: the choices of conf/logger."""
+"""Loggers for the figures of a run: the choices of conf/logger."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RunLogger:
 
     A run calls ``start`` once, ``epoch`` after each epoch of its trainings, ``restore`` when it resumes a training, and
     ``finish`` with its record; ``close`` is called at the end in any case. The run that trains the baseline calls
-    ``baseline_epoch`` and ``baseline_finished``, too. Only rank zero calls.
+    ``baseline_epoch`` and ``baseline_finished`` as well. Only rank zero makes these calls.
 
     A subclass for a tracker overrides ``begin``, ``start_job`` and ``end``.
     """
@@ -35,7 +35,7 @@ class RunLogger:
         return NoJob()
 
     def end(self) -> None:
-        """All jobs of the run have been closed."""
+        """Called when all jobs of the run have been closed."""
 
     def start(
         self,
@@ -44,7 +44,8 @@ class RunLogger:
         write: Write = write_atomically,
         baseline_key: str = "",
     ) -> None:
-        """The run with this resolved configuration starts or is resumed; ``write`` writes files in its ``folder``."""
+        """Called when the run with this resolved configuration starts or is resumed; ``write`` writes in its
+        ``folder``."""
         self._folder, self._config, self._baseline_key = folder, config, baseline_key
         self._curves = CurvesFile(folder / CURVES_FILE, write) if self.writes_curves else None
         self._jobs: dict[str, Job] = {}
@@ -52,18 +53,18 @@ class RunLogger:
         self.begin(folder, config)
 
     def baseline_epoch(self, row: EpochRow) -> None:
-        """An epoch of the training of the baseline has ended."""
+        """Called after an epoch of the training of the baseline."""
         self._job(BASELINE).log(figures_of(row), row.epoch)
 
     def baseline_finished(self, accuracy: Accuracy) -> None:
-        """The baseline has been made; ``accuracy`` is on the test images."""
+        """Called when the baseline is trained; ``accuracy`` is that on the test images."""
         if job := self._jobs.pop(BASELINE, None):  # there is none if it was read from a file
             figures = {"top1": accuracy.top1, "top5": accuracy.top5}
             job.result({name: value for name, value in figures.items() if value is not None}, None)
             job.close(finished=True)
 
     def epoch(self, row: EpochRow) -> None:
-        """An epoch of training has ended."""
+        """Called after an epoch of training."""
         if self._curves is None:
             return
         self._curves.write(row)
@@ -73,19 +74,19 @@ class RunLogger:
         self._job(job).log(figures_of(row), step)
 
     def restore(self, phase: str, rows: list[Row]) -> None:
-        """A training is resumed after the epochs of these rows."""
+        """Called when a training is resumed after the epochs of these rows."""
         if self._curves is not None:
             self._curves.restore(phase, rows)
 
     def finish(self, record: Record) -> None:
-        """The run has all its figures."""
+        """Called when the run has all its figures."""
         figures = {measure.name: measure.read(record) for measure in MEASURES}
         known = {name: value for name, value in figures.items() if value is not None}
         self._job(RESULT).result(known, record)
         self._finished = True
 
     def close(self) -> None:
-        """The run has ended, with or without success. Returns when everything is written or uploaded."""
+        """Called at the end of the run, with or without success. Returns when everything is written or uploaded."""
         for job in self._jobs.values():
             job.close(self._finished)
         self._jobs.clear()

@@ -23,7 +23,7 @@ from prunelab.tracking.run_logger import RunLogger
 MODES = ("auto", "online", "offline", "disabled")
 SECONDS_TO_CONNECT = 15
 SECONDS_TO_UPLOAD = 300
-"""After the end of a run; what has not been uploaded by then remains in the folder of the run."""
+"""Limit after the end of a run; files not uploaded by then remain in the folder of the run."""
 
 TAGS = ("method", "model", "data")
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class WandbLogger(RunLogger):
-    """Logs to W&B, besides curves.csv (logger=wandb). It never asks the user anything.
+    """Logs to W&B, besides curves.csv (logger=wandb). There are no prompts.
 
     A run becomes one W&B run for each kind of phase, its job type ("learning", "round", "recovery"), and one of job
     type "result" with the final figures, under the column names of the report's CSV file, and the widths. The training
@@ -165,10 +165,10 @@ class WandbJob:
 
 @cache
 def _trouble_reaching_wandb() -> str:
-    """Why W&B's server cannot be reached, empty if it can; tested once, not for every run of a sweep."""
+    """The reason why W&B's server cannot be reached, empty if it can; tested only once in a sweep."""
     server = urlsplit(wandb.setup().settings.base_url)
     if getproxies():
-        return ""  # the client uses the proxy; it gives up after SECONDS_TO_CONNECT
+        return ""  # the client uses the proxy, with a timeout of SECONDS_TO_CONNECT
     port = server.port or (443 if server.scheme == "https" else 80)
     try:
         with socket.create_connection((server.hostname or "", port), timeout=SECONDS_TO_CONNECT):
@@ -179,5 +179,5 @@ def _trouble_reaching_wandb() -> str:
 
 @cache
 def _announce_offline(study: Path, why: str) -> None:
-    """Log how to upload the runs; once, not for every run of a sweep."""
+    """Log the command that uploads the runs, only once in a sweep."""
     log.warning("W&B is %s. Upload the runs later with: wandb sync %s/*/wandb/offline-run-*", why, study)

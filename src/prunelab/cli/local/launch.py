@@ -24,7 +24,7 @@ CONCURRENT_RUNS_VARIABLE = "PRUNELAB_CONCURRENT_RUNS"
 """``prunelab.evaluation.load`` reads it. (Importing that module would import torch into the process of the sweep.)"""
 
 IDLE_S = 30
-"""An idle process ends after so many seconds, also if the sweep that started it was killed."""
+"""An idle process ends after this number of seconds, also if the sweep that started it was killed."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class _Worker:
         self._share = {
             **share,
             "TERM": "dumb",
-        }  # no progress bars: those of several processes overwrite one another
+        }  # no progress bars, because those of several processes overwrite one another
         self._pool = self._started()
 
     def begin(self, run: Run) -> Future[Job]:
@@ -105,7 +105,7 @@ def _done(runs: Mapping[int, Run], workers: Sequence[_Worker]) -> dict[int, Job]
 
 
 def _do(run: Run) -> Job:
-    """One run, in its process."""
+    """Do one run in this process."""
     with console_messages():
         return attempt(lambda: perform(run.config, run.label), run.label)
 
@@ -128,7 +128,7 @@ def _cause(death: BaseException) -> str:
 
 
 def _how(job: Job) -> str:
-    """The result of the run in a word; the summary contains the errors."""
+    """The result of the run in one word; the summary contains the errors."""
     if job.error is not None:
         return "failed"
     return "finished" if job.is_new else "already there"

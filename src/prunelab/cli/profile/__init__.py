@@ -1,1 +1,1 @@
-"""``prunelab-profile``: what can be removed from a network, what it costs, and how a method scores it."""
+"""``prunelab-profile``: the removable parts of a network, their costs, and their scores by a method."""

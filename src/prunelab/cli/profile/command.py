@@ -1,4 +1,4 @@
-"""``prunelab-profile``: what can be removed from a network, and what it costs."""
+"""``prunelab-profile``: the removable parts of a network, and their costs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "prunelab-profile"
 SHARES = (
-    "\nFLOPs and params: the share that would be gone with all of it. A layer goes with the group that it reads"
-    " and with the one that it makes, so the shares add up to more than 100 %.\n"
+    "\nFLOPs and params: the share that is removed with all channels of a group. A layer belongs to the group that it"
+    " reads and to the group that it produces, so the shares add up to more than 100 %.\n"
 )
 
 
@@ -45,10 +45,10 @@ def _parser() -> argparse.ArgumentParser:
         usage=f"{PROGRAM} model=NAME [data=NAME | image_size=N] [model.KEY=VALUE ...] [exact=true] [--layers] "
         "[--json]\n"
         f"       {PROGRAM} model=NAME data=NAME method=NAME ... --scores FOLDER",
-        description="Show what can be removed from a network: channel groups, residual blocks, what is frozen and "
-        "why, and what it all costs, for images like those of the data, or those that the network was published for. "
-        "No images are needed. With --scores: score the channels as prunelab would with the same words, and draw for "
-        f"each group the sorted scores and where the budget cuts ({BUDGET} unless given).",
+        description="Show the removable parts of a network (channel groups, residual blocks), the frozen groups "
+        "with reasons, and the costs, for images of the size of the data, or of the size for which the network was "
+        "published. No images are needed. With --scores: score the channels as prunelab would with the same words, "
+        f"and draw for each group the sorted scores and the cut by the budget ({BUDGET} by default).",
         epilog=f"Examples: {PROGRAM} model=timm model.name=mobilenetv2_100 image_size=160; "
         f"{PROGRAM} model=resnet20 data=digits method=hrank --scores pictures",
     )
@@ -60,12 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         "--layers", action="store_true", help="list the layers with their shapes, parameters and MACs instead"
     )
     parser.add_argument("--json", action="store_true", help="print the profile as JSON")
-    parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show where in the program an error arose")
+    parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show the traceback of an error")
     return parser
 
 
 def _draw(words: Sequence[str], folder: Path) -> int:
-    from prunelab.cli.profile.page import save_page  # these bring matplotlib and plotly
+    from prunelab.cli.profile.page import save_page  # these import matplotlib and plotly
     from prunelab.cli.profile.picture import save_picture
 
     with console_messages():
@@ -83,7 +83,9 @@ def _draw(words: Sequence[str], folder: Path) -> int:
 
 
 def _show(words: Sequence[str], as_json: bool, by_layer: bool) -> int:
-    from prunelab.cli.profile.parts import profile  # brings torch and timm: seconds that --help does not need
+    from prunelab.cli.profile.parts import (
+        profile,
+    )  # imports torch and timm, which takes seconds that --help does not need
 
     _print(profile(words), as_json, by_layer)
     for word in words:
@@ -117,7 +119,9 @@ def _totals(found: Profile) -> str:
     if found.additions:
         lines["additions"] = _additions(found)
     if found.unused_parameters:
-        lines["unused"] = f"{', '.join(found.unused_parameters)}: no operator reads them, so they stay whole"
+        lines["unused"] = (
+            f"{', '.join(found.unused_parameters)}: no operator reads them, so they are not pruned"
+        )
     if found.training_failure is not None:
         lines["training mode"] = (
             f"does not run on this input ({found.training_failure}): layers that only run in training mode are unknown"
@@ -127,7 +131,7 @@ def _totals(found: Profile) -> str:
 
 
 def _additions(found: Profile) -> str:
-    """How many sums of two activations end a block that can be dropped, and the modules of the others by reason."""
+    """The number of sums of two activations in blocks that can be dropped, and the modules of the others by reason."""
     others: dict[str, list[str]] = {}
     for addition in found.additions:
         if addition.reason is not None:

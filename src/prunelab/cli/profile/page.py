@@ -1,4 +1,4 @@
-"""The picture of scores as an HTML page with details at the mouse position; it works offline."""
+"""The picture of scores as an HTML page, with details at the mouse position; it works offline."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _panel(figure: go.Figure, group: GroupScores, row: int, column: int, listed:
             row=row,
             col=column,
         )
-    if group.kept[: group.left].all() and group.left < len(group.scores):  # one place at which all is cut
+    if group.kept[: group.left].all() and group.left < len(group.scores):  # all channels are cut at one place
         figure.add_vline(x=group.left, line={"color": CUT, "width": 1.5}, row=row, col=column)
 
 

@@ -1,4 +1,4 @@
-"""What can be removed from a network, and what it costs, as plain data."""
+"""The removable parts of a network, and their costs, as plain data."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ IMAGES, CLASSES = (3, 224, 224), 1000
 
 @dataclass(frozen=True)
 class Part:
-    """A channel group or a block, and the fractions of the network's FLOPs and parameters that go with it.
+    """A channel group or a block, and the fractions of the network's FLOPs and parameters that are removed with it.
 
-    A layer counts for the group that it reads and for the group that it produces, so the sum of the fractions is
+    A layer belongs to the group that it reads and to the group that it produces, so the sum of the fractions is
     greater than 1. ``exact``: whether the pruned network equals the masked one.
     """
 
@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Frozen:
-    """A channel group of which nothing can be removed, and why."""
+    """A channel group from which nothing can be removed, and the reason."""
 
     name: str
     channels: int
@@ -47,11 +47,11 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Profile:
-    """Everything that is printed; FLOPs (2 x multiply-accumulates + biases) and MACs are for one image.
+    """The printed data; FLOPs (2 x multiply-accumulates + biases) and MACs are for one image.
 
-    ``additions``: the sums of two activations, with the block that can be dropped or why there is none;
-    ``unused_parameters``: parameters that no operator reads; ``training_failure``: why the network cannot run in
-    training mode (None: it can).
+    ``additions``: the sums of two activations, with the block that can be dropped or the reason why there is none;
+    ``unused_parameters``: parameters that no operator reads; ``training_failure``: the reason why the network cannot
+    run in training mode (None: it can).
     """
 
     model: str
@@ -72,7 +72,7 @@ class Profile:
 def profile(words: Sequence[str]) -> Profile:
     """The profile of the network that the command line ``words`` choose.
 
-    Images and classes are those of the data, if the words choose any, else what the network was published for.
+    Images and classes are those of the data if the words choose any, else those of the published network.
 
     Raises:
         UserError: there is no such network or data, or it cannot take images of this size.
@@ -116,8 +116,8 @@ def _of_data(settings: Mapping[str, Any]) -> tuple[tuple[int, int, int], int]:
 
 
 def _published(name: str) -> tuple[tuple[int, int, int], int]:
-    """Shape of the images (C, H, W) and number of classes that a network was published for."""
-    known: Any = timm.get_pretrained_cfg(name)  # None of what is not known or has no weights
+    """Shape of the images (C, H, W) and number of classes of a published network."""
+    known: Any = timm.get_pretrained_cfg(name)  # None for unknown networks or those without weights
     return (known.input_size, known.num_classes) if known else (IMAGES, CLASSES)
 
 
@@ -141,7 +141,7 @@ def _blocks(graph: ChannelGraph) -> tuple[Part, ...]:
 
 
 def _shares(graph: ChannelGraph, widths: np.ndarray, alive: np.ndarray) -> list[tuple[float, float]]:
-    """For each row, the fractions of FLOPs and parameters that are gone with these widths and blocks."""
+    """For each row, the fractions of FLOPs and parameters that are removed with these widths and blocks."""
     if not len(widths):
         return []
     flops = 1 - graph.cost.flops(widths, alive) / graph.cost.flops()

@@ -1,4 +1,4 @@
-"""The picture of scores as a PNG: for each group its channels, best first, and where the budget cuts."""
+"""The picture of scores as a PNG: for each group its channels, best first, and the cut by the budget."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _panel(axes: Axes, group: GroupScores) -> None:
     for chosen, color in ((group.kept, KEPT), (~group.kept, REMOVED)):
         heights = np.where(chosen, group.scores, 0.0)
         axes.fill_between(places, np.append(heights, heights[-1]), step="post", color=color, linewidth=0)
-    if group.kept[: group.left].all() and group.left < len(group.scores):  # one place at which all is cut
+    if group.kept[: group.left].all() and group.left < len(group.scores):  # all channels are cut at one place
         axes.axvline(group.left, color=CUT, linewidth=1.1)
     low, high = min(0.0, float(group.scores.min())), max(0.0, float(group.scores.max()))
     axes.set(xlim=(0, len(group.scores)), ylim=(low, (high or 1.0) * 1.06))
@@ -98,12 +98,12 @@ def _heading(figure: Figure, network: ScoredNetwork, height: float) -> None:
 
 
 def subtitle(network: ScoredNetwork) -> str:
-    """Where the scores come from."""
+    """The budget and the origin of the weights."""
     return f"{network.budget} · {network.weights}"
 
 
 def legend(network: ScoredNetwork) -> str:
-    """How to read a panel."""
+    """An explanation of the panels."""
     scale = "as they are" if network.normalisation == "none" else f"divided by their {network.normalisation}"
     return f"each panel a group (bold: a stage), channels sorted by score ({scale})"
 

@@ -1,4 +1,4 @@
-"""The scores that a method gives the channels of a network, and which of them the budget keeps."""
+"""The scores of the channels of a network by a method, and the channels that the budget keeps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prunelab.structure import ChannelGroup
 
 BUDGET = "budget.flops=0.5"
-"""Where the picture cuts if the command line names no budget."""
+"""The budget of the picture if the command line has none."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class GroupScores:
 
     channels: their numbers, (size,).
     scores: (size,), falling; normalised as global allocation compares them.
-    kept: (size,), whether the budget leaves the channel.
+    kept: (size,), whether the budget keeps the channel.
     """
 
     name: str
@@ -40,18 +40,18 @@ class GroupScores:
 
     @property
     def left(self) -> int:
-        """How many channels stay."""
+        """The number of kept channels."""
         return int(self.kept.sum())
 
 
 @dataclass(frozen=True)
 class ScoredNetwork:
-    """What the picture of scores shows.
+    """The content of the picture of scores.
 
     title: method, network and data.
-    weights: where the weights come from, in words.
-    budget: what may stay.
-    normalisation: what the scores of each group are divided by.
+    weights: the origin of the weights, in words.
+    budget: how much to keep.
+    normalisation: the divisor of the scores of each group.
     """
 
     title: str
@@ -67,12 +67,14 @@ def scored_network(words: Sequence[str]) -> ScoredNetwork:
     Its weights are those of the stored baseline, a file or published; no baseline is trained for a picture.
 
     Raises:
-        UserError: the words do not describe a run, or its method does not score a network as it is.
+        UserError: the words do not describe a run, or its method does not score an untrained network.
     """
     config = configure(words)
     if config["budget"]["flops"] is None and config["budget"]["params"] is None:
         config = configure([*words, BUDGET])
-    from prunelab.steps import Setup  # brings Lightning: seconds that a plain profile does not need
+    from prunelab.steps import (
+        Setup,
+    )  # imports Lightning, which takes seconds that a plain profile does not need
 
     setup = Setup.of(config)
     setup.task.machine.prepare_process()
@@ -100,7 +102,7 @@ def scored_network(words: Sequence[str]) -> ScoredNetwork:
 
 
 def _weighted(setup: Setup) -> tuple[nn.Module, str]:
-    """The full network and where its weights come from."""
+    """The full network and the origin of its weights."""
     from prunelab.steps.baseline import TrainedBaseline
 
     store, key = setup.store, setup.baseline_key
@@ -117,7 +119,7 @@ def _weighted(setup: Setup) -> tuple[nn.Module, str]:
             network,
             "RANDOM weights: this baseline was not trained yet (prunelab with the same words does it)",
         )
-    network, _ = setup.baseline.train(setup.task, store.root)  # these take weights that are there
+    network, _ = setup.baseline.train(setup.task, store.root)  # these use existing weights
     given = getattr(setup.baseline, "path", "")
     return network, f"weights of {given}" if given else "published weights"
 

@@ -1,4 +1,4 @@
-"""The profile of a network as a tree: its modules by name, with what can be removed at each."""
+"""The profile of a network as a tree: its modules by name, with the removable parts of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRUNK, TEE, ELBOW, GAP = "│  ", "├─ ", "└─ ", "   "
 
 @dataclass
 class _Node:
-    """A module path and what stands there."""
+    """A module path and its entries."""
 
     groups: list[Part] = field(default_factory=list)
     block: Part | None = None
@@ -26,11 +26,11 @@ class _Node:
 
     @property
     def has_something(self) -> bool:
-        """Whether anything stands at this very module."""
+        """Whether this module itself has an entry."""
         return bool(self.groups or self.block or self.frozen)
 
     def at(self, path: str) -> _Node:
-        """The node of a module below this one; nodes on the way are made."""
+        """The node of a module below this one; missing nodes are created."""
         node = self
         for name in path.partition("#")[0].split("."):
             node = node.children.setdefault(name, _Node())
@@ -38,9 +38,9 @@ class _Node:
 
 
 def tree(found: Profile) -> Table:
-    """One line for each stage, block and layer at which something can be removed or is frozen.
+    """One line for each stage, block and layer that is removable or frozen.
 
-    Columns: where; channels; level; the shares of FLOPs and parameters that go with it; remarks.
+    Columns: module; channels; level; shares of FLOPs and parameters that are removed with it; remarks.
     """
     root = _Node()
     for group in found.groups:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class State:
-    """The state of a job as Slurm names it; ``reason`` is why the job is waiting."""
+    """The state of a job by its name in Slurm; ``reason`` is the reason for waiting."""
 
     name: str
     reason: str = ""

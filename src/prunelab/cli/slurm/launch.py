@@ -73,7 +73,7 @@ def _require_slurm() -> None:
     if shutil.which("sbatch") is None:
         raise UserError(
             "hydra/launcher=slurm: this machine has no Slurm (no sbatch). Start the sweep on a login node of the "
-            "cluster, or leave hydra/launcher=slurm out."
+            "cluster, or omit hydra/launcher=slurm."
         )
 
 

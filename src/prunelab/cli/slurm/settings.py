@@ -22,7 +22,7 @@ WHOLE_NUMBERS = {
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """The keys are described in the file.
+    """The settings of the launcher; the file describes the keys.
 
     Raises:
         UserError: a number out of range.
@@ -63,7 +63,7 @@ class SlurmSettings:
             )
 
     def parameters(self, nodes: int, processes: int) -> dict[str, Any]:
-        """The parameters for submitit, for a job with so many nodes and so many processes on each node."""
+        """The parameters for submitit, for a job with these numbers of nodes and of processes on each node."""
         given = {
             "slurm_partition": self.partition,
             "slurm_account": self.account,

@@ -15,7 +15,7 @@ from prunelab.cli.slurm.result_file import read_result
 from prunelab.cli.summary import Job
 
 LAG_S = 15
-"""A result can appear on this machine so many seconds after Slurm reports the end of its job."""
+"""A result can appear on this machine up to this number of seconds after Slurm reports the end of its job."""
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Submitted:
             return None
         except pickle.UnpicklingError as error:
             return self.lost(f"its result {self.result_file.name} cannot be used ({error})")
-        self.result_file.unlink()  # Slurm restarts its job numbers at 1 at some time
+        self.result_file.unlink()  # Slurm reuses job numbers after some time
         if ending == "success":
             return replace(content, label=self.label)
         return self.lost(f"failed outside of the run: {content.strip().splitlines()[-1]}")

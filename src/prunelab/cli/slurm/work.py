@@ -17,7 +17,7 @@ from prunelab.cli.run import attempt, console_messages, perform
 from prunelab.cli.summary import Job
 
 EARLY_S = 60
-"""Slurm can send the signal up to so many seconds earlier than requested."""
+"""Slurm can send the signal up to this number of seconds earlier than requested."""
 
 _started = time.monotonic()
 

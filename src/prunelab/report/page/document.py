@@ -18,7 +18,7 @@ SCRIPTS = ("format.js", "filters.js", "table.js", "figures.js", "section.js", "s
 def to_page(report: Report, study: str) -> str:
     """The report as a page that needs neither a network connection nor another file.
 
-    ``study`` is the folder of the records as the user wrote it, for the commands that repeat a run.
+    ``study`` is the folder of the records as written by the user, for the commands that repeat a run.
     """
     parts = {
         "TITLE": html.escape(one_line(report.study)),
@@ -28,7 +28,10 @@ def to_page(report: Report, study: str) -> str:
         "PLOTLY": plotly.offline.get_plotlyjs(),
     }
     page = _file("page.html")
-    for name, text in parts.items():  # the largest is inserted last, so that no placeholder is searched in it
+    for (
+        name,
+        text,
+    ) in parts.items():  # the largest is inserted last, so that it is not searched for placeholders
         before, _, after = page.partition(f"@{name}@")
         page = before + text + after
     return page
