@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from typing import get_args
 
 import pytest
 
 from prunelab.cli.config import configure, configure_part
 from prunelab.errors import UserError
-from prunelab.methods import Budget
+from prunelab.methods.allocation.budget import Resource
 
 
 def test_names_are_those_of_the_choices_or_of_what_they_hold() -> None:
@@ -100,7 +100,7 @@ def test_a_key_that_does_not_exist_cannot_be_added(word: str, message: str) -> N
 
 
 def test_every_resource_of_a_budget_is_a_key_if_the_method_has_it_too() -> None:
-    for resource in (field.name for field in fields(Budget)):
+    for resource in get_args(Resource):
         configure([f"++budget.{resource}=0.5", f"++method.budget.{resource}=0.5"])
         with pytest.raises(UserError, match=rf"budget\.{resource} has no effect on this method"):
             configure([f"++budget.{resource}=0.5", f"~method.budget.{resource}"])
