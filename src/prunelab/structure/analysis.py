@@ -148,10 +148,10 @@ def _proved(
     while pending:
         mode, traced = run = pending.pop(0)
         resolver = _resolver(network, trace, components, parts)
-        broken, found = prove(mode, traced, components, parts, resolver.for_trials, remedies)
-        parts = parts.freezing(broken)
-        if len(found) > len(remedies):  # a remedy for one mode may fail in the other
-            remedies, pending = found, [other for other in runs if other is not run]
+        found = prove(mode, traced, components, parts, resolver.for_trials, remedies)
+        parts = parts.freezing(found.broken).marking_inexact(found.inexact)
+        if len(found.remedies) > len(remedies):  # a remedy for one mode may fail in the other
+            remedies, pending = found.remedies, [other for other in runs if other is not run]
     return parts, remedies
 
 

@@ -91,6 +91,16 @@ class Partition:
         )
         return replace(self, groups=groups)
 
+    def marking_inexact(self, reasons: Mapping[int, str]) -> Partition:
+        """The same groups, of which those with these numbers are inexact."""
+        groups = tuple(
+            replace(group, exact=False, inexact=reasons[number])
+            if group.exact and number in reasons
+            else group
+            for number, group in enumerate(self.groups)
+        )
+        return replace(self, groups=groups)
+
 
 def partition(trace: Trace, components: Components) -> Partition:
     """Divide the produced channels of a trace into groups.

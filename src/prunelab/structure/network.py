@@ -42,7 +42,7 @@ class Network:
         cardinality: bool = False,
         outputs: Outputs | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.exact = model, exact
         if any(torch.nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
             raise UserError("the network has lazy layers without weights. Run it once on a real input first.")
         self.tensors = named_tensors(model)

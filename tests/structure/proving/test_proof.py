@@ -195,3 +195,57 @@ def test_halves_of_any_width(exact: Callable[..., Any], network: Any, channels: 
 
     pruning = exact(network(forward, stem=conv(3, 6), conv=conv(6, channels), last=conv(channels, 2)), IMAGES)
     assert pruning.groups["stem"] == ("filter", 6)
+
+
+class EqualisedRate(nn.Module):
+    """A convolution whose weight is divided by the square root of its inputs when it runs (StyleGAN)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * (2 / self.weight[0].numel()) ** 0.5, padding=1)
+
+
+def test_a_factor_that_is_computed_from_a_width_is_inexact(inexact: Callable[..., Any]) -> None:
+    network = nn.Sequential(
+        EqualisedRate(3, 8), nn.ReLU(), EqualisedRate(8, 6), nn.ReLU(), EqualisedRate(6, 2)
+    )
+    pruning = inexact(network, IMAGES)
+    assert pruning.inexact == dict.fromkeys(("0", "2"), "mul uses a number that is computed from the width")
+    frozen = {group.name: group.frozen for group in prunelab.analyze(network, IMAGES, exact=True).frozen}
+    assert frozen["0"] == "not exact: mul uses a number that is computed from the width (in 2)"
+
+
+def test_only_the_groups_that_a_factor_depends_on_are_inexact(network: Any) -> None:
+    """Of the first the factor shows every fourth channel only."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        first = net.first(x).relu()
+        second = net.second(first).relu()
+        third = net.third(second).relu()
+        return net.last(third / (first.shape[1] // 4 + second.shape[1]))
+
+    layers = {"first": conv(3, 40), "second": conv(40, 12), "third": conv(12, 7), "last": conv(7, 2)}
+    graph = prunelab.analyze(network(forward, **layers), IMAGES)
+    assert {group.name: group.exact for group in graph.groups} == {
+        "first": False,
+        "second": False,
+        "third": True,
+    }
+
+
+def test_a_block_with_such_a_factor_can_be_dropped(network: Any) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = conv(8, 5), conv(5, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.first(x).relu()
+            return x + self.second(hidden * hidden.shape[1] ** -0.5)
+
+    graph = prunelab.analyze(nn.Sequential(conv(3, 8), Block(), conv(8, 2)), IMAGES)
+    assert [block.name for block in graph.blocks] == ["1"]
+    assert {group.name: group.exact for group in graph.groups} == {"0": True, "1.first": False}

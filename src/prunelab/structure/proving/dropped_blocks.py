@@ -72,7 +72,7 @@ class BlockTrials:
                 for number in range(visit.start, visit.end)
             }
             expected = [(number, step) for number, step in significant(trace) if number not in inside]
-            prediction = Prediction(expected, self.removal.ids)
+            prediction = Prediction(expected, self.removal.ids, scaled=trace.scaled)
             run = PrunedRun(network, self.removal.plan(self.remedies), dropped)
             failure = prediction.ended(run.run_network(prediction))
             if run.error is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ class Failure:
 
     step: int
     reason: str
+    scaled: bool = False  # only a constant of arithmetic is different
 
 
 class Done(NamedTuple):
@@ -56,7 +57,7 @@ class Prediction:
     """Receives each operator of a pruned run and ends the run at the first whose result differs from the prediction.
 
     ``expected`` are the significant steps of the full run; ``removed`` is True for removed ids. With ``last``, the run
-    also ends after that step. ``place`` counts the significant steps.
+    also ends after that step. ``place`` counts the significant steps. The constants of the steps ``scaled`` may differ.
     """
 
     def __init__(
@@ -65,10 +66,12 @@ class Prediction:
         removed: NDArray[np.bool_],
         last: int | None = None,
         place: int = 0,
+        scaled: Collection[int] = (),
     ) -> None:
         self.failure: Failure | None = None
         self.place = place
         self._expected, self._removed, self._last = expected, removed, last
+        self._scaled = scaled
         self._over = False
         self._left: dict[int, int] = {}
 
@@ -100,8 +103,11 @@ class Prediction:
             return
         number, before = self._expected[self.place]
         difference = self._difference(before, after)
+        scaled = difference is None and before.numbers != after.numbers and number not in self._scaled
+        if scaled:
+            difference = f"{before.op} uses a number that is computed from the width"
         if difference is not None:
-            self.failure = Failure(number, difference)
+            self.failure = Failure(number, difference, scaled)
         self.place += 1
         self._over = difference is not None or (self._last is not None and number >= self._last)
 
@@ -117,8 +123,6 @@ class Prediction:
         for expected, found in zip(before.outputs, after.shapes, strict=True):
             if not self._as_predicted(expected, found):
                 return f"{before.op} {_CONSTANT}"
-        if before.numbers != after.numbers:
-            return f"{before.op} uses a number that is computed from the width"
         if after.claims and tuple(self._kept(claim.counted) for claim in before.claims) != after.claims:
             return f"{before.op} is at a constant position: it would have to be computed from the shape of the tensor"
         return None

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from prunelab.structure.network import Network
 
 
-# Number of the trial, groups that lose channels, remedies, last step that is compared.
-_Question = tuple[int, frozenset[int], tuple[tuple[object, ...], ...], int | None]
+# Number of the trial, groups that lose channels, remedies, last step that is compared, whether all constants are.
+_Question = tuple[int, frozenset[int], tuple[tuple[object, ...], ...], int | None, bool]
 PlanFor = Callable[[tuple[Remedy, ...]], PruningPlan]
 Resolver = Callable[[Mapping[str, tuple[int, ...]]], PlanFor]
 
@@ -44,14 +44,23 @@ def prove(
     parts: Partition,
     resolver: Resolver,
     known: tuple[Remedy, ...] = (),
-) -> tuple[dict[int, str], tuple[Remedy, ...]]:
-    """The groups that fail in a trial (number -> reason), and the remedies for the others: those ``known`` from another
-    run, then new ones."""
+) -> Proven:
+    """Try the removal of a part of every group, and adapt or freeze what fails."""
     proof = _Proof(network, trace, components, parts, resolver, known)
     trials = range(proof.trials.count)
     while not all(proof.holds(trial) for trial in trials):  # a remedy for one trial may make another fail
         pass
-    return proof.broken, proof.remedies
+    return Proven(proof.broken, proof.inexact, proof.remedies)
+
+
+@dataclass(frozen=True)
+class Proven:
+    """The groups that fail in a trial, those that a factor makes inexact (number -> reason), and the remedies for the
+    others: those that were known from another run, then new ones."""
+
+    broken: dict[int, str]
+    inexact: dict[int, str]
+    remedies: tuple[Remedy, ...]
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,8 @@ def removal(
 
 
 class _Proof:
-    """The state of the proof: ``chosen`` groups (not failed), ``broken`` groups with their reasons, remedies."""
+    """The state of the proof: ``chosen`` groups (not failed), ``broken`` and ``inexact`` groups with their reasons,
+    remedies."""
 
     def __init__(
         self,
@@ -107,6 +117,7 @@ class _Proof:
             self._by_call.setdefault(step.call, []).append(step)
         trusted = {number: group for number, group in enumerate(parts.groups) if group.frozen is None}
         single = [number for number, group in trusted.items() if group.size == 1]
+        self.inexact: dict[int, str] = {}
         self.broken: dict[int, str] = dict.fromkeys(single, "a single channel cannot be removed")
         self.chosen = trusted.keys() - single
         self.trials = Trials(trace, [(number, trusted[number]) for number in sorted(self.chosen)])
@@ -115,34 +126,56 @@ class _Proof:
         """Repair or freeze until nothing fails in ``trial``; True if nothing had to be changed."""
         self.trial_index = trial
         untouched = True
-        while self.chosen and (failure := self.trial(self.chosen)) is not None:
+        while self.chosen and (failure := self.failure()) is not None:
             untouched = False
-            if not self.repair(failure):
+            if failure.scaled:
+                self.mark_scaled(failure)
+            elif not self.repair(failure):
                 self.freeze(failure)
         return untouched
 
+    def failure(self) -> Failure | None:
+        """The first failure without a part of all groups, else without a part of those whose removal may not change the
+        constants of arithmetic."""
+        failure = self.trial(self.chosen)
+        if failure is None and self.inexact:
+            strict = self.trial(self.chosen - self.inexact.keys(), strict=True)
+            return strict if strict is not None and strict.scaled else None
+        return failure
+
     def trial(
-        self, chosen: Iterable[int], remedies: tuple[Remedy, ...] | None = None, last: int | None = None
+        self,
+        chosen: Iterable[int],
+        remedies: tuple[Remedy, ...] | None = None,
+        last: int | None = None,
+        strict: bool = False,
     ) -> Failure | None:
         """Remove a part of the chosen groups; None if the run is as predicted (up to step ``last``).
 
-        The removed fraction differs between groups, so that no two widths agree by chance.
+        The removed fraction differs between groups, so that no two widths agree by chance. ``strict``: constants of
+        arithmetic that are known to follow a width are compared too.
         """
         wanted = frozenset(chosen)
         remedies = self.remedies if remedies is None else remedies
-        asked = self._question(wanted, remedies, last)
+        asked = self._question(wanted, remedies, last, strict)
         if asked not in self._known:
             removal = self._removal(wanted)
-            prediction = Prediction(self._expected, removal.ids, last)
+            prediction = Prediction(
+                self._expected, removal.ids, last, scaled=() if strict else self.trace.scaled
+            )
             run = PrunedRun(self.network, removal.plan(remedies))
             self._known[asked] = prediction.ended(run.run_network(prediction))
             self._newest = asked, run
         return self._known[asked]
 
     def _question(
-        self, wanted: Iterable[int], remedies: tuple[Remedy, ...], last: int | None = None
+        self,
+        wanted: Iterable[int],
+        remedies: tuple[Remedy, ...],
+        last: int | None = None,
+        strict: bool = False,
     ) -> _Question:
-        return self.trial_index, frozenset(wanted), tuple(key(remedy) for remedy in remedies), last
+        return self.trial_index, frozenset(wanted), tuple(key(remedy) for remedy in remedies), last, strict
 
     def _removal(self, wanted: frozenset[int]) -> Removal:
         asked = (self.trial_index, wanted)
@@ -156,6 +189,26 @@ class _Proof:
             for number in wanted
         }
         return removal(self.components, self.parts, self.resolver, chosen)
+
+    def mark_scaled(self, failure: Failure) -> None:
+        """A constant of the failing operator follows the width of some groups, which are inexact: the network is valid
+        for any width, but it computes another function. With ``exact`` they are frozen."""
+        step, causes = self._step(failure), set[int]()
+        while (rest := self.chosen - self.inexact.keys() - causes) and self._scales(rest, failure):
+            near = {number for number in self._touched(step) & rest if self._scales({number}, failure)}
+            causes |= near or self._halved(rest, lambda part: self._scales(part, failure))
+        reasons = dict.fromkeys(causes, self._located(failure))
+        if self.network.exact:
+            self.broken.update((number, f"not exact: {reason}") for number, reason in reasons.items())
+            self.chosen -= causes
+            return
+        self.inexact.update(reasons)
+        self.trace.scaled.add(failure.step)
+        self._known.clear()
+
+    def _scales(self, groups: Iterable[int], failure: Failure) -> bool:
+        """Whether the removal of ``groups`` alone changes the constant at a failure."""
+        return self.trial(groups, last=failure.step, strict=True) == failure
 
     def repair(self, failure: Failure) -> bool:
         """Adapt the width that the failing operator expects, if that helps: an integer attribute of its module, a
@@ -194,7 +247,7 @@ class _Proof:
             return lambda new: True
 
         def failing(new: Sequence[Remedy]) -> Failure | None:
-            prediction = Prediction(self._expected, removal.ids, last, place)
+            prediction = Prediction(self._expected, removal.ids, last, place, self.trace.scaled)
             return prediction.ended(run.run_module(module, removal.plan((*self.remedies, *new)), prediction))
 
         if failing(()) != failure:
@@ -216,20 +269,26 @@ class _Proof:
         if not failing:
             around = self._handled(step.module) & self.chosen
             inside = bool(around) and self.trial(around, last=failure.step) is not None
-            failing = self._halved(around if inside else self.chosen, failure.step)
+            failing = self._halved(
+                around if inside else self.chosen,
+                lambda part: self.trial(part, last=failure.step) is not None,
+            )
         similar = {
             number
             for other in self._alike(step)
             for number in self._at_same_places(other, failing, step) - failing
             if self.trial({number}, last=self._numbers[id(other)]) is not None
         }
-        module = f"in {step.module}" if step.module else "in the forward pass of the network"
-        reason = f"{failure.reason} ({module})"
+        reason = self._located(failure)
         if "constant size" in reason and (why := without_source(self._module(step))) is not None:
             reason = f"{reason}; {why}"
         for number in failing | similar:
             self.chosen.discard(number)
             self.broken[number] = reason
+
+    def _located(self, failure: Failure) -> str:
+        module = self._step(failure).module
+        return f"{failure.reason} ({f'in {module}' if module else 'in the forward pass of the network'})"
 
     def _step(self, failure: Failure) -> Step:
         return self.trace.steps[min(failure.step, len(self.trace.steps) - 1)]
@@ -295,13 +354,13 @@ class _Proof:
         found = (groups for place, groups in self._places(step.module).items() if place in failed)
         return set().union(*found) & self.chosen
 
-    def _halved(self, among: Iterable[int], last: int) -> set[int]:
+    def _halved(self, among: Iterable[int], fails: Callable[[Iterable[int]], bool]) -> set[int]:
         suspects = sorted(among)
         while len(suspects) > 1:
             half = len(suspects) // 2
-            if self.trial(suspects[:half], last=last) is not None:
+            if fails(suspects[:half]):
                 suspects = suspects[:half]
-            elif self.trial(suspects[half:], last=last) is not None:
+            elif fails(suspects[half:]):
                 suspects = suspects[half:]
             else:  # the halves fail only together
                 return set(suspects[half:])

@@ -123,6 +123,8 @@ class Visit:
 class Trace:
     """Everything that one run has recorded.
 
+    ``scaled``: numbers of the steps whose constants are computed from a width (``x * width ** -0.5``).
+
     ``numbers``: (module, attribute that counts its groups) -> one id of each group; the count decreases by the groups
     that lose all channels.
     """
@@ -137,6 +139,7 @@ class Trace:
     sums: list[tuple[Ids, Ids]] = field(default_factory=list)
     gates: list[Ids] = field(default_factory=list)
     splits: dict[Place, tuple[Ids, int]] = field(default_factory=dict)
+    scaled: set[int] = field(default_factory=set)
     numbers: dict[tuple[str, str], Ids] = field(default_factory=dict)
 
     def continued(self) -> Trace:
