@@ -7,7 +7,9 @@
 
 One record for each card: records/gpu_<name of the card>.json, written after each row, so that an interrupted benchmark
 continues with the rows that are missing. The rows of most value of all parts (``FIRST``) come first. ``machines`` holds
-the versions of each session that measured some. A trial writes a record only with --records.
+the versions of each session that measured some. A row that fails, for example because memory is exhausted, is listed
+under ``failed`` with the reason; the other rows are measured, and the exit status is 1. The same command tries it
+again. A trial writes a record only with --records.
 
 ceilings  Operations per second of a bfloat16 matrix product of 8192 x 8192 x 8192 and bytes per second of a copy: the
           speed of the GPU, with which the other results are compared.
@@ -15,6 +17,8 @@ training  Images per second of prunelab's own ``fit`` and of a plain PyTorch loo
           precision, memory order, optimizer and compilation; ResNet-56 on images of 32x32 and ResNet-50 on images of
           224x224. The fraction of the peak counts three forward passes for each image (forward, and two products
           backward).
+together  Images per second of 1, 2 and 4 processes that train ResNet-56 at the same time (``trainer=gpu
+          trainer.compile=reduce-overhead``), all of them together: how many runs at a time are fastest on this card.
 scoring   Each criterion as a multiple of a forward pass over the same images in float32, and the peak of memory; on
           ResNet-50 hrank scores 64 images, as it computes the rank of each of 26,000 maps of an image.
 ranks     Milliseconds for the ranks of a batch of feature maps, computed by hrank and by ``matrix_rank``.
@@ -31,16 +35,19 @@ import argparse
 import json
 import math
 import re
+import sys
 import time
+import traceback
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_networks import eagleeye, latency, ranks, scoring
-from gpu_timing import Place, Row
-from gpu_training import training
+from gpu_networks import eagleeye, latency, loaded, ranks, scoring
+from gpu_timing import Figures, Place, Row
+from gpu_training import ready, together, training
 from timing import machine
 
 from prunelab.records.atomic import write_atomically
@@ -49,7 +56,8 @@ from prunelab.steps.environment import git_state
 RECORDS = Path(__file__).parent / "records"
 PACKAGES = ("torch", "pytorch-lightning", "timm", "torchmetrics", "numpy", "prunelab")
 SIDE = 8192
-
+REASON_LENGTH = 400
+"""Characters of the reason for which a row failed."""
 
 FIRST: dict[str, tuple[str, ...]] = {
     "ceilings": ("product", "copy"),
@@ -58,6 +66,7 @@ FIRST: dict[str, tuple[str, ...]] = {
         "resnet50, trainer=gpu",
         "cifar_resnet56, trainer=gpu trainer.compile=reduce-overhead",
     ),
+    "together": (),
     "scoring": ("resnet50, taylor", "resnet50, apoz", "resnet50, pfa", "cifar_resnet56, hrank"),
     "ranks": ("2048 of 56x56", "4096 of 28x28"),
     "eagleeye": ("cifar_resnet56, workers=1",),
@@ -74,21 +83,29 @@ FIRST: dict[str, tuple[str, ...]] = {
 def ceilings(done: Container[str], place: Place) -> Iterator[Row]:
     """What the card reaches in a large product and in a large copy."""
     side = SIDE // 16 if place.quick else SIDE
-    if "product" not in done:
-        left, right = (torch.randn(side, side, device=place.device, dtype=torch.bfloat16) for _ in range(2))
-        product_ms = place.milliseconds(lambda: left @ right)
-        yield "product", {"bf16_tflops": 2 * side**3 / product_ms / 1e9, "side": side}
-    if "copy" not in done:
-        free = torch.cuda.mem_get_info(place.device)[0] if place.on_gpu else 2**30
-        source = torch.randn(min(side * side * 16, free // 16), device=place.device)
-        target = torch.empty_like(source)
-        copy_ms = place.milliseconds(lambda: target.copy_(source))
-        yield "copy", {"gb_per_s": 2 * source.nbytes / copy_ms / 1e6, "bytes": source.nbytes}
+    for name, measured in {"product": _product, "copy": _copy}.items():
+        if name not in done:
+            yield name, partial(measured, side, place)
+
+
+def _product(side: int, place: Place) -> Figures:
+    left, right = (torch.randn(side, side, device=place.device, dtype=torch.bfloat16) for _ in range(2))
+    product_ms = place.milliseconds(lambda: left @ right)
+    return {"bf16_tflops": 2 * side**3 / product_ms / 1e9, "side": side}
+
+
+def _copy(side: int, place: Place) -> Figures:
+    free = torch.cuda.mem_get_info(place.device)[0] if place.on_gpu else 2**30
+    source = torch.randn(min(side * side * 16, free // 16), device=place.device)
+    target = torch.empty_like(source)
+    copy_ms = place.milliseconds(lambda: target.copy_(source))
+    return {"gb_per_s": 2 * source.nbytes / copy_ms / 1e6, "bytes": source.nbytes}
 
 
 PARTS: dict[str, Callable[[Container[str], Place], Iterator[Row]]] = {
     "ceilings": ceilings,
     "training": training,
+    "together": together,
     "scoring": scoring,
     "ranks": ranks,
     "eagleeye": eagleeye,
@@ -122,28 +139,69 @@ def card(device: torch.device) -> dict[str, Any]:
     }
 
 
-def measure(record: dict[str, Any], arguments: argparse.Namespace, write: Callable[[], None]) -> None:
-    """Add the missing rows to ``record``, and call ``write`` after each."""
+def measure(record: dict[str, Any], arguments: argparse.Namespace, write: Callable[[], None]) -> list[str]:
+    """Add the missing rows to ``record``, and call ``write`` after each; gives the names of the rows that failed."""
     place = Place(torch.device(arguments.device), arguments.quick)
     machines = record.setdefault("machines", [])  # a row says on which of them it was measured
     machines.append({**machine(*PACKAGES), "revision": git_state().revision})
+    here = len(machines) - 1
     parts = [part for part in PARTS if part in arguments.parts]
     before = {part: frozenset(() if arguments.again else record.get(part, ())) for part in parts}
-    measured: set[tuple[str, str]] = set()
+    tried: set[tuple[str, str]] = set()
+    failed: list[str] = []
     end = time.monotonic() + 60 * arguments.minutes
     for only, part in [*((FIRST[part], part) for part in parts), *((None, part) for part in parts)]:
-        done = before[part] | {name for other, name in measured if other == part}
-        for name, row in PARTS[part](Skipped(done, only), place):
-            record.setdefault(part, {})[name] = {**row, "machine": len(machines) - 1}
-            measured.add((part, name))
-            print(f"{part}: {name}: {row}", flush=True)
+        done = before[part] | {name for other, name in tried if other == part}
+        for name, work in PARTS[part](Skipped(done, only), place):
+            tried.add((part, name))
+            figures, reason = attempt(work)
+            if figures is not None:
+                record.setdefault(part, {})[name] = {**figures, "machine": here}
+                forget_failure(record, part, name)
+            else:
+                failures = record.setdefault("failed", {}).setdefault(part, {})
+                failures[name] = {"reason": reason, "machine": here}
+                failed.append(f"{part}: {name}")
+            print(f"{part}: {name}: {figures or f'FAILED: {reason}'}", flush=True)
             write()
+            if reason is not None and not place.recovers():
+                print("The GPU cannot be used by this process any more. The same command continues.")
+                return failed
             if time.monotonic() > end:
                 print("The time is over; the same command continues.")
-                return
+                return failed
+    return failed
 
 
-def main() -> None:
+def attempt(work: Callable[[], Figures]) -> tuple[Figures | None, str | None]:
+    """The figures of ``work``, or the reason for which there are none; the traceback is printed.
+
+    Networks and images that rows share are released after a failure: its work may have been left half done in them.
+    """
+    try:
+        return work(), None
+    except Exception as error:  # recorded: the rows after it are measured all the same
+        traceback.print_exc()
+        message = " ".join(str(error).split())
+        reason = f"{type(error).__name__}: {message}"[:REASON_LENGTH]
+    for shared in (loaded, ready):
+        shared.cache_clear()
+    torch.compiler.reset()
+    return None, reason
+
+
+def forget_failure(record: dict[str, Any], part: str, name: str) -> None:
+    """Remove a row that has been measured from the failures."""
+    failed = record.get("failed", {})
+    failed.get(part, {}).pop(name, None)
+    if not failed.get(part, True):
+        del failed[part]
+    if "failed" in record and not failed:
+        del record["failed"]
+
+
+def main() -> int:
+    """Measure what the arguments say; gives the exit status, 1 if rows failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -158,7 +216,7 @@ def main() -> None:
         parser.error("--device cpu is for a trial: add --quick")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("No CUDA GPU: nothing is measured.")
-        return
+        return 0
     found = card(torch.device(arguments.device))
     folder: Path | None = arguments.records or (None if arguments.quick else RECORDS)
     path = (
@@ -172,9 +230,12 @@ def main() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(record, indent=1) + "\n")
 
-    measure(record, arguments, write)
+    failed = measure(record, arguments, write)
     print(f"Everything is in {path}." if path is not None else "A trial: nothing was written.")
+    if failed:
+        print(f"{len(failed)} rows failed: {'; '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

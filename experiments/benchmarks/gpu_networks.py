@@ -9,11 +9,11 @@ from dataclasses import replace
 from functools import lru_cache, partial
 
 import torch
-from gpu_timing import Place, Row
+from gpu_timing import Figures, Place, Row
 from scoring import CASES, CRITERIA, Case, forward, network_of
 from torch import Tensor, nn
 
-from prunelab.methods import Budget, EagleEye, ImportanceMethod, L1Norm
+from prunelab.methods import OBS, Budget, Criterion, EagleEye, ImportanceMethod, L1Norm
 from prunelab.methods.importance.hrank import MeanRank
 from prunelab.structure.surgery.candidate import candidate
 
@@ -52,44 +52,53 @@ def loaded(
     return case, model, batches
 
 
+def criteria(place: Place) -> dict[str, Criterion]:
+    """All but curl, which needs a pass for each channel. obs takes minutes on a processor, so a trial shortens it."""
+    return {**CRITERIA, "obs": OBS(dampings=(0.1,), at_once=1.0, memory=2**24) if place.quick else OBS()}
+
+
 def scoring(done: Container[str], place: Place) -> Iterator[Row]:
-    """Each criterion as a multiple of a forward pass, and its memory; without curl, a pass per channel."""
-    for listed, (name, criterion) in itertools.product(CASES, CRITERIA.items()):
-        row = f"{listed.network}, {name}"
-        if row in done:
-            continue
-        case, model, batches = loaded(listed, place, IMAGES.get(row))
-        method = ImportanceMethod(L1Norm(), Budget(flops=0.5), images=case.images)
-        first = method.context(model, batches[0][0][:1].cpu(), batches[:1], device=place.device)
-        context = replace(first, calibration=replace(first.calibration, loader=batches))
-        criterion.score(first)  # what is loaded once is loaded now
-        forward(model, batches)
-        pass_s = place.seconds(partial(forward, model, batches), repetitions=5)
-        score = partial(criterion.score, context)
-        peak = place.peak_gib(score)
-        seconds = place.seconds(score)
-        yield row, {
-            "seconds": seconds, "forward_s": pass_s, "forwards": seconds / pass_s, "peak_gib": peak,
-            "side": case.side, "images": case.images, "batch": case.batch,
-        }  # fmt: skip
+    """Each criterion as a multiple of a forward pass, and its memory."""
+    for case, (name, criterion) in itertools.product(CASES, criteria(place).items()):
+        row = f"{case.network}, {name}"
+        if row not in done:
+            yield row, partial(_scoring, case, criterion, IMAGES.get(row), place)
+
+
+def _scoring(listed: Case, criterion: Criterion, images: int | None, place: Place) -> Figures:
+    case, model, batches = loaded(listed, place, images)
+    method = ImportanceMethod(L1Norm(), Budget(flops=0.5), images=case.images)
+    first = method.context(model, batches[0][0][:1].cpu(), batches[:1], device=place.device)
+    context = replace(first, calibration=replace(first.calibration, loader=batches))
+    criterion.score(first)  # what is loaded once is loaded now
+    forward(model, batches)
+    pass_s = place.seconds(partial(forward, model, batches), repetitions=5)
+    score = partial(criterion.score, context)
+    peak = place.peak_gib(score)
+    seconds = place.seconds(score)
+    return {
+        "seconds": seconds, "forward_s": pass_s, "forwards": seconds / pass_s, "peak_gib": peak,
+        "side": case.side, "images": case.images, "batch": case.batch,
+    }  # fmt: skip
 
 
 def ranks(done: Container[str], place: Place) -> Iterator[Row]:
     """hrank's ranks of random maps after a ReLU, half of them of a low rank, next to ``matrix_rank``."""
     for channels, side in MAPS:
         name = f"{8 * channels} of {side}x{side}"
-        if name in done:
-            continue
-        if place.quick:
-            channels //= 32
-        maps = torch.randn(8, channels, side, side, device=place.device)
-        ones = torch.randn(3, side, device=place.device)
-        maps[:, ::2] = torch.randn(8, channels // 2, side, 3, device=place.device) @ ones
-        maps.relu_()
-        _mean_ranks(maps)  # what is loaded once is loaded now
-        ours_s, plain_s = (place.seconds(partial(work, maps)) for work in (_mean_ranks, _matrix_ranks))
-        difference = float((_mean_ranks(maps) - _matrix_ranks(maps)).abs().max())
-        yield name, {"ms": 1000 * ours_s, "matrix_rank_ms": 1000 * plain_s, "largest_difference": difference}
+        if name not in done:
+            yield name, partial(_ranks, channels // 32 if place.quick else channels, side, place)
+
+
+def _ranks(channels: int, side: int, place: Place) -> Figures:
+    maps = torch.randn(8, channels, side, side, device=place.device)
+    ones = torch.randn(3, side, device=place.device)
+    maps[:, ::2] = torch.randn(8, channels // 2, side, 3, device=place.device) @ ones
+    maps.relu_()
+    _mean_ranks(maps)  # what is loaded once is loaded now
+    ours_s, plain_s = (place.seconds(partial(work, maps)) for work in (_mean_ranks, _matrix_ranks))
+    difference = float((_mean_ranks(maps) - _matrix_ranks(maps)).abs().max())
+    return {"ms": 1000 * ours_s, "matrix_rank_ms": 1000 * plain_s, "largest_difference": difference}
 
 
 def _mean_ranks(maps: Tensor) -> Tensor:
@@ -104,23 +113,26 @@ def _matrix_ranks(maps: Tensor) -> Tensor:
 
 def eagleeye(done: Container[str], place: Place) -> Iterator[Row]:
     """Candidates judged per second: pruned, statistics measured anew, accuracy on held-out images."""
-    for listed, workers in itertools.product(CASES, (1, 4)):
-        name = f"{listed.network}, workers={workers}"
-        if name in done:
-            continue
-        case, model, batches = loaded(listed, place)
-        method = EagleEye(
-            Budget(flops=0.5), candidates=4 if place.quick else 40, images=case.images,
-            validation_images=case.images, workers=workers, tolerance=0.02,
-        )  # fmt: skip
-        example = batches[0][0][:1].cpu()
-        context = method.context(model, example, batches, device=place.device, validation=batches)
-        forward(model, batches)
-        seconds = place.seconds(partial(method.decide, context), repetitions=1)
-        yield name, {
-            "candidates_per_s": method.sampler.count / seconds, "candidates": method.sampler.count,
-            "calibration_images": case.images, "held_out_images": case.images, "side": case.side,
-        }  # fmt: skip
+    for case, workers in itertools.product(CASES, (1, 4)):
+        name = f"{case.network}, workers={workers}"
+        if name not in done:
+            yield name, partial(_eagleeye, case, workers, place)
+
+
+def _eagleeye(listed: Case, workers: int, place: Place) -> Figures:
+    case, model, batches = loaded(listed, place)
+    method = EagleEye(
+        Budget(flops=0.5), candidates=4 if place.quick else 40, images=case.images,
+        validation_images=case.images, workers=workers, tolerance=0.02,
+    )  # fmt: skip
+    example = batches[0][0][:1].cpu()
+    context = method.context(model, example, batches, device=place.device, validation=batches)
+    forward(model, batches)
+    seconds = place.seconds(partial(method.decide, context), repetitions=1)
+    return {
+        "candidates_per_s": method.sampler.count / seconds, "candidates": method.sampler.count,
+        "calibration_images": case.images, "held_out_images": case.images, "side": case.side,
+    }  # fmt: skip
 
 
 def latency(done: Container[str], place: Place) -> Iterator[Row]:
@@ -129,24 +141,25 @@ def latency(done: Container[str], place: Place) -> Iterator[Row]:
         f"flops={keep}, multiples of {divisor}": (divisor, keep)
         for divisor, keep in itertools.product(DIVISORS, BUDGETS)
     }
-    wanted = {name: settings for name, settings in named.items() if name not in done}
-    if not wanted:
-        return
+    for name, (divisor, keep) in named.items():
+        if name not in done:
+            yield name, partial(_latency, divisor, keep, place)
+
+
+def _latency(divisor: int, keep: float, place: Place) -> Figures:
     case, model, _ = loaded(CASES[1], place, images=64)
     batch = 2 if place.quick else LATENCY_BATCH
     images = torch.randn(batch, 3, case.side, case.side, device=place.device)
     images = images.bfloat16().contiguous(memory_format=torch.channels_last)
-    for name, (divisor, keep) in wanted.items():
-        method = ImportanceMethod(L1Norm(), Budget(flops=keep), allocation="uniform", divisor=divisor)
-        context = method.context(model, torch.zeros(1, 3, case.side, case.side), device=place.device)
-        cost = context.graph.cost
-        plan = context.graph.plan() if keep == 1 else method.decide(context)
-        row = _latency(candidate(model, plan), images, keep in COMPILED, place)
-        kept = float(cost.flops(plan) / cost.flops())
-        yield name, row | {"flops_kept": kept, "side": case.side, "batch": batch}
+    method = ImportanceMethod(L1Norm(), Budget(flops=keep), allocation="uniform", divisor=divisor)
+    context = method.context(model, torch.zeros(1, 3, case.side, case.side), device=place.device)
+    cost = context.graph.cost
+    plan = context.graph.plan() if keep == 1 else method.decide(context)
+    times = _forward_ms(candidate(model, plan), images, keep in COMPILED, place)
+    return times | {"flops_kept": float(cost.flops(plan) / cost.flops()), "side": case.side, "batch": batch}
 
 
-def _latency(model: nn.Module, images: Tensor, compiles: bool, place: Place) -> dict[str, float]:
+def _forward_ms(model: nn.Module, images: Tensor, compiles: bool, place: Place) -> dict[str, float]:
     network = (
         copy.deepcopy(model).to(place.device, torch.bfloat16).to(memory_format=torch.channels_last).eval()
     )

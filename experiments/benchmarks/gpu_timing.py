@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
-Row = tuple[str, dict[str, Any]]
-"""What was measured, and the figures."""
+Figures = dict[str, Any]
+
+Row = tuple[str, Callable[[], Figures]]
+"""The name of a row, and the function that measures it."""
 
 Work = Callable[[], Any]
 
@@ -77,3 +79,20 @@ class Place:
         work()
         self.wait()
         return torch.cuda.max_memory_allocated(self.device) / 2**30
+
+    def recovers(self) -> bool:
+        """Release the memory of work that failed; False if no further work is possible in this process.
+
+        After an illegal access or a failed assertion on the device every later call of CUDA fails as well. To be called
+        outside the ``except`` clause: the traceback of an exception keeps tensors alive.
+        """
+        gc.collect()
+        if not self.on_gpu:
+            return True
+        try:
+            self.wait()
+            torch.cuda.empty_cache()
+        except RuntimeError as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+            return False
+        return True

@@ -1,19 +1,23 @@
-"""Images per second of prunelab's training and of a plain PyTorch loop that does the same work."""
+"""Images per second of prunelab's training, of a plain PyTorch loop with the same work, and of several processes."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Container, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from gpu_timing import Place, Row
+from gpu_timing import Figures, Place, Row
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -111,36 +115,42 @@ class EpochSeconds(pl.Callback):
 def training(done: Container[str], place: Place) -> Iterator[Row]:
     """Every case with each of its machines."""
     for case in CASES:
-        wanted = {
-            words: machine for words, machine in case.machines.items() if _name(case, words) not in done
-        }
-        if not wanted:
-            continue
-        here = _trial(case) if place.quick else case
-        data = RandomImages(here.images, here.side, here.batch)
-        data.setup()
-        data.move_to(place.device)
-        graph = prunelab.analyze(_network(here), torch.zeros(1, 3, here.side, here.side))
-        flops = 3 * float(graph.cost.flops())
-        for words, machine in wanted.items():
-            machine = replace(machine, accelerator="gpu" if place.on_gpu else "cpu")
-            machine.prepare_process()
-            ours = here.images / _fit_seconds(here, data, machine, place)
-            plain = here.images / _plain_seconds(here, data, machine, place)
-            yield _name(case, words), {
-                "images_per_s": ours, "plain_images_per_s": plain, "ratio": ours / plain,
-                "tflops": ours * flops / 1e12, "side": here.side, "batch": here.batch, "images": here.images,
-                "epochs": TRAINING.epochs,
-            }  # fmt: skip
+        for words, machine in case.machines.items():
+            name = f"{case.network}, {words}"
+            if name not in done:
+                yield name, partial(_training, case, machine, place)
 
 
-def _trial(case: Case) -> Case:
+def _training(listed: Case, machine: Machine, place: Place) -> Figures:
+    case, data, flops = ready(listed, place)
+    machine = replace(machine, accelerator="gpu" if place.on_gpu else "cpu")
+    machine.prepare_process()
+    ours = case.images / _fit_seconds(case, data, machine, place)
+    plain = case.images / _plain_seconds(case, data, machine, place)
+    return {
+        "images_per_s": ours, "plain_images_per_s": plain, "ratio": ours / plain,
+        "tflops": ours * flops / 1e12, "side": case.side, "batch": case.batch, "images": case.images,
+        "epochs": TRAINING.epochs,
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def ready(case: Case, place: Place) -> tuple[Case, ImageData, float]:
+    """The case, its images on the device, and the FLOPs of training on an image."""
+    case = _here(case, place)
+    data = RandomImages(case.images, case.side, case.batch)
+    data.setup()
+    data.move_to(place.device)
+    graph = prunelab.analyze(_network(case), torch.zeros(1, 3, case.side, case.side))
+    return case, data, 3 * float(graph.cost.flops())
+
+
+def _here(case: Case, place: Place) -> Case:
+    """The case itself; in a trial one with a small network and few images."""
+    if not place.quick:
+        return case
     small = {"cifar_resnet56": "cifar_resnet20", "resnet50": "resnet18"}
     return replace(case, network=small[case.network], side=32, images=8, batch=4)
-
-
-def _name(case: Case, words: str) -> str:
-    return f"{case.network}, {words}"
 
 
 def _network(case: Case) -> nn.Module:
@@ -148,15 +158,71 @@ def _network(case: Case) -> nn.Module:
     return build(case.network, num_classes=CLASSES, in_chans=3, image_size=(case.side, case.side))
 
 
+TOGETHER = (1, 2, 4)
+"""Trainings at a time."""
+STARTS_S = 900
+"""The longest time between the first and the last of the processes to be ready; they compile at the same time."""
+
+
+def together(done: Container[str], place: Place) -> Iterator[Row]:
+    """Images per second of several processes that train ResNet-56 on the card at the same time, summed over them."""
+    for count in TOGETHER[1:2] if place.quick else TOGETHER:
+        name = f"{CASES[0].network}, {count} at a time"
+        if name not in done:
+            yield name, partial(_together, count, place)
+
+
+def _together(count: int, place: Place) -> Figures:
+    context = get_context("spawn")  # CUDA does not work in a forked process
+    with context.Manager() as manager, ProcessPoolExecutor(count, mp_context=context) as processes:
+        start = manager.Barrier(count, timeout=STARTS_S)
+        trainings = [processes.submit(_one_of_several, place, start) for _ in range(count)]
+        errors = [error for training in trainings if (error := training.exception()) is not None]
+    if errors:  # the processes that wait for one that failed have a BrokenBarrierError
+        raise next((error for error in errors if not isinstance(error, BrokenBarrierError)), errors[0])
+    slowest = max(training.result() for training in trainings)
+    images = count * _here(CASES[0], place).images * (TRAINING.epochs - 1)
+    return {"images_per_s": images / slowest, "at_a_time": count, "slowest_s": slowest}
+
+
+def _one_of_several(place: Place, start: Barrier) -> float:
+    """The seconds of a training after its first epoch, which compiles and then waits for the other processes."""
+    case = _here(CASES[0], place)
+    machine = replace(GRAPHS, accelerator="gpu") if place.on_gpu else Machine(accelerator="cpu")
+    machine.prepare_process()
+    data = RandomImages(case.images, case.side, case.batch)
+    data.setup()
+    data.move_to(place.device)
+    began: list[float] = []
+
+    def wait_for_the_others(trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 1:
+            place.wait()
+            start.wait()
+            began.append(time.perf_counter())
+
+    try:
+        _fit(case, data, machine, pl.callbacks.LambdaCallback(on_train_epoch_start=wait_for_the_others))
+    except BaseException:
+        start.abort()  # the others wait
+        raise
+    place.wait()
+    return time.perf_counter() - began[0]
+
+
 def _fit_seconds(case: Case, data: ImageData, machine: Machine, place: Place) -> float:
     """The median of the epochs after the first one, which compiles and warms up."""
     clock = EpochSeconds(place)
+    _fit(case, data, machine, clock)
+    return median(clock.seconds[1:])
+
+
+def _fit(case: Case, data: ImageData, machine: Machine, callback: pl.Callback) -> None:
     with tempfile.TemporaryDirectory() as folder:
         fit(
             _network(case), data, TRAINING, machine=machine, seed=0, folder=Path(folder), title=case.network,
-            callbacks=[clock],
+            callbacks=[callback],
         )  # fmt: skip
-    return median(clock.seconds[1:])
 
 
 def _plain_seconds(case: Case, data: ImageData, machine: Machine, place: Place) -> float:

@@ -61,6 +61,7 @@ from prunelab.methods import (
     Criterion,
     EagleEye,
     Entropy,
+    Fisher,
     HRank,
     ImportanceMethod,
     L1Norm,
@@ -88,6 +89,7 @@ CRITERIA: dict[str, Criterion] = {
     "nisp": NISP(),
     "fpgm": FPGM(),
     "scsp": SCSP(restarts=1),
+    "fisher": Fisher(),
 }
 
 

@@ -8,10 +8,11 @@
 # MINUTES: when to stop, 10 by default. The same command again goes on where the time ran out: finished rows are read from
 # their records, an interrupted one continues from its newest epoch. SETTINGS: of prunelab, for every row.
 #
-# Variables: JOBS = rows at a time (1), ROWS = only these, with commas between, OUTPUTS = folder of the runs (outputs),
+# Variables: JOBS = rows at a time on the card (1; experiments/benchmarks/gpu.py --parts together measures which number
+# trains the most images per second), ROWS = only these, with commas between, OUTPUTS = folder of the runs (outputs),
 # NAME = of the images in records and tables, SEEDS (0). The README estimates 8 minutes or less for a row on an H100.
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n 's/^# \{0,1\}//; 2,13p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n 's/^# \{0,1\}//; 2,14p' "$0" >&2; exit 2; }
 images=$1 weights=$2 minutes=${3:-10}
 shift $(($# < 3 ? $# : 3))
 outputs=${OUTPUTS:-outputs}
