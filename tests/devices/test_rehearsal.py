@@ -13,7 +13,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 FAST = (
-    "batches or crops or saved or regnetx or cpu and hrank or nan or least_squares or end_on or peak and apoz"
+    "batches or crops or saved or regnetx or cpu and hrank or nan or least_squares or end_on or peak and apoz or "
+    "two_ranks"
 )
 """Some of each file; PRUNELAB_GPU_TESTS=cpu pytest -m gpu tests/gpu runs all (an hour, most of it compilations)."""
 
