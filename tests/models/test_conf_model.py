@@ -20,7 +20,7 @@ def composed(choice: str, *overrides: str) -> dict:
         cfg = compose(f"model/{choice}", list(overrides))
     model = OmegaConf.to_container(cfg.model, throw_on_missing=True)
     assert isinstance(model, dict)
-    own = {"module"} if choice == "timm" else set()  # a file that registers networks of one's own
+    own = {"module", "output"} if choice == "timm" else set()  # for networks of one's own
     assert set(model) == {"name", "pretrained", "arguments"} | own
     return model
 

@@ -18,6 +18,7 @@ def build(
     in_chans: int = 3,
     image_size: int | tuple[int, int] | None = None,
     pretrained: bool = False,
+    output: str | int | None = None,
     **arguments: Any,
 ) -> nn.Module:
     """The network ``name`` of timm's registry, which includes those of prunelab (``cifar_resnet20``, ``lenet5``, ...).
@@ -29,6 +30,8 @@ def build(
         image_size: height and width in pixels (one number for squares). If given, the network is run once on an
             image of this size to check that it accepts it.
         pretrained: start from the weights that timm publishes, which are downloaded once.
+        output: for a network that returns several tensors, the name (of an entry or attribute) or index of the scores
+            of the classes; the network then returns these alone, and the channels of its other outputs can be removed.
         arguments: further arguments of the network's constructor, as JSON values (``shortcut="B"``,
             ``drop_rate=0.1``).
 
@@ -48,7 +51,7 @@ def build(
     if num_classes < 1 or in_chans < 1:
         raise UserError(f"{name}: num_classes={num_classes} and in_chans={in_chans} must both be at least 1.")
     check_name(name)
-    origin = Origin("timm", name, {"num_classes": num_classes, "in_chans": in_chans, **arguments})
+    origin = Origin("timm", name, {"num_classes": num_classes, "in_chans": in_chans, **arguments}, output)
     if pretrained:
         check_has_weights(name)
     try:

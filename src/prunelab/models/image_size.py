@@ -32,7 +32,12 @@ def check_image(model: nn.Module, name: str, image: tuple[int, int, int], num_cl
         given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise UserError(
             f"{name} does not classify into {num_classes} classes: its output for one image is {given}, not "
-            f"{(1, num_classes)}. Leave out arguments that change its output."
+            f"{(1, num_classes)}. Leave out arguments that change its output"
+            + (
+                ", or choose the output with the scores of the classes: model.output=NAME or INDEX."
+                if not isinstance(output, Tensor)
+                else "."
+            )
         )
 
 

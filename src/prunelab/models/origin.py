@@ -13,6 +13,7 @@ from torch import nn
 
 from prunelab.errors import UserError, nearest
 from prunelab.models.names import check_name
+from prunelab.models.output import ChosenOutput
 
 BUILDERS = frozenset({"timm"})
 
@@ -44,6 +45,8 @@ _REFUSALS = (
 class Origin:
     """The call that builds a network: ``name`` of ``builder`` with ``arguments`` (JSON values).
 
+    ``output``: the name or index of the one output that the network returns; None: it returns all.
+
     An origin can come from a file that somebody else wrote. Therefore only a known builder, a name of timm's registry,
     and arguments that neither download nor read anything are allowed.
 
@@ -54,6 +57,7 @@ class Origin:
     builder: str
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    output: str | int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.builder, str) or self.builder not in BUILDERS:
@@ -61,6 +65,10 @@ class Origin:
                 f"There is no builder of networks {self.builder!r}. {nearest(str(self.builder), BUILDERS)}"
             )
         check_name(self.name)
+        if self.output is not None and (
+            isinstance(self.output, bool) or not isinstance(self.output, str | int)
+        ):
+            raise UserError(f"model.output={self.output!r} is neither a name nor an index of an output.")
         object.__setattr__(self, "arguments", _checked_arguments(self.name, self.arguments))
 
     def build(self) -> nn.Module:
@@ -69,14 +77,15 @@ class Origin:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"builder": self.builder, "name": self.name, "arguments": deepcopy(dict(self.arguments))}
+        plain = {"builder": self.builder, "name": self.name, "arguments": deepcopy(dict(self.arguments))}
+        return plain if self.output is None else {**plain, "output": self.output}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Origin:
         """The inverse of ``to_dict``; raises UserError for missing or unknown keys."""
-        if not isinstance(data, Mapping) or set(data) != {"builder", "name", "arguments"}:
+        if not isinstance(data, Mapping) or set(data) - {"output"} != {"builder", "name", "arguments"}:
             raise UserError(
-                f"An origin must have exactly the keys builder, name and arguments, not {data!r}."
+                f"An origin must have the keys builder, name and arguments, and may have output, not {data!r}."
             )
         return cls(**data)
 
@@ -97,6 +106,8 @@ def create(origin: Origin, pretrained: bool) -> nn.Module:
         raise UserError(f"{origin.name} cannot be built with {listed}: {reason}.") from error
     model.prunelab_origin = origin
     network: nn.Module = model
+    if origin.output is not None:
+        network.register_forward_hook(ChosenOutput(origin.output))
     return network
 
 

@@ -33,6 +33,7 @@ _SET_ELSEWHERE = {
     "pretrained": "model.pretrained sets it",
     "image_size": "the images of the data set it (networks that need it call it img_size)",
     "in_chans": "the images of the data set it",
+    "output": "model.output sets it",
     "num_classes": "the classes of the data set it",
 }
 
@@ -40,6 +41,8 @@ _SET_ELSEWHERE = {
 @dataclass(frozen=True)
 class NetworkSettings:
     """The settings of conf/model: a name of timm's registry, whether to use published weights, other arguments.
+
+    ``output``: the name or index of the class scores among several outputs.
 
     ``module`` is imported first: it registers the network. Raises UserError if the import fails, or if the data or
     another setting determines an argument.
@@ -49,6 +52,7 @@ class NetworkSettings:
     pretrained: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
     module: str | None = None
+    output: str | int | None = None
 
     def __post_init__(self) -> None:
         if self.module is not None:
@@ -76,6 +80,7 @@ class Task:
             in_chans=channels,
             image_size=(height, width),
             pretrained=pretrained,
+            output=self.settings.output,
             **self.settings.arguments,
         )
 

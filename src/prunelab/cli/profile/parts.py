@@ -87,7 +87,9 @@ def profile(words: Sequence[str]) -> Profile:
     (channels, height, width), classes = _of_data(data[0]) if data else _published(name)
     if sizes:
         height = width = _image_size(sizes[-1])
-    network = build(name, classes, channels, (height, width), **settings["arguments"])
+    network = build(
+        name, classes, channels, (height, width), output=settings.get("output"), **settings["arguments"]
+    )
     example = torch.zeros(1, channels, height, width)
     graph = analyze(network, example, exact=exact, cardinality=cardinality)
     return Profile(
