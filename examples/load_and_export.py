@@ -1,4 +1,4 @@
-"""Save a pruned network, load it again, and export it for a place without prunelab.
+"""Save a pruned network, load it again, and export it for use without prunelab.
 
     python examples/load_and_export.py --folder pruned
 
@@ -30,7 +30,7 @@ def main() -> None:
     prunelab.apply(model, method.decide(method.context(model, images)))
     prunelab.save(model, folder)
 
-    # A network that prunelab did not build is given as a fresh full network of the same kind.
+    # A network that prunelab did not build is passed as a new full network of the same kind.
     # The folder of a run needs none: prunelab.load("outputs/runs/<key>").
     loaded = prunelab.load(folder, model=torchvision.models.mobilenet_v2(num_classes=10))
 

@@ -49,7 +49,7 @@ class DigitClassifier(pl.LightningModule):
         self.log("accuracy", (self(images).argmax(dim=1) == digits).float().mean())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD over the parameters that the pruned network still has."""
+        """SGD over the parameters of the pruned network."""
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 

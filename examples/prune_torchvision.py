@@ -1,4 +1,4 @@
-"""Prune a torchvision network to a fraction of its FLOPs, and show that nothing but the removed channels changed.
+"""Prune a torchvision network to a fraction of its FLOPs, and show that only the removed channels changed.
 
 python examples/prune_torchvision.py --network resnet18 --flops 0.5
 """
@@ -14,7 +14,7 @@ import prunelab
 
 
 def main() -> None:
-    """Prune the network that the command line names and print what it costs before and after."""
+    """Prune the network on the command line and print its cost before and after."""
     parser = argparse.ArgumentParser(description="Prune a torchvision network to a fraction of its FLOPs.")
     parser.add_argument("--network", default="resnet18", help="a name of torchvision.models")
     parser.add_argument("--flops", type=float, default=0.5, help="fraction of the FLOPs to keep")
@@ -29,7 +29,8 @@ def main() -> None:
     model.load_state_dict(full.state_dict())
     images = torch.randn(4, 3, arguments.image_size, arguments.image_size)
 
-    # Scores come from the weights alone here. A criterion that reads activations gets batches of images in context().
+    # Here scores are computed only from weights. A criterion that reads activations needs batches of images in
+    # context().
     method = prunelab.ImportanceMethod(prunelab.FPGM(), prunelab.Budget(flops=arguments.flops))
     context = method.context(model, images)
     plan = method.decide(context)

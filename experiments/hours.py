@@ -57,8 +57,8 @@ MEASURED_AS = {
 
 STEPS = {"lfpc": 2, "autoslim": 1.6, "dmcp": 2.1}
 """The cost of a step of learning, in steps of the full network: LFPC reads a second batch. AutoSlim and DMCP also train
-two random networks, with 0.1 to 1 of the widths and so about 0.3 of the cost, and the narrowest one; in its second half
-DMCP takes a further step for the logits."""
+two random networks, with 0.1 to 1 of the widths and therefore about 0.3 of the cost, and the narrowest one; in its
+second half DMCP takes a further step for the logits."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Hours:
 
 
 def hours(study: str, row: str, speed: float, step_costs: dict[str, float]) -> Hours:
-    """The hours of one row at ``speed`` operations per second; ``step_costs``: of scoring an image, in training
+    """The hours of one row at ``speed`` operations per second; ``step_costs``: costs of scoring an image, in training
     steps."""
     setup = Setup.of(configure([f"experiment={study}/{row}", "trainer=cpu"]))
     task, method = setup.task, setup.method
@@ -125,7 +125,7 @@ def _keep(graph: ChannelGraph, setup: Setup, step: Round) -> float:
 def _scoring(
     setup: Setup, graph: ChannelGraph, full: float, rounds: int, step_costs: dict[str, float]
 ) -> float:
-    """Operations of scoring, in all rounds; 0 for methods that read weights only."""
+    """Operations of scoring, in all rounds; 0 for methods that only read weights."""
     method, name = setup.method, setup.names["method"]
     if name == "curl":
         channels = sum(group.size for group in graph.at(method.levels) if group.name not in method.exclude)
@@ -145,7 +145,7 @@ def _scoring(
 
 
 def table(rows: list[Hours]) -> str:
-    """As Markdown."""
+    """The table as Markdown."""
     lines = [
         "| Row | Epochs | Learning, h | Scoring, h | Recovery, h | Together, h |",
         "| :-- | --: | --: | --: | --: | --: |",
@@ -170,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("study", choices=("table2", "cifar10_resnet56"))
     parser.add_argument("--tflops", type=float, default=312.0, help="peak of the GPU (A100 in bfloat16: 312)")
-    parser.add_argument("--utilisation", type=float, default=0.2, help="part of it that training reaches")
+    parser.add_argument("--utilisation", type=float, default=0.2, help="fraction of it that training reaches")
     arguments = parser.parse_args()
     folder = HERE / arguments.study
     costs = json.loads((folder / "records" / "step_costs.json").read_text())["in_training_steps"]

@@ -9,10 +9,10 @@ import griffe
 
 
 class Docstrings(griffe.Extension):
-    """Called by mkdocstrings while it reads the source."""
+    """An extension that mkdocstrings calls while it reads the source."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        """An object was read."""
+        """Called after an object was read."""
         if obj.docstring is not None:
             text = re.sub(r"(?m)::$", ":", obj.docstring.value)
             obj.docstring.value = re.sub(r"(?m)^( *)Example:$", r"\1Examples:", text)

@@ -79,7 +79,7 @@ def _section(choice: Choice, title: str) -> str:
     lines = [
         f"### {title}",
         choice.about,
-        f"Builds on {based}, whose keys it has too." if based else "",
+        f"Builds on {based}, and also has its keys." if based else "",
         _table(choice.keys),
     ]
     return "\n\n".join(line for line in lines if line) + "\n"
@@ -181,7 +181,7 @@ def _source(lines: Sequence[str], value: yaml.Node) -> str:
 
 
 def _comment(lines: Sequence[str], line: int, column: int) -> str:
-    """The comment behind a value, and the lines below it that hold nothing but a comment in the same column."""
+    """The comment after a value, and the following lines that contain only a comment in the same column."""
     if line >= len(lines):
         return ""
     before, mark, comment = lines[line][column:].partition("#")

@@ -1,4 +1,4 @@
-"""Pages that MkDocs gets from the code: the configuration keys and the public API."""
+"""Pages that are generated from the code: the configuration keys and the public API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import prunelab
 ROOT = Path(__file__).resolve().parents[2]
 
 PARTS: Mapping[str, str] = {
-    "structure": "Structure: what can be removed, what it costs, and how it is removed",
+    "structure": "Structure: removable parts, their costs, and their removal",
     "methods": "Methods: criteria, budgets and callbacks",
     "export": "Checkpoints: save and load",
     "errors": "Errors",
@@ -44,7 +44,7 @@ def api() -> str:
 
 
 def _path(name: str) -> str:
-    """Where a public name is defined."""
+    """The path of the definition of a public name."""
     return f"{getattr(prunelab, name).__module__}.{name}"
 
 

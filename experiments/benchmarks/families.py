@@ -1,17 +1,17 @@
-"""Prune one network of every timm family: what can be removed, what is frozen and why, and is masked == pruned?
+"""Prune one network of every timm family: removable parts, frozen groups with reasons, and whether masked == pruned.
 
 For each family (a module of timm.models) the smallest member with a 3-channel input of at most 300 pixels is taken
 (``--member 1``: the second smallest). Its BatchNorm statistics and affine parameters are randomised so that zeroing a
-channel matters, 30 % of every group's channels are removed, and the pruned network is compared with the masked one:
-with all groups (the default), and with ``analyze(exact=True)``, which leaves alone what is normalised over channels.
-The pruned network is also saved, loaded and compared.
+channel changes the output, 30 % of every group's channels are removed, and the pruned network is compared with the
+masked one: with all groups (the default), and with ``analyze(exact=True)``, which does not prune groups that are
+normalised over channels. The pruned network is also saved, loaded and compared.
 
     python experiments/benchmarks/families.py                     # all families, smallest members
     python experiments/benchmarks/families.py --member 1          # second smallest, up to 60 M parameters
     python experiments/benchmarks/families.py --only resnet vgg   # some families (nothing is written to records/)
 
-Each network's row is kept in outputs/benchmarks until the program changes: an interrupted run goes on, and several
-may run at once (``--share 1/2`` and ``--share 2/2``). The run that finds all rows there writes
+Each network's row is stored in outputs/benchmarks until the program changes: an interrupted run continues, and several
+may run at once (``--share 1/2`` and ``--share 2/2``). The run that finds all rows writes
 experiments/benchmarks/records/families_<member>.json.
 """
 
@@ -44,7 +44,7 @@ Member = tuple[int, str, tuple[int, ...]]
 def families() -> dict[str, list[Member]]:
     """Family -> (parameters, name, input size) of its members, smallest first.
 
-    Each is built once on the meta device; the list is kept in outputs/benchmarks.
+    Each is built once on the meta device; the list is stored in outputs/benchmarks.
     """
     path = ROWS / f"members_timm_{timm.__version__}.json"
     if not path.exists():
@@ -59,7 +59,7 @@ def _members() -> dict[str, list[Member]]:
     found: dict[str, list[Member]] = defaultdict(list)
     for name in timm.list_models():
         if not registry._model_entrypoints[name].__module__.startswith("timm."):
-            continue  # prunelab's own
+            continue  # networks of prunelab
         config = timm.get_pretrained_cfg(name)
         size = tuple(config.input_size) if config else (3, 224, 224)
         if size[0] != 3 or max(size[1:]) > LARGEST_INPUT:
@@ -72,7 +72,7 @@ def _members() -> dict[str, list[Member]]:
 
 
 def chosen(number: int) -> dict[str, Member]:
-    """The ``number``-th smallest member of each family that has one; only the smallest may be of any size."""
+    """The ``number``-th smallest member of each family that has one; only the smallest may have any size."""
     return {
         family: members[number]
         for family, members in families().items()
@@ -93,14 +93,14 @@ def program() -> str:
 
 
 def row_of(family: str, member: Member, folder: Path) -> dict[str, Any]:
-    """The row of one network, from ``folder`` if it is there."""
+    """The row of one network, from ``folder`` if it exists."""
     path = folder / f"{family}.json"
     if path.exists():
         return dict(json.loads(path.read_text()))
     _, name, size = member
     try:
         row = prune(family, name, size)
-    except Exception as error:  # the benchmark's very question: which families fail, and how
+    except Exception as error:  # which families fail, and how, is a result of the benchmark
         first = (str(error).splitlines() or [""])[0]
         row = {"family": family, "model": name, "error": f"{type(error).__name__}: {first[:200]}"}
     folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument(
         "--member", type=int, default=0, help="0: the smallest of each family; 1: the second smallest"
     )
-    parser.add_argument("--only", nargs="*", help="some families only (nothing is written to records/)")
+    parser.add_argument("--only", nargs="*", help="only some families (nothing is written to records/)")
     parser.add_argument("--share", default="1/1", help="part of the families to do, such as 1/2")
     arguments = parser.parse_args()
     members = chosen(arguments.member)
@@ -183,7 +183,7 @@ def main() -> None:
         if number % parts == part - 1:
             show(row_of(family, member, folder))
     if not all((folder / f"{family}.json").exists() for family in members):
-        print("the other parts are still under way")
+        print("the other parts are not finished")
         return
     rows = [row_of(family, member, folder) for family, member in members.items()]
     total = summary(rows)

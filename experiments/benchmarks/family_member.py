@@ -1,4 +1,4 @@
-"""One network of a timm family: made lively, pruned with both settings, compared with the masked one, saved, loaded."""
+"""One network of a timm family: randomised, pruned with both settings, compared with the masked one, saved, loaded."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from prunelab.structure.tracing.outputs import tensors_in
 
 KEEP = 0.7
 TRUSTED = 1e-4
-"""The largest relative difference between masked and pruned at which they count as equal."""
+"""The largest relative difference at which masked and pruned count as equal."""
 
 
 def lively(model: nn.Module, images: Tensor) -> nn.Module:
-    """Random affine parameters and statistics taken from ``images``, so that every zeroed channel matters.
+    """Set random affine parameters, and statistics from ``images``, so that every zeroed channel changes the output.
 
-    Networks are born with zeros (heads, last norms, gates) and with layer scales of 1e-5: what happens behind them
-    would not reach the output, and a wrong channel would go unnoticed.
+    Networks are initialised with zeros (heads, last norms, gates) and layer scales of 1e-5, after which a wrong channel
+    would not be noticed in the output.
     """
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
@@ -51,7 +51,7 @@ def _randomise(constant: Tensor, generator: torch.Generator) -> None:
 
 
 def prune(family: str, name: str, size: tuple[int, ...]) -> dict[str, Any]:
-    """Remove 30 % of every group: with all groups, and with the exact ones alone (``analyze(exact=True)``)."""
+    """Remove 30 % of every group: of all groups, and of only the exact ones (``analyze(exact=True)``)."""
     torch.manual_seed(0)
     images = torch.randn(2, *size)
     model = lively(build(name, 1000), images)
@@ -102,14 +102,14 @@ def _pruned(model: nn.Module, images: Tensor, exact: bool) -> tuple[dict[str, An
 
 
 def _change(model: nn.Module, pruned: nn.Module, images: Tensor) -> float:
-    """How far pruning moves the output, relatively: 0 would mean that nothing was tested."""
+    """The relative change of the output by pruning: 0 would mean that nothing was tested."""
     with torch.no_grad():
         full, smaller = (tensors_in(network(images))[0] for network in (model, pruned.eval()))
     return float((full - smaller).abs().max() / full.abs().max())
 
 
 def _round_trip(pruned: nn.Module, images: Tensor) -> bool:
-    """Whether the pruned network comes back from its folder to the bit, with nothing but the folder given."""
+    """Whether the pruned network that is loaded from its folder is bit-identical."""
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         prunelab.save(pruned, folder)
         loaded = prunelab.load(folder)

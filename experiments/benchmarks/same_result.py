@@ -1,4 +1,4 @@
-"""Which settings of a trainer change a result beyond rounding, and so belong into the key of a run?
+"""Which settings of a trainer change a result beyond rounding, and are therefore part of the key of a run?
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/same_result.py
 
@@ -115,7 +115,7 @@ def _accuracy(network: nn.Module, data: Digits) -> float:
 
 
 def _compared(found: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]:
-    """How far a setting moves the weights in one step (relatively), and the accuracy of the whole training."""
+    """The relative change of the weights in one step by a setting, and that of the accuracy of the whole training."""
     step = found["weights"] - reference["weights"]
     changes = [
         ours - theirs for ours, theirs in zip(found["accuracies"], reference["accuracies"], strict=True)

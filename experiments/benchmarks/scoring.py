@@ -133,7 +133,7 @@ def forward(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
 
 
 def context_for(model: nn.Module, batches: list[tuple[Tensor, Tensor]], images: int) -> PruningContext:
-    """What criteria get."""
+    """The context of the criteria."""
     method = ImportanceMethod(L1Norm(), Budget(flops=0.5), images=images)
     return method.context(model, batches[0][0][:1], batches)
 
@@ -216,7 +216,7 @@ def against_plain(
 
 
 def counted_flops(model: nn.Module, image: Tensor) -> float:
-    """FLOPs of the convolutions and linear layers in one pass, from the shapes that hooks see."""
+    """FLOPs of the convolutions and linear layers in one pass, from the shapes in hooks."""
     total = 0.0
 
     def count(module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
@@ -323,14 +323,14 @@ def measure(case: Case, repetitions: int) -> dict[str, Any]:
     print(f"{'criterion':10s} {'reads':26s} {'seconds':>9s} {'/ forward':>10s}")
     forward(model, batches[:1])
     for name, criterion in CRITERIA.items():
-        criterion.score(context_for(model, batches, 1))  # what is loaded once is loaded now
+        criterion.score(context_for(model, batches, 1))  # loads modules that are imported once
         if criterion.reads.startswith("activations"):
             seconds, forward_s = alternating(
                 lambda criterion=criterion: criterion.score(context),
                 lambda: forward(model, batches),
                 repetitions,
             )
-        else:  # next to the latest forward pass: these take next to nothing
+        else:  # compared with the latest forward pass, because these take almost no time
             seconds = median(timed(lambda c=criterion: c.score(context)) for _ in range(repetitions))
             forward_s = forward_s or timed(lambda: forward(model, batches))
         rows[name] = {"seconds": seconds, "forward_seconds": forward_s, "ratio": seconds / forward_s}
@@ -347,7 +347,7 @@ def compare(case: Case, context: PruningContext, batches: list[tuple[Tensor, Ten
     masked = replace(context_for(context.model, batches, len(proxy)), graph=chosen)
     eagleeye = EagleEye(Budget(flops=0.5), candidates=20, tolerance=0.01)
     ranks = lambda: dict(HRank().score(ranked).channels)  # noqa: E731
-    ranks()  # what is loaded once is loaded now
+    ranks()  # loads modules that are imported once
     against = {
         "hrank": against_plain(ranks, lambda: plain_hrank(ranked, few, one_pass=False)),
         "hrank, one pass": against_plain(ranks, lambda: plain_hrank(ranked, few, one_pass=True)),
@@ -394,7 +394,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="an eighth of the images; nothing is written")
+    parser.add_argument(
+        "--quick", action="store_true", help="use an eighth of the images; nothing is written"
+    )
     parser.add_argument("--images", type=int, help="number of images, which is recorded")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--networks", nargs="*", default=[case.network for case in CASES])

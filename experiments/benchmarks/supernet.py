@@ -1,4 +1,4 @@
-"""What a training step of the sliced supernet costs at several widths, beside a masked one.
+"""The cost of a training step of the sliced supernet at several widths, compared with a masked one.
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/supernet.py [--device cuda]
 
@@ -87,7 +87,7 @@ def _steps(device: torch.device) -> tuple[dict[str, float], dict[str, Callable[[
     network = SlicedNetwork(model, graph)
     full = [group.size for group in graph.groups]
     half, least = _uniform(graph, 0.5), [max(1, size // 10) for size in full]
-    # Inside the blocks only, at multiples of eight: what kernels like best and what they like least.
+    # Only inside the blocks, at multiples of eight, which are fastest, and at other widths, which are slowest.
     inside = [
         group.size if group.level == "stage" or group.name == "conv1" else group.size // 2
         for group in graph.groups

@@ -21,14 +21,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 @dataclass
 class Stopwatch:
-    """Collects the seconds that named parts took, one entry for each repetition."""
+    """Collects the seconds of named parts, one entry for each repetition."""
 
     wall: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     processor: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Time what happens inside as one repetition of ``part``."""
+        """Time the body of the context as one repetition of ``part``."""
         wall, processor = time.perf_counter(), time.process_time()
         yield
         self.processor[part].append(time.process_time() - processor)

@@ -66,7 +66,7 @@ def with_prunelab(model: nn.Module, images: Tensor, watch: Stopwatch) -> None:
 
 
 def peer(model: nn.Module, images: Tensor, ratio: float, steps: int) -> Any:
-    """torch-pruning's pruner as its README makes it; the classifier is left alone."""
+    """torch-pruning's pruner as in its README; the classifier is not pruned."""
     classifier = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
     return torch_pruning.pruner.BasePruner(
         model,
@@ -80,7 +80,7 @@ def peer(model: nn.Module, images: Tensor, ratio: float, steps: int) -> Any:
 
 
 def in_steps(model: nn.Module, images: Tensor, steps: int) -> None:
-    """Prune ``model`` in place with torch-pruning until half of the operations are gone."""
+    """Prune ``model`` in place with torch-pruning until half of the operations are removed."""
     full, _ = torch_pruning.utils.count_ops_and_params(model, images)
     pruner = peer(model, images, 1.0, steps)
     left = full
@@ -111,7 +111,7 @@ def known_ratio(model: nn.Module, images: Tensor, full: int) -> float:
 
 
 def operations(model: nn.Module, images: Tensor) -> int:
-    """Multiplications and additions of one pass, by PyTorch's own counter: the judge of both."""
+    """Multiplications and additions of one pass, by PyTorch's own counter, which is used for both."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(images)
     return int(counter.get_total_flops())
@@ -144,7 +144,7 @@ def compare(name: str, repetitions: int) -> dict[str, Any]:
                 continue
             copied = copy.deepcopy(model)
             gc.collect()
-            if way == "prunelab":  # measures its parts itself
+            if way == "prunelab":  # its parts are measured inside
                 prune(copied)
             else:
                 with watch.measure(way):

@@ -16,20 +16,20 @@ CIFAR_MEAN, CIFAR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Images:
-    """``evaluation``: (images, classes), looked at for final figures alone; the others serve calibration."""
+    """``evaluation``: (images, classes), used only for final figures; the others are for calibration."""
 
     evaluation: tuple[Tensor, Tensor]
     others: tuple[Tensor, Tensor]
 
     def calibration(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
-        """So many calibration images, drawn with this seed."""
+        """A number of calibration images, drawn with this seed."""
         images, classes = self.others
         chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]
         return images[chosen], classes[chosen]
 
 
 def load_images(network: str, folder: Path, evaluate: int | None) -> Images:
-    """The images of a network's data set; at most ``evaluate`` for evaluation, evenly from all classes."""
+    """The images of a network's data set; at most ``evaluate`` for evaluation, distributed evenly over the classes."""
     imagenet = network == "lite0"
     known = timm.data.ImageNetInfo().label_names() if imagenet else None
     evaluation = sorted((folder / "val").glob("*/*.jpg"))
@@ -61,7 +61,7 @@ def imagenet_transform() -> v2.Compose:
 
 
 def cifar_transform() -> v2.Compose:
-    """The normalisation that the networks were trained with."""
+    """The normalisation with which the networks were trained."""
     return v2.Compose(
         [
             v2.PILToTensor(),

@@ -1,4 +1,5 @@
-"""Makes accuracy.png from the records of ``study.py``: accuracy against kept FLOPs, as cut and after ``sequential``."""
+"""Makes accuracy.png from the records of ``study.py``: accuracy against kept FLOPs, right after pruning and after
+``sequential``."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Networks of other kinds than residual ones: is ``obs`` ever worse than Taylor, when both are refitted?
+"""Non-residual and other networks: is ``obs`` ever worse than Taylor if both are refitted?
 
     python experiments/post_training/kinds.py
 
 A small VGG, MobileNetV2, DenseNet and RegNet are trained on scikit-learn's digits (32x32, nothing to download), each
 with several seeds, and pruned by both methods without training. Writes records/kinds.jsonl, one line for each network
-that was evaluated on the 360 test images; what is there already is not repeated. ``table.py`` makes the table.
+that was evaluated on the 360 test images; existing lines are not measured again. ``table.py`` makes the table.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def trained(make: Callable[[], nn.Module], seed: int, images: Tensor, classes: T
 
 
 class Kinds:
-    """The comparison, and the records of what was evaluated."""
+    """The comparison, and the records of evaluated networks."""
 
     def __init__(self, methods: Sequence[str], keeps: Sequence[float]) -> None:
         self.methods, self.keeps = methods, keeps
@@ -116,7 +116,7 @@ class Kinds:
         return tuple(record[name] for name in ("network", "seed", "method", "keep", "column"))
 
     def run(self, names: list[str], seeds: list[int]) -> None:
-        """Evaluate what is missing."""
+        """Evaluate the missing networks."""
         for seed in seeds:
             for name in names:
                 wanted = {
@@ -140,7 +140,7 @@ class Kinds:
     def _method(
         self, network: nn.Module, common: dict[str, Any], batches: list[tuple[Tensor, Tensor]]
     ) -> None:
-        """Scores do not depend on the budget, so that they are computed once."""
+        """The method; its scores do not depend on the budget and are computed once."""
         criterion = METHODS[common["method"]]
         scores = None
         images = [images for images, _ in batches]

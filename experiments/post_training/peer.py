@@ -1,4 +1,5 @@
-"""torch-pruning's criteria on the same network, images and FLOPs: as cut, and with normalisation re-estimated.
+"""torch-pruning's criteria on the same network, images and FLOPs: right after pruning, and with normalisation
+re-estimated.
 
     pip install 'prunelab[benchmarks]'
     python experiments/post_training/peer.py --images IMAGENET_SAMPLES --weights FOLDER

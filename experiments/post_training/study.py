@@ -1,13 +1,13 @@
-"""Accuracy without training: every one-shot criterion, as cut and after each calibration step.
+"""Accuracy without training: every one-shot criterion, right after pruning and after each calibration step.
 
     python experiments/post_training/study.py --network lite0 --images IMAGENET_SAMPLES --weights FOLDER
     python experiments/post_training/study.py --network resnet56 --images CIFAR10_FOLDERS --weights FOLDER
 
 ``--images`` holds train/<class>/*.jpg (calibration) and val/<class>/*.jpg (evaluation); ``--weights`` holds
-tf_efficientnet_lite0.safetensors, resnet56.safetensors or resnet20.safetensors. Calibration images take part in all
-choices, evaluation images in none. Writes records/<network>.jsonl (or another name, ``--records``), one line for each
-network that was evaluated; what is there already is not repeated. Seconds are those of processor time, one thread, so
-that other work on the machine does not count. ``table.py`` makes the tables.
+tf_efficientnet_lite0.safetensors, resnet56.safetensors or resnet20.safetensors. All choices use calibration images,
+evaluation images are not used. Writes records/<network>.jsonl (or another name, ``--records``), one line for each
+network that was evaluated; existing lines are not measured again. Seconds are processor time of one thread, which is
+independent of other programs. ``table.py`` makes the tables.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def network(name: str, weights: Path) -> nn.Module:
         model = build(f"cifar_{name}", num_classes=10, in_chans=3, image_size=(32, 32))
         model.load_state_dict(
             load_file(weights / f"{name}.safetensors"), strict=False
-        )  # constants are its own
+        )  # constants are missing
     return model.eval()
 
 
@@ -123,7 +123,7 @@ def accuracy(model: nn.Module, images: Tensor, classes: Tensor, batch: int = 25)
 
 
 class Study:
-    """One network, its images, and the records of what was evaluated."""
+    """One network, its images, and the records of evaluated networks."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -141,7 +141,7 @@ class Study:
         return tuple(record[name] for name in ("method", "allocation", "keep", "column", "seed"))
 
     def run(self) -> None:
-        """Evaluate what is missing."""
+        """Evaluate the missing networks."""
         self._full()
         for seed in self.options.seeds:
             calibration, classes = self.images.calibration(self.options.count, seed)
@@ -177,7 +177,7 @@ class Study:
     def _plan(
         self, name: str, keep: float, seed: int, batches: list[tuple[Tensor, Tensor]]
     ) -> tuple[PruningPlan, CostModel, float]:
-        """What a method keeps, and the seconds that it took; a criterion scores once for all budgets."""
+        """The plan of a method, and its seconds; a criterion scores once for all budgets."""
         count = sum(len(images) for images, _ in batches)
         method = method_of(name, keep, self.options.allocation, count, seed)
         context = method.context(self.model, batches[0][0][:1], batches)
@@ -193,7 +193,7 @@ class Study:
     def _columns(
         self, missing: list[str], plan: PruningPlan, batches: list[tuple[Tensor, Tensor]], seed: int
     ) -> Iterator[tuple[str, float, float]]:
-        """(column, accuracy, seconds of its steps); steps that columns share are done once."""
+        """(column, accuracy, seconds of its steps); common steps of columns are done once."""
         images = [images for images, _ in batches]
         reached: dict[tuple[str, ...], tuple[nn.Module, float]] = {
             (): (apply(copy.deepcopy(self.model), plan), 0.0)

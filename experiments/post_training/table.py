@@ -29,7 +29,7 @@ AIMS = (
     ("aims_resnet56", 0.3, 82.0),
     ("aims_resnet20", 0.5, 84.5),
 )
-"""File of records, fraction of the FLOPs, and the accuracy without training that was aimed at before the study."""
+"""File of records, fraction of the FLOPs, and the aim for the accuracy without training, set before the study."""
 
 Values = Mapping[str, Sequence[float]]
 
@@ -64,7 +64,7 @@ def study_table(name: str) -> list[str]:
 
 
 def aims_table() -> list[str]:
-    """What ``obs`` reached after each calibration, beside what was aimed at."""
+    """The results of ``obs`` after each calibration, with the aims."""
     rows = []
     for name, keep, aim in AIMS:
         found: dict[str, list[float]] = defaultdict(list)
@@ -76,7 +76,7 @@ def aims_table() -> list[str]:
 
 
 def grid(corner: str, rows: Iterable[tuple[str, Values]]) -> list[str]:
-    """A table of means; columns that no row has are left out."""
+    """A table of means; empty columns are left out."""
     rows = list(rows)
     columns = [column for column in COLUMNS if any(column in row for _, row in rows)]
     lines = [f"| {corner} | {' | '.join(TITLES.get(column, column) for column in columns)} |"]
@@ -95,7 +95,7 @@ def cell(values: Sequence[float]) -> str:
 
 
 def cost_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Seconds of processor time, one thread, and memory of what was done with obs."""
+    """Seconds of processor time of one thread, and memory, for obs."""
     own = [row for row in rows if row["method"] == "obs" and "seconds" in row]
     if not own:
         return []
@@ -112,7 +112,7 @@ def cost_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def kinds_table() -> list[str]:
-    """Networks of other kinds: Taylor beside fisher and obs."""
+    """Networks of other kinds: Taylor, fisher and obs."""
     rows = records("kinds")
     if not rows:
         return []
