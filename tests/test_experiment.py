@@ -140,7 +140,7 @@ def test_runs_share_a_baseline_and_an_iterative_one_meets_the_budget_in_rounds(s
     assert sum(parameter.numel() for parameter in network.parameters()) == record.pruned.params
 
 
-def test_a_failed_run_stores_its_reason_and_runs_when_the_cause_is_gone(
+def test_a_failed_run_stores_its_reason_and_runs_after_the_cause_is_removed(
     smallest: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = smallest()

@@ -33,7 +33,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.ddp
-def test_two_ranks_come_to_the_weights_and_scores_of_one_process(
+def test_two_ranks_have_the_weights_and_scores_of_one_process(
     ranks: list[dict[str, Tensor]], script: ModuleType
 ) -> None:
     alone = script.results()

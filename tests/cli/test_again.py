@@ -20,7 +20,7 @@ DEMO = Path(__file__).parents[2] / "experiments" / "demo" / "records"
 Configure = Callable[..., dict[str, Any]]
 
 
-def test_a_run_made_again_gives_the_same_figures(
+def test_a_repeated_run_has_the_same_figures(
     smallest: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = run(smallest("method=l2"))
@@ -77,7 +77,7 @@ def test_settings_are_changed() -> None:
     assert before["data"]["root"] is None
 
 
-def test_what_stands_for_a_setting_changes_with_it() -> None:
+def test_copies_of_a_setting_change_with_it() -> None:
     """A recorded configuration is resolved: budget.flops alone would be without any effect."""
     before = configure(["method=l1", "budget.flops=0.5", "seed=1", "budget.min_keep=0.2"])
     after = changed(before, ["budget.flops=0.4", "seed=2", "levels=[filter]", "data.seed=7"])
@@ -94,7 +94,7 @@ def test_a_group_is_not_exchanged() -> None:
         changed(configure(["budget.flops=0.5"]), ["method=l2"])
 
 
-def test_what_is_no_record_is_a_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_record_is_a_user_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere.json")]) == 1
     (tmp_path / "record.json").write_text('{"schema": 1')
     assert main([str(tmp_path)]) == 1

@@ -11,7 +11,7 @@ from prunelab.errors import UserError
 from prunelab.methods.allocation.budget import Resource
 
 
-def test_names_are_those_of_the_choices_or_of_what_they_hold() -> None:
+def test_names_are_those_of_the_choices_or_of_their_networks_and_data() -> None:
     assert configure(["method=fpgm", "recipe=iterative"])["names"] == {
         "method": "fpgm",
         "model": "resnet20",
@@ -23,7 +23,7 @@ def test_names_are_those_of_the_choices_or_of_what_they_hold() -> None:
     assert (names["model"], names["data"]) == ("resnet18", "leaves")
 
 
-def test_a_part_can_be_had_while_others_miss_values() -> None:
+def test_a_part_is_composed_although_others_miss_values() -> None:
     assert configure_part("model", ["model=resnet56", "data=image_folder"])["name"] == "cifar_resnet56"
 
 

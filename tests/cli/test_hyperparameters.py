@@ -48,7 +48,7 @@ class Launched:
         return returned
 
 
-def test_proposals_lie_in_their_ranges_and_come_in_batches() -> None:
+def test_proposals_are_in_their_ranges_and_batches() -> None:
     launched = Launched(lambda values: float(values["a"]))
     words = parsed("seed=3", "a=interval(0,1)", "b=int(interval(2,4))", "c=range(4,17,4)", "d=x,y")
     search(words, SearchSettings(trials=7, parallel=3), launched)
@@ -60,7 +60,7 @@ def test_proposals_lie_in_their_ranges_and_come_in_batches() -> None:
         assert values["b"] in "234" and values["c"] in ("4", "8", "12", "16") and values["d"] in "xy"
 
 
-def test_a_search_comes_near_the_best_value_and_failures_do_not_stop_it() -> None:
+def test_a_search_approaches_the_best_value_despite_failures() -> None:
     def worth(values: dict[str, str]) -> float | None:
         at = float(values["a"])
         return None if at < 0.2 else 1 - abs(at - 0.7)

@@ -35,7 +35,7 @@ def test_every_choice_has_a_row_with_its_source(found: dict[str, About]) -> None
     assert all(about.reads and about.cost and about.levels for about in found.values())
 
 
-def test_what_rows_say(found: dict[str, About]) -> None:
+def test_the_description_of_rows(found: dict[str, About]) -> None:
     assert found["pfa"].levels == ("filter", "stage")
     assert found["l1"].cost == "no data"
     assert found["taylor"].cost == "one forward and backward pass"
@@ -70,7 +70,7 @@ def test_the_screen_has_every_method(
     assert all(name in shown for name in found)
 
 
-def test_a_file_without_marks_is_left_alone(found: dict[str, About]) -> None:
+def test_a_file_without_marks_is_not_changed(found: dict[str, About]) -> None:
     with pytest.raises(UserError, match="around the table"):
         written_into(f"{BEGIN} and no end", found)
 

@@ -23,7 +23,7 @@ NEEDS = {"data=image_folder": ["data.root=x"], "model=timm": ["model.name=resnet
         for path in sorted((CONF / group).glob("*.yaml"))
     ],
 )
-def test_a_choice_as_it_is_has_its_own_name(choice: str) -> None:
+def test_an_unchanged_choice_has_its_own_name(choice: str) -> None:
     group, _, name = choice.partition("=")
     named = configure(["budget.flops=0.5", choice, *NEEDS.get(choice, [])])["names"]
     assert named[group] == ("resnet18" if choice == "model=timm" else name)
@@ -51,7 +51,7 @@ def test_the_experiments_replace_no_class(experiment: str) -> None:
         (["method.criterion.reduction=max"], "method", "l1"),
     ],
 )
-def test_what_was_put_in_the_place_of_a_class_is_named(words: list[str], group: str, name: str) -> None:
+def test_a_replaced_class_is_named(words: list[str], group: str, name: str) -> None:
     assert configure(["budget.flops=0.5", "method=l1", *words])["names"][group] == name
 
 

@@ -60,7 +60,7 @@ def test_in_a_sweep_a_failed_job_does_not_stop_the_others(prunelab: Command) -> 
     assert again.err.count("(sweep.retry_failed=true tries it again.)") == 2
 
 
-def test_what_failed_is_tried_again_when_asked(prunelab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_runs_are_repeated_on_request(prunelab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("-m", *SMALL, "study=sweep", "method=l1,l2")
 
     def full(*_: Any) -> None:
@@ -120,7 +120,7 @@ def test_weights_that_do_not_fit_are_counted(prunelab: Command, tmp_path: Path) 
     assert re.search(r"do not fit this CifarResNet: \d+ missing .* 1 of wrong shape", ending.err)
 
 
-def test_a_sweep_of_nothing_is_no_success(prunelab: Command) -> None:
+def test_a_sweep_without_runs_is_an_error(prunelab: Command) -> None:
     ending = prunelab("-m", "method=glob(zz*)", *SMALL)
     assert (ending.code, ending.out) == (1, "")
     assert ending.err == "prunelab: Nothing was run: a glob() matches no choice. See prunelab --help.\n"
@@ -165,7 +165,7 @@ def test_a_stopped_run_prints_one_line(tmp_path: Path, sent: signal.Signals, cod
     assert not [name for name in left if name.endswith(".partial")]
 
 
-def test_a_run_without_a_method_says_which_one_it_used(prunelab: Command) -> None:
+def test_a_run_without_a_method_names_the_default(prunelab: Command) -> None:
     words = (*SMALL, "debug=fast_dev_run")
     assert "No method was named: obs is the default" in prunelab(*words).out
     assert "No method was named" not in prunelab(*words, "method=l1").out

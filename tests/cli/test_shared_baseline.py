@@ -18,7 +18,7 @@ PROCESSES = 4
 EPOCHS = 120
 
 
-def test_of_four_processes_one_trains_the_baseline_and_another_goes_on_when_it_dies(
+def test_one_of_four_processes_trains_the_baseline_and_another_continues_if_it_is_killed(
     sweeps: Sweeps, tmp_path: Path
 ) -> None:
     words = [f"baseline.training.epochs={EPOCHS}", "recipe.training.epochs=1"]

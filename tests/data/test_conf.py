@@ -53,7 +53,7 @@ def test_it_lists_every_argument_with_the_default_of_the_class(choice: str, monk
             assert config[name] == default, name
 
 
-def test_the_data_root_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+def test_the_data_root_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PRUNELAB_DATA", "elsewhere")
     assert composed("cifar10").root == composed("fashion_mnist").root == "elsewhere"
     assert composed("imagenet").root == "elsewhere/imagenet"

@@ -99,7 +99,7 @@ def test_without_a_process_group_one_process_reads_everything():
     assert Shard.of_this_process() == Shard(rank=0, ranks=1)
 
 
-def test_a_small_training_set_that_processes_cannot_share_evenly_is_refused():
+def test_a_small_training_set_that_cannot_be_divided_evenly_is_an_error():
     """One process would train with all five images, two with four."""
     with pytest.raises(UserError, match=r"5 training images.*data\.batch_size=16.*2 processes"):
         BatchOrder(np.arange(5), batch_size=8, shard=Shard(0, 2), shuffle_seed=0)

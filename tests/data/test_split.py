@@ -23,7 +23,7 @@ def test_the_held_out_part_is_disjoint_and_stratified():
     assert np.bincount(kept.targets).tolist() == [90, 45, 18]
 
 
-def test_the_seed_decides_what_is_held_out():
+def test_the_seed_determines_the_held_out_images():
     whole = split_of([0, 1] * 50)
     first, same, other = (hold_out(whole, 0.2, seed)[1].indices for seed in (0, 0, 1))
     assert np.array_equal(first, same)

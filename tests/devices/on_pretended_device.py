@@ -56,7 +56,7 @@ def batches() -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def test_the_guard_finds_what_is_left_behind() -> None:
+def test_the_guard_detects_tensors_on_the_wrong_device() -> None:
     with pretended_device() as device:
         layer = nn.Linear(3, 2).to(device)
         with pytest.raises(WrongDevice, match="all tensors must be on the same device"):

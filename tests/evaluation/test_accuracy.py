@@ -34,7 +34,7 @@ def test_fewer_than_five_classes_have_no_top5() -> None:
     assert accuracy(Ranking(), [batch([1.0, 2.0], classes=[1])], 2, CPU) == Accuracy(1.0, None)
 
 
-def test_the_mode_of_the_network_is_left_alone() -> None:
+def test_the_mode_of_the_network_is_unchanged() -> None:
     network = Ranking().train()
     accuracy(network, [batch([1.0, 2.0], classes=[1])], 2, CPU)
     assert network.training
@@ -47,6 +47,6 @@ def test_outputs_that_are_not_finite_are_no_predictions(value: float) -> None:
         accuracy(Ranking(), batches, 2, CPU)
 
 
-def test_no_images_are_no_accuracy() -> None:
+def test_no_images_are_an_error() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         accuracy(Ranking(), [], 6, CPU)

@@ -79,7 +79,7 @@ def test_the_load_over_a_moment_is_not_known() -> None:
 
 
 @pytest.mark.parametrize(("runs", "cores"), [("4", 3.0), (None, None)])
-def test_without_proc_the_number_of_runs_comes_from_the_launcher(
+def test_without_proc_the_load_is_the_number_of_other_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runs: str | None, cores: float | None
 ) -> None:
     monkeypatch.setattr(load, "STAT", tmp_path / "nowhere")

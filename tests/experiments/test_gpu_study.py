@@ -156,7 +156,7 @@ def test_a_row_runs_from_images_to_its_record(tmp_path: Path) -> None:
     assert (tmp_path / "outputs/cifar10.images").is_file()
 
 
-def test_a_failed_row_is_told_at_the_end(study: object) -> None:
+def test_a_failed_row_is_reported_at_the_end(study: object) -> None:
     status, calls = study("images", "weights.safetensors", STATUS="1")  # type: ignore[operator]
     assert status == 1
     assert len(calls) == 4

@@ -28,7 +28,7 @@ def test_the_document_shows_the_table_of_the_record(study: str) -> None:
     assert {line["row"] for line in record(study)["hours"]} == rows
 
 
-def test_a_row_costs_what_its_configuration_asks_for() -> None:
+def test_the_cost_of_a_row_follows_from_its_configuration() -> None:
     """SFP trains the full ResNet-50 for 100 epochs: three passes over 99 % of the images and one over the rest."""
     specification = importlib.util.spec_from_file_location("hours", ROOT / "experiments/hours.py")
     assert specification and specification.loader

@@ -65,7 +65,7 @@ def test_two_deltas_and_one_unit_are_flagged_and_nothing_else() -> None:
     assert all(line["note"] for line in TABLE2 if line["flag"])
 
 
-def test_what_was_printed_is_kept() -> None:
+def test_printed_figures_are_kept() -> None:
     printed = {line["row"]: (line["pruned_percent"], line["printed_delta"]) for line in TABLE2}
     assert printed["hrank_44"] == ("44", "-0.17")
     assert printed["tas_44"] == ("72", "-1.26")

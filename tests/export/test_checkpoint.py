@@ -65,7 +65,7 @@ def outputs(model: nn.Module, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_network_comes_back_to_the_bit(tmp_path: Path, name: str) -> None:
+def test_a_loaded_network_is_bit_identical(tmp_path: Path, name: str) -> None:
     size, arguments = FAMILIES[name]
     images = torch.randn(2, arguments.get("in_chans", 3), size, size)
     model = thinned(build(name, 10, **arguments), images)
@@ -324,7 +324,7 @@ def test_forged_weights(
     rejected(tmp_path, files, message)
 
 
-def test_a_rejected_plan_leaves_the_given_network_whole(tmp_path: Path) -> None:
+def test_a_rejected_plan_does_not_change_the_network(tmp_path: Path) -> None:
     model = thinned(Tied(), torch.randn(1, 3, 12, 12))
     prunelab.save(model, tmp_path)
     other = nn.Sequential(nn.Conv2d(3, 8, 3))

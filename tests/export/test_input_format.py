@@ -36,7 +36,7 @@ def saved(folder: Path) -> Path:
     return prunelab.save(model, folder)
 
 
-def test_it_comes_back_and_is_saved_again(tmp_path: Path) -> None:
+def test_it_is_loaded_and_saved_again(tmp_path: Path) -> None:
     loaded = prunelab.load(saved(tmp_path / "one"))
     assert (loaded.prunelab_input, loaded.classes) == (FORM, CLASSES)
 
@@ -72,7 +72,7 @@ def test_a_wrong_one_is_an_error(tmp_path: Path, name: str, value: object) -> No
 
 
 @pytest.mark.slow
-def test_a_run_on_photos_gives_a_network_that_names_its_answers(smallest: Configure, tmp_path: Path) -> None:
+def test_the_network_of_a_run_on_photos_has_class_names(smallest: Configure, tmp_path: Path) -> None:
     """The transform in the documentation of InputFormat gives the images of the run's own data module."""
     photos = tmp_path / "photos"
     pixels = np.random.default_rng(0)

@@ -113,7 +113,7 @@ def test_integers_are_no_weights(tmp_path: Path, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", ["mnasnet0_5", "googlenet"])
-def test_torchvision_networks_with_versioned_state_come_back(tmp_path: Path, name: str) -> None:
+def test_torchvision_networks_with_versioned_state_can_be_loaded(tmp_path: Path, name: str) -> None:
     arguments = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
     torch.manual_seed(0)
     network = torchvision.models.get_model(name, weights=None, num_classes=3, **arguments)

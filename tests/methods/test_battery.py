@@ -230,7 +230,7 @@ def test_nan_in_the_images_is_an_error_that_names_the_batch(battery: ModuleType,
 
 
 @pytest.mark.ddp
-def test_two_ranks_decide_what_one_does(battery: ModuleType, tmp_path: Path) -> None:
+def test_two_ranks_decide_as_one(battery: ModuleType, tmp_path: Path) -> None:
     """Methods that learn: ``learning/test_two_ranks_learn``."""
     alone = battery.answers()
     inherited = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -253,7 +253,7 @@ def test_two_ranks_decide_what_one_does(battery: ModuleType, tmp_path: Path) -> 
 
 @every_method
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_of_exact_copies_of_a_channel_the_first_one_stays(battery: ModuleType, name: str, seed: int) -> None:
+def test_the_first_of_exact_copies_of_a_channel_is_kept(battery: ModuleType, name: str, seed: int) -> None:
     """Their scores may differ by rounding, which depends on the machine."""
     if name == "random" or not battery.decides_untrained(name):
         return  # scores that are drawn, or learned from random weights of each channel, are not equal for copies

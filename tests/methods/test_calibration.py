@@ -41,7 +41,7 @@ def test_a_loader_that_already_deals_out_shares_is_read_as_it_is() -> None:
     assert read(dealt) == [[1, 3, 5]]
 
 
-def test_a_shuffling_generator_is_left_where_it_was() -> None:
+def test_the_state_of_a_shuffling_generator_is_restored() -> None:
     generator = torch.Generator().manual_seed(3)
     before = generator.get_state()
     read(Calibration(loader(shuffle=True, generator=generator), images=6))
@@ -77,6 +77,6 @@ def test_other_batches_can_be_unpacked_by_the_user() -> None:
     assert read(calibration) == [list(range(10))]
 
 
-def test_at_least_one_image_is_asked_for() -> None:
+def test_at_least_one_image_is_required() -> None:
     with pytest.raises(UserError, match="images=0"):
         Calibration(loader(), images=0)

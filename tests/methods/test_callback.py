@@ -111,7 +111,7 @@ def test_an_unseen_module_is_pruned_before_the_first_step_and_trained_on(criteri
     )  # the optimizer had the pruned tensors
 
 
-def test_what_was_won_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_savings_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     module, image = module_of(), torch.zeros(1, 2, 5, 5)
     full = prunelab.analyze(module, image).cost
     with caplog.at_level("INFO", logger="prunelab"):
@@ -125,12 +125,12 @@ def test_what_was_won_is_said(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("criterion", "budget"), [(L1Norm(), 0.5), (L1Norm, Budget(flops=0.5)), ("l1", Budget(flops=0.5))]
 )
-def test_what_is_no_criterion_or_budget_is_an_error_at_once(criterion: Any, budget: Any) -> None:
+def test_a_wrong_criterion_or_budget_is_an_error_at_once(criterion: Any, budget: Any) -> None:
     with pytest.raises(UserError, match=r"is not a (criterion|Budget): give for example prunelab\."):
         ImportancePruning(criterion, budget)
 
 
-def test_setup_alone_gives_the_plan_of_decide() -> None:
+def test_setup_has_the_plan_of_decide() -> None:
     module, method = module_of(), pruning(Taylor())
     expected = method.method.decide(
         method.method.context(module_of(), torch.zeros(1, 2, 5, 5), train_loader())
@@ -154,7 +154,7 @@ def test_only_fit_prunes() -> None:
     assert method.plan is None and module.conv1.out_channels == 8
 
 
-def test_training_goes_on_with_the_random_numbers_it_would_have_had() -> None:
+def test_training_continues_with_the_same_random_numbers() -> None:
     drawn = []
     for callbacks in ([pruning(Taylor())], []):
 
@@ -205,14 +205,14 @@ def test_a_data_module_may_offer_calibration_images() -> None:
     )
 
 
-def test_a_module_may_bring_its_own_loader() -> None:
+def test_a_module_may_have_its_own_loader() -> None:
     module, method = module_of(), pruning(APoZ())
     module.train_dataloader = train_loader  # type: ignore[method-assign]
     trainer(method).fit(module)
     assert method.plan is not None
 
 
-def test_weights_alone_need_no_loader_before_training() -> None:
+def test_criteria_of_weights_need_no_loader_before_training() -> None:
     class Late(pl.LightningDataModule):
         calls = 0
 
@@ -309,7 +309,7 @@ def test_a_plan_file_that_cannot_be_written_is_explained(tmp_path: Path) -> None
         trainer(pruning(plan_file=tmp_path / "file" / "plan.json")).fit(module_of(), train_loader())
 
 
-def test_a_method_of_ones_own_is_one_class() -> None:
+def test_a_user_method_is_one_class() -> None:
     class KeepTheFirst(PruningMethod):
         def decide(self, context: PruningContext) -> PruningPlan:
             return context.graph.plan({group.name: range(group.size // 2) for group in context.groups})
@@ -404,7 +404,7 @@ def test_networks_that_are_made_too_late_are_explained() -> None:
         trainer(pruning()).fit(Lazy(), train_loader())
 
 
-def test_weight_averaging_comes_after_the_pruning_callback() -> None:
+def test_weight_averaging_before_the_pruning_callback_is_an_error() -> None:
     class Copies(pl.Callback):
         def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
             self.average = torch.optim.swa_utils.AveragedModel(pl_module)
@@ -429,7 +429,7 @@ def test_an_optimizer_from_an_earlier_fit_is_an_error() -> None:
         trainer(pruning()).fit(module, train_loader())
 
 
-def test_the_networks_that_stay_as_they_are_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_networks_that_are_not_pruned_are_named(caplog: pytest.LogCaptureFixture) -> None:
     module = module_of(Wrapped)
     module.critic = nn.Linear(2, 2)
     with caplog.at_level("INFO", logger="prunelab"):

@@ -25,6 +25,6 @@ def test_a_name_that_is_no_group_is_an_error() -> None:
         method.context(network, torch.zeros(1, 3, 8, 8))
 
 
-def test_one_word_is_no_list() -> None:
+def test_one_word_is_not_a_list() -> None:
     with pytest.raises(UserError, match=r"write a list, such as exclude=\[conv1\]"):
         method_of("l1", "exclude=conv1")

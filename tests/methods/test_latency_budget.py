@@ -101,7 +101,7 @@ def test_a_latency_below_the_smallest_prediction_is_an_error_before_any_measurem
     assert machine.measured == []
 
 
-def test_the_most_is_kept_of_what_meets_the_budget() -> None:
+def test_the_largest_measured_network_within_the_budget_is_kept() -> None:
     """The first network is measured too slow by chance, later ones far too fast."""
     answers = iter([0.6, 0.3, 0.4])
     found = summary(0.5, lambda _: next(answers))
@@ -118,12 +118,12 @@ def test_widths_are_multiples_that_suit_the_target() -> None:
 
 
 @pytest.mark.parametrize("rule", ["uniform", "global", "per_cost"])
-def test_all_allocations_take_a_latency(rule: str) -> None:
+def test_all_allocations_accept_a_latency(rule: str) -> None:
     found = summary(0.5, lambda predicted: 0.1 + 0.9 * predicted, allocation=rule)
     assert found.measured <= 0.5 * (1 + TOLERANCE)
 
 
-def test_a_search_takes_a_latency(tmp_path: Path) -> None:
+def test_a_search_accepts_a_latency(tmp_path: Path) -> None:
     machine = Machine(EAGER, LatencyTable(EAGER, measure=work), (3, 8, 8), 1.0, lambda: None, float)
     method = prunelab.EagleEye(Budget(latency=0.5, target=EAGER), candidates=3, tolerance=0.05)
     images = [(torch.randn(4, 3, 8, 8), torch.randint(3, (4,)))]
@@ -150,7 +150,7 @@ def test_an_input_that_is_no_tensor_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("asked", [0.2, 0.5, 0.9])
-def test_corrections_lie_on_lines_through_what_was_measured(asked: float) -> None:
+def test_corrections_lie_on_lines_through_measurements(asked: float) -> None:
     points = [(predicted, 0.1 + 0.9 * predicted) for predicted in (0.3, 0.6)]
     for known in (points[:1], points):
         aim = corrected(known, asked)
@@ -159,7 +159,7 @@ def test_corrections_lie_on_lines_through_what_was_measured(asked: float) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
-def test_a_measured_network_is_as_fast_as_asked(runtime: str, tmp_path: Path) -> None:
+def test_a_measured_network_meets_the_latency(runtime: str, tmp_path: Path) -> None:
     if runtime == "onnxruntime":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnx")

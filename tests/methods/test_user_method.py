@@ -70,7 +70,7 @@ def test_a_module_is_named_by_text() -> None:
         Setup.of(configure(["budget.flops=0.5", "method.module=[nets]"]))
 
 
-def test_a_yaml_of_ones_own_makes_it_a_word(mine: str, tmp_path: Path) -> None:
+def test_a_user_yaml_makes_it_a_choice(mine: str, tmp_path: Path) -> None:
     (tmp_path / "conf" / "method").mkdir(parents=True)
     (tmp_path / "conf" / "method" / "largest.yaml").write_text(
         "defaults: [/importance@_here_, _self_]\n"

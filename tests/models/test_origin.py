@@ -59,6 +59,6 @@ def test_rebuilding_never_downloads_weights() -> None:
         ("timm", "the keys"),
     ],
 )
-def test_what_is_not_allowed_is_an_error(data: Any, message: str) -> None:
+def test_forbidden_values_are_errors(data: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Origin.from_dict(data)

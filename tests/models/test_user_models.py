@@ -66,7 +66,7 @@ def test_it_is_a_network_like_any_other(nets: str) -> None:
         ("1 / 0", "model.module=absent cannot be imported: ZeroDivisionError: division by zero"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_imported_is_named(
+def test_an_import_error_names_the_module(
     content: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

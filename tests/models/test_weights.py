@@ -83,7 +83,7 @@ def test_renamed_weights_are_missing_and_unexpected(weights: Weights, tmp_path: 
     assert "2 missing (linear.weight, linear.bias); 2 unexpected (fc.weight, fc.bias)" in message
 
 
-def test_what_is_not_weights_is_an_error(weights: Weights, tmp_path: Path) -> None:
+def test_a_file_without_weights_is_an_error(weights: Weights, tmp_path: Path) -> None:
     assert "does not contain named weights, but list" in message_of([1, 2], tmp_path)
     assert "does not contain named weights, but dict" in message_of({}, tmp_path)
     assert "contains more than weights: epoch" in message_of({**weights, "epoch": 3}, tmp_path)

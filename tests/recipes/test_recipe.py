@@ -18,7 +18,7 @@ def test_one_shot_is_one_round_with_the_full_training() -> None:
     assert OneShot(FULL).rounds(0.5) == (Round(0.5, FULL),)
 
 
-def test_geometric_rounds_remove_the_same_share_of_what_is_left() -> None:
+def test_geometric_rounds_remove_the_same_share_of_the_rest() -> None:
     rounds = Iterative(FULL, SHORT, number=3, schedule="geometric").rounds(0.125)
     assert [step.keep for step in rounds] == pytest.approx([0.5, 0.25, 0.125])
     assert [step.training for step in rounds] == [SHORT, SHORT, FULL]
@@ -39,7 +39,7 @@ def test_there_may_be_no_training_at_all() -> None:
     assert OneShot(None).rounds(0.5) == (Round(0.5, None),)
 
 
-def test_fresh_weights_are_those_of_the_last_round_alone() -> None:
+def test_only_the_last_round_has_fresh_weights() -> None:
     steps = chosen_steps(["bias"])
     assert OneShot(FULL, weights="fresh").rounds(0.5) == (Round(0.5, FULL, weights="fresh"),)
     iterative = Iterative(FULL, SHORT, number=2, schedule="linear", weights="fresh", calibration=["bias"])

@@ -34,7 +34,7 @@ def test_a_full_disk_leaves_the_older_file_and_nothing_else(
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+def test_the_umask_applies_to_files(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_atomically(tmp_path / "shared", "")

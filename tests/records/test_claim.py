@@ -107,7 +107,7 @@ def test_a_file_system_that_keeps_locks_to_each_machine_does_not_let_two_in(
     )
 
 
-def test_a_process_of_another_machine_that_ends_as_it_should_keeps_nobody_waiting(
+def test_a_process_of_another_machine_that_ends_normally_delays_no_other(
     tmp_path: Path, other_machine: tuple[str, ...]
 ) -> None:
     with holder(tmp_path, "", other_machine, seconds=0) as process:
@@ -131,7 +131,7 @@ def test_a_process_that_was_suspended_longer_than_its_lease_writes_nothing(
 
 
 @pytest.mark.slow
-def test_a_process_that_was_suspended_goes_on_if_no_other_one_came(
+def test_a_suspended_process_continues_if_there_was_no_other(
     tmp_path: Path, other_machine: tuple[str, ...]
 ) -> None:
     with holder(tmp_path, "", other_machine, seconds=2 * LEASE_S) as process:

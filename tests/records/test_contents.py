@@ -33,7 +33,7 @@ def images(root: Path, **contents: bytes) -> Path:
     return root
 
 
-def test_images_count_by_content_wherever_they_lie(tmp_path: Path) -> None:
+def test_images_are_identified_by_content_in_any_folder(tmp_path: Path) -> None:
     here = images(tmp_path / "here", a=b"1", b=b"2")
     there = images(tmp_path / "there", a=b"1", b=b"2")
     os.utime(there / "train" / "cat" / "a.png", (0, 0))
@@ -89,7 +89,7 @@ def test_a_folder_is_read_once_for_a_sweep(tmp_path: Path) -> None:
     assert content_digests(config, read) == first != content_digests(config)
 
 
-def test_the_source_of_a_user_network_counts_with_what_it_imports() -> None:
+def test_the_source_of_a_user_network_includes_its_imports() -> None:
     name, helper = f"nets_{uuid.uuid4().hex}", f"layers_{uuid.uuid4().hex}"
     Path(f"{helper}.py").write_text("WIDTH = 8\n")
     Path(f"{name}.py").write_text(f"import torch\nfrom {helper} import WIDTH\n")

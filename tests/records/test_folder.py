@@ -64,7 +64,7 @@ def test_a_file_in_the_way_is_said_before_any_work(smallest: Configure, tmp_path
         RunFolder.of(smallest()).create()
 
 
-def test_a_folder_of_another_file_system_that_is_gone(smallest: Configure, tmp_path: Path) -> None:
+def test_a_missing_folder_of_another_file_system(smallest: Configure, tmp_path: Path) -> None:
     folder = RunFolder.of(smallest("outputs=/proc/nowhere"))
     with pytest.raises(UserError, match="cannot be written"):
         folder.create()

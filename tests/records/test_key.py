@@ -184,7 +184,7 @@ def test_a_class_may_be_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
     present_target.cache_clear()
 
 
-def test_the_first_name_of_a_class_stays_in_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_name_of_a_class_is_used_in_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key_word("prunelab.methods.L1Norm") == "L1Norm"
     monkeypatch.setattr("prunelab.records.classes.RENAMED_CLASSES", {"First": "Second", "Second": "L1Norm"})
     assert {key_word(f"prunelab.{name}") for name in ("First", "Second", "L1Norm")} == {"First"}
@@ -216,7 +216,7 @@ def test_an_option_of_a_user_class_at_its_default_does_not_count(
     assert run_key(config) != before
 
 
-def test_a_trial_is_a_run_of_its_own_and_so_is_its_baseline() -> None:
+def test_a_trial_and_its_baseline_have_keys_of_their_own() -> None:
     real, trial = DEFAULT, configure([BUDGET, "debug=fast_dev_run"])
     assert run_key(trial) != run_key(real)
     assert baseline_key(trial) != baseline_key(real)
@@ -239,7 +239,7 @@ def test_a_baseline_file_is_known_by_its_content(tmp_path: Path) -> None:
         run_key(configure([BUDGET, "baseline=file", f"baseline.path={tmp_path / 'missing'}"]))
 
 
-def test_the_length_of_learning_counts_for_methods_that_learn_alone() -> None:
+def test_the_length_of_learning_is_part_of_the_key_only_for_learning_methods() -> None:
     short, shorter = "+learning_epochs=2", "+learning_epochs=1"
     assert run_key(configure([BUDGET, short])) == run_key(DEFAULT)
     learning = [BUDGET, "method=slimming"]

@@ -132,7 +132,7 @@ def test_a_damaged_record_is_reported_and_the_others_are_migrated(
     assert "2 migrated, 1 left" in said
 
 
-def test_a_run_at_work_is_left_alone(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_active_run_is_not_migrated(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     run = study(finished=False)
     with FileLock(run / LOCK_FILE):
         assert main([str(run)]) == 1
@@ -171,7 +171,7 @@ def test_weights_that_are_elsewhere_now_are_named(study: Study, tmp_path: Path) 
     assert (run.parent / run_key(wanted) / "record.json").is_file()
 
 
-def test_what_is_no_place_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_place_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "--at", "data.seed=1"]) == 1
     assert main([str(tmp_path / "nowhere")]) == 1
     said = capsys.readouterr().err

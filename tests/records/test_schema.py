@@ -189,7 +189,7 @@ def test_a_missing_field_of_a_failure_is_named(field: str) -> None:
         ('{"schema": 1, "pruned": {"top1": 0.5, "top1": 0.9}}', "'top1' occurs twice"),
     ],
 )
-def test_what_is_no_record_is_said_to_be_none(text: str, message: str) -> None:
+def test_an_invalid_record_is_reported(text: str, message: str) -> None:
     with pytest.raises(RecordError) as caught:
         Record.from_json(text)
 

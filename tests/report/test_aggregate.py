@@ -275,7 +275,7 @@ def test_methods_that_started_from_other_baselines_are_found(study: StudyFolder)
     assert table_of(study).baseline.differing_seeds == (0,)
 
 
-def test_a_table_of_failures_alone_has_no_baseline(study: StudyFolder) -> None:
+def test_a_table_of_only_failures_has_no_baseline(study: StudyFolder) -> None:
     study.failed("l1", 1)
     study.failed("l1", 0)
 

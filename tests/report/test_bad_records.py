@@ -101,7 +101,7 @@ def test_every_output_names_it_and_shows_the_others(
     assert to_latex(report).count("    l1 &") == 1
 
 
-def test_a_study_of_bad_records_alone_has_every_output(study: StudyFolder) -> None:
+def test_a_study_of_only_bad_records_has_every_output(study: StudyFolder) -> None:
     study.write("bad/record.json", "{")
 
     report = aggregate(read_study(study.path))

@@ -32,7 +32,7 @@ def test_numbers_are_raw(study: StudyFolder) -> None:
     assert float(line["speedup_batch_64_mean"]) == 2
 
 
-def test_what_is_unknown_is_empty(study: StudyFolder) -> None:
+def test_unknown_values_are_empty(study: StudyFolder) -> None:
     study.finished("l1", pruned=study.network(0.9, 40, (1.0, 1.0), top5=None))
 
     (line,) = lines_of(study)
@@ -64,7 +64,7 @@ def test_runs_without_a_record_are_lines_too(study: StudyFolder) -> None:
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\uff1d"])
-def test_text_of_a_record_is_no_formula(study: StudyFolder, start: str) -> None:
+def test_text_of_a_record_is_not_a_formula(study: StudyFolder, start: str) -> None:
     formula = f"{start}HYPERLINK(1)"
     study.finished(formula, folder="a", recipe=formula)
     study.finished("l1", folder="b", config={"seed": 0, "recipe": {"epochs": formula}})
@@ -81,7 +81,7 @@ def test_text_of_a_record_is_no_formula(study: StudyFolder, start: str) -> None:
     assert not [cell for cell in cells if "HYPERLINK" in cell and cell[0] in "=+-@\uff1d"]
 
 
-def test_negative_numbers_stay_numbers(study: StudyFolder) -> None:
+def test_negative_numbers_remain_numbers(study: StudyFolder) -> None:
     study.finished("l1", top1=0.90)
 
     (line,) = lines_of(study)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CURVES = "phase,epoch,learning_rate,train/loss,val/top1\nround 1,1,0.1,2.5,\nrecovery,1,0.05,nan,0.75\n"
 
 
-def test_curves_lie_beside_the_record(study: StudyFolder) -> None:
+def test_curves_are_in_the_folder_of_the_record(study: StudyFolder) -> None:
     study.finished("l1")
     study.finished("l2")
     study.write("l1-0.5-0/curves.csv", CURVES)
@@ -41,7 +41,7 @@ def test_a_run_whose_curves_are_damaged_counts(study: StudyFolder, text: str) ->
     assert len(report.tables[0].rows) == 1
 
 
-def test_records_kept_beside_a_report_are_called_by_the_folder_around_them(study: StudyFolder) -> None:
+def test_records_in_the_folder_of_a_report_have_its_name(study: StudyFolder) -> None:
     study.finished("l1")
     records = study.path.parent / "cifar" / "records"
     records.parent.mkdir()

@@ -43,7 +43,7 @@ def written(folder: Path, *lines: str) -> Published:
     return read_published(path)
 
 
-def test_the_point_of_the_same_method_and_budget_stands_beside_a_row(
+def test_the_point_of_the_same_method_and_budget_is_shown_in_a_row(
     study: StudyFolder, tmp_path: Path
 ) -> None:
     for keep in (0.5, 0.7):
@@ -133,7 +133,7 @@ def test_a_file_of_something_else_is_a_users_mistake(tmp_path: Path) -> None:
         read_published(tmp_path / "nowhere.csv")
 
 
-def test_the_file_is_found_beside_the_records(tmp_path: Path) -> None:
+def test_the_file_is_found_next_to_the_records(tmp_path: Path) -> None:
     records = tmp_path / "table2" / "records"
     records.mkdir(parents=True)
     assert find_published(records) is None

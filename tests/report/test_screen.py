@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from conftest import StudyFolder
 
 
-def test_a_copied_run_counts_once_and_the_original_stays(study: StudyFolder) -> None:
+def test_a_copied_run_counts_once_and_the_original_is_kept(study: StudyFolder) -> None:
     study.finished("l1", seed=0, folder="a copy", top1=0.1)
     study.finished("l1", seed=0, top1=0.9)
 

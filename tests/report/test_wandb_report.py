@@ -102,7 +102,7 @@ def test_panels_show_the_runs_of_the_study_by_job_type(report: Report, server: S
 
 
 @pytest.mark.parametrize("path", ["pruning", "team/", "a/b/c"])
-def test_what_is_no_project_is_a_users_mistake(report: Report, path: str) -> None:
+def test_an_invalid_project_is_a_user_error(report: Report, path: str) -> None:
     with pytest.raises(UserError, match="Write ENTITY/PROJECT"):
         publish(report, path)
 

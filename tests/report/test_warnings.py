@@ -103,7 +103,7 @@ def test_older_records_have_no_chance_level(study: StudyFolder) -> None:
     assert "| F P T |" in text
 
 
-def test_the_best_epoch_is_shown_beside_the_last(study: StudyFolder) -> None:
+def test_the_best_epoch_is_shown_next_to_the_last(study: StudyFolder) -> None:
     study.finished("l1", 0, top1=0.90, best_epoch=best_epoch(7, 0.91))
     study.finished("l1", 1, top1=0.90, best_epoch=best_epoch(9, 0.93))
     study.finished("fpgm", 0, top1=0.80)

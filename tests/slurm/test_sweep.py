@@ -84,7 +84,7 @@ def test_a_command_finds_the_jobs_of_the_one_before(sweep: Sweep) -> None:
     assert "submitted" not in sweep.err
 
 
-def test_what_failed_is_told_and_the_others_go_on(sweep: Sweep) -> None:
+def test_failures_are_reported_and_the_others_continue(sweep: Sweep) -> None:
     assert sweep.process.returncode == 1
     assert "2 finished, 0 already there, 2 failed." in sweep.out
     cancelled, failed = sweep.reasons()
@@ -94,7 +94,7 @@ def test_what_failed_is_told_and_the_others_go_on(sweep: Sweep) -> None:
     assert failed.endswith("fails on purpose")
 
 
-def test_a_job_at_its_time_limit_goes_on_from_its_checkpoint(sweep: Sweep) -> None:
+def test_a_job_at_its_time_limit_continues_from_its_checkpoint(sweep: Sweep) -> None:
     folder = folders(sweep.study)["random"]
     assert epochs(folder) == list(range(1, EPOCHS + 1))
     (output,) = (file.read_text() for file in (sweep.study / ".slurm").glob("*_2_0_log.out"))
@@ -109,7 +109,7 @@ def test_interruptions_are_no_failures(sweep: Sweep) -> None:
     assert not [method for method in ("l2", "apoz") if (found[method] / "record.json").exists()]
 
 
-def test_a_run_that_never_ends_is_given_up(sweep: Sweep, endless: Sweep) -> None:
+def test_a_run_that_never_ends_is_abandoned(sweep: Sweep, endless: Sweep) -> None:
     assert endless.end() == 1
     (reason,) = endless.reasons()
     assert "not finished within its time limit, which it reached once." in reason
@@ -118,7 +118,7 @@ def test_a_run_that_never_ends_is_given_up(sweep: Sweep, endless: Sweep) -> None
     assert not (folder / "failure.json").exists()
 
 
-def test_the_same_command_does_what_is_left(sweep: Sweep, cluster: dict[str, str], place: Path) -> None:
+def test_the_same_command_does_the_rest(sweep: Sweep, cluster: dict[str, str], place: Path) -> None:
     assert 0 < len(epochs(folders(sweep.study)["l2"])) < EPOCHS
     written = {file: file.stat().st_mtime_ns for file in sweep.study.glob("*/record.json")}
     again = Sweep(place, "sweep", {**cluster, HURRY: "1"}, [*WORDS, "sweep.retry_failed=true"])

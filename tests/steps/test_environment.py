@@ -18,6 +18,6 @@ def test_versions_and_hardware_are_plain_data() -> None:
     json.dumps([found, hardware()])
 
 
-def test_a_checkout_knows_its_revision() -> None:
+def test_the_revision_of_a_checkout_is_found() -> None:
     state = git_state()
     assert state.revision is None or len(state.revision) == 40

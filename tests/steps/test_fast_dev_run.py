@@ -47,7 +47,7 @@ def test_scoring_sees_few_images_and_few_candidates() -> None:
     assert Setup.of(configure(["budget.flops=0.5", *words])).method.images == 500
 
 
-def test_trials_stay_apart_from_real_runs() -> None:
+def test_trials_are_separate_from_real_runs() -> None:
     assert RunFolder.of(configure([*TRIAL])).path.parent == Path("outputs/fast_dev_run/tests")
 
 

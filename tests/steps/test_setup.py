@@ -81,7 +81,7 @@ def test_invalid_values_are_errors(words: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     "name", ["in_chans=1", "num_classes=10", "pretrained=true", "image_size=32", "name=vgg11"]
 )
-def test_settings_of_the_data_are_no_arguments_of_the_network(name: str) -> None:
+def test_settings_of_the_data_are_not_arguments_of_the_network(name: str) -> None:
     words = ["data=digits", "budget.flops=0.5", f"+model.arguments.{name}"]
     with pytest.raises(UserError, match=rf"model\.arguments\.{name.split('=')[0]}: .* leave it out"):
         Setup.of(configure(words))

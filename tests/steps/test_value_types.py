@@ -41,7 +41,7 @@ OWN = [choice for choice in CHOICES if choice.partition("=")[0] in GROUPS]
         (["trainer.deterministic=always"], "trainer.deterministic must be true or false or 'warn', not 'always'."),
     ],
 )  # fmt: skip
-def test_the_message_names_what_was_typed(words: list[str], message: str) -> None:
+def test_the_message_names_the_typed_key(words: list[str], message: str) -> None:
     with pytest.raises(UserError) as error:
         Setup.of(configure(["budget.flops=0.5", *words]))
     assert message in str(error.value)
@@ -49,7 +49,7 @@ def test_the_message_names_what_was_typed(words: list[str], message: str) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", OWN)
-def test_no_key_of_any_choice_takes_just_anything(choice: str) -> None:
+def test_every_key_of_every_choice_has_a_type(choice: str) -> None:
     group = choice.partition("=")[0]
     settings = configure(["budget.flops=0.5", choice, *NEEDED.get(choice, [])])[group]
     if group == "method":

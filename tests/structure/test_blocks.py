@@ -98,7 +98,7 @@ FOUND: dict[str, tuple[nn.Sequential, str, Callable[[Tensor], Tensor]]] = {
 
 
 @pytest.mark.parametrize("case", FOUND)
-def test_what_is_a_block_and_what_it_leaves(prune: Callable[..., Any], case: str) -> None:
+def test_blocks_and_what_they_leave(prune: Callable[..., Any], case: str) -> None:
     model, leaves, function = FOUND[case]
     pruning = prune(copy.deepcopy(model), IMAGES, kept={}, dropped=["2"])
     (block,) = pruning.graph.blocks
@@ -126,7 +126,7 @@ NOT_FOUND: dict[str, nn.Sequential] = {
 
 
 @pytest.mark.parametrize("case", NOT_FOUND)
-def test_what_is_no_block(case: str) -> None:
+def test_modules_that_are_not_blocks(case: str) -> None:
     assert prunelab.analyze(NOT_FOUND[case], IMAGES).blocks == ()
 
 
@@ -201,7 +201,7 @@ def test_the_branch_is_observed_before_it_is_added(
         torch.testing.assert_close(out, total)
 
 
-def test_a_dropped_block_takes_what_the_block_took(network: Any) -> None:
+def test_a_dropped_block_accepts_the_arguments_of_the_block(network: Any) -> None:
     """Blocks may take more than x; what replaces them must too."""
 
     class Conditional(Branch):

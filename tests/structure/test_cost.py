@@ -77,12 +77,12 @@ def test_a_small_network_by_hand() -> None:
     )
 
 
-def test_costs_are_for_one_image_whatever_the_batch() -> None:
+def test_costs_are_for_one_image_with_any_batch() -> None:
     one, many = (prunelab.analyze(SMALL, torch.zeros(images, 3, 6, 6)).cost for images in (1, 7))
     assert (one.flops(), one.macs(), one.params()) == (many.flops(), many.macs(), many.params())
 
 
-def test_many_widths_at_once_are_each_of_them_alone() -> None:
+def test_many_widths_at_once_equal_each_separately() -> None:
     cost = prunelab.analyze(SMALL, torch.zeros(1, 3, 6, 6)).cost
     widths = np.array([[4, 6], [3, 1], [1, 1], [2, 5]])
     expected = np.array([hand_computed(*row) for row in widths.tolist()])

@@ -196,7 +196,7 @@ class More(Block):
         return (x + self.branch(x)).sin()
 
 
-def test_every_addition_says_what_is_missing() -> None:
+def test_every_addition_has_a_block_or_a_reason() -> None:
     additions = prunelab.analyze(Undroppable(), IMAGES).additions
     assert all(addition.block is None for addition in additions)
     assert [addition.module for addition in additions] == ["", "twice", "twice", "", "more"]

@@ -214,7 +214,7 @@ def test_several_outputs_in_any_container(
     assert {group.name for group in pruning.graph.frozen} == {"scores", "maps"}
 
 
-def test_features_that_are_returned_stay_whole(exact: Callable[..., Any], network: Any) -> None:
+def test_returned_features_are_not_pruned(exact: Callable[..., Any], network: Any) -> None:
     def forward(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         features = F.relu(net.second(F.relu(net.first(x))))
         return features, net.last(features)
@@ -224,7 +224,7 @@ def test_features_that_are_returned_stay_whole(exact: Callable[..., Any], networ
     assert pruning.groups == {"first": ("filter", 6)}
 
 
-def test_a_network_that_looks_at_its_data_is_traced_on_its_own_device(network: Any) -> None:
+def test_a_network_that_depends_on_its_data_is_traced_on_its_device(network: Any) -> None:
     """``item`` has no answer on the meta device."""
 
     def forward(net: Any, x: Tensor) -> Tensor:
@@ -272,7 +272,7 @@ def test_a_network_without_parameters_has_no_structure() -> None:
     ],
     ids=["layers that do not fit", "image too small", "channels", "no tensor", "keyword", "no image", "lazy"],
 )
-def test_what_cannot_run_is_an_error(model: nn.Module, inputs: Any, words: str) -> None:
+def test_a_network_that_cannot_run_is_an_error(model: nn.Module, inputs: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         prunelab.analyze(model, inputs)
 

@@ -48,9 +48,7 @@ def test_a_plan_lists_the_kept_channels(graph: ChannelGraph, plan: PruningPlan) 
     assert dict(plan.replaced) == {"layer1.2": "identity", "layer2.1": "identity"}
 
 
-def test_the_order_in_which_a_plan_is_asked_for_does_not_matter(
-    graph: ChannelGraph, plan: PruningPlan
-) -> None:
+def test_the_order_of_kept_groups_has_no_effect_on_a_plan(graph: ChannelGraph, plan: PruningPlan) -> None:
     kept = {"layer3": range(62, -1, -2), "layer2.0.conv1": torch.tensor([1]), "layer1": (5, 0, 3)}
     assert graph.plan(kept, {"layer1.2", "layer2.1"}) == plan
 
@@ -62,7 +60,7 @@ def test_json_and_back(plan: PruningPlan) -> None:
     assert again.digest() == plan.digest()
 
 
-def test_every_random_plan_goes_through_json(
+def test_every_random_plan_survives_json(
     graph: ChannelGraph, random_plan: Callable[..., PruningPlan]
 ) -> None:
     plans = [random_plan(graph, seed) for seed in range(20)]
@@ -161,7 +159,7 @@ def test_a_damaged_plan_is_an_error(plan: PruningPlan, damage: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"plan"', "\x00", "{}", "[" * 100_000, "nan"])
-def test_what_is_no_plan_is_an_error(text: str) -> None:
+def test_an_invalid_plan_is_an_error(text: str) -> None:
     with pytest.raises(UserError, match="plan"):
         PruningPlan.from_json(text)
 
@@ -294,7 +292,7 @@ class Tied(nn.Module):
         return self.last(tied.mean(dim=(2, 3)))
 
 
-def test_a_group_that_came_apart_under_its_own_name_is_counted_in_filters() -> None:
+def test_a_divided_group_with_the_same_name_is_counted_in_filters() -> None:
     """The producer that the first round counts by has as many filters as the group, and the second does not cut it."""
     model = Tied().eval()
     (group,) = prunelab.analyze(model, IMAGES).groups
@@ -304,7 +302,7 @@ def test_a_group_that_came_apart_under_its_own_name_is_counted_in_filters() -> N
         graph.cost.params(together)
 
 
-def test_a_group_that_came_apart_is_counted_in_filters() -> None:
+def test_a_divided_group_is_counted_in_filters() -> None:
     """Four groups of two channels each, of which one is left: they are depthwise then, and two of them go."""
     layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4), nn.AdaptiveAvgPool2d(1)]
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 2))
@@ -317,7 +315,7 @@ def test_a_group_that_came_apart_is_counted_in_filters() -> None:
         graph.cost.params(together)
 
 
-def test_a_group_that_came_apart_and_loses_nothing_more_is_what_it_was() -> None:
+def test_a_divided_group_that_is_not_pruned_again_is_unchanged() -> None:
     layers = [nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 5, 3)]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2))
     graph, together, pruned = two_rounds(model, {"0": [2], "2": [0]}, {"4": [1, 2]})

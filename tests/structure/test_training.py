@@ -77,7 +77,7 @@ def test_an_auxiliary_head_loses_the_channels_that_it_reads(
     assert not torch.equal(before, pruned.aux.weight)
 
 
-def test_what_only_training_makes_is_left_whole() -> None:
+def test_channels_of_only_training_mode_are_not_pruned() -> None:
     graph = prunelab.analyze(Supervised(), IMAGES)
     assert [group.name for group in graph.groups] == ["first.0", "second.0"]
     assert str(reasons(graph)["aux"]).startswith("only training mode produces these channels")
@@ -97,7 +97,7 @@ def test_a_width_that_is_written_out_in_an_auxiliary_head_is_found() -> None:
     assert [group.name for group in graph.groups] == ["second.0"]
 
 
-def test_channels_that_nobody_reads_stay_if_training_mode_cannot_run() -> None:
+def test_unread_channels_are_kept_if_training_mode_cannot_run() -> None:
     model = Supervised(always=True, targets=True)
     graph = prunelab.analyze(model, IMAGES)
     assert graph.training_failure == "ValueError: target is missing"

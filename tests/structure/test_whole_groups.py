@@ -41,7 +41,7 @@ def test_a_group_normalisation_of_many_groups_loses_whole_ones_exactly(exact: Ca
     assert (norm.num_groups, norm.num_channels, len(norm.weight)) == (left, 2 * left, 2 * left)
 
 
-def test_one_of_few_groups_is_lost_on_request_only(
+def test_one_of_few_groups_is_removed_only_on_request(
     exact: Callable[..., Any], inexact: Callable[..., Any]
 ) -> None:
     """A quarter of the channels at once is coarse: the same places of all groups go, unless it must be exact."""
@@ -53,7 +53,7 @@ def test_one_of_few_groups_is_lost_on_request_only(
         assert pruning.model[1].num_groups == pruning.plan.widths["0"][1]
 
 
-def test_a_single_group_stays_inexact(inexact: Callable[..., Any], exact: Callable[..., Any]) -> None:
+def test_a_single_group_remains_inexact(inexact: Callable[..., Any], exact: Callable[..., Any]) -> None:
     assert inexact(normalised(1), IMAGES).groups == {"0": ("filter", 16)}
     pruning = exact(normalised(1), IMAGES, exact=True)
     assert pruning.groups == {}
@@ -88,7 +88,7 @@ def norm_groups(model: nn.Module) -> int:
     return next(module.num_groups for module in model.modules() if isinstance(module, nn.GroupNorm))
 
 
-def test_what_a_grouped_convolution_ties_together_goes_by_places(inexact: Callable[..., Any]) -> None:
+def test_channels_tied_by_a_grouped_convolution_are_removed_by_positions(inexact: Callable[..., Any]) -> None:
     """Place i of every group and every channel of a group: all would be one."""
     network = nn.Sequential(conv(3, 16), nn.GroupNorm(8, 16), nn.ReLU(), conv(16, 8, groups=8), *head(8))
     pruning = inexact(network, IMAGES)
@@ -157,7 +157,7 @@ def test_grouped_convolutions_after_one_another_share_their_units(exact: Callabl
     assert (pruning.model[2].groups, pruning.model[4].groups) == (2, 3)
 
 
-def test_shuffled_groups_lose_the_same_places_as_ever(exact: Callable[..., Any]) -> None:
+def test_shuffled_groups_lose_the_same_positions(exact: Callable[..., Any]) -> None:
     """A channel shuffle sends each group to every group of the next convolution: nothing could go."""
     network = nn.Sequential(
         conv(3, 16),
@@ -186,7 +186,7 @@ def test_cardinality_of_a_resnext(exact: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_nfnet"])
-def test_inexact_groups_are_left_alone_on_request(lively: Callable[..., nn.Module], name: str) -> None:
+def test_inexact_groups_are_not_pruned_on_request(lively: Callable[..., nn.Module], name: str) -> None:
     images = torch.randn(2, 3, 160, 160)
     model = lively(timm.create_model(name), images)
     normal, exact = prunelab.analyze(model, images[:1]), prunelab.analyze(model, images[:1], exact=True)
@@ -200,7 +200,7 @@ def test_inexact_groups_are_left_alone_on_request(lively: Callable[..., nn.Modul
     assert prunelab.check(model, prunelab.apply(copy.deepcopy(model), plan), plan, images) < 1e-9
 
 
-def test_weight_standardisation_leaves_only_what_no_standardised_filter_reads(
+def test_only_channels_without_a_standardised_reader_are_exact(
     exact: Callable[..., Any],
 ) -> None:
     network = nn.Sequential(

@@ -91,7 +91,7 @@ def test_a_plan_for_a_compiled_network_is_one_for_the_network() -> None:
     assert plan.digest() == prunelab.analyze(model, IMAGES).plan({"0": [1, 2]}).digest()
 
 
-def test_what_was_compiled_is_compiled_afterwards() -> None:
+def test_compiled_parts_are_compiled_afterwards() -> None:
     model = plain()
     inner = model[2] = torch.compile(model[2], backend="eager")
     model[0].compile(backend="eager")
@@ -157,7 +157,9 @@ def test_activations_of_a_compiled_network_are_observed() -> None:
     ],
 )
 @pytest.mark.parametrize("function", ["analyze", "apply", "check", "candidate"])
-def test_a_wrapper_is_named_with_what_to_pass(make: Callable[[], Any], words: str, function: str) -> None:
+def test_the_message_about_a_wrapper_names_what_to_pass(
+    make: Callable[[], Any], words: str, function: str
+) -> None:
     plan = prunelab.analyze(plain(), IMAGES).plan({"0": [1, 2]})
     call: dict[str, Callable[[Any], Any]] = {
         "analyze": lambda model: prunelab.analyze(model, IMAGES),

@@ -76,7 +76,7 @@ def test_with_few_classes_the_right_one_is_always_in_the_top_5(tmp_path: Path) -
     assert (metrics["test/top1"], metrics["test/top5"]) == (0.5, 1)
 
 
-def test_label_smoothing_counts_in_training_alone() -> None:
+def test_label_smoothing_is_used_only_in_training() -> None:
     model = Classifier(PixelsAreLogits(), 4, Training(epochs=1, label_smoothing=0.2))
     images, classes = torch.zeros(1, 1, 1, 4), torch.tensor([0])
     images[..., 0] = 2.0
@@ -165,7 +165,7 @@ def test_every_training_of_a_process_is_compiled(tmp_path: Path, monkeypatch: py
     assert compiled == [2] * 5
 
 
-def test_a_checkpoint_holds_plain_data_and_comes_back(tmp_path: Path) -> None:
+def test_a_checkpoint_holds_plain_data_and_can_be_loaded(tmp_path: Path) -> None:
     model = Classifier(small_net(), 10, Training(epochs=1))
     fit(model, tmp_path).save_checkpoint(tmp_path / "net.ckpt")
     checkpoint = torch.load(tmp_path / "net.ckpt", weights_only=True)
@@ -204,7 +204,7 @@ def pruned_twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Classi
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2])
-def test_a_pruned_checkpoint_prunes_what_it_is_loaded_into(
+def test_a_pruned_checkpoint_prunes_the_network_that_loads_it(
     pruned_twice: tuple[Path, Classifier], rounds: int
 ) -> None:
     path, model = pruned_twice
@@ -214,7 +214,7 @@ def test_a_pruned_checkpoint_prunes_what_it_is_loaded_into(
     assert_same_function(again.backbone, model.backbone)
 
 
-def test_a_fit_goes_on_from_a_pruned_checkpoint(
+def test_a_fit_continues_from_a_pruned_checkpoint(
     pruned_twice: tuple[Path, Classifier], tmp_path: Path
 ) -> None:
     path, saved = pruned_twice
@@ -226,7 +226,7 @@ def test_a_fit_goes_on_from_a_pruned_checkpoint(
     assert [parameter.shape for parameter in model.backbone.parameters()] == shapes
 
 
-def test_a_checkpoint_of_channels_that_are_gone_is_an_error(pruned_twice: tuple[Path, Classifier]) -> None:
+def test_a_checkpoint_with_removed_channels_is_an_error(pruned_twice: tuple[Path, Classifier]) -> None:
     path, _ = pruned_twice
     other = small_net()
     graph = prunelab.analyze(other, digits(1)[:][0])

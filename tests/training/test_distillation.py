@@ -82,7 +82,7 @@ def train(network: nn.Module, folder: Path, teacher: Teacher | None, seed: int =
     fit(network, Digits(), TRAINING, machine=machine, seed=seed, folder=folder, title="test", teacher=teacher)
 
 
-def test_the_teacher_stays_as_it_is_and_in_evaluation_mode(tmp_path: Path) -> None:
+def test_the_teacher_is_unchanged_and_in_evaluation_mode(tmp_path: Path) -> None:
     original = small(1).train()
     teacher = Teacher(original, Distillation(0.5))
     before = copy.deepcopy(teacher.network.state_dict())

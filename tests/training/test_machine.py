@@ -24,7 +24,7 @@ def test_the_cpu_is_always_there() -> None:
     "settings",
     [{"accelerator": "tpuu"}, {"precision": "7"}, {"strategy": "ddq"}],
 )
-def test_what_does_not_exist_is_the_users_mistake(settings: dict[str, str]) -> None:
+def test_an_unavailable_machine_is_a_user_error(settings: dict[str, str]) -> None:
     with pytest.raises(UserError, match="settings under trainer cannot be used"):
         Machine(**settings).trainer(logger=False)  # type: ignore[arg-type]
 
@@ -51,7 +51,7 @@ def test_synchronised_batch_normalisation_changes_no_layer_and_no_output(name: s
     assert torch.equal(network(images), expected)
 
 
-def test_a_batch_normalisation_of_another_class_stays() -> None:
+def test_a_batch_normalisation_of_another_class_is_unchanged() -> None:
     """Its calls of ``functional.batch_norm`` are synchronised by ``WholeBatch``."""
 
     class Scaled(nn.BatchNorm2d):
@@ -63,7 +63,7 @@ def test_a_batch_normalisation_of_another_class_stays() -> None:
     assert type(network[1]) is nn.SyncBatchNorm and type(network[2]) is Scaled
 
 
-def test_layers_are_exchanged_on_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_are_exchanged_only_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """nn.SyncBatchNorm cannot run on CPUs."""
     for settings in ({"accelerator": "cpu"}, {"accelerator": "cpu", "devices": 2}):
         trainer = Machine(**settings).trainer(logger=False)  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def test_deterministic_operators_do_not_fill_new_tensors() -> None:
 
 
 @pytest.mark.parametrize("tf32", [True, False])
-def test_the_precision_of_float32_is_what_was_chosen(tf32: bool) -> None:
+def test_the_precision_of_float32_is_the_chosen_one(tf32: bool) -> None:
     cudnn, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     try:
         Machine(accelerator="cpu", tf32=tf32).prepare_process()

@@ -31,7 +31,7 @@ class Deadly(RunLogger):
 """
 
 
-def test_each_process_has_its_share_and_one_that_dies_stops_no_other(
+def test_each_process_has_its_share_and_a_killed_one_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "deadly.py").write_text(LOGGER)

@@ -46,7 +46,7 @@ def test_shares_of_a_network_counted_by_hand() -> None:
     assert [frozen.reason for frozen in found.frozen] == ["output of the network"]
 
 
-def test_json_holds_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_contains_the_printed_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--json", "model=timm", "model.name=mobilenetv2_050", "image_size=64"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["input_size"] == [3, 64, 64]
@@ -98,7 +98,7 @@ def test_help_does_not_wait_for_torch() -> None:
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout == "set()\n"
 
 
-def test_what_is_not_exact_can_be_left_alone() -> None:
+def test_inexact_channels_are_not_pruned_on_request() -> None:
     words = ["model=timm", "model.name=test_convnext"]
     usual, exact = profile(words), profile([*words, "exact=true"])
     assert {part.exact for part in usual.groups} == {True, False}

@@ -189,7 +189,7 @@ def test_the_result_of_a_job_runs_no_code(kind: str, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_record_comes_back_from_a_job(tmp_path: Path, smallest: Configure) -> None:
+def test_a_record_is_returned_by_a_job(tmp_path: Path, smallest: Configure) -> None:
     outcome = run(smallest())
     job = Submitted("7", "seed=0", tmp_path)
     done = Job("other", outcome.record, outcome.folder.path, is_new=True)
@@ -197,7 +197,7 @@ def test_a_record_comes_back_from_a_job(tmp_path: Path, smallest: Configure) -> 
     assert job.result() == replace(done, label="seed=0")
 
 
-def test_a_job_at_its_limit_comes_back_as_often_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_at_its_limit_is_requeued_a_limited_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(monotonic=lambda: work._started + 3600)
     monkeypatch.setattr(work, "time", clock)
     first = work.SlurmRun({}, "seed=0", seconds=3600, restarts=1)
@@ -213,7 +213,7 @@ def test_a_job_at_its_limit_comes_back_as_often_as_it_may(monkeypatch: pytest.Mo
     assert second.checkpoint().function == second
 
 
-def test_waiting_does_not_end_while_a_job_may_come_back(
+def test_waiting_does_not_end_while_a_job_may_be_requeued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """COMPLETING after the signal, then PENDING: only then does the result come."""

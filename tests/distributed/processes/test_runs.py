@@ -86,7 +86,7 @@ def assert_same(several: Path, one: Path) -> None:
             assert seen == pytest.approx(row, rel=1e-3, abs=1e-4), method
 
 
-def test_four_processes_come_to_what_one_comes_to(alone: Path, tmp_path: Path) -> None:
+def test_four_processes_have_the_result_of_one(alone: Path, tmp_path: Path) -> None:
     done = several(tmp_path, 4, METHODS)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("4 finished, 0 already there, 0 failed.") == 1
@@ -95,7 +95,7 @@ def test_four_processes_come_to_what_one_comes_to(alone: Path, tmp_path: Path) -
     assert_same(tmp_path, alone)
 
 
-def test_so_do_two_and_where_one_fails_both_stop_and_the_sweep_goes_on(alone: Path, tmp_path: Path) -> None:
+def test_two_processes_stop_together_and_the_sweep_continues(alone: Path, tmp_path: Path) -> None:
     """l2: rank 1 fails in the middle of a training, where rank 0 waits for its gradients; fpgm: other weights."""
     done = several(tmp_path, 2, ["l1", "hrank", "l2", "fpgm", "taylor", "slimming"])
     assert done.returncode == 1

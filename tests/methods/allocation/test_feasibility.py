@@ -10,7 +10,9 @@ from prunelab.methods.allocation.candidate_widths import check_levels
 from prunelab.methods.allocation.feasibility import require_feasible
 
 
-def test_an_unreachable_budget_names_the_smallest_and_what_to_change(toy_graph: Callable[..., Any]) -> None:
+def test_the_message_about_an_unreachable_budget_names_the_smallest_and_what_to_change(
+    toy_graph: Callable[..., Any],
+) -> None:
     # g0 stays at 10 (level stage): min_keep leaves 1 of g1's 10 channels, cost 10 + 10 of 10 + 100
     graph = toy_graph([10, 10], levels=["stage", "filter"])
     with pytest.raises(UserError) as caught:
@@ -36,7 +38,7 @@ def test_groups_without_a_score_are_mentioned(toy_graph: Callable[..., Any]) -> 
         require_feasible(toy_graph([4, 4]), Budget(flops=0.5), ["filter"], Allocation(), scores=Scores({}))
 
 
-def test_groups_that_stay_whole_are_mentioned(toy_graph: Callable[..., Any]) -> None:
+def test_groups_that_are_not_pruned_are_listed(toy_graph: Callable[..., Any]) -> None:
     graph = toy_graph([10, 10])
     require_feasible(graph, Budget(flops=0.3), ["filter"], Allocation(), exclude=["g0"])
     with pytest.raises(UserError, match=r"exclude \(\[g0\]\)"):

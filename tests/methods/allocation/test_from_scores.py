@@ -104,7 +104,7 @@ def test_blocks_compete_with_channels(toy_graph: Callable[..., Any]) -> None:
     assert widths(plan) == [4, 4, 4]
 
 
-def test_a_block_too_coarse_for_the_budget_stays(toy_graph: Callable[..., Any]) -> None:
+def test_a_block_too_coarse_for_the_budget_is_kept(toy_graph: Callable[..., Any]) -> None:
     # b0 matters least, but is a hundred channels' worth: channels that score higher meet the budget instead
     graph = toy_graph([10, 10, 10], block_of=[-1, 0, 1])
     scores = Scores({f"g{i}": np.ones(10) for i in range(3)}, {"b0": 0.1, "b1": 1.9})
@@ -131,7 +131,7 @@ def test_only_the_chosen_levels_are_touched(toy_graph: Callable[..., Any]) -> No
     assert widths(allocate(graph, scores, Budget(flops=0.5), levels=["filter"]))[1] == 8
 
 
-def test_a_group_without_a_score_stays_whole(toy_graph: Callable[..., Any]) -> None:
+def test_a_group_without_a_score_is_not_pruned(toy_graph: Callable[..., Any]) -> None:
     plan = allocate(toy_graph([8, 8]), Scores({"g1": np.arange(8.0)}), Budget(flops=0.5))
     assert plan.kept["g0"] == tuple(range(8))
 
@@ -276,7 +276,7 @@ def test_bad_settings_are_named() -> None:
         Allocation(divisor=0)
 
 
-def test_scores_that_are_no_numbers_are_errors(toy_graph: Callable[..., Any]) -> None:
+def test_scores_that_are_not_finite_are_errors(toy_graph: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="scores of g0 are not finite"):
         allocate(toy_graph([2]), Scores({"g0": np.array([1.0, np.nan])}), Budget(flops=0.5))
 

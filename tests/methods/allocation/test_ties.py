@@ -26,13 +26,13 @@ def test_rounding_does_not_change_the_order(values: list[float], seed: int) -> N
     )
 
 
-def test_different_scores_stay_as_they_are() -> None:
+def test_different_scores_are_unchanged() -> None:
     scores = np.array([3.0, 1.0, 1.00001, -2.0, 0.0, np.inf])
     assert tied(scores).tolist() == scores.tolist()
 
 
 @pytest.mark.parametrize("noise", [1e-9, -1e-9])
-def test_of_two_nearly_equal_channels_the_first_stays(noise: float) -> None:
+def test_the_first_of_two_nearly_equal_channels_is_kept(noise: float) -> None:
     assert Scores({"a": np.array([1.0, 1.0 + noise, 2.0])}).removal_order("a").tolist() == [1, 0, 2]
 
 

@@ -150,7 +150,7 @@ def test_taylor_sees_the_branch_of_a_block_before_the_sum_overwrites_it(
     assert np.linalg.norm(list(scores.values())) == pytest.approx(1)
 
 
-def test_taylor_of_a_channel_that_nobody_reads_is_zero(plain: nn.Module, make_context: MakeContext) -> None:
+def test_taylor_of_an_unread_channel_is_zero(plain: nn.Module, make_context: MakeContext) -> None:
     plain.conv2.weight.data[:, 3] = 0
     scores = Taylor().score(make_context(Taylor(), plain)).channels["conv1"]
     assert scores[3] == 0 and np.all(scores[:3] > 0)
@@ -213,7 +213,7 @@ def test_one_pass_serves_all_layers_and_leaves_no_trace(
     assert torch.equal(drawn, torch.rand(1))
 
 
-def test_images_and_targets_are_asked_for(plain: nn.Module, batches: Any) -> None:
+def test_missing_images_and_targets_are_errors(plain: nn.Module, batches: Any) -> None:
     method = ImportanceMethod(Taylor(), Budget(flops=0.5))
     example = batches[0][0][:1]
     with pytest.raises(UserError, match="there are none"):

@@ -110,7 +110,7 @@ def test_a_dead_channel_has_rank_zero_and_a_constant_one_rank_one(
     assert scores[:2].tolist() == [0, 1] and (scores[2:] > 1).all()
 
 
-def test_of_channels_that_tie_the_first_stay(plain: nn.Module, make_context: MakeContext) -> None:
+def test_the_first_of_tied_channels_are_kept(plain: nn.Module, make_context: MakeContext) -> None:
     plain.norm1.weight.data.zero_()
     plain.norm1.bias.data.fill_(1.0)  # every map of conv1 is constant
     plan_context = make_context(HRank(), plain, allocation="uniform")
@@ -136,7 +136,7 @@ def close_to_the_tolerance(side: int) -> Tensor:
     return torch.diag(values)[None, None]
 
 
-def test_what_only_singular_values_tell_is_decomposed_later() -> None:
+def test_maps_that_need_singular_values_are_decomposed_later() -> None:
     metric = MeanRank(2)
     ranks = []
     for side in (4, 4, 6):  # maps of another size cannot be decomposed together
@@ -152,7 +152,7 @@ def test_what_only_singular_values_tell_is_decomposed_later() -> None:
     assert metric.compute().tolist() == [4, 4]
 
 
-def test_ranks_of_two_processes_hold_what_each_put_aside() -> None:
+def test_collected_maps_of_two_processes_are_in_the_ranks() -> None:
     metric = MeanRank(1)
     metric.update(close_to_the_tolerance(5))
     metric.sync(dist_sync_fn=lambda tensor, group: [tensor, tensor], distributed_available=lambda: True)

@@ -151,7 +151,7 @@ class Gated(nn.Module):
         return self.head(functional.adaptive_max_pool2d(hidden, 1).flatten(1))
 
 
-def test_gates_get_the_importance_of_what_they_gate() -> None:
+def test_gates_have_the_importance_of_the_gated_channels() -> None:
     torch.manual_seed(0)
     net, images = Gated().eval(), torch.randn(20, 2, 3, 3)
     scores = scores_of(NISP(), net, images)["conv"]
@@ -169,7 +169,7 @@ def test_batch_norm_scale(plain: nn.Module, make_context: MakeContext) -> None:
     assert scaled.score(make_context(scaled, plain)).channels["conv1"].max() == 0
 
 
-def test_a_channel_that_nobody_reads_is_zero_and_one_that_carries_the_class_is_first(
+def test_an_unread_channel_scores_zero_and_one_with_the_class_highest(
     plain: nn.Module, make_context: MakeContext
 ) -> None:
     plain.conv2.weight.data[:, 3] = 0.0
@@ -188,7 +188,7 @@ class Normed(nn.Module):
         return self.head(hidden / hidden.norm(dim=1, keepdim=True))
 
 
-def test_what_importance_cannot_pass_is_an_error(residual: nn.Module, make_context: MakeContext) -> None:
+def test_an_operator_that_is_not_linear_is_an_error(residual: nn.Module, make_context: MakeContext) -> None:
     with pytest.raises(UserError, match="cannot propagate importance through Normed"):
         scores_of(NISP(), Normed(), torch.randn(10, 2, 3, 3))
     with pytest.raises(UserError, match="NISP is not defined for level block: take block out of levels"):

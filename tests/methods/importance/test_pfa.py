@@ -60,7 +60,7 @@ def test_orders_by_hand() -> None:
     assert dropping_order(covariance, "absmax").tolist() == [3, 0, 2, 1]
 
 
-def test_of_the_closest_pair_the_one_with_the_larger_next_correlation_goes() -> None:
+def test_the_one_of_the_closest_pair_with_the_larger_next_correlation_is_dropped() -> None:
     covariance = np.eye(5)
     for one, other, correlation in [(0, 1, 0.9), (0, 2, 0.6), (1, 2, 0.4), (1, 3, 0.4), (1, 4, 0.4)]:
         covariance[one, other] = covariance[other, one] = correlation
@@ -83,7 +83,7 @@ def test_eigenvalues_of_few_and_of_many_images(images: int) -> None:
     np.testing.assert_allclose(eigenvalues(covariance), expected, atol=1e-13 * np.trace(covariance))
 
 
-def test_units_that_all_rest_have_no_energy() -> None:
+def test_constant_units_have_no_energy() -> None:
     assert (eigenvalues(np.zeros((4, 4))) == 0).all()
 
 
@@ -128,7 +128,7 @@ def test_kl_scores_above_one_are_the_paper_s_own_widths(plain: nn.Module, make_c
     assert set(np.argsort(by_kl)[:3]) <= {0, 3, 4, 5}  # three of the equal ones go first
 
 
-def test_a_dead_filter_goes_first(plain: nn.Module, make_context: MakeContext) -> None:
+def test_a_dead_filter_is_removed_first(plain: nn.Module, make_context: MakeContext) -> None:
     plain.norm1.weight.data[2], plain.norm1.bias.data[2] = 0.0, 1.0  # constant, and larger than others
     scores = PFA().score(make_context(PFA(), plain)).channels["conv1"]
     assert scores.argmin() == 2 and scores[2] == pytest.approx(0, abs=1e-8)

@@ -146,9 +146,7 @@ def test_only_what_may_be_removed_is_scored(residual: nn.Module, make_context: M
     assert scores.blocks == {}
 
 
-def test_random_scores_follow_from_seed_and_name_alone(
-    residual: nn.Module, make_context: MakeContext
-) -> None:
+def test_random_scores_depend_only_on_seed_and_name(residual: nn.Module, make_context: MakeContext) -> None:
     everything = Random().score(make_context(Random(), residual, levels=["filter", "stage", "block"], seed=4))
     part = Random().score(make_context(Random(), residual, levels=["filter"], seed=4))
     other = Random().score(make_context(Random(), residual, levels=["filter"], seed=5))

@@ -75,7 +75,7 @@ def test_the_newest_batches_decide() -> None:
     assert layer.binary().tolist() == [0, 1]
 
 
-def test_while_training_codes_multiply_what_the_next_layer_reads(small: Any, context: Any) -> None:
+def test_codes_multiply_the_inputs_of_the_next_layer_in_training(small: Any, context: Any) -> None:
     method = autopruner(levels=["filter"])
     plain, images = copy.deepcopy(small), torch.randn(4, 1, 8, 8)
     method.learning = context(method, small)
@@ -120,7 +120,7 @@ def test_learning_leaves_an_ordinary_network_that_computes_what_its_binary_codes
     assert found.graph.cost.flops(plan) <= 0.5 * found.graph.cost.flops()
 
 
-def test_what_codes_switched_off_goes_first_from_whatever_group(small: Any, context: Any) -> None:
+def test_channels_with_code_zero_are_removed_first_in_any_group(small: Any, context: Any) -> None:
     method = autopruner()
     method._scores = {
         "blocks": np.array([5.0, 1.0, 3.0, 2.0, 4.0, 6.0]),
@@ -160,7 +160,7 @@ def quiet(**settings: Any) -> pl.Trainer:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_channels_that_carry_the_class_stay(signals: Any, seed: int) -> None:
+def test_channels_with_class_information_are_kept(signals: Any, seed: int) -> None:
     method = AutoPruner(Budget(params=0.3), keep=0.4, strength=1.0, last_scale=10.0, seed=seed)
     _, kept = signals(method)
     assert kept == (2, 7)
@@ -214,7 +214,7 @@ def test_a_trainer_without_end_is_an_error() -> None:
         ({"window": 0}, "window=0"),
     ],
 )
-def test_what_cannot_be_is_an_error(settings: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_errors(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         autopruner(**settings)
 

@@ -141,7 +141,9 @@ def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_superfluous_channels_go_and_needed_ones_stay(known: Any, learned_widths: Any, seed: int) -> None:
+def test_superfluous_channels_are_removed_and_needed_ones_kept(
+    known: Any, learned_widths: Any, seed: int
+) -> None:
     method = DMCP(Budget(flops=0.6), warmup=0.2, strength=1.0, seed=seed)
     widths = learned_widths(method, known(seed, lr=0.005), epochs=30)
     assert widths["0"] >= 7  # of 8

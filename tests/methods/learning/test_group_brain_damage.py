@@ -33,7 +33,7 @@ def test_one_step_shortens_each_offset_of_each_input_channel(small: Any, context
     assert torch.equal(small.stem.weight, stem)  # reads the images, which stay
 
 
-def test_a_channel_goes_only_when_all_its_offsets_are_gone(small: Any, context: Any) -> None:
+def test_a_channel_is_removed_only_if_all_its_offsets_are_zero(small: Any, context: Any) -> None:
     for block in small.blocks:
         block.conv2.weight.data[:, :3] = 0.0
         block.conv2.weight.data[:, 0, 1, 1] = 0.2  # one offset of channel 0 is left, larger than any other
@@ -44,7 +44,7 @@ def test_a_channel_goes_only_when_all_its_offsets_are_gone(small: Any, context: 
         assert not {1, 2} & set(plan.kept[name])
 
 
-def test_nothing_reads_noise_in_the_end_and_what_carries_the_class_stays(signals: Any) -> None:
+def test_noise_is_unread_at_the_end_and_class_channels_are_kept(signals: Any) -> None:
     network, kept = signals(GroupBrainDamage(Budget(params=0.3), strength=0.1))
     read = network[5].weight.norm(dim=0)
     others = [channel for channel in range(10) if channel not in (2, 7)]
@@ -62,6 +62,6 @@ def test_learning_makes_sparse_shapes(learn: Any, small: Any) -> None:
     ("settings", "message"),
     [({"levels": ["block"]}, "not defined for level block"), ({"strength": 0}, "strength=0")],
 )
-def test_what_cannot_be_is_an_error(settings: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_errors(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         brain_damage(**settings)

@@ -85,6 +85,6 @@ def test_small_weights_snap_to_zero_with_subgradients_only() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"), [({"step": "proximl"}, "Did you mean 'proximal'"), ({"snap": -1}, "snap=-1")]
 )
-def test_what_cannot_be_is_an_error(settings: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_errors(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         GroupLasso((), **settings)

@@ -185,7 +185,7 @@ def columns(rows: list[list[int]]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32)[:, :, None, None]
 
 
-def test_each_layer_finds_its_criterion_by_held_out_images_alone() -> None:
+def test_each_layer_finds_its_criterion_only_by_held_out_images() -> None:
     module = Halves()
     method = LFPC(Budget(params=0.5), criteria=[First(), Last()], keep=0.5, sampler_lr=0.05)
     callback = PruningCallback(method, loss=functional.cross_entropy)
@@ -204,7 +204,7 @@ def test_each_layer_finds_its_criterion_by_held_out_images_alone() -> None:
     assert (plan.kept["0"], plan.kept["2"]) == ((0, 1), (2, 3))
 
 
-def test_where_criteria_agree_nothing_is_learned(small: Any) -> None:
+def test_nothing_is_learned_if_criteria_agree(small: Any) -> None:
     method = lfpc(criteria=[First(), First()], sampler_weight_decay=0.0)
     context = learning(method, small)
     method.after_step(context, {})
@@ -212,7 +212,7 @@ def test_where_criteria_agree_nothing_is_learned(small: Any) -> None:
     assert method._search.overlap() == 1.0
 
 
-def test_the_sampler_leaves_weights_gradients_and_statistics_alone(small: Any) -> None:
+def test_the_sampler_does_not_change_weights_gradients_and_statistics(small: Any) -> None:
     method = lfpc(criteria=[First(), Last()])
     context = learning(method, small)
     small.train()
@@ -254,7 +254,7 @@ def test_without_held_out_images_the_error_names_the_argument(small: Any) -> Non
         ({"last_temperature": 0.0}, "temperatures must be above 0"),
     ],
 )
-def test_what_cannot_be_is_an_error(settings: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_errors(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         lfpc(**settings)
 

@@ -45,7 +45,7 @@ def test_one_threshold_over_all_layers_cuts_the_smallest_factors(small: Any, con
     assert plan.kept["blocks"] == tuple(range(6))
 
 
-def test_noise_loses_its_factor_and_what_carries_the_class_does_not(signals: Any) -> None:
+def test_only_the_factors_of_noise_vanish(signals: Any) -> None:
     network, kept = signals(Slimming(Budget(params=0.3), strength=0.01), epochs=40)
     others = [channel for channel in range(10) if channel not in (2, 7)]
     assert kept == (2, 7)
@@ -53,7 +53,7 @@ def test_noise_loses_its_factor_and_what_carries_the_class_does_not(signals: Any
     assert network[1].weight[others].abs().max() < 0.01
 
 
-def test_a_channel_that_nothing_reads_follows_the_penalty_alone(learn: Any, small: Any, context: Any) -> None:
+def test_an_unread_channel_follows_only_the_penalty(learn: Any, small: Any, context: Any) -> None:
     for block in small.blocks:
         block.conv2.weight.data[:, 3:] = 0.0
         block.conv2.weight.register_hook(lambda grad: grad * (torch.arange(6) < 3).view(1, 6, 1, 1))

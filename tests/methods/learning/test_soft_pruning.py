@@ -75,7 +75,7 @@ def test_a_stage_zeroes_the_same_filters_of_all_its_producers(small: Any, contex
     assert zero_filters(small, "blocks.0.conv2") == zero_filters(small, "blocks.1.conv2") == found
 
 
-def test_what_the_budget_removes_is_zero_in_the_end_and_removed(learn: Any, small: Any, context: Any) -> None:
+def test_filters_that_the_budget_removes_are_zero_at_the_end(learn: Any, small: Any, context: Any) -> None:
     method = soft()
     logged = learn(method, small, training=TRAINING)
     plan = method.decide(context(method, small))
@@ -101,7 +101,7 @@ def test_the_log_contains_the_fraction_of_newly_zeroed_filters(small: Any, conte
     assert method.watch(found) == {"zero_filters": 0.5, "exchanged": pytest.approx(2 / 6)}
 
 
-def test_filters_are_zero_before_an_epoch_and_at_validation_and_come_back_in_between(
+def test_filters_are_zero_before_an_epoch_and_at_validation_and_recover_in_between(
     learn: Any, small: Any
 ) -> None:
     small.blocks[0].norm1.bias.data.fill_(0.5)  # at 0 the ReLU passes no gradient to a zero filter
@@ -112,7 +112,7 @@ def test_filters_are_zero_before_an_epoch_and_at_validation_and_come_back_in_bet
 
 
 @pytest.mark.parametrize(("shift", "comes_back"), [(0.5, True), (0.0, False), (-0.5, False)])
-def test_a_zeroed_filter_comes_back_only_if_its_normalisation_lifts_it_above_the_relu(
+def test_a_zeroed_filter_recovers_only_if_its_normalisation_shifts_it_above_zero(
     learn: Any, small: Any, shift: float, comes_back: bool
 ) -> None:
     small.blocks[0].norm1.bias.data.fill_(shift)
@@ -135,7 +135,7 @@ def test_masked_gradients_keep_filters_at_zero(small: Any, context: Any) -> None
     assert gradient.sum() == 3 * 54  # the other three filters keep theirs
 
 
-def test_a_duplicated_filter_goes_with_the_geometric_median(small: Any, context: Any) -> None:
+def test_a_duplicated_filter_is_removed_by_the_geometric_median(small: Any, context: Any) -> None:
     weight = small.blocks[0].conv1.weight
     weight.data = torch.eye(6).repeat_interleave(9, dim=1).view(6, 6, 3, 3).clone()
     weight.data[1] = weight.data[0]
@@ -143,7 +143,7 @@ def test_a_duplicated_filter_goes_with_the_geometric_median(small: Any, context:
     assert zero_filters(small, "blocks.0.conv1") == [0, 1]  # the two are nearest to all others
 
 
-def test_what_is_zero_goes_before_what_the_criterion_would_take(small: Any, context: Any) -> None:
+def test_zero_filters_are_removed_before_those_of_lowest_score(small: Any, context: Any) -> None:
     for block in small.blocks:
         block.conv1.weight.data.fill_(1.0)  # the zero filter is the farthest from the geometric median
         block.conv1.weight.data[3] = 0.0
@@ -161,6 +161,6 @@ def test_what_is_zero_goes_before_what_the_criterion_would_take(small: Any, cont
         ({"criterion": APoZ()}, "APoZ reads activations"),
     ],
 )
-def test_what_cannot_be_is_an_error(settings: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_errors(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         soft(**settings)

@@ -33,7 +33,7 @@ def test_one_step_shortens_filters_then_the_weights_that_read_them(small: Any, c
     assert torch.equal(small.stem.weight, stem)  # a stage, and levels=[filter]
 
 
-def test_a_channel_without_filter_or_without_reader_goes_first(small: Any, context: Any) -> None:
+def test_a_channel_without_filter_or_reader_is_removed_first(small: Any, context: Any) -> None:
     for block in small.blocks:
         block.conv1.weight.data[:2] = 0.0
         block.conv2.weight.data[:, 2] = 0.0
@@ -58,7 +58,7 @@ def test_depth_is_a_group_of_each_whole_convolution(small: Any, context: Any) ->
     assert torch.allclose(weight, expected)
 
 
-def test_nothing_reads_noise_in_the_end_and_what_carries_the_class_stays(signals: Any) -> None:
+def test_noise_is_unread_at_the_end_and_class_channels_are_kept(signals: Any) -> None:
     network, kept = signals(SSL(Budget(params=0.3), filters=0.0, channels=0.1))
     read = network[5].weight.norm(dim=0)
     others = [channel for channel in range(10) if channel not in (2, 7)]

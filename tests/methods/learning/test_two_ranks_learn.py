@@ -42,7 +42,7 @@ def alone() -> dict[str, Any]:
 
 
 @pytest.mark.ddp
-def test_two_ranks_learn_and_decide_what_one_does(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+def test_two_ranks_learn_and_decide_as_one(ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
     assert alone
     for name, expected in alone.items():
         for seen in ranks:

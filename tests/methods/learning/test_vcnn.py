@@ -80,9 +80,7 @@ def test_channels_that_carry_the_class_keep_their_scale_and_noise_loses_it(signa
     assert network[1].weight[others].abs().max() < 0.02  # tau
 
 
-def test_a_channel_that_nothing_reads_follows_the_divergence_alone(
-    learn: Any, small: Any, context: Any
-) -> None:
+def test_an_unread_channel_follows_only_the_divergence(learn: Any, small: Any, context: Any) -> None:
     norms, trained = [block.norm1 for block in small.blocks], slice(3, None)
     for block in small.blocks:
         block.conv2.weight.data[:, trained] = 0.0
@@ -122,6 +120,6 @@ def test_redundant_channels_are_counted_by_both_thresholds(small: Any, context: 
 @pytest.mark.parametrize(
     ("settings", "message"), [({"strength": -1}, "strength=-1"), ({"deviation": 0}, "deviation=0")]
 )
-def test_what_cannot_be_is_an_error(settings: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_errors(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         vcnn(**settings)

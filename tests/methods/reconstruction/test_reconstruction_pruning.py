@@ -66,7 +66,7 @@ def test_the_error_falls_against_plain_removal(rule: Rule, plain: nn.Module) -> 
 
 
 @rules
-def test_outputs_that_go_themselves_need_no_care(rule: Rule, plain: nn.Module) -> None:
+def test_removed_outputs_are_not_adjusted(rule: Rule, plain: nn.Module) -> None:
     method, before = pruning(rule), plain.conv2.weight.detach().clone()
     context = method.context(plain, IMAGES[:1], BATCHES)
     method.reconstruct(context, context.graph.plan({"conv1": [0, 2], "conv2": [1, 3, 4, 5]}))
@@ -112,7 +112,7 @@ def without_loss(rule: Rule, model: nn.Sequential, kept: list[int] | None = None
 
 
 @pytest.mark.parametrize("rule", [ThiNet("selection"), ChannelPruning(), Subspace()])
-def test_of_duplicated_filters_one_goes_without_any_loss(rule: Rule) -> None:
+def test_one_of_duplicated_filters_is_removed_without_loss(rule: Rule) -> None:
     model = chain(nn.ReLU())
     combine(model, 3, 0)
     combine(model, 6, 4)
@@ -133,7 +133,7 @@ def test_contributions_that_cancel_go_together_without_any_loss() -> None:
 
 
 @pytest.mark.parametrize("rule", [ChannelPruning(), Subspace()])
-def test_a_linearly_dependent_map_goes_without_any_loss(rule: Rule) -> None:
+def test_a_linearly_dependent_map_is_removed_without_loss(rule: Rule) -> None:
     model = chain(nn.Identity())
     combine(model, 3, 0, 1)
     combine(model, 6, 4, 5)
@@ -142,7 +142,7 @@ def test_a_linearly_dependent_map_goes_without_any_loss(rule: Rule) -> None:
 
 
 @pytest.mark.parametrize("behind", ["bias", "norm", "nothing"])
-def test_a_map_that_another_gives_but_for_a_constant_goes_without_any_loss(behind: str) -> None:
+def test_a_map_that_equals_another_except_for_a_constant_is_removed_without_loss(behind: str) -> None:
     """Map 3 is twice map 0, plus 1: the constant goes into the bias of the reader or the normalisation behind it."""
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(5) if behind == "norm" else nn.Identity()
@@ -200,7 +200,7 @@ def test_a_resumed_run_adjusts_alike(plain: nn.Module) -> None:
     assert torch.equal(first.head.weight, second.head.weight)
 
 
-def test_groups_that_nothing_plain_reads_stay_whole() -> None:
+def test_groups_without_an_ordinary_reader_are_not_pruned() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(2, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Flatten(),

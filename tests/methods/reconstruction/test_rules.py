@@ -67,7 +67,7 @@ def test_a_score_is_the_error_that_is_left_without_the_channel_and_all_below_it(
     assert np.allclose(scores, [1 / 14, 1, 5 / 14, 0])
 
 
-def test_the_lasso_takes_weights_as_they_are_or_of_norm_one() -> None:
+def test_the_lasso_uses_weights_unscaled_or_of_norm_one() -> None:
     # Orthogonal contributions of energy 4.41, 4, 3.24. Channel 1 reads a loud map with small weights: with |W_i| = 1
     # its regressor is the largest, so that it enters first; with the weights as they are the largest energy does.
     maps, weights = np.diag([1.0, 4.0, 2.0]), np.array([2.1, 0.5, 0.9])
@@ -89,7 +89,7 @@ def test_the_lasso_order_is_that_of_coordinate_descent() -> None:
 
 
 @pytest.mark.parametrize("rule", [ThiNet("selection"), ChannelPruning()])
-def test_of_a_pair_of_equal_contributions_one_goes_first(rule: ThiNet) -> None:
+def test_one_of_two_equal_contributions_is_removed_first(rule: ThiNet) -> None:
     columns = samples(5)
     columns = np.concatenate([columns, columns[:, [2]]], axis=1)
     scores = rule.score(reading(columns))
@@ -140,7 +140,7 @@ def test_each_cluster_keeps_its_medoid(planes: np.ndarray) -> None:
     assert medoid(np.array([[1.0, 0.1, 0.6], [0.1, 1, 0.7], [0.6, 0.7, 1]]), np.arange(3)) == 2
 
 
-def test_what_others_express_scores_least(planes: np.ndarray) -> None:
+def test_maps_expressed_by_others_have_the_lowest_scores(planes: np.ndarray) -> None:
     scores = Subspace().score(reading(planes))
     assert int(np.argmax(scores)) == 6 and scores[6] == pytest.approx(1)
     assert scores[:6].max() < 0.3

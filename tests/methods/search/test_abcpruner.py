@@ -152,7 +152,7 @@ def test_candidates_keep_random_channels_that_the_seed_decides(residual: nn.Modu
     assert order(order="l1") == pytest.approx(norms.tolist())
 
 
-def test_without_a_trainer_it_says_what_to_give(residual: nn.Module, batches: Any) -> None:
+def test_the_message_without_a_trainer_names_the_argument(residual: nn.Module, batches: Any) -> None:
     method = ABCPruner(HALF, TRAINING)
     with pytest.raises(UserError, match="train_candidate="):
         method.decide(method.context(residual, batches[0][0][:1], batches, validation=batches))

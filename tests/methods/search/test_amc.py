@@ -53,7 +53,7 @@ def test_the_facts_of_groups_by_hand(walls: Walls) -> None:
     assert group_facts(walls.space).tolist() == [[0, 0, 0, 0, 1, 1, 1], [1, 0, 1, 1, 0, 0, 0]]
 
 
-def test_what_is_removed_and_what_can_be_by_hand(walls: Walls) -> None:
+def test_removed_and_removable_costs_by_hand(walls: Walls) -> None:
     """The smallest widths are 1 of 4 and 2 of 5 (a quarter, rounded up)."""
     assert walls.narrowest.tolist() == [1, 2]
     removed, rest = walls.costs(walls.narrowest, 0)
@@ -76,21 +76,21 @@ def test_the_walls_of_the_first_group_by_hand(walls: Walls, action: float, width
     assert row.tolist() == [width, 2] and taken == width / 4
 
 
-def test_the_last_group_uses_what_the_budget_leaves(walls: Walls) -> None:
+def test_the_last_group_uses_the_rest_of_the_budget(walls: Walls) -> None:
     """54 + 2 b + 2 b <= 69: b = 3."""
     for action in (0.0, 0.7, 1.0):
         row, taken = walls.limited(np.array([2, 2]), 1, action)
         assert row.tolist() == [2, 3] and taken == 0.6
 
 
-def test_a_lower_bound_that_is_too_much_for_the_budget_gives_way() -> None:
+def test_a_lower_bound_too_large_for_the_budget_is_ignored() -> None:
     method = AMC(Budget(flops=0.3), lower=0.9, min_keep=0.1)
     context = context_of(method, chain())
     plan = method.decide(context)
     assert context.graph.cost.flops(plan) <= 0.3 * context.graph.cost.flops()
 
 
-def test_channels_that_are_read_with_larger_weights_stay() -> None:
+def test_channels_read_with_larger_weights_are_kept() -> None:
     network = chain()
     method = AMC(HALF)
     scores = method.ranking(context_of(method, network)).channels
@@ -145,7 +145,7 @@ def test_the_search_ends_when_the_policy_repeats() -> None:
 
 
 @pytest.mark.slow
-def test_the_agent_learns_what_is_rewarded() -> None:
+def test_the_agent_learns_the_rewarded_action() -> None:
     """One step; the reward is largest at an action of 0.3."""
     agent = DDPG(2, 1, AgentSettings(actor_lr=1e-3, discount=0.0, memory=400), seed=0)
     state = np.array([[0.5, 1.0]])
@@ -210,7 +210,7 @@ def test_blocks_are_errors() -> None:
         AMC(HALF, levels=["block"])
 
 
-def test_a_candidate_is_a_candidate_of_its_own_widths() -> None:
+def test_candidates_cost_almost_the_budget() -> None:
     method = AMC(HALF, episodes=5, warmup=2, agent=AgentSettings(batch_size=2))
     context = context_of(method, chain())
     space = WidthSpace.of(context, method.ranking(context))

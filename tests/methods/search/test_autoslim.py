@@ -175,7 +175,7 @@ def test_a_method_that_has_not_learned_decides_nothing(residual: nn.Module) -> N
         AutoSlim(HALF).decide(context_of(residual, batches()))
 
 
-def test_without_held_out_images_it_says_what_to_give(residual: nn.Module) -> None:
+def test_the_message_without_held_out_images_names_the_argument(residual: nn.Module) -> None:
     method = AutoSlim(HALF)
     context = method.context(residual, batches()[0][0][:1])
     method.begin(context)
@@ -195,7 +195,9 @@ def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_superfluous_channels_go_and_needed_ones_stay(known: Any, learned_widths: Any, seed: int) -> None:
+def test_superfluous_channels_are_removed_and_needed_ones_kept(
+    known: Any, learned_widths: Any, seed: int
+) -> None:
     widths = learned_widths(AutoSlim(Budget(flops=0.6), seed=seed), known(seed, lr=0.005), epochs=8)
     assert widths["0"] >= 7  # of 8
     assert widths["3"] <= 20  # of 32

@@ -22,7 +22,7 @@ def test_statistics_are_the_mean_over_batches_in_any_order() -> None:
     assert norm.momentum == 0.1 and not norm.training
 
 
-def test_weights_and_other_layers_stay_as_they_are() -> None:
+def test_weights_and_other_layers_are_unchanged() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.9), nn.BatchNorm2d(4)).train()
     images = torch.randn(8, 3, 4, 4)
     weights = [parameter.clone() for parameter in network.parameters()]
@@ -31,5 +31,5 @@ def test_weights_and_other_layers_stay_as_they_are() -> None:
     assert torch.allclose(network[2].running_mean, network[0](images).mean(dim=(0, 2, 3)), atol=1e-6)
 
 
-def test_a_network_without_running_statistics_is_left_alone() -> None:
+def test_a_network_without_running_statistics_is_unchanged() -> None:
     adapt_batch_norm(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)), [torch.randn(2, 3, 4, 4)])

@@ -79,7 +79,7 @@ def test_smallest_filters_go_first(plain: nn.Module) -> None:
     assert removed and norms[kept].min() > norms[removed].max()
 
 
-def test_what_no_class_needs_goes_and_what_every_class_needs_stays() -> None:
+def test_unneeded_channels_are_removed_and_needed_ones_kept() -> None:
     """The class is the brightest of four input channels; of the first layer's eight channels four are idle."""
     network = nn.Sequential(
         nn.Conv2d(4, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4, 4)

@@ -92,9 +92,7 @@ def test_a_killed_search_ends_like_an_unbroken_one(
 
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - TRAINED))
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_channels_that_no_class_needs_go_and_those_that_all_need_stay(
-    name: str, seed: int, known: Any
-) -> None:
+def test_unneeded_channels_are_removed_and_needed_ones_kept(name: str, seed: int, known: Any) -> None:
     """Of group "3" half of the channels are copies or noise; all of group "0" are needed. See ``Known``."""
     module = known(seed)
     method = METHODS[name](Budget(flops=0.65), seed=seed)

@@ -63,7 +63,7 @@ def test_logits_of_zero_start_far_below_the_middle() -> None:
     assert float(chains.expected()[0]) == pytest.approx(19.98, abs=0.01)
 
 
-def test_the_grid_takes_equal_shares_among_the_allowed_widths() -> None:
+def test_the_grid_has_equal_shares_among_the_allowed_widths() -> None:
     assert grid(np.arange(16, 1, -1), 4).tolist() == [4, 8, 12, 16]
     assert grid(np.array([16, 8]), 4).tolist() == [8, 16]
     assert grid(np.array([5]), 10).tolist() == [5]

@@ -219,7 +219,7 @@ def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_superfluous_channels_go_and_needed_ones_stay(known: Any, seed: int) -> None:
+def test_superfluous_channels_are_removed_and_needed_ones_kept(known: Any, seed: int) -> None:
     """Trained from scratch. The uniform network has 6 of the 8 needed channels, and 25 of 32; see ``Known``."""
     module = known(seed)
 

@@ -61,7 +61,7 @@ def test_the_seed_decides(resnet20: Any) -> None:
 
 
 @pytest.mark.parametrize("keep", [0.95, 0.2])
-def test_where_hardly_any_draw_meets_the_budget_rates_are_scaled(resnet20: Any, keep: float) -> None:
+def test_rates_are_scaled_if_too_few_draws_meet_the_budget(resnet20: Any, keep: float) -> None:
     found = space(resnet20, keep)
     rows = sampler(draws=4096).draw(found)
     fractions = found.costs(rows) / found.scale

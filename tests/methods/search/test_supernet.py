@@ -58,7 +58,7 @@ def test_the_sandwich_loss_by_hand(context: PruningContext) -> None:
         assert torch.allclose(buffer, buffers[name]), name
 
 
-def test_the_full_network_learns_from_targets_alone(context: PruningContext) -> None:
+def test_the_full_network_learns_only_from_targets(context: PruningContext) -> None:
     """No gradient of the distillation reaches the teacher."""
     supernet, model = Supernet.by_importance(context), context.model
     loss = supernet.sandwich(model, (IMAGES, TARGETS), [supernet.full], functional.cross_entropy)

@@ -52,7 +52,7 @@ def test_every_run_has_the_command_that_repeats_it(study: StudyFolder) -> None:
     assert "epochs: 5" in row["settings"]
 
 
-def test_text_of_records_is_no_markup(study: StudyFolder) -> None:
+def test_text_of_records_is_not_markup(study: StudyFolder) -> None:
     study.finished("</script><script>alert(1)</script>", key="a")
 
     page = page_of(study)
@@ -73,7 +73,7 @@ def test_nothing_is_loaded_from_elsewhere(study: StudyFolder) -> None:
     assert not re.search(r"@[A-Z]+@", own)
 
 
-def test_what_is_not_in_the_tables_is_listed(study: StudyFolder) -> None:
+def test_runs_missing_in_the_tables_are_listed(study: StudyFolder) -> None:
     study.failed("l1")
     study.write("cut/record.json", '{"schema": 1, "status": "fin')
     study.write("running/config.yaml", "seed: 0\n")

@@ -168,7 +168,7 @@ def test_a_row_has_one_learning_curve_with_a_band(study: StudyFolder, opened: Op
     assert page.locator("[data-figure=curves] .legendtext").all_text_contents() == list(curves)[1:]
 
 
-def test_there_is_no_empty_card(study: StudyFolder, opened: Open) -> None:
+def test_panels_without_data_are_left_out(study: StudyFolder, opened: Open) -> None:
     study.finished("l1")
     page = opened(study.path)
     see_everything(page)

@@ -110,7 +110,7 @@ class KeepsTheBest(nn.Module):
         return self.last(F.relu(layer(torch.cat([best, places[first]]))))
 
 
-def test_the_trial_takes_the_decisions_of_the_full_run(exactly: Callable[..., Any]) -> None:
+def test_the_trial_repeats_the_decisions_of_the_full_run(exactly: Callable[..., Any]) -> None:
     thinned = exactly(KeepsTheBest(), torch.randn(1, 3, 9, 9))
     assert {group.name for group in thinned.graph.groups} >= {"features"}
     assert len(thinned.graph.groups) == 2

@@ -242,7 +242,7 @@ def test_thirty_percent_of_every_group(exactly: Callable[..., Any], name: str) -
     assert thinned.graph.cost.params(thinned.plan) < 0.7 * thinned.graph.cost.params()
 
 
-def test_a_size_that_is_written_out_freezes_its_group_alone(exactly: Callable[..., Any]) -> None:
+def test_a_constant_size_freezes_only_its_group(exactly: Callable[..., Any]) -> None:
     thinned = exactly(Generator(), torch.randn(2, 5))
     assert list(thinned.frozen) == ["first"]
     assert thinned.frozen["first"].startswith("view has a constant size")
@@ -272,7 +272,7 @@ class Remembers(nn.Module):
         return self.last(F.relu(self.first(x) + self.kept[place]))
 
 
-def test_what_a_network_keeps_between_calls_is_no_constant(exactly: Callable[..., Any]) -> None:
+def test_values_cached_between_calls_are_not_constants(exactly: Callable[..., Any]) -> None:
     model, images = Remembers().eval(), torch.randn(2, 3, 4, 4)
     with torch.no_grad():
         model(images)

@@ -81,7 +81,7 @@ WRAPPED: dict[str, Callable[[Tensor, Tensor], Any]] = {
 
 
 @pytest.mark.parametrize("kind", WRAPPED)
-def test_what_is_given_out_stays(thin: Callable[..., Any], kind: str) -> None:
+def test_outputs_are_kept(thin: Callable[..., Any], kind: str) -> None:
     images = torch.randn(2, 3, 8, 8)
     thinned = thin(Backbone(WRAPPED[kind]), images)
     assert [group.name for group in thinned.graph.groups] == ["b"]
@@ -100,7 +100,7 @@ def test_what_is_given_out_stays(thin: Callable[..., Any], kind: str) -> None:
         (lambda early, late: iter([early, late]), "list_iterator"),
     ],
 )
-def test_what_cannot_be_looked_into_is_an_error(wrap: Callable[..., Any], kind: str) -> None:
+def test_an_unreadable_container_is_an_error(wrap: Callable[..., Any], kind: str) -> None:
     with pytest.raises(UserError, match=f"returns a {kind}, in which prunelab cannot find tensors"):
         prunelab.analyze(Backbone(wrap), torch.randn(1, 3, 8, 8))
 

@@ -99,7 +99,7 @@ def test_an_attribute_of_a_child_whose_method_is_called(exact: Callable[..., Any
     assert pruning.model[0].shift.shape == (8, 8, pruning.model[0].layer.out_channels)
 
 
-def test_an_attribute_that_equals_a_width_by_chance_is_left_alone(exact: Callable[..., Any]) -> None:
+def test_an_attribute_that_equals_a_width_by_chance_is_not_changed(exact: Callable[..., Any]) -> None:
     class Chance(Reads):
         def __init__(self) -> None:
             super().__init__(8)

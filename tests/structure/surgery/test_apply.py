@@ -25,7 +25,7 @@ def small() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5))
 
 
-def test_what_is_kept_is_kept_to_the_bit() -> None:
+def test_kept_weights_are_bit_identical() -> None:
     model = small()
     before = copy.deepcopy(model)
     plan = prunelab.analyze(model, IMAGES).plan({"0": [1, 4], "3": [0, 3]})
@@ -107,7 +107,7 @@ def test_removed_weights_are_not_kept_in_memory() -> None:
         assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
-def test_channels_last_stays_channels_last(random_plan: Callable[..., PruningPlan]) -> None:
+def test_channels_last_is_preserved(random_plan: Callable[..., PruningPlan]) -> None:
     plain = build("cifar_resnet20", 10, shortcut="B").eval()
     model = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     plan = random_plan(prunelab.analyze(plain, IMAGES), seed=0)
@@ -143,7 +143,7 @@ class Block(nn.Module):
 
 
 @pytest.mark.parametrize("dropped", [["1"], ["2"], ["1", "2"], []])
-def test_a_layer_shared_with_a_dropped_block_is_cut_for_the_one_that_stays(
+def test_a_layer_shared_with_a_dropped_block_is_cut_for_the_kept_one(
     prune: Callable[..., Any], dropped: list[str]
 ) -> None:
     shared = nn.Conv2d(8, 6, 3, padding=1)

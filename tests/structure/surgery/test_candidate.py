@@ -66,7 +66,7 @@ def test_nothing_is_shared_with_the_full_network(lively: Callable[..., nn.Module
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_shared_modules_and_weights_stay_shared(share: bool) -> None:
+def test_shared_modules_and_weights_remain_shared(share: bool) -> None:
     twice = nn.Linear(6, 6)
     tied = nn.Linear(6, 6)
     tied.weight = twice.weight
@@ -81,7 +81,7 @@ def test_shared_modules_and_weights_stay_shared(share: bool) -> None:
     assert torch.equal(pruned(images), apply(copy.deepcopy(model), plan)(images))
 
 
-def test_what_stays_whole_or_lies_side_by_side_is_memory_of_the_full_network() -> None:
+def test_uncut_and_contiguous_tensors_are_views_of_the_full_network() -> None:
     layers = [
         nn.Conv2d(3, 6, 3),
         nn.BatchNorm2d(6),

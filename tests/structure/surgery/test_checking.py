@@ -269,7 +269,7 @@ def test_an_exported_program_with_a_fixed_batch() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_buffers_that_a_pass_writes_stay_as_they_are(dtype: torch.dtype) -> None:
+def test_buffers_written_in_a_pass_are_restored(dtype: torch.dtype) -> None:
     class Counting(Body):
         def __init__(self) -> None:
             super().__init__(nn.Identity())

@@ -82,7 +82,7 @@ def a_gradient_with_a_graph(model: nn.Module, optimizer: Optimizer) -> Any:
     ids=["sgd", "momentum", "adamw"],
 )
 @pytest.mark.parametrize("build", [small, normalised])
-def test_training_goes_on_as_if_no_old_graph_were_alive(
+def test_training_continues_as_without_an_old_graph(
     keep: Callable[[nn.Module, Optimizer], Any],
     make: Callable[..., Optimizer],
     build: Callable[[], nn.Module],
@@ -236,7 +236,7 @@ STATEFUL: dict[str, Callable[..., Optimizer]] = {
 
 
 @pytest.mark.parametrize("name", STATEFUL)
-def test_an_old_optimizer_that_was_not_cut_is_refused_at_its_next_step(name: str) -> None:
+def test_the_next_step_of_an_optimizer_that_was_not_cut_is_an_error(name: str) -> None:
     model = small()
     optimizer = STATEFUL[name](model.parameters())
     step(model, optimizer)
@@ -249,7 +249,7 @@ def test_an_old_optimizer_that_was_not_cut_is_refused_at_its_next_step(name: str
     step(model, STATEFUL[name](model.parameters()))  # a new one
 
 
-def test_an_old_optimizer_without_state_goes_on_after_pruning() -> None:
+def test_an_old_optimizer_without_state_continues_after_pruning() -> None:
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     step(model, optimizer)

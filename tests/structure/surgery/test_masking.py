@@ -68,7 +68,7 @@ def test_a_pruned_network_computes_what_the_masked_one_computes(
 
 
 @pytest.mark.parametrize("name", ["cifar_resnet20", "resnet18", "test_efficientnet"])
-def test_blocks_alone(lively: Callable[..., nn.Module], name: str) -> None:
+def test_dropping_only_blocks(lively: Callable[..., nn.Module], name: str) -> None:
     images = torch.randn(2, 3, 32, 32)
     model = lively(build(name, 10), images)
     graph = prunelab.analyze(model, images)
@@ -276,7 +276,7 @@ def test_check_of_a_network_that_makes_tensors_itself(network: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_check_is_in_float64_whatever_the_network_is_in(dtype: torch.dtype) -> None:
+def test_check_is_in_float64_for_any_precision_of_the_network(dtype: torch.dtype) -> None:
     layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 3), nn.Flatten()]
     model = nn.Sequential(*layers).to(dtype)
     images = torch.randn(2, 3, 8, 8, dtype=dtype)
@@ -299,7 +299,7 @@ class PositionBias(nn.Module):
         return self.out((self.stem(x) + self.second(self.first(self.places).relu())).tanh())
 
 
-def test_what_is_computed_from_constants_is_masked_too(exact: Callable[..., Any]) -> None:
+def test_values_computed_from_constants_are_masked_too(exact: Callable[..., Any]) -> None:
     pruning = exact(PositionBias(), torch.randn(2, 12, 5))
     assert pruning.groups["first"] == ("filter", 8)
     assert {size for _, size in pruning.groups.values()} == {8, 6}

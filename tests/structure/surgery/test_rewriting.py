@@ -121,7 +121,9 @@ class Repeated(Attention):
         return x.reshape(B, N, C).reshape(B, N, C)
 
 
-def test_what_fails_in_a_module_alone_is_not_tried_on_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remedies_that_fail_in_the_module_are_not_tried_on_the_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def analysed() -> tuple[str, int]:
         model, runs = Transformer(Repeated), []
         model.register_forward_pre_hook(lambda *_: runs.append(1))
@@ -173,7 +175,7 @@ def test_copies_pickles_and_candidates_compute_the_same() -> None:
         torch.testing.assert_close(twin(TOKENS), expected, rtol=0, atol=0)
 
 
-def test_a_saved_network_comes_back(tmp_path: Path) -> None:
+def test_a_saved_network_can_be_loaded(tmp_path: Path) -> None:
     _, _, small = pruned()
     prunelab.save(small, tmp_path / "small")
     loaded = prunelab.load(tmp_path / "small", model=Transformer())
@@ -200,7 +202,7 @@ def test_two_rounds_are_their_composition() -> None:
     assert type(twice.first) is type(at_once.first)
 
 
-def test_a_dropped_block_takes_its_widths_along(prune: Callable[..., Any]) -> None:
+def test_the_widths_of_a_dropped_block_are_removed(prune: Callable[..., Any]) -> None:
     class Block(nn.Module):
         def __init__(self, width: int, num_heads: int) -> None:
             super().__init__()
@@ -279,7 +281,7 @@ def test_a_plan_for_a_class_without_source_is_an_error_before_anything_changes()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_source_that_needs_its_class_is_left_alone(exact: Callable[..., Any]) -> None:
+def test_a_source_that_needs_its_class_is_not_rewritten(exact: Callable[..., Any]) -> None:
     """``super()`` cannot be compiled outside its class: the heads are frozen, with the reason."""
 
     class Shifted(nn.Module):

@@ -212,7 +212,7 @@ def test_an_order_names_each_channel_once() -> None:
         SlicedNetwork(model, graph, {"layer1": [0] * 16})
 
 
-def test_autocast_gives_what_it_gives_the_candidate() -> None:
+def test_autocast_gives_the_outputs_of_the_candidate() -> None:
     model, graph = _made("resnet20")
     model, images = model.float(), IMAGES.float()
     widths = {group.name: max(1, group.size // 2) for group in graph.groups}

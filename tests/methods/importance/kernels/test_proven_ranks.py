@@ -49,7 +49,7 @@ def test_by_hand() -> None:
     st.integers(0, 2**32 - 1),
     st.booleans(),
 )
-def test_what_is_proven_is_right(width: int, taller: int, count: int, seed: int, near: bool) -> None:
+def test_proven_ranks_are_right(width: int, taller: int, count: int, seed: int, near: bool) -> None:
     """Singular values over 14 orders of magnitude, or all within a factor of 100 of the tolerance."""
     rng = np.random.default_rng(seed)
     tolerance = (width + taller) * EPS
@@ -85,7 +85,7 @@ def test_nan_and_infinity_are_not_proven() -> None:
     assert proven_ranks(matrices, 1e-6).tolist() == [1, -1, -1, -1]
 
 
-def test_threads_share_what_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_matrices_are_divided_among_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prunelab.methods.importance.kernels.proven_ranks.WORTH_A_THREAD", 1)
     matrices = np.random.default_rng(0).standard_normal((100, 6, 5)).astype(np.float32)
     matrices[::3, :, 1] = matrices[::3, :, 0]
@@ -94,7 +94,7 @@ def test_threads_share_what_is_much(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_nowhere_to_keep_what_was_compiled(tmp_path: Path) -> None:
+def test_no_folder_for_compiled_code(tmp_path: Path) -> None:
     """An installation that cannot be written to, and a user without a folder for caches."""
     code = (
         "import numba.core.caching as caching\n"
@@ -108,7 +108,7 @@ def test_nowhere_to_keep_what_was_compiled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 1), (3, 2)])
-def test_no_proof_takes_infinity_for_a_number(shape: tuple[int, int]) -> None:
+def test_infinity_is_never_proven(shape: tuple[int, int]) -> None:
     """Also for maps of one column, whose sum of squares is infinite but not NaN."""
     matrices = np.full((1, *shape), np.inf, np.float32)
     assert proven_ranks(matrices, shape[0] * EPS).tolist() == [-1]

@@ -41,7 +41,7 @@ def test_a_chain_has_one_group_for_each_hidden_convolution(exact: Callable[..., 
     }
 
 
-def test_the_output_of_the_network_stays_whole(exact: Callable[..., Any]) -> None:
+def test_the_output_of_the_network_is_not_pruned(exact: Callable[..., Any]) -> None:
     pruning = exact(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 5)), IMAGES)
     assert {group.name: (group.size, group.frozen) for group in pruning.graph.frozen} == {
         "2": (5, "output of the network")
@@ -52,7 +52,7 @@ def test_a_single_layer_has_nothing_to_prune(exact: Callable[..., Any]) -> None:
     assert exact(nn.Conv2d(3, 4, 3), IMAGES).groups == {}
 
 
-def test_hidden_layers_of_one_channel_are_left_alone(exact: Callable[..., Any]) -> None:
+def test_hidden_layers_of_one_channel_are_not_pruned(exact: Callable[..., Any]) -> None:
     assert exact(nn.Sequential(conv(3, 1), nn.ReLU(), conv(1, 6), *head(6)), IMAGES).groups == {
         "2": ("filter", 6)
     }
@@ -162,7 +162,7 @@ def test_a_module_registered_twice_is_cut_once(exact: Callable[..., Any]) -> Non
     assert pruning.model[2] is pruning.model[3]
 
 
-def test_weights_tied_between_two_layers_stay_tied(exact: Callable[..., Any]) -> None:
+def test_weights_tied_between_two_layers_remain_tied(exact: Callable[..., Any]) -> None:
     first, second = conv(8, 8), conv(8, 8)
     second.weight = first.weight
     pruning = exact(
@@ -207,7 +207,7 @@ def test_a_linear_layer_on_transposed_tokens_keeps_its_roles(exact: Callable[...
     assert {("mixer.weight", 0, "producer", 1), ("mixer.bias", 0, "bias", 1)} <= pruning.slices("mixer")
 
 
-def test_products_of_two_activations_freeze_what_they_contract(
+def test_products_of_two_activations_freeze_the_contracted_channels(
     exact: Callable[..., Any], network: Any
 ) -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
@@ -290,7 +290,7 @@ def test_embeddings_make_channels(exact: Callable[..., Any], network: Any) -> No
     ids=str,
 )
 @pytest.mark.parametrize("channels", [1, 4, 16])
-def test_another_number_of_channels_is_no_input(layer: nn.Module, channels: int) -> None:
+def test_another_number_of_channels_is_an_error(layer: nn.Module, channels: int) -> None:
     """The meta device accepts any number of them in a transposed convolution."""
     model = nn.Sequential(layer, nn.ReLU(), nn.Conv2d(6, 3, 1))
     with pytest.raises(UserError, match=f"{channels} channels instead"):

@@ -87,7 +87,7 @@ def test_a_learned_first_state(exact: Callable[..., Any], network: Callable[...,
     assert {name: size for name, (_, size) in exact(made, SERIES).groups.items()} == {"layer": 10}
 
 
-def test_projections_stay(exact: Callable[..., Any]) -> None:
+def test_projections_are_frozen(exact: Callable[..., Any]) -> None:
     pruning = exact(Reader(nn.LSTM(8, 10, proj_size=6, batch_first=True), 6), SERIES)
     assert set(pruning.groups) == {"stem"}
     assert all("layer.proj_size must stay below hidden_size" in reason for reason in pruning.frozen.values())

@@ -84,7 +84,7 @@ def test_the_mean_of_everything_as_a_second_output_freezes(exact: Callable[..., 
 
 
 @pytest.mark.parametrize("largest", [lambda x: x.amax(1, keepdim=True), lambda x: x.max(1, keepdim=True)[0]])
-def test_spatial_attention_makes_what_it_pools_inexact(
+def test_channels_pooled_by_spatial_attention_are_inexact(
     inexact: Callable[..., Any], network: Any, largest: Reduce
 ) -> None:
     def forward(net: Any, x: Tensor) -> Tensor:

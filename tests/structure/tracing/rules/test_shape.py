@@ -192,7 +192,7 @@ def test_channels_that_a_constant_slice_drops_can_go(exact: Callable[..., Any], 
     ],
     ids=["every second", "the first", "one"],
 )
-def test_channels_picked_by_position_stay(
+def test_channels_selected_by_position_are_kept(
     exact: Callable[..., Any], network: Any, forward: Forward, channels: int, operator: str
 ) -> None:
     pruning = exact(network(forward, stem=conv(3, 6), conv=conv(6, 8), out=conv(channels, 2)), IMAGES)

@@ -36,7 +36,7 @@ def conv(inputs: int, outputs: int, **arguments: Any) -> nn.Conv2d:
     ],
     ids=lambda layer: type(layer).__name__,
 )
-def test_places_change_and_channels_stay(exact: Callable[..., Any], layer: nn.Module) -> None:
+def test_rearrangements_of_places_keep_channels(exact: Callable[..., Any], layer: nn.Module) -> None:
     pruning = exact(nn.Sequential(conv(3, 8), layer, nn.ReLU(), conv(8, 2)), IMAGES)
     assert pruning.groups == {"0": ("filter", 8)}
 
@@ -62,7 +62,7 @@ def test_pixel_unshuffle_makes_four_channels_of_one(exact: Callable[..., Any]) -
     assert ("3.weight", 1, "consumer", 4) in pruning.slices("0")
 
 
-def test_padded_channels_stay(exact: Callable[..., Any], network: Any) -> None:
+def test_padded_channels_are_kept(exact: Callable[..., Any], network: Any) -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         return net.out(F.relu(F.pad(net.conv(x), (0, 0, 0, 0, 2, 3))))
 
