@@ -1,11 +1,11 @@
-"""Starts the prunelab command again and again in forks of one process, which spares each start its imports.
+"""Starts the prunelab command again and again in forks of one process, which avoids the imports of each start.
 
 Not a test by itself: tests/cli/conftest.py starts it, writes one JSON object a line to it, and reads one back:
 
     {"start": [words], "folder": ..., "output": ..., "die_in_write": n or null}  ->  {"pid": ...}
     {"wait": pid}  ->  {"status": exit code, or minus the signal that ended it}
 
-Every start is the leader of a process group of its own, in which its workers are too.
+Every start is the leader of a process group, which contains its workers.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def die_in_write(number: int) -> None:
 
 
 def prepare() -> None:
-    """Import what a start would import; workers are forks too, and nothing is timed for long."""
+    """Import the modules of a start; workers are forks as well, and timing is short."""
     torch.set_num_threads(1)
     for name in IMPORTED_LATE:
         importlib.import_module(name)
@@ -97,7 +97,7 @@ def prepare() -> None:
 
 
 def _at_once(measure: Callable[..., Any], *arguments: Any) -> Any:
-    """As many milliseconds, from as few passes as can be."""
+    """The same times from the fewest possible passes."""
     networks, image_shape, batch_size, device, memory_format, *_ = arguments
     return measure(networks, image_shape, batch_size, device, memory_format, seconds=0.0)
 

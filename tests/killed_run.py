@@ -1,6 +1,6 @@
 """Runs the configuration in a JSON file, and dies at a named point: python killed_run.py CONFIG POINT
 
-Not a test by itself: it is started by test_experiment.py, which sees what is left.
+Not a test by itself: test_experiment.py starts it and reads the remaining files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prunelab.training.checkpoints import CheckedCheckpoints
 
 
 def die_after(owner: type, name: str) -> None:
-    """The process kills itself, as nobody can prevent, when ``owner.name`` has returned once."""
+    """The process kills itself with SIGKILL when ``owner.name`` has returned once."""
     original: Callable[..., Any] = getattr(owner, name)
 
     def deadly(*args: Any, **kwargs: Any) -> None:

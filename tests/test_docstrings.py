@@ -1,4 +1,4 @@
-"""The examples in the docstrings of all public names give what they show."""
+"""The examples in the docstrings of all public names have the shown output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import prunelab
 
 FINDER = doctest.DocTestFinder(recurse=False)
 NAMES = {"copy": copy, "prunelab": prunelab, "torch": torch, "nn": nn, "np": np}
-"""What the examples may use without importing it."""
+"""Names that the examples may use without importing them."""
 
 
 def examples(name: str) -> list[doctest.DocTest]:

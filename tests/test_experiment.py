@@ -1,4 +1,4 @@
-"""A run from its configuration to its record, and what is left of it when it is interrupted."""
+"""A run from its configuration to its record, and its files after an interruption."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LEASE_S = 1.5
 
 
 def files(folder: Path) -> dict[str, int]:
-    """Every file below ``folder`` and when it was last changed."""
+    """Every file below ``folder`` and the time of its last change."""
     return {
         str(file.relative_to(folder)): file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()
     }
@@ -283,7 +283,7 @@ def test_a_recovery_that_diverges_fails(smallest: Configure) -> None:
 def test_weights_that_become_infinite_between_trainings_make_no_record(
     smallest: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the cause: here the last step before the figures."""
+    """For any cause; here the last step before the figures."""
     config = smallest()
     recover = rounds._recover
 
@@ -367,5 +367,5 @@ def test_two_processes_do_a_sweep_together(smallest: Configure, tmp_path: Path) 
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that are started here do not fight for the cores."""
+    """Processes that are started here use one thread."""
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")

@@ -1,4 +1,4 @@
-"""What ``import prunelab`` offers: every public name, without importing torch before one is used."""
+"""The names of ``import prunelab``: every public name, without an import of torch before the first use."""
 
 from __future__ import annotations
 

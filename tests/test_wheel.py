@@ -39,7 +39,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(site: Path, program: str, folder: Path) -> str:
-    """What a Python program prints that runs in ``folder`` with the installed wheel."""
+    """The output of a Python program that runs in ``folder`` with the installed wheel."""
     environment = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(
         [sys.executable, "-c", program],

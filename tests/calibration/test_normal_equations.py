@@ -1,4 +1,4 @@
-"""Least squares from sums, on problems of which all candidate solutions are computed one by one."""
+"""Least squares from sums, on problems whose candidate solutions are computed one by one."""
 
 from __future__ import annotations
 

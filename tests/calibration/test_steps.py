@@ -1,4 +1,4 @@
-"""Calibration steps on networks whose result is known beforehand."""
+"""Calibration steps on networks with a known result."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def settled(model: nn.Module, images: Tensor, seed: int = 0) -> nn.Module:
 
 
 def pair_of(model: nn.Module, kept: Mapping[str, Sequence[int]], images: Tensor, batch: int = 16) -> Pair:
-    """The network and what is left of it if these groups keep these channels alone."""
+    """The network, and the network pruned to these channels of these groups."""
     plan = analyze(model, images[:1]).plan(kept)
     pruned = apply(copy.deepcopy(model), plan)
     return Pair(model, pruned, plan, list(images.split(batch)), images[:1])
@@ -113,7 +113,7 @@ def mobile(kernel: int = 1) -> nn.Sequential:
 def test_a_channel_of_scale_zero_is_removed_without_loss_by_the_bias_step(images: Tensor) -> None:
     model = settled(mobile(), images)
     model[1].weight.data[2] = 0.0
-    model[1].bias.data[2] = 0.9  # so that it is not 0 behind the activation functions
+    model[1].bias.data[2] = 0.9  # so that it is not 0 after the activation functions
     model[4].weight.data[2], model[4].bias.data[2] = 0.1, 2.0
     pair = pair_of(model, {"0": [0, 1, 3, 4, 5]}, images)
     assert difference(pair, images) > 1e-3
@@ -165,7 +165,7 @@ def test_least_squares_reproduces_layers_that_read_duplicates(
         model[0].bias.data[twin] = 1.5 * model[0].bias.data[original]
     group = analyze(model, images[:1]).groups[0]
     left = [channel for channel in range(group.size) if channel != 2]
-    if isinstance(reader, nn.Sequential) and isinstance(reader[0], nn.Conv2d):  # the twin's filters, too
+    if isinstance(reader, nn.Sequential) and isinstance(reader[0], nn.Conv2d):  # also the twin's filters
         model[2][0].weight.data[2] = model[2][0].weight.data[0]
         model[2][0].bias.data[2] = 0.0
         model[2][0].bias.data[0] = 0.0

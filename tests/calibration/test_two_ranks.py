@@ -1,4 +1,4 @@
-"""Two ranks that share the images calibrate, and score, as one process does."""
+"""Two ranks that share the images calibrate and score like one process."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def batches() -> list[tuple[Tensor, None]]:
 
 
 def results(rank: int = 0, ranks: int = 1) -> dict[str, Tensor]:
-    """Weights after each step, and the scores of the criteria, as seen by a rank."""
+    """Weights after each step, and the scores of the criteria, on a rank."""
     full = network()
     graph = analyze(full, torch.zeros(1, 3, 10, 10))
     plan = graph.plan({group.name: list(range(group.size - 2)) for group in graph.groups})

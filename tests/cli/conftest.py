@@ -1,4 +1,4 @@
-"""Sweeps as a user starts them, many times over."""
+"""Sweeps, started many times as by a user."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STUDY = (
 
 @dataclass(frozen=True)
 class Started:
-    """A start of the command: its process, which leads a group of its own, and what it prints."""
+    """A start of the command: its process, the leader of a process group, and its output."""
 
     pid: int
     output: Path
@@ -62,7 +62,7 @@ class Sweeps:
         study: Sequence[str] | None = None,
         die_in_write: int | None = None,
     ) -> Started:
-        """Begin in ``folder``; with ``die_in_write`` all its processes die in that write to the disk.
+        """Start in ``folder``; with ``die_in_write`` all its processes die in that write to the disk.
 
         ``study`` stands for STUDY and its images.
         """
@@ -87,7 +87,7 @@ class Sweeps:
         return started.said()
 
     def close(self) -> None:
-        """Of what a failed test has left running nothing stays."""
+        """End all processes that a failed test has left."""
         for pid in self._running:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
@@ -123,7 +123,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweeps]:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a command ended."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str

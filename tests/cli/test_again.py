@@ -1,4 +1,4 @@
-"""A repeated run gives the results of its record."""
+"""A repeated run has the results of its record."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_settings_are_changed() -> None:
 
 
 def test_copies_of_a_setting_change_with_it() -> None:
-    """A recorded configuration is resolved: budget.flops alone would be without any effect."""
+    """A recorded configuration is resolved: budget.flops without its copies would have no effect."""
     before = configure(["method=l1", "budget.flops=0.5", "seed=1", "budget.min_keep=0.2"])
     after = changed(before, ["budget.flops=0.4", "seed=2", "levels=[filter]", "data.seed=7"])
     expected = configure(

@@ -1,4 +1,4 @@
-"""The configuration is found, composed and resolved; mistakes get one line with the nearest names."""
+"""The configuration is found, composed and resolved; the message of a mistake is one line with the nearest names."""
 
 from __future__ import annotations
 

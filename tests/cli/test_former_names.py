@@ -34,7 +34,7 @@ def test_on_the_command_line(warnings: pytest.LogCaptureFixture) -> None:
 
 
 def test_in_a_file_of_a_user(warnings: pytest.LogCaptureFixture) -> None:
-    """A method that was written for the former names: it refers to them, and sets one."""
+    """A method with the former names: it refers to them, and sets one."""
     composed = OmegaConf.create(
         {
             "exclude": [],

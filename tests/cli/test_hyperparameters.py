@@ -1,4 +1,4 @@
-"""hydra/sweeper=optuna: what it searches, by what it judges, and that it goes on where it was."""
+"""hydra/sweeper=optuna: the searched values, the objective, and the continuation of a search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep that is killed again and again ends like one that nobody disturbed."""
+"""A sweep that is killed repeatedly ends like an undisturbed one."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ RUNS = (
 NUMBER_OF_RUNS = 4
 LAUNCHERS = ((), ("hydra/launcher=local", "hydra.launcher.jobs=2"))
 WRITES = 14
-"""At most so many files and folders reach the disk before the deadly one; a run syncs about 40."""
+"""Largest number of files and folders that reach the disk before the deadly one; a run syncs about 40."""
 
 TIMES = ("timings", "started", "finished", "latency_ms", "git")
 
 
 def without_times(values: Any) -> Any:
-    """A record but for what differs from one run to the next: times, and the code if somebody is editing it."""
+    """A record without the fields that differ between runs: times, and the state of the code."""
     if isinstance(values, dict):
         return {name: without_times(value) for name, value in values.items() if name not in TIMES}
     return [without_times(value) for value in values] if isinstance(values, list) else values
@@ -43,7 +43,7 @@ def without_times(values: Any) -> Any:
 
 @dataclass
 class Study:
-    """What is in the folder of one sweep: finished runs and baselines must never change again."""
+    """The content of the folder of one sweep: finished runs and baselines must never change."""
 
     folder: Path
     seen: dict[Path, bytes] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Study:
         return self.folder / "outputs"
 
     def results(self) -> dict[Path, Any]:
-        """By their place in the folder: records but for times, and the bytes of all else that a run leaves."""
+        """By path in the folder: records without times, and the bytes of all other files of a run."""
         found: dict[Path, Any] = {}
         for file in sorted((self.root / "tests").glob("*/record.json")):
             found[file.relative_to(self.root)] = without_times(json.loads(file.read_text()))
@@ -69,7 +69,7 @@ class Study:
         return found
 
     def nothing_was_done_twice(self) -> None:
-        """What was finished before is what it was, to the byte, times included."""
+        """Finished runs and baselines are unchanged, to the byte, including times."""
         for file, content in self.seen.items():
             assert file.read_bytes() == content, file
         for pattern in ("tests/*/record.json", "baselines/*/metrics.json"):
@@ -77,7 +77,7 @@ class Study:
         assert not list(self.root.rglob("failure.json"))
 
     def left_over(self) -> list[Path]:
-        """What only an unfinished run or baseline needs."""
+        """Files that only an unfinished run or baseline needs."""
         return [
             path
             for path in self.root.glob("*/*/**/*")
@@ -86,7 +86,7 @@ class Study:
 
 
 def kill(started: Started, moment: random.Random) -> None:
-    """The sweep and every worker at once, or first the sweep and then those that it has left behind."""
+    """Kill the sweep and all workers at once, or first the sweep and then the remaining workers."""
     if moment.random() < 0.5:
         with suppress(ProcessLookupError):
             os.kill(started.pid, signal.SIGKILL)

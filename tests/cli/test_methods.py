@@ -12,7 +12,7 @@ from prunelab.methods.about import About
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.slow  # all methods are made once
+pytestmark = pytest.mark.slow  # all methods are created once
 
 
 @pytest.fixture(scope="module")

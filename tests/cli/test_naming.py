@@ -1,4 +1,4 @@
-"""A row is named after what ran."""
+"""A row is named after the classes that ran."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prunelab command: what it prints, where it writes, how it ends."""
+"""The prunelab command: its output, its files, and its end."""
 
 from __future__ import annotations
 

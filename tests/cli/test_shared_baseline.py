@@ -1,4 +1,4 @@
-"""Of many processes that need one baseline, one makes it."""
+"""One of many processes that need a baseline trains it."""
 
 from __future__ import annotations
 

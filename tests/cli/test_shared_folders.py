@@ -1,4 +1,4 @@
-"""A study of somebody else: whatever lies in its folders, prunelab-report runs no code of theirs."""
+"""An untrusted study: prunelab-report runs no code from any file in its folders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILES = (
     "config.yaml", "curves.csv", "failure.json", "model.safetensors", "plan.json", "contents.json", "record.json",
     "run.log", "rounds/1/decision.json", "rounds/1/search.pt", "rounds/1/a-b/epoch-0001.ckpt",
 )  # fmt: skip
-"""What a run can have in its folder."""
+"""Files that the folder of a run can contain."""
 
 
 def test_pickles_and_yaml_tags_are_not_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,7 +40,7 @@ def test_pickles_and_yaml_tags_are_not_executed(tmp_path: Path, capsys: pytest.C
     }
     for kind, content in attacks.items():
         for name in FILES:
-            # Every file alone in a folder that is a run, and all of them together.
+            # Each file alone in the folder of a run, and all of them together.
             for folder in (study.path / f"{kind}-{name.replace('/', '-')}", study.path / f"{kind}-all"):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)

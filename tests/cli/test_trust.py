@@ -1,4 +1,4 @@
-"""A record that somebody else wrote runs none of their code."""
+"""An untrusted record runs no code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Bomb:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of work, with everything that an attacker could have sent along with a record."""
+    """The working folder, with everything that an attacker could send with a record."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     touch = f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n"
@@ -75,7 +75,7 @@ def record(config: dict[str, Any]) -> str:
 
 
 def changed(key: str, value: Any) -> dict[str, Any]:
-    """The configuration of a run with one value exchanged, or added."""
+    """The configuration of a run with one value replaced or added."""
     config = configure(["budget.flops=0.5", "method=taylor"])
     *parents, last = key.split(".")
     node = config

@@ -1,4 +1,4 @@
-"""Small image folders, made by the tests."""
+"""Small image folders, written by the tests."""
 
 from __future__ import annotations
 

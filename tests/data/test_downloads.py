@@ -1,4 +1,4 @@
-"""CIFAR-10 and Fashion-MNIST, on made-up files in their own formats and without a network."""
+"""CIFAR-10 and Fashion-MNIST, on artificial files in their formats, without a network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prunelab.errors import UserError
 
 
 def write_cifar10(root: Path, per_file: int = 20) -> np.ndarray:
-    """Files as CIFAR-10 has them; returns the pixels of the first training file, (N, 3, 32, 32)."""
+    """Writes files in the format of CIFAR-10; returns the pixels of the first training file, (N, 3, 32, 32)."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def write_cifar10(root: Path, per_file: int = 20) -> np.ndarray:
 
 
 def write_fashion_mnist(root: Path, images: int = 40) -> np.ndarray:
-    """Files as Fashion-MNIST has them; returns the training pixels, (N, 28, 28)."""
+    """Writes files in the format of Fashion-MNIST; returns the training pixels, (N, 28, 28)."""
     folder = root / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (images, 28, 28), dtype=np.uint8)
@@ -167,7 +167,7 @@ def test_packed_files_are_unpacked(
     data.prepare_data()
     data.setup()
     assert (len(data.train), len(data.test)) == (30, 40)
-    for name, content in packed_fashion_mnist.items():  # they are the user's and stay
+    for name, content in packed_fashion_mnist.items():  # files of the user are kept
         assert (root / place / name).read_bytes() == content
     assert len(list(root.rglob("*.gz"))) == 4
     assert not list(root.glob(".download-*"))

@@ -15,7 +15,7 @@ def test_permutation_is_fixed_by_its_key():
     assert sorted(permutation(100, 3, 1)) == list(range(100))
     assert np.array_equal(permutation(100, 3, 1), permutation(100, 3, 1))
     assert not np.array_equal(permutation(100, 3, 1), permutation(100, 3, 2))
-    # The stream of PCG64 is part of numpy's promise: these values hold on every machine.
+    # numpy guarantees the stream of PCG64: these values are the same on every machine.
     assert permutation(6, 0).tolist() == [3, 2, 1, 0, 4, 5]
 
 
@@ -68,7 +68,7 @@ def test_evaluation_batches_hold_every_image_once_in_order():
 @pytest.mark.parametrize("count", [2, 3, 8])
 def test_ranks_share_a_training_epoch_fairly(images: int, batch_size: int, count: int):
     if images < batch_size * count and images % count:
-        return  # refused, see below
+        return  # an error, see below
     orders = ranks(count, indices=np.arange(images), batch_size=batch_size, shuffle_seed=1)
     batches = [order.batches(epoch=2) for order in orders]
     seen = [int(index) for part in batches for batch in part for index in batch]

@@ -1,4 +1,4 @@
-"""What tests/devices/test_pretended.py runs in a process of its own: every step of a run on a pretended device."""
+"""Tests that tests/devices/test_pretended.py runs in a separate process: every step of a run on a pretended device."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_method_decides_on_another_device(name: str, network: nn.Module, batch
 
 @pytest.mark.parametrize("side", [6, 40])
 def test_ranks_are_those_of_the_cpu(side: int) -> None:
-    """Also of maps that are decomposed on the CPU, as they are too wide for the batched routines of a GPU."""
+    """Also of maps that are too wide for the batched routines of a GPU, and are decomposed on the CPU."""
     torch.manual_seed(0)
     maps = torch.randn(20, side, side).relu()
     maps[::2] = torch.randn(10, side, 2) @ torch.randn(2, side)
@@ -107,7 +107,7 @@ def test_ranks_are_those_of_the_cpu(side: int) -> None:
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_calibration_step_ends_as_on_the_cpu(name: str, network: nn.Module, batches: Any) -> None:
-    """As far as its steps are taken on the device of the images."""
+    """For the steps that run on the device of the images."""
     short = {"distil": Distil(steps=3), "blockwise": Blockwise(steps=3)}
     graph = prunelab.analyze(network, EXAMPLE)
     plan = graph.plan(kept={group.name: list(range(0, group.size, 2)) for group in graph.groups})

@@ -2,7 +2,7 @@
 
 Inside ``pretended_device()`` a tensor moved to ``DEVICE`` behaves like one in the memory of a GPU: an operator that
 combines it with a CPU tensor raises an error, and so does ``numpy()``. Scalars and index tensors may stay on the CPU,
-as with CUDA. So a test on a machine without a GPU finds code that leaves a tensor on the wrong device.
+as with CUDA. A test on a machine without a GPU therefore finds code that leaves a tensor on the wrong device.
 
 The device is torch's "private use" one with the guards for backends written in Python (torch 2.9 and newer).
 """
@@ -22,7 +22,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "pretended"
 aten = torch.ops.aten
-_setup_privateuseone_for_python_backend(NAME)  # once a process; other tests see no difference
+_setup_privateuseone_for_python_backend(NAME)  # once per process; no effect on other tests
 DEVICE = torch.device(NAME, 0)
 
 MAY_MIX = {
@@ -109,7 +109,7 @@ class _Operators(TorchDispatchMode):
 
 
 class _Constructors(TorchFunctionMode):
-    """Functions that read or make values below the dispatcher go by way of a CPU tensor."""
+    """Functions that read or create values below the dispatcher use a CPU tensor."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -131,7 +131,7 @@ class _Constructors(TorchFunctionMode):
 
 @contextmanager
 def pretended_device() -> Iterator[torch.device]:
-    """Inside, tensors and networks can be moved ``.to(DEVICE)``."""
+    """Context in which tensors and networks can be moved ``.to(DEVICE)``."""
     swaps = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(
         True

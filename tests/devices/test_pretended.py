@@ -1,4 +1,4 @@
-"""No step of a run leaves a tensor on the wrong device: simulated, because most machines that test have no GPU."""
+"""No step of a run leaves a tensor on the wrong device: simulated, because most test machines have no GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TESTS = Path(__file__).with_name("on_pretended_device.py")
 
 
 def test_every_step_of_a_run_on_a_pretended_device() -> None:
-    """In a process of its own: torch registers a device for the life of a process."""
+    """In a separate process, because torch registers a device for the lifetime of a process."""
     backends = importlib.import_module("torch.utils.backend_registration")
     if not hasattr(backends, "_setup_privateuseone_for_python_backend"):
         pytest.skip(f"torch {torch.__version__} has no devices written in Python (2.9 has)")

@@ -1,4 +1,4 @@
-"""Tests for a GPU run on the processor, so that the first of them on a GPU does not fail over a renamed function."""
+"""Tests for a GPU, run on the processor, so that renamed functions are found without a GPU."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced code block: its language, the file that it is the content of, if it has a title, and its text."""
+    """A fenced code block: its language, its title (the name of a file with this content), if any, and its text."""
 
     language: str
     title: str

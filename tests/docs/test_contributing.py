@@ -1,4 +1,4 @@
-"""A criterion that is added as described in CONTRIBUTING.md needs the two files shown there only."""
+"""A criterion that is added as described in CONTRIBUTING.md needs only the two files shown there."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, module: str, *arguments: str) -> str:
-    """What ``python -m module`` prints in the copy; it must succeed."""
+    """The output of ``python -m module`` in the copy; it must succeed."""
     environment = {**os.environ, "PYTHONPATH": str(folder / "src")}
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -64,7 +64,7 @@ def test_the_generated_parts_are_refreshed_by_a_command(copy: Path) -> None:
 
 @pytest.mark.slow
 def test_the_laws_of_methods_are_tested_with_it(copy: Path) -> None:
-    """The tests find the YAML file by themselves; they pass."""
+    """The tests find the YAML file automatically, and pass."""
     printed = run(
         copy,
         "pytest",

@@ -1,4 +1,4 @@
-"""The reference of keys has every key of conf/, its default as written and its comment."""
+"""The reference of keys contains every key of conf/, with its default as written and its comment."""
 
 from __future__ import annotations
 

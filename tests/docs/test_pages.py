@@ -1,4 +1,4 @@
-"""The code on the pages runs, the commands can be composed, and the links lead somewhere."""
+"""The code on the pages runs, the commands can be composed, and the linked files exist."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCRIPTS = tomllib.loads((pages.ROOT / "pyproject.toml").read_text())["project"][
 
 @pytest.mark.parametrize("name", NAMES)
 def test_python_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks of a page run in their order, in one module; a block with a title is a file beside it."""
+    """The blocks of a page run in their order, in one module; a block with a title is a file in the same folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     module = ModuleType("page")
@@ -56,7 +56,7 @@ def test_pages_have_commands() -> None:
 def test_command_is_understood(
     name: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Choices and keys of ``prunelab`` are composed, nothing runs; of other commands the flags and targets exist."""
+    """Choices and keys of ``prunelab`` are composed without a run; flags and targets of other commands exist."""
     monkeypatch.chdir(tmp_path)
     program, *rest = words
     if program == "prunelab":
@@ -125,7 +125,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_demo_table_is_the_record() -> None:
-    """The table shown is the one that the demo wrote."""
+    """The table on the page is that of the demo."""
     text = (pages.ROOT / "docs/tutorial.md").read_text()
     shown = text.split("<!-- demo table: experiments/demo/table.md -->")[1].split(
         "<!-- end of demo table -->"

@@ -1,4 +1,4 @@
-"""Accuracies against counts by hand."""
+"""Accuracies, compared with counts by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 class Ranking(nn.Module):
-    """Answers with the logits that are the images; with nonsense in train mode."""
+    """The logits are the images; in training mode they are wrong."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.flatten(1) * (-1 if self.training else 1)

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 class Sleeper(nn.Module):
-    """Takes a known time, and records its calls."""
+    """A network that takes a known time and records its calls."""
 
     def __init__(self, name: str, seconds: float, calls: list[str]) -> None:
         super().__init__()

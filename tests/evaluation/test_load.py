@@ -39,13 +39,13 @@ def busy(seconds: float) -> None:
 @linux
 @pytest.mark.slow
 def test_the_load_of_another_process_is_measured() -> None:
-    """The difference between the two measurements: other processes of the machine count in both."""
+    """The difference between the two measurements, because other processes of the machine are part of both."""
     lowest = min(_cores(BUSY_S) for _ in range(3))
     with spinning_process():
         highest = max(_cores(BUSY_S) for _ in range(3))
 
     assert highest >= 0.3
-    assert highest > lowest or lowest > 1  # a machine that is full anyway
+    assert highest > lowest or lowest > 1  # other processes use all cores
 
 
 def _cores(seconds: float) -> float:
@@ -57,7 +57,7 @@ def _cores(seconds: float) -> float:
 
 @linux
 def test_this_process_does_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With a made-up /proc/stat, in which the busy time of all cores is that of this process."""
+    """With an artificial /proc/stat, in which the busy time of all cores is that of this process."""
     monkeypatch.setattr(load.os, "sched_getaffinity", lambda process: {0})
     stat = tmp_path / "stat"
     monkeypatch.setattr(load, "STAT", stat)

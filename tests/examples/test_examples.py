@@ -1,4 +1,4 @@
-"""Every example runs, and the notebook prints what it is stored with."""
+"""Every example runs, and the notebook prints its stored outputs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_notebook_prints_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stored(cell: dict[str, Any]) -> str:
-    """What the notebook shows below a cell."""
+    """The output of a cell that the notebook stores."""
     streams = [output for output in cell["outputs"] if output["output_type"] == "stream"]
     assert streams == cell["outputs"] and all(output["name"] == "stdout" for output in streams)
     return "".join("".join(output["text"]) for output in streams)

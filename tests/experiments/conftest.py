@@ -16,7 +16,8 @@ PICTURES = 8
 
 @pytest.fixture(scope="session")
 def imagenet_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ILSVRC-2012 as to its folders: 1000 classes, of each two training images and one test image (8 JPEGs in all)."""
+    """The folders of ILSVRC-2012: 1000 classes, with two training images and one test image each (8 different
+    JPEGs)."""
     root = tmp_path_factory.mktemp("imagenet")
     pictures = [root / f"{number}.JPEG" for number in range(PICTURES)]
     _fill(root, pictures, classes=1000, size=(48, 56), images=2)
@@ -32,7 +33,7 @@ def cifar_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _fill(root: Path, pictures: list[Path], classes: int, size: tuple[int, int], images: int) -> None:
-    """Training images and one test image of each class, all of them links to a few random pictures."""
+    """Training images and one test image of each class, all links to a few random pictures."""
     random = np.random.default_rng(0)
     for picture in pictures:
         Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(picture)

@@ -54,7 +54,7 @@ def test_a_row_has_the_budget_that_was_published_and_the_baseline_of_all(row: st
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all rows write, so that they share the baseline."""
+    """The output folder of all rows, so that they share the baseline."""
     return tmp_path_factory.mktemp("cifar10_resnet56")
 
 

@@ -1,4 +1,4 @@
-"""The committed records are those of this version, and their tables are those that are committed beside them."""
+"""The committed records are those of this version, and their tables are the committed ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECORDS = sorted(EXPERIMENTS.rglob("record.json"))
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_the_tables_follow_from_the_records(study: str, tmp_path: Path) -> None:
-    """The same rows in the same order, and the same value in each column that the committed table has."""
+    """The same rows in the same order, and the same value in each column of the committed table."""
     assert main([str(EXPERIMENTS / study / "records"), "--out", str(tmp_path)]) == 0
     made, committed = (_rows(folder / "table.csv") for folder in (tmp_path, EXPERIMENTS / study))
     assert [{name: row[name] for name in committed[0]} for row in made] == committed

@@ -26,7 +26,7 @@ MODULES = ("gpu", "gpu_networks", "gpu_timing", "gpu_training", "scoring", "timi
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Runs a trial with arguments; gives the record."""
+    """Runs a trial with arguments; returns the record."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     compile_with = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, **_: compile_with(self, backend="eager"))

@@ -39,7 +39,7 @@ sys.exit(int(os.environ.get("STATUS", 0)))
 
 @pytest.fixture
 def study(tmp_path: Path) -> object:
-    """Runs the script with a ``prunelab`` that notes its arguments; gives the exit code and these."""
+    """Runs the script with a ``prunelab`` that records its arguments; returns the exit code and the arguments."""
     (tmp_path / "prunelab").write_text(STAND_IN.format(python=sys.executable))
     (tmp_path / "prunelab").chmod(0o755)
     (tmp_path / "weights.safetensors").write_bytes(b"")
@@ -96,7 +96,7 @@ def minutes_of(setup: Setup) -> float:
     trainings = [each.training for each in setup.recipe.rounds(setup.budget.keep)]
     if isinstance(method, LearningMethod):
         trainings.append(method.training)
-        if method.eager:  # a second pass of as many images
+        if method.eager:  # a second pass of the same number of images
             seconds += method.training.epochs * TRAIN_IMAGES * 2 / eager
             trainings.pop()
     for training in filter(None, trainings):
@@ -142,7 +142,7 @@ def test_a_row_runs_from_images_to_its_record(tmp_path: Path) -> None:
     arguments = [str(SCRIPT), "images", "weights.safetensors", "20", *tiny]
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     variables = {**os.environ, "PATH": path, "ROWS": "l1_28", "OMP_NUM_THREADS": "1"}
-    for again in (False, True):  # the second time the record is there
+    for again in (False, True):  # the second time the record exists
         done = subprocess.run(
             arguments, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=1800, check=False
         )

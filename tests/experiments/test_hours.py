@@ -33,7 +33,7 @@ def test_the_cost_of_a_row_follows_from_its_configuration() -> None:
     specification = importlib.util.spec_from_file_location("hours", ROOT / "experiments/hours.py")
     assert specification and specification.loader
     module = importlib.util.module_from_spec(specification)
-    sys.modules["hours"] = module  # where dataclasses look for it
+    sys.modules["hours"] = module  # dataclasses search for it there
     specification.loader.exec_module(module)
     found = module.hours("table2", "sfp_42", 312e12 * 0.2, {})
     images, held_out = 1_281_167, 12_812

@@ -1,4 +1,4 @@
-"""The published figures are those that were printed, and what was computed from them follows from them."""
+"""The published figures are the printed ones, and the computed figures follow from them."""
 
 from __future__ import annotations
 

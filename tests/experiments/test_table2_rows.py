@@ -1,4 +1,4 @@
-"""Every row of Table 2 goes through a whole run, with a ResNet-50 and 1000 classes: one batch of everything."""
+"""A whole run of every row of Table 2, with a ResNet-50 and 1000 classes: one batch per pass."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LESS = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs write, beside random weights that stand for torchvision's, which would be downloaded."""
+    """The output folder, with random weights in place of torchvision's, which would be downloaded."""
     folder = tmp_path_factory.mktemp("table2")
     network = build("resnet50", num_classes=1000, in_chans=3, image_size=(32, 32))
     save_file(

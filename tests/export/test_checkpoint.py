@@ -137,7 +137,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 class Bomb:
-    """Unpickling it would be noticed."""
+    """Exits when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return exec, ("raise SystemExit('a checkpoint was executed')",)
@@ -182,7 +182,7 @@ def test_a_damaged_file(
 
 
 def test_exchanged_files(tmp_path: Path, sound: dict[str, bytes]) -> None:
-    """Two networks of the same shapes: the weights of one do not go with the plan of the other."""
+    """Two networks of the same shapes: the weights of one do not match the plan of the other."""
     model = thinned(build("cifar_resnet20", 10), torch.randn(1, 3, 16, 16))
     other = prunelab.save(model, tmp_path / "other") / WEIGHTS
     rejected(tmp_path, {**sound, WEIGHTS: other.read_bytes()}, "truncated, exchanged or edited")

@@ -1,4 +1,4 @@
-"""The names of the classes, the normalisation and the size of images travel with a saved network."""
+"""The names of the classes, the normalisation and the size of images are saved with a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saved networks from somebody else: no code is run, and no memory is allocated for what does not fit."""
+"""Untrusted saved networks: no code is run, and no memory is allocated for networks that do not fit."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_descriptions_of_huge_networks_are_errors_in_little_memory(tmp_path: Pat
 def test_nothing_is_built_for_weights_that_do_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network whose shapes differ from the header is only ever on the meta device."""
+    """A network whose shapes differ from the header is built only on the meta device."""
     prunelab.save(build("lenet5", 10, in_chans=1), tmp_path)
     rewrite(tmp_path, lambda page: page["origin"]["arguments"].update(num_classes=4000))
     devices = set()

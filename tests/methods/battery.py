@@ -1,7 +1,7 @@
-"""What the laws of all methods share: every choice of conf/method, small networks and images, and how one decides.
+"""Common parts of the laws of all methods: every choice of conf/method, small networks and images, and decisions.
 
-A new YAML file in conf/method is tested by existing. Run as ``python battery.py RANK STORE FOLDER`` it is one of two
-processes, and writes what each method that needs no training decided.
+A new YAML file in conf/method is tested automatically. Run as ``python battery.py RANK STORE FOLDER`` it is one of two
+processes, and writes the decision of each method that needs no training.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
 EXAMPLE = torch.zeros(1, 2, 6, 6)
 
 SMALL = {"candidates": 4, "draws": 3000, "tolerance": 0.3, "epochs": 1, "validation_images": 40}
-"""Settings that make a method quick, for methods that have them."""
+"""Settings that make a method fast, for methods that have them."""
 
 SMALL_SEARCH: dict[str, dict[str, Any]] = {
     "abcpruner": {"training": None, "sources": 3, "cycles": 1},
@@ -81,7 +81,7 @@ def learns(name: str) -> bool:
 
 
 def decides_untrained(name: str) -> bool:
-    """Whether a method decides about a network on which it has not learned."""
+    """Whether a method decides without a learning fit."""
     return getattr(class_of(name), "decides_untrained", True)
 
 
@@ -151,7 +151,7 @@ def with_copies(network: nn.Module, originals: Sequence[int], copies: Sequence[i
 
 
 class TwoHalves(nn.Module):
-    """Channels that sit at two positions of the tensor that the next layer reads: relu(h) and relu(-h), in one of two
+    """Channels at two positions of the tensor that the next layer reads: relu(h) and relu(-h), in one of two
     orders. Both orders compute the same function."""
 
     def __init__(self, swapped: bool) -> None:
@@ -214,7 +214,7 @@ def decided(method: PruningMethod, network: nn.Module) -> PruningPlan:
 
 
 def answers() -> dict[str, str]:
-    """For each method that needs no training a digest of its plan and of the weights that it left (six digits)."""
+    """For each method that needs no training a digest of its plan and of the resulting weights (six digits)."""
     found = {}
     for name in METHODS:
         if learns(name):

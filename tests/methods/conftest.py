@@ -186,11 +186,11 @@ def toy_graph() -> Callable[..., Any]:
 
 
 class Known(pl.LightningModule):
-    """A network whose right widths are known: all 8 channels of group "0" are needed, of the 32 of group "3" 16 are.
+    """A network with known right widths: all 8 channels of group "0" and 16 of the 32 of group "3" are needed.
 
-    Class c < 8 of 16 makes input channel c bright, class c + 8 makes it dark. The first layer passes the 8 channels on,
-    in the linear part of its ReLU. The second one computes both signs of each (16 channels), 8 weaker copies and 8
-    channels of almost nothing. Images are (N, 8, 4, 4).
+    Class c < 8 of 16 makes input channel c bright, class c + 8 makes it dark. The first layer copies the 8 channels, in
+    the linear part of its ReLU. The second one computes both signs of each (16 channels), 8 weaker copies and 8
+    channels that are almost zero. Images are (N, 8, 4, 4).
     """
 
     def __init__(self, seed: int, lr: float) -> None:
@@ -224,7 +224,7 @@ class Known(pl.LightningModule):
         return functional.cross_entropy(self.net(batch[0]), batch[1])
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        """Nothing: the held-out images are for methods."""
+        """Does nothing: the held-out images are for methods."""
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), self.lr, momentum=0.9)
@@ -241,7 +241,7 @@ class Known(pl.LightningModule):
 
 @pytest.fixture
 def known() -> Callable[..., Known]:
-    """(seed, lr) -> the module of ``Known``; with a rate of almost 0 its weights stay what they are."""
+    """(seed, lr) -> the module of ``Known``; with a rate of almost 0 its weights hardly change."""
     return lambda seed, lr=1e-9: Known(seed, lr)
 
 

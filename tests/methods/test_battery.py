@@ -1,4 +1,4 @@
-"""The laws that hold for every method of conf/method. A new YAML file is tested by existing."""
+"""The laws that hold for every method of conf/method. A new YAML file is tested automatically."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_method_that_must_learn_first_is_an_error_without(battery: ModuleType,
 
 @every_method
 def test_dead_channels_go_first(battery: ModuleType, name: str) -> None:
-    """By methods whose scores are a loss of any kind; a search and a training of one epoch may find other widths."""
+    """For methods whose scores are a loss of any kind; a search and a training of one epoch may find other widths."""
     method = battery.made(name, budget=("params", 0.76), levels=["filter"])
     judges = not isinstance(method, SearchMethod | LearningMethod)
     if not judges or (isinstance(method, ImportanceMethod) and not method.criterion.dead_first):

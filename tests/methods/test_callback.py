@@ -30,7 +30,7 @@ from prunelab.structure import PruningPlan
 
 
 class Unseen(pl.LightningModule):
-    """A convolutional network with functional ReLUs, written with no thought of pruning."""
+    """A convolutional network with functional ReLUs, written without regard to pruning."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -320,7 +320,7 @@ def test_a_user_method_is_one_class() -> None:
 
 
 class Regression(Unseen):
-    """Targets (N, 1): cross entropy of them is zero whatever the network does."""
+    """Targets (N, 1): their cross entropy is zero for any output of the network."""
 
     def __init__(self) -> None:
         super().__init__()

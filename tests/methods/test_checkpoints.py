@@ -28,7 +28,7 @@ from prunelab.methods import (
 
 
 class Body:
-    """What a LightningModule of either package shares."""
+    """The common part of a LightningModule of both packages."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Settings of methods on the command line, and the words that comments in conf/method offer."""
+"""Settings of methods on the command line, and those in comments of conf/method."""
 
 from __future__ import annotations
 

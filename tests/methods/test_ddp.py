@@ -1,4 +1,4 @@
-"""Two processes decide what one process decides, or stop together."""
+"""Two processes decide like one process, or stop together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """What the ranks saw."""
+    """The data of the ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     run = subprocess.run(

@@ -1,4 +1,4 @@
-"""The setting ``exclude``: names that are no groups, and a word instead of a list. What it does: ``test_battery``."""
+"""The setting ``exclude``: names that are not groups, and a word instead of a list. Its effect: ``test_battery``."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ READ_MAPS = [
     *(ImportanceMethod(criterion(), BUDGET) for criterion in (APoZ, Entropy, Taylor, HRank, PFA, NISP)),
     *(ReconstructionPruning(rule(), BUDGET) for rule in (ThiNet, ChannelPruning, Subspace)),
 ]
-"""Methods that read feature maps of the network as it is (not of candidates), in its precision (CURL: float64)."""
+"""Methods that read feature maps of the full network (not of candidates), in its precision (CURL: float64)."""
 
 
 def title(method: PruningMethod) -> str:

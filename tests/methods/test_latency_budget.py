@@ -1,4 +1,4 @@
-"""A latency budget: decided on a table, met by measurement, and an error where it cannot be met."""
+"""A latency budget: decided on a table, met by measurement, and an error if it cannot be met."""
 
 from __future__ import annotations
 

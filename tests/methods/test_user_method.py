@@ -1,4 +1,4 @@
-"""A criterion of the user's own on the command line: one file, named by method.module or by a YAML of its own."""
+"""A criterion of the user on the command line: one file, named by method.module or by a YAML file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every method of conf/method goes through a whole run on digits, from one baseline."""
+"""A whole run of every method of conf/method on digits, from one baseline."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_whole_run(outputs: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr("prunelab.steps.task.LATENCY_SECONDS", 0.0)  # half of the time, and no matter here
+    monkeypatch.setattr(
+        "prunelab.steps.task.LATENCY_SECONDS", 0.0
+    )  # takes half of the time and has no effect here
     words = (
         f"method={name}",
         *WORDS.get(name, ()),

@@ -1,7 +1,6 @@
-"""A user's script that Lightning runs as two processes: ``python two_ranks.py FOLDER``. Each rank writes what
-it saw.
+"""A user's script that Lightning runs as two processes: ``python two_ranks.py FOLDER``. Each rank writes its data.
 
-Imported, it gives the test the same module, loader and methods for one process.
+Imported, it provides the same module, loader and methods for one process.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def test_arguments_have_their_json_form() -> None:
 
 
 def test_rebuilding_never_downloads_weights() -> None:
-    # The tag names published weights; an origin does not ask for them, so no network is needed.
+    # The tag names published weights; an origin does not load them, so no network connection is needed.
     assert Origin("timm", "resnet18.a1_in1k", {"num_classes": 5}).build().num_classes == 5
 
 

@@ -71,7 +71,7 @@ def test_the_stages_on_both_sides_of_it_can_be_pruned() -> None:
     graph = prunelab.analyze(model, images)
     stages = [group for group in graph.groups if group.level == "stage"]
     assert [group.size for group in stages] == [16, 32, 64]
-    # Of 16 channels the even ones stay; of 32, those fed by 0, 1 and 2 (at 8, 9 and 10) and two zeros.
+    # Kept are the even ones of 16 channels, and of 32 those with sources 0, 1 and 2 (at 8, 9 and 10) and two zeros.
     plan = graph.plan({stages[0].name: range(0, 16, 2), stages[1].name: [0, 8, 9, 10, 31]})
     pruned = prunelab.apply(copy.deepcopy(model), plan)
     assert pruned.layer2[0].shortcut.source.tolist() == [8, 0, 8, 1, 8]

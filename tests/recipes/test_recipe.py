@@ -1,4 +1,4 @@
-"""How a budget is reached in rounds."""
+"""Budgets that are reached in rounds."""
 
 from __future__ import annotations
 

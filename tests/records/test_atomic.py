@@ -1,4 +1,4 @@
-"""A file is there as a whole or not at all."""
+"""A file exists completely or not at all."""
 
 from __future__ import annotations
 

@@ -33,7 +33,8 @@ with claimed(Path(sys.argv[1]), "it") as held:
     held.write(Path(sys.argv[1]) / "result", "of the first")
 """
 OTHER_MACHINE = ["unshare", "--uts", "sh", "-c", 'hostname another-machine && exec "$@"', "sh"]
-"""A process for which the kernel reports another host name: it cannot check whether a process of ours is alive."""
+"""A process for which the kernel reports another host name: it cannot check whether a process of this machine is
+alive."""
 
 
 @contextmanager
@@ -100,7 +101,7 @@ def test_a_file_system_that_keeps_locks_to_each_machine_does_not_let_two_in(
         caplog.at_level(logging.INFO, "prunelab"),
     ):
         threading.Timer(2 * LEASE_S, process.kill).start()
-        assert waited(tmp_path) > 2 * LEASE_S  # its life is seen; and then so is its silence
+        assert waited(tmp_path) > 2 * LEASE_S  # its renewals are noticed, and then their absence
     assert (
         "A process on another machine is working on the run abc, or worked on it until a minute ago"
         in caplog.text
@@ -146,7 +147,7 @@ def test_a_suspended_process_continues_if_there_was_no_other(
 def test_an_empty_lease_file_is_removed_when_a_lease_of_its_age_has_expired(
     tmp_path: Path, age: float
 ) -> None:
-    """A process leaves it that dies between creating and writing the file."""
+    """It remains if a process dies between creating and writing the file."""
     (tmp_path / ".lease").touch()
     os.utime(tmp_path / ".lease", (time.time() - age,) * 2)
     with holder(tmp_path, seconds=0, patience=10 * LEASE_S) as process:

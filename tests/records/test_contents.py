@@ -1,4 +1,4 @@
-"""What stands behind a name counts by its content."""
+"""Named contents are identified by their content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Constructors' defaults, read from source files, are those that Python would use."""
+"""Defaults of constructors, read from source files, are those of Python."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TARGETS = sorted(
         target
         for path in CONF.rglob("*.yaml")
         for target in re.findall(r"_target_:\s*(prunelab\.[\w.]+)", path.read_text())
-        if not target.startswith("prunelab.cli.")  # Hydra's, in no record
+        if not target.startswith("prunelab.cli.")  # classes for Hydra, not in records
     }
     | {NETWORK_SETTINGS}
 )
@@ -41,7 +41,7 @@ def test_they_are_those_of_the_signature(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_stable_name_leads_back_to_the_class(target: str) -> None:
-    """So a class may move within prunelab, and what recorded its former place still finds it."""
+    """A class may move within prunelab and is still found from records with its former path."""
     former = f"prunelab.a_former_place.{class_name(target)}"
     assert get_object(present_target(former)) is get_object(target)
 
@@ -93,7 +93,7 @@ def test_a_user_network_has_those_of_the_function_that_registers_it(module: str)
 
 
 def _signature(made: Any) -> Iterator[tuple[str, Any]]:
-    """The defaults of a class that hands ``**settings`` on to its bases, nearest class first."""
+    """The defaults of a class that passes ``**settings`` to its bases, nearest class first."""
     seen: set[str] = set()
     for each in made.__mro__:
         if "__init__" not in each.__dict__:
@@ -106,7 +106,7 @@ def _signature(made: Any) -> Iterator[tuple[str, Any]]:
             ):
                 seen.add(parameter.name)
                 default = parameter.default
-                # A dataclass shows a marker in place of the value that a factory makes.
+                # A dataclass has a marker in place of the value of a factory.
                 yield parameter.name, {} if repr(default) == "<factory>" else default
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return

@@ -1,4 +1,4 @@
-"""The key of a run changes with everything that can change its result, and with nothing else."""
+"""The key of a run changes with every setting that can change its result, and with no other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "model=timm": ("model.name=resnet18",),
     "baseline=file": (f"baseline.path={__file__}",),
 }
-"""What some choices cannot be composed without."""
+"""Settings that are required with some choices."""
 
 NO_SETTINGS = ("_target_", "_convert_")
 WITHOUT_EFFECT = {
@@ -49,7 +49,7 @@ def choices() -> list[str]:
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting that is no group, by its dotted name."""
+    """Every setting that is not a group, by its dotted name."""
     for name, each in value.items():
         inside = f"{place}.{name}" if place else name
         if isinstance(each, dict) and each:
@@ -69,7 +69,7 @@ def changed(config: Config, name: str, value: Any) -> Config:
 
 
 def another(value: Any) -> Any:
-    """Some other value of a setting, whatever it is."""
+    """Another value of a setting of any type."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
@@ -95,7 +95,7 @@ def test_every_setting_of_every_choice_counts_once(choice: str) -> None:
         ignored &= (choice, name) != (
             "trainer=ddp",
             "trainer.sync_batchnorm",
-        )  # counts with several processes
+        )  # part of the key with several processes
         assert (run_key(other) == key) == ignored, name
         shared = ignored or name.partition(".")[0] not in OF_THE_BASELINE
         assert (baseline_key(other) == of_baseline) == shared, name
@@ -104,7 +104,7 @@ def test_every_setting_of_every_choice_counts_once(choice: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", choices())
 def test_a_setting_at_the_default_of_its_class_is_as_good_as_none(choice: str) -> None:
-    """So an option can be added: configurations from before it existed keep their keys."""
+    """An option can be added: the keys of older configurations do not change."""
     config = configure([BUDGET, choice, *NEEDS.get(choice, ())])
     key = run_key(config)
 

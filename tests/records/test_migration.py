@@ -29,7 +29,7 @@ FORMER = {
 
 
 def former(config: dict[str, Any]) -> dict[str, Any]:
-    """``config`` as the version before the regrouping of the packages recorded it."""
+    """``config`` in the form of the version before the regrouping of the packages."""
     config = {**config, "trainer": {**config["trainer"], "sync_batchnorm": False}}  # the default then
     text = json.dumps(config).replace('"exclude"', '"whole"').replace('"min_keep"', '"floor"')
     for present, then in FORMER.items():
@@ -150,7 +150,7 @@ def test_the_baseline_of_a_run_is_found_again(study: Study) -> None:
 
 
 def _first_baseline_key(config: dict[str, Any]) -> str:
-    """As the first version had it, in its own words."""
+    """The key as computed by the first version."""
     import hashlib
 
     for name in FIRST_WITHOUT_EFFECT:

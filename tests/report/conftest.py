@@ -23,7 +23,7 @@ def network(top1: float, flops: int, milliseconds: tuple[float, float], top5: fl
 
 
 def identity(method: str, seed: int, keep: float) -> Values:
-    """What the record and the failure of a run have in common."""
+    """The common fields of the record and the failure of a run."""
     return {
         "schema": 1,
         "key": f"{method}-{keep}-{seed}",

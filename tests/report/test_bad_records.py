@@ -1,4 +1,4 @@
-"""A record that cannot be used is left out and named in every output; the others are shown."""
+"""An unusable record is left out and named in every output; the others are shown."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_the_names_of_the_columns_are_stable(study: StudyFolder) -> None:
 
     (line,) = lines_of(study)
 
-    # Other programs read these: a change here needs a word to the users.
+    # Other programs read these: announce a change to the users.
     names = """
         status model data method levels allocation resource keep divisor recipe settings
         seed_count seeds missing_seeds path error

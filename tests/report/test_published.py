@@ -1,4 +1,4 @@
-"""Published points beside measured rows, in every output."""
+"""Published points with measured rows, in every output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cluster for the tests of this folder. ``make test-slurm`` installs what it needs and runs them."""
+"""A cluster for the tests of this folder. ``make test-slurm`` installs its packages and runs them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 WANTED = "PRUNELAB_SLURM"
-"""Environment variable: the tests of this folder are to run, and to fail where Slurm is missing."""
+"""Environment variable: the tests of this folder are run, and fail if Slurm is missing."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,5 +36,5 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
             yield {**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
         finally:
             for process in UNDER_WAY:
-                process.kill()  # nothing happens to one that has ended
+                process.kill()  # no effect on an ended process
                 process.wait()

@@ -1,6 +1,6 @@
 """A Slurm cluster of one node, this machine, with its own keys, state and configuration in one folder.
 
-Nothing outside of that folder is touched, and no service manager is needed: the daemons are children of this process.
+Nothing outside this folder is changed, and no service manager is needed: the daemons are children of this process.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 @contextmanager
 def one_node_cluster(folder: Path) -> Iterator[dict[str, str]]:
-    """Start the cluster in the empty ``folder``; gives the environment in which Slurm's commands talk to it.
+    """Start the cluster in the empty ``folder``; yields the environment in which Slurm's commands use it.
 
-    At the end, whatever happened, its jobs are cancelled and its daemons ended.
+    At the end, also after an error, its jobs are cancelled and its daemons ended.
     """
     for name in ("state", "spool", "munge"):
         (folder / name).mkdir(mode=0o755)

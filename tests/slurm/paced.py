@@ -1,4 +1,4 @@
-"""A logger that makes each run of the sweep in test_sweep.py end in its own way; jobs import it by its name."""
+"""A logger with a different end for each run of the sweep in test_sweep.py; jobs import it by its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HURRY = "PRUNELAB_TEST_HURRY"
 """Environment variable: no run is slow, and none fails."""
 
 SECONDS = 8
-"""What an epoch of a slow run lasts: too long for all epochs of a recovery in a job of one minute."""
+"""Seconds of an epoch of a slow run: too long for all epochs of a recovery in a job of one minute."""
 
 
 class Paced(CsvLogger):

@@ -1,4 +1,4 @@
-"""A ``prunelab -m ... hydra/launcher=slurm`` under way, and what its user sees and does meanwhile."""
+"""A running ``prunelab -m ... hydra/launcher=slurm``, with its output and actions of its user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LAUNCHER = {"gpus": 0, "cpus": 1, "minutes": 1, "warning_s": 1, "poll_s": 1}
 SECONDS = 600
 
 UNDER_WAY: list[subprocess.Popen[bytes]] = []
-"""The commands that were started, so that none is left behind by a test that fails."""
+"""The started commands, so that none remains after a failed test."""
 
 
 class Sweep:
@@ -60,7 +60,7 @@ class Sweep:
         return found[1] if found else ""
 
     def wait_for(self, what: str, seen: Callable[[], object]) -> None:
-        """Jobs that went back into the queue need not wait for two minutes in it, as Slurm has it."""
+        """Requeued jobs do not wait for the two minutes of Slurm."""
         end = time.monotonic() + SECONDS
         while not seen():
             assert time.monotonic() < end, f"{what}: not in time\n{self.states()}\n{self.err}"

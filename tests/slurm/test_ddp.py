@@ -32,7 +32,7 @@ def test_a_job_with_two_processes(cluster: dict[str, str], tmp_path: Path) -> No
 
 
 def test_a_sweep_inside_a_job(cluster: dict[str, str], tmp_path: Path) -> None:
-    """Two processes that the user has started with srun walk through two runs together."""
+    """Two processes that the user has started with srun do two runs together."""
     srun = ["srun", "--ntasks=2", "--ntasks-per-node=2", "--kill-on-bad-exit=1", "--job-name=sweep"]
     command = [*srun, *PRUNELAB, "-m", *RUN, "method=l1", "seed=0,1", "study=inside"]
     done = subprocess.run(

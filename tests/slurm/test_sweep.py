@@ -1,4 +1,4 @@
-"""A sweep on a real cluster: one job is cancelled, one goes over its time limit, one fails, and none is lost."""
+"""A sweep on a real cluster: one job is cancelled, one exceeds its time limit, one fails, and none is lost."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def killed(cluster: dict[str, str], place: Path) -> Sweep:
 
 @pytest.fixture(scope="module")
 def endless(killed: Sweep, cluster: dict[str, str], place: Path) -> Sweep:
-    """Another sweep meanwhile, of one run that may reach its time limit once."""
+    """Another sweep at the same time, of one run that may reach its time limit once."""
     return Sweep(place, "endless", cluster, [*PACED, "method=fpgm", "hydra.launcher.restarts=0"])
 
 
@@ -134,7 +134,7 @@ def test_the_same_command_does_the_rest(sweep: Sweep, cluster: dict[str, str], p
 
 
 def test_an_interrupted_run_is_an_unbroken_one(sweep: Sweep, place: Path) -> None:
-    """The run that was requeued, once more, at one go and without Slurm."""
+    """The requeued run, repeated without interruption and without Slurm."""
     command = [*PRUNELAB, *RUN, "method=random", "study=unbroken", "logger=none"]
     subprocess.run(command, cwd=place, check=True, capture_output=True, env=sweep.environment)
     unbroken, requeued = folders(place / "outputs" / "unbroken")["random"], folders(sweep.study)["random"]

@@ -1,4 +1,4 @@
-"""A trial does everything once, in no time, and does not pass for a real run."""
+"""A trial does everything once, quickly, and is distinguished from a real run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A baseline from the store is used if it still is the network that was stored."""
+"""A baseline from the store is used only if it equals the stored network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def again(smallest: Configure, method: str) -> Any:
 
 
 def with_tanh(*arguments: Any, **settings: Any) -> nn.Module:
-    """A network with the same weights that computes something else."""
+    """A network with the same weights and another function."""
     network = build(*arguments, **settings)
     for module in list(network.modules()):
         for name, child in module.named_children():

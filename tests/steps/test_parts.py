@@ -1,4 +1,4 @@
-"""A network pruned part by part ends with the widths that it would have got at once."""
+"""A network pruned part by part has the same final widths as if pruned at once."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ NEEDED = {
     "experiment=table2_controlled": ["trainer=cpu"],
     "experiment=cifar10_resnet20": ["data.root=images", "baseline.path=weights.safetensors"],
 }
-"""What else must be typed with a choice, or stands for hardware that a test machine may lack."""
+"""Settings that a choice requires, or that replace hardware that a test machine may not have."""
 
 CHOICES = sorted(f"{file.parent.name}={file.stem}" for file in CONF.glob("*/*.yaml"))
 

@@ -65,15 +65,13 @@ def test_every_key_of_every_choice_has_a_type(choice: str) -> None:
 
 
 def _values(settings: Any) -> Iterator[tuple[Any, str, Any]]:
-    """Each value with its key and what holds it, also inside of others."""
+    """Each value with its key and its container, also nested ones."""
     if isinstance(settings, list):
         for each in settings:
             yield from _values(each)
     if isinstance(settings, Mapping):
         for key, value in settings.items():
-            if (
-                not key.startswith("_") and key != "training"
-            ):  # its annotation is there for type checkers alone
+            if not key.startswith("_") and key != "training":  # its annotation is only for type checkers
                 yield settings, key, value
             yield from _values(value)
 

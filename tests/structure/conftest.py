@@ -1,4 +1,4 @@
-"""What the tests of the structure engine share: random plans, independent counters and an independent mask."""
+"""Common parts of the tests of the structure engine: random plans, independent counters and an independent mask."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Network(nn.Module):
 
 @pytest.fixture(scope="session")
 def network() -> type[Network]:
-    """Makes a network of a function and its layers."""
+    """Creates a network from a function and its layers."""
     return Network
 
 
@@ -90,7 +90,7 @@ def _seeded() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def randomise() -> Callable[[nn.Module], nn.Module]:
-    """Gives BatchNorm random statistics and affine parameters, so that a zeroed channel matters."""
+    """Gives BatchNorm random statistics and affine parameters, so that a zeroed channel changes the output."""
     return _randomise
 
 
@@ -182,7 +182,7 @@ def _prune(
 @pytest.fixture(scope="session")
 def exact() -> Callable[..., Pruning]:
     """``exact(model, inputs)``: prunes at random three times, no blocks, and asserts that the pruned network computes
-    what the full one does with the columns of its consumers set to zero, by prunelab's ``check`` and by hand."""
+    the same as the full one with the columns of its consumers set to zero, by prunelab's ``check`` and by hand."""
     return _exact
 
 

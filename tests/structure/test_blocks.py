@@ -1,4 +1,4 @@
-"""Residual blocks are found by what they compute, and dropping one leaves exactly its shortcut."""
+"""Residual blocks are found by their function, and dropping one leaves exactly its shortcut."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_the_branch_is_observed_before_it_is_added(
 
 
 def test_a_dropped_block_accepts_the_arguments_of_the_block(network: Any) -> None:
-    """Blocks may take more than x; what replaces them must too."""
+    """Blocks may take more than x; their replacement must as well."""
 
     class Conditional(Branch):
         def forward(self, x: Tensor, scale: float = 1.0, *, shift: float = 0.0) -> Tensor:

@@ -25,7 +25,7 @@ class Result:
 
 
 class Detector(nn.Module):
-    """Returns logits, its features, and an output that no layer reads; in training mode the logits alone."""
+    """Returns logits, its features, and an output that no layer reads; in training mode only the logits."""
 
     def __init__(self, wrap: Callable[[Tensor, list[Tensor]], Any]) -> None:
         super().__init__()

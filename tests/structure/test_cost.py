@@ -183,7 +183,7 @@ def test_random_plans_cost_what_is_counted_on_the_pruned_module(
     model = build(name, 10, **arguments).eval()
     images = torch.zeros(1, arguments.get("in_chans", 3), size, size)
     graph = prunelab.analyze(model, images)
-    if name != "cifar_resnet20":  # its shortcut is an index, whose content is needed
+    if name != "cifar_resnet20":  # the content of its shortcut's index is needed
         model = model.to("meta")
     assert graph.cost.flops() == counted_flops(model, images)
     dropped = 0

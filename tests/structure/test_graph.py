@@ -132,7 +132,7 @@ def test_a_notebook_shows_a_table(graph: ChannelGraph) -> None:
 
 
 def test_names_in_a_notebook_are_text() -> None:
-    """Nothing that a network is made of becomes markup."""
+    """No name in a network becomes markup."""
     model = nn.Sequential()
     model.add_module("<b onclick=x>", nn.Conv2d(3, 4, 3))
     model.add_module("last", nn.Conv2d(4, 2, 3))

@@ -1,4 +1,4 @@
-"""Hook points name the tensors that consumers read; ``observe`` hands them out in any pass of the network."""
+"""Hook points name the tensors that consumers read; ``observe`` passes them to observers in any pass of the network."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def observed(model: nn.Module, graph: ChannelGraph, inputs: Any = IMAGES) -> dic
 
 
 def outputs_of(model: nn.Module, paths: Iterable[str]) -> dict[str, Tensor]:
-    """What these modules return in one pass."""
+    """The outputs of these modules in one pass."""
     seen: dict[str, Tensor] = {}
     handles = [
         model.get_submodule(path).register_forward_hook(lambda m, a, out, path=path: seen.update({path: out}))
@@ -102,7 +102,7 @@ def test_functional_code_is_observed_like_modules(network: Any) -> None:
 
 
 def test_concatenated_groups_share_a_tap_at_their_own_positions() -> None:
-    """In a DenseNet what is read is the activation of everything concatenated so far."""
+    """A layer of a DenseNet reads the activation of all previous concatenated features."""
     model = timm.create_model("densenet121", block_config=(2, 2), growth_rate=8).eval()
     graph = prunelab.analyze(model, IMAGES)
     stem = graph.group("features.conv0")
@@ -133,7 +133,7 @@ def test_positions_are_those_of_the_channel(
 ) -> None:
     """Another filter k changes the tapped tensor at the positions of channel k and nowhere else.
 
-    The first hook point of a group is looked at: later ones see the change through the layers between.
+    The first hook point of a group is tested; later ones change through the layers in between.
     """
     model = randomise(build(name, 10, **arguments))
     graph = prunelab.analyze(model, IMAGES)
@@ -231,7 +231,7 @@ def test_two_observers_at_once_and_none_after() -> None:
 
 
 def test_an_observer_may_compute(network: Any) -> None:
-    """What an observer computes is no part of the network's own calls."""
+    """Computations of an observer are not part of the network's calls."""
     model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 6), nn.ReLU(), conv(6, 2)).eval()
     graph = prunelab.analyze(model, IMAGES)
     means: list[Tensor] = []

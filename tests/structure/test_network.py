@@ -1,4 +1,4 @@
-"""analyze runs any network on any kind of input and leaves no trace of itself."""
+"""analyze runs any network on any kind of input and leaves no side effects."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Lightning(pl.LightningModule):
 
 
 def everything(model: nn.Module) -> dict[str, Any]:
-    """All that an analysis could leave changed."""
+    """Everything that an analysis could change."""
     tensors = [
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
@@ -225,7 +225,7 @@ def test_returned_features_are_not_pruned(exact: Callable[..., Any], network: An
 
 
 def test_a_network_that_depends_on_its_data_is_traced_on_its_device(network: Any) -> None:
-    """``item`` has no answer on the meta device."""
+    """``item`` has no result on the meta device."""
 
     def forward(net: Any, x: Tensor) -> Tensor:
         brightness = x.amax().item()

@@ -69,7 +69,7 @@ def test_every_random_plan_survives_json(
 
 
 def test_the_digest_is_that_of_canonical_json() -> None:
-    """Written out: it must not change while the format has this version."""
+    """A constant: it must not change in this version of the format."""
     network = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 2, 3))
     graph = prunelab.analyze(network, torch.zeros(1, 3, 8, 8))
     text = (
@@ -224,7 +224,7 @@ def test_two_plans_in_turn_are_their_composition(
     assert PruningPlan.from_json(together.to_json()) == together
     assert graph.cost.params(together) == sum(parameter.numel() for parameter in twice.parameters())
     assert graph.cost.flops(together) == again.cost.flops(second)
-    expected = graph.plan(together.kept, together.dropped_blocks)  # its words mean what its cuts do
+    expected = graph.plan(together.kept, together.dropped_blocks)  # its channels agree with its cuts
     assert_same(prunelab.apply(copy.deepcopy(model), expected), twice)
 
 
@@ -303,7 +303,7 @@ def test_a_divided_group_with_the_same_name_is_counted_in_filters() -> None:
 
 
 def test_a_divided_group_is_counted_in_filters() -> None:
-    """Four groups of two channels each, of which one is left: they are depthwise then, and two of them go."""
+    """Four groups of two channels each, of which one is kept: they are depthwise then, and two of them are removed."""
     layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4), nn.AdaptiveAvgPool2d(1)]
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 2))
     graph, together, pruned = two_rounds(model, {"0": [1], "2": [0]}, {"0": [0, 3]})
@@ -324,7 +324,7 @@ def test_a_divided_group_that_is_not_pruned_again_is_unchanged() -> None:
 
 
 def test_whole_groups_left_of_a_normalisation_go_by_places_in_the_next_round() -> None:
-    """Nine groups of two; six are too few to lose whole ones, so one place of each goes."""
+    """Nine groups of two; six are too few to lose whole ones, so one position of each is removed."""
     layers = [nn.Conv2d(3, 18, 3), nn.GroupNorm(9, 18), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     model = nn.Sequential(*layers, nn.Linear(18, 2))
     _, together, pruned = two_rounds(model, {"0": range(1, 7)}, {"0": [1]})

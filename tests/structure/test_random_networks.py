@@ -1,4 +1,4 @@
-"""Random small networks, random plans: whatever is analysed can be pruned, costs what is predicted and stays exact."""
+"""Random small networks and plans: every analysed network can be pruned, has the predicted cost and is exact."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8).sin()
 
 
 class Parallel(nn.Module):
-    """What several modules make of the same input, joined by ``join``."""
+    """The outputs of several modules for the same input, joined by ``join``."""
 
     def __init__(self, join: Callable[[list[Tensor]], Tensor], *parts: nn.Module) -> None:
         super().__init__()
@@ -212,9 +212,9 @@ def test_consumers_silenced_by_hand(
 
 
 def is_complete(graph: prunelab.ChannelGraph, plan: PruningPlan) -> bool:
-    """Whether a plan of two rounds contains groups of the full network only. A grouped convolution left with one
-    channel a group is depthwise, and one left with one channel is ordinary: then the second round may remove what the
-    groups of the full network cannot say."""
+    """Whether a plan of two rounds contains only groups of the full network. A grouped convolution with one remaining
+    channel per group is depthwise, and one with one remaining channel is ordinary: the second round may then remove
+    channels that the groups of the full network cannot express."""
     sizes = {group.name: group.size for group in graph.groups}
     return all(sizes.get(name) == before for name, (before, _) in plan.widths.items())
 

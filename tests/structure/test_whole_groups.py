@@ -44,7 +44,8 @@ def test_a_group_normalisation_of_many_groups_loses_whole_ones_exactly(exact: Ca
 def test_one_of_few_groups_is_removed_only_on_request(
     exact: Callable[..., Any], inexact: Callable[..., Any]
 ) -> None:
-    """A quarter of the channels at once is coarse: the same places of all groups go, unless it must be exact."""
+    """A quarter of the channels at once is coarse: the same positions of all groups are removed, unless it must be
+    exact."""
     assert inexact(normalised(4), IMAGES).groups == {"0": ("filter", 4)}
     assert set(inexact(normalised(2), IMAGES).inexact) == {"0"}
     for groups in (2, 4):
@@ -105,7 +106,7 @@ def test_another_inexact_operator_leaves_the_finer_division(inexact: Callable[..
 
 
 class WritesItOut(nn.GroupNorm):
-    """Does not read the attribute that would have to follow."""
+    """Does not read the attribute that would have to change."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.group_norm(x, 8, self.weight, self.bias)
@@ -158,7 +159,7 @@ def test_grouped_convolutions_after_one_another_share_their_units(exact: Callabl
 
 
 def test_shuffled_groups_lose_the_same_positions(exact: Callable[..., Any]) -> None:
-    """A channel shuffle sends each group to every group of the next convolution: nothing could go."""
+    """A channel shuffle connects each group with every group of the next convolution: nothing could be removed."""
     network = nn.Sequential(
         conv(3, 16),
         conv(16, 16, groups=4),

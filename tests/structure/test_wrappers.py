@@ -1,4 +1,5 @@
-"""Compiled networks are analysed and pruned as they were written; other wrappers are named, with what to pass."""
+"""Compiled networks are analysed and pruned as they were written; the errors for other wrappers name the argument to
+pass."""
 
 from __future__ import annotations
 

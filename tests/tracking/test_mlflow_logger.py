@@ -15,7 +15,7 @@ from prunelab.experiment import run
 from prunelab.tracking import EpochRow, MlflowLogger
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run  # mlflow takes a second to import: only where a test needs it
+    from mlflow.entities import Run  # the import of mlflow takes a second
 
 pytestmark = pytest.mark.slow
 

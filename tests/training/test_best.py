@@ -16,7 +16,7 @@ from prunelab.records import write_atomically
 from prunelab.training import Machine, Training, fit
 from prunelab.training.best import KeepBest
 
-# The accuracies on the validation images that the trainer is made to see after each epoch.
+# The accuracies on the validation images that replace the real ones after each epoch.
 PEAK = (0.2, 0.6, 0.6, 0.5)
 RISING = (0.1, 0.2, 0.3, 0.4)
 FIRST = (0.9, 0.1, 0.1, 0.1)

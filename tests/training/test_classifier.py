@@ -1,4 +1,4 @@
-"""The LightningModule: what it logs, that it learns, and what its checkpoints hold."""
+"""The LightningModule: its logs, its training, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PixelsAreLogits(nn.Module):
 
 
 def test_metrics_are_those_counted_by_hand(tmp_path: Path) -> None:
-    # The rank of the right class among six logits, in three images of a first and one of a second batch.
+    # The rank of the right class among six logits, for three images of a first and one of a second batch.
     logits = torch.tensor([6.0, 5, 4, 3, 2, 1])
     images = logits.expand(4, 1, 1, 6)
     classes = torch.tensor([0, 1, 5, 0])

@@ -1,4 +1,4 @@
-"""Distillation: the loss by hand, and a teacher that is no part of what is trained."""
+"""Distillation: the loss by hand, and a teacher that is not part of the trained module."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def test_the_loss_of_a_classifier_by_hand(weight: float, temperature: float) -> 
 
 
 def test_a_teacher_moves_to_the_device_of_the_images_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not in each step: Module.to looks at every tensor, which takes milliseconds for a deep network."""
+    """Not in each step: Module.to visits every tensor, which takes milliseconds for a deep network."""
     teacher = Teacher(Fixed(1.0, 0.0), Distillation(0.5))
     moves: list[object] = []
     move = nn.Module.to
     monkeypatch.setattr(nn.Module, "to", lambda self, *where: moves.append(*where) or move(self, *where))
-    meta = torch.device("meta")  # takes the place of a GPU
+    meta = torch.device("meta")  # in place of a GPU
     for place in (torch.device("cpu"), meta, meta):
         images, logits = IMAGES.to(place), torch.zeros(len(IMAGES), 2, device=place)
         assert teacher.loss(images, logits, torch.zeros((), device=place)).device == place

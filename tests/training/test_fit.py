@@ -30,7 +30,7 @@ class Interrupted(Exception):
 
 
 class Crash(Callback):
-    """Something happens at the start of an epoch."""
+    """Calls a function at the start of an epoch."""
 
     def __init__(self, epoch: int, what: Callable[[], None]) -> None:
         self.epoch = epoch
@@ -42,7 +42,7 @@ class Crash(Callback):
 
 
 class Epochs(Callback):
-    """Notes the epochs (from 0) that are begun."""
+    """Records the epochs (from 0) that are started."""
 
     def __init__(self, begun: list[int]) -> None:
         self.begun = begun

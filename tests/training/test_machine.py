@@ -80,7 +80,7 @@ def test_a_fused_optimizer_and_a_loss_scale_exclude_each_other() -> None:
 
 @pytest.mark.parametrize("precision", ["16-mixed", 16])
 def test_float16_is_not_replaced_by_bfloat16_on_a_processor(precision: str | int) -> None:
-    """Lightning does so with a warning; the record would name another precision than that of the training."""
+    """Lightning does so with a warning; the record would name a precision that was not used."""
     with pytest.raises(UserError, match=rf"trainer\.precision={precision} needs a GPU"):
         Machine(accelerator="cpu", precision=precision).trainer(logger=False)
 

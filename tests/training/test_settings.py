@@ -1,4 +1,4 @@
-"""Training settings are checked when they are made, and become the optimizer they name."""
+"""Training settings are checked when they are created, and give the optimizer that they name."""
 
 from __future__ import annotations
 

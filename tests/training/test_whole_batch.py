@@ -1,4 +1,4 @@
-"""Several processes train to the weights of one process, with everything in a network that depends on the batch."""
+"""Several processes train to the weights of one process, with all layers that depend on the batch."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_ctrl_c_stops_all_processes_and_the_same_command_continues(sweeps: Sweep
     assert sweeps.wait(started) == 130, started.said()
     assert started.said().endswith("\nprunelab: stopped. The same command continues from here.\n")
     assert "Traceback" not in started.said()
-    with pytest.raises(ProcessLookupError):  # nobody is left of its group
+    with pytest.raises(ProcessLookupError):  # no process of its group is left
         os.killpg(started.pid, 0)
     left = {path.name for path in (tmp_path / "outputs").rglob("*")}
     assert not left & {"record.json", "metrics.json", "failure.json"}

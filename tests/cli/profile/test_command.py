@@ -85,7 +85,7 @@ def test_a_method_without_a_folder_for_its_picture_is_not_passed_over(
 
 
 def test_the_data_sets_image_shape_and_number_of_classes() -> None:
-    """Grey images of 8x8: the FLOPs that the demo's records have."""
+    """Grey images of 8x8: the FLOPs are those of the demo's records."""
     found = profile(["model=resnet20", "data=digits"])
     assert (found.input_size, found.num_classes, found.flops) == ((1, 8, 8), 10, 5_033_226)
     assert profile(["model=resnet20", "data.image_size=16"]).input_size == (1, 16, 16)

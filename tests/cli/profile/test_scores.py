@@ -1,4 +1,4 @@
-"""prunelab-profile --scores: the channels of each group, best first, and where the budget cuts."""
+"""prunelab-profile --scores: the channels of each group, best first, and the cut by the budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Slurm launcher without Slurm: its errors, its requests, and how it reads the answers."""
+"""The Slurm launcher without Slurm: its errors, its requests, and its use of the answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SWEEP = ["prunelab", "-m", "hydra/launcher=slurm", "trainer=cpu", "budget.flops=
 
 
 def pretend(folder: Path, program: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a program of that name first on the path."""
+    """Put a program of this name first on the path."""
     file = folder / program
     file.write_text(f"#!/bin/sh\n{script}\n")
     file.chmod(0o755)
@@ -37,7 +37,7 @@ def pretend(folder: Path, program: str, script: str, monkeypatch: pytest.MonkeyP
 
 
 def said(words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
-    """The message of the command, which fails."""
+    """The message of the command, which must fail."""
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     with pytest.raises(SystemExit) as ending:
@@ -170,7 +170,7 @@ class Bomb:
 
 @pytest.mark.parametrize("kind", ["code", "a result with code", "another value", "cut", "empty"])
 def test_the_result_of_a_job_runs_no_code(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder of a study can come from somebody else."""
+    """The folder of a study may be untrusted."""
     ran = tmp_path / "ran"
     job = Submitted("7", "seed=0", tmp_path)
     contents = {
@@ -216,7 +216,7 @@ def test_a_job_at_its_limit_is_requeued_a_limited_number_of_times(monkeypatch: p
 def test_waiting_does_not_end_while_a_job_may_be_requeued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """COMPLETING after the signal, then PENDING: only then does the result come."""
+    """COMPLETING after the signal, then PENDING, then the result."""
     job = Submitted("7", "seed=0", tmp_path)
     answers = ["COMPLETING", "FAILED", "PENDING", "RUNNING"]
 

@@ -1,4 +1,4 @@
-"""Runs with two and four processes, which Lightning starts: they come to what one process comes to, or stop together.
+"""Runs with two and four processes, started by Lightning: they have the result of one process, or stop together.
 
 The network has no batch statistics, whose rounding errors grow with each step; tests/training/test_whole_batch.py
 compares trainings with batch normalisation in float64.
@@ -26,7 +26,7 @@ WORDS = [
     "recipe.training.epochs=2", "trainer.accelerator=cpu", "trainer.threads=1", "+learning_epochs=1",
 ]  # fmt: skip
 SECONDS = 600
-"""Far less than the half hour for which processes that were left waiting would wait."""
+"""Much less than the half hour after which waiting processes would give up."""
 
 IMAGES = 360
 """Test images of the digits."""
@@ -56,7 +56,7 @@ def curves(folder: Path, key: str) -> list[list[float]]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where one process did all runs."""
+    """The folder of the runs of one process."""
     folder = tmp_path_factory.mktemp("alone")
     done = prunelab(folder, f"method={','.join(METHODS)}")
     assert done.returncode == 0, done.stderr
@@ -96,7 +96,7 @@ def test_four_processes_have_the_result_of_one(alone: Path, tmp_path: Path) -> N
 
 
 def test_two_processes_stop_together_and_the_sweep_continues(alone: Path, tmp_path: Path) -> None:
-    """l2: rank 1 fails in the middle of a training, where rank 0 waits for its gradients; fpgm: other weights."""
+    """l2: rank 1 fails in the middle of a training, while rank 0 waits for its gradients; fpgm: other weights."""
     done = several(tmp_path, 2, ["l1", "hrank", "l2", "fpgm", "taylor", "slimming"])
     assert done.returncode == 1
     assert "4 finished, 0 already there, 2 failed." in done.stdout

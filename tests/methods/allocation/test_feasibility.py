@@ -13,7 +13,7 @@ from prunelab.methods.allocation.feasibility import require_feasible
 def test_the_message_about_an_unreachable_budget_names_the_smallest_and_what_to_change(
     toy_graph: Callable[..., Any],
 ) -> None:
-    # g0 stays at 10 (level stage): min_keep leaves 1 of g1's 10 channels, cost 10 + 10 of 10 + 100
+    # g0 keeps 10 (level stage): min_keep leaves 1 of g1's 10 channels, cost 10 + 10 of 10 + 100
     graph = toy_graph([10, 10], levels=["stage", "filter"])
     with pytest.raises(UserError) as caught:
         require_feasible(graph, Budget(flops=0.02), ["filter"], Allocation(), "resnet20")

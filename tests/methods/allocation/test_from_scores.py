@@ -1,4 +1,4 @@
-"""What an allocation promises, on graphs without a network and on real ones."""
+"""The guarantees of an allocation, on graphs without a network and on real ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def widths(plan: Any) -> list[int]:
 
 
 def linear_graph(toy_graph: Callable[..., Any], *sizes: int) -> Any:
-    """Every channel of every group costs 1, whatever the others do."""
+    """Every channel of every group costs 1, independent of the others."""
     graph = toy_graph(sizes)
     graph.cost.flops = lambda rows=None, alive=None: np.sum(sizes) if rows is None else np.sum(rows, axis=1)
     return graph
@@ -35,13 +35,13 @@ SCORES = {"g0": np.array([1.0, 2.0, 3.0, 4.0]), "g1": np.array([10.0, 10.0, 10.0
 
 
 def test_global_removes_the_lowest_normalised_scores(toy_graph: Callable[..., Any]) -> None:
-    # means 2.5 and 20: .4 .8 1.2 1.6 and .5 .5 .5 2.5; four of eight channels must go: .4 .5 .5 .5
+    # means 2.5 and 20: .4 .8 1.2 1.6 and .5 .5 .5 2.5; four of eight channels must be removed: .4 .5 .5 .5
     plan = allocate(linear_graph(toy_graph, 4, 4), Scores(SCORES), Budget(flops=0.5))
     assert plan.kept == {"g0": (1, 2, 3), "g1": (3,)}
 
 
 def test_global_without_normalisation_compares_scores_as_they_are(toy_graph: Callable[..., Any]) -> None:
-    # 1 2 3 go (4 is the last of its group), then one of the three 10s: the first of equals stays
+    # 1 2 3 are removed (4 is the last of its group), then one of the three 10s: the first of equal ones is kept
     plan = allocate(
         linear_graph(toy_graph, 4, 4),
         Scores(SCORES),
@@ -95,7 +95,8 @@ def test_a_step_of_several_channels_waits_for_the_best_of_them(toy_graph: Callab
 
 
 def test_blocks_compete_with_channels(toy_graph: Callable[..., Any]) -> None:
-    # g1 lies in block b0, g2 in b1; all channels matter equally, b1 hardly: it goes first, and is enough
+    # g1 lies in block b0, g2 in b1; all channels have equal scores, b1 a low one: it is dropped first, which is
+    # sufficient
     graph = toy_graph([4, 4, 4], block_of=[-1, 0, 1])
     scores = Scores({f"g{i}": np.ones(4) for i in range(3)}, {"b0": 9.0, "b1": 1.0})
     keep = (4 + 16) / (4 + 16 + 16)
@@ -105,7 +106,7 @@ def test_blocks_compete_with_channels(toy_graph: Callable[..., Any]) -> None:
 
 
 def test_a_block_too_coarse_for_the_budget_is_kept(toy_graph: Callable[..., Any]) -> None:
-    # b0 matters least, but is a hundred channels' worth: channels that score higher meet the budget instead
+    # b0 has the lowest score, but the cost of a hundred channels: channels of higher score meet the budget instead
     graph = toy_graph([10, 10, 10], block_of=[-1, 0, 1])
     scores = Scores({f"g{i}": np.ones(10) for i in range(3)}, {"b0": 0.1, "b1": 1.9})
     plan = allocate(graph, scores, Budget(flops=199 / 210), levels=("filter", "block"))
@@ -114,7 +115,7 @@ def test_a_block_too_coarse_for_the_budget_is_kept(toy_graph: Callable[..., Any]
 
 
 def test_uniform_drops_blocks_at_the_rate_of_channels(toy_graph: Callable[..., Any]) -> None:
-    # in order of score b1 b2 b0 b3 are due once 1/4, 2/4, 3/4, 4/4 of all channels are gone
+    # in order of score b1 b2 b0 b3 are dropped once 1/4, 2/4, 3/4, 4/4 of all channels are removed
     graph = toy_graph([8, 8, 8, 8, 8], block_of=[-1, 0, 1, 2, 3])
     scores = Scores({f"g{i}": np.ones(8) for i in range(5)}, {"b0": 3.0, "b1": 1.0, "b2": 2.0, "b3": 4.0})
     levels, uniform = ("filter", "block"), Allocation(rule="uniform")
@@ -146,7 +147,7 @@ def test_floor_and_budget_refer_to_the_full_network_in_later_rounds(toy_graph: C
     scores = Scores({"g0": np.arange(10.0)})
     plan = allocate(pruned, scores, Budget(flops=0.15), reference=full)
     assert widths(plan) == [6]  # 15 % of 40
-    with pytest.raises(UserError, match=r"is 0\.1;"):  # the floor is 10 % of 40, not of 10
+    with pytest.raises(UserError, match=r"is 0\.1;"):  # the minimum is 10 % of 40, not of 10
         allocate(pruned, scores, Budget(flops=0.05), reference=full)
 
 

@@ -14,7 +14,7 @@ PER_COST = Allocation("per_cost", normalisation="none", min_keep=0.0)
 
 
 def weighted(toy_graph: Callable[..., Any], sizes: tuple[int, ...], costs: tuple[float, ...]) -> Any:
-    """A channel of group i costs ``costs[i]``, whatever the others do."""
+    """A channel of group i costs ``costs[i]``, independent of the others."""
     graph = toy_graph(sizes)
     price = np.array(costs)
     graph.cost.flops = lambda rows=None, alive=None: (
@@ -41,7 +41,7 @@ def test_the_ratio_of_score_and_cost_decides(toy_graph: Callable[..., Any]) -> N
 
 
 def test_costs_are_those_at_the_widths_that_are_found(toy_graph: Callable[..., Any]) -> None:
-    """The cost of a layer is the product of its widths: a channel costs as much as the other side is wide."""
+    """The cost of a layer is the product of its widths: the cost of a channel is the width of the other side."""
     graph = toy_graph((8, 8))
 
     def flops(rows: Any = None, alive: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Scores that differ by rounding count as equal; of equal channels the first one stays."""
+"""Scores that differ by rounding count as equal; of equal channels the first one is kept."""
 
 from __future__ import annotations
 

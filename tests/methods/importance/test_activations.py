@@ -1,4 +1,4 @@
-"""Criteria that read activations and gradients, against a second, plain implementation and by hand."""
+"""Criteria that read activations and gradients, compared with a second, plain implementation and by hand."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_taylor_sees_the_branch_of_a_block_before_the_sum_overwrites_it(
     residual: nn.Module, batches: Any, make_context: MakeContext
 ) -> None:
     residual.blocks[1].norm2.weight.data.zero_()
-    residual.blocks[1].norm2.bias.data.zero_()  # f(x) = 0: the block does nothing
+    residual.blocks[1].norm2.bias.data.zero_()  # f(x) = 0: the block is the identity
     scores = Taylor().score(make_context(Taylor(), residual, levels=["block"])).blocks
     assert scores["blocks.1"] == 0
     assert scores["blocks.0"] > 0 and scores["blocks.2"] > 0

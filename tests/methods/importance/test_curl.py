@@ -1,4 +1,4 @@
-"""CURL against one masked pass per channel, and on a network in which one channel carries the class."""
+"""CURL, compared with one masked pass per channel, and on a network with the class in one channel."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ def test_modules_done_before_the_tap_are_not_run_again(
     assert {*prefix.read, *prefix.unread} == {
         "stem", "norm", "blocks.0", "blocks.1", "blocks.2.conv1", "blocks.2.norm1"
     }  # fmt: skip
-    # The ReLU reads norm1 and the addition the block before; the stem's ReLU runs although nothing reads it.
+    # The ReLU reads norm1 and the addition the block before; the stem's ReLU runs although its output is not read.
     assert prefix.read == ("blocks.1", "blocks.2.norm1", "norm")
     (stage,) = [found for name, found in hook_points.items() if not name.endswith("conv1")]
     assert schedule.before(stage).read == ("norm",)
 
 
 def test_a_channel_that_carries_the_class(plain: nn.Module, make_context: MakeContext) -> None:
-    plain.head.weight.data[:, 1:] = 0.0  # the classes follow from channel 0 of conv2 alone
-    plain.conv2.weight.data[0, [0, 1, 3]] = 0.0  # which reads channel 2 of conv1 alone
+    plain.head.weight.data[:, 1:] = 0.0  # the classes depend only on channel 0 of conv2
+    plain.conv2.weight.data[0, [0, 1, 3]] = 0.0  # which reads only channel 2 of conv1
     scores = CURL().score(make_context(CURL(), plain)).channels
     assert scores["conv1"][2] > 0 and scores["conv2"][0] > 0
     assert np.abs(scores["conv1"][[0, 1, 3]]).max() < 1e-12 and np.abs(scores["conv2"][1:]).max() < 1e-12
@@ -82,7 +82,7 @@ def test_dead_channels_cost_no_pass(plain: nn.Module, make_context: MakeContext)
     scores = CURL().score(context).channels
     handle.remove()
     assert not scores["conv1"].any() and not scores["conv2"].any()
-    assert passes == [2, 8, 8, 4]  # the first notes the order of things, the others are the originals
+    assert passes == [2, 8, 8, 4]  # the first records the order, the others are the originals
 
 
 class Functional(nn.Module):
@@ -136,7 +136,7 @@ def test_the_proxy_set_is_smaller_than_the_calibration_set(
 def test_no_trace_is_left(residual: nn.Module, make_context: MakeContext) -> None:
     residual.train()
     own = residual.stem.forward
-    residual.stem.forward = own  # set on the instance, as wrappers do
+    residual.stem.forward = own  # set on the instance, as by wrappers
     before = {name: tensor.clone() for name, tensor in residual.state_dict().items()}
     CURL().score(make_context(CURL(), residual))
     assert residual.stem.__dict__.pop("forward") == own

@@ -88,7 +88,7 @@ class Branch(nn.Module):
 
 
 def test_a_channel_of_a_stage_is_scaled_where_it_is_read() -> None:
-    """s_j is the derivative of the loss with respect to a factor on what all readers read of channel j."""
+    """s_j is the derivative of the loss with respect to a factor on channel j as read by all readers."""
     model, x = Stage().eval(), images(8)
     stage = next(group for group in context(model, x).groups if group.level == "stage")
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""HRank against one ``matrix_rank`` per map, and on maps whose rank is known."""
+"""HRank, compared with one ``matrix_rank`` per map, and on maps of known rank."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MakeContext = Callable[..., PruningContext]
 
 
 def matrix_ranks(maps: Tensor) -> Tensor:
-    """Of maps (M, H, W), as the channels of one image."""
+    """The ranks of maps (M, H, W), as the channels of one image."""
     metric = MeanRank(len(maps))
     metric.update(maps[None])
     return metric.compute()

@@ -1,4 +1,4 @@
-"""NISP: Inf-FS as a sum over paths, propagation by hand and against loops, and a channel that carries the class."""
+"""NISP: Inf-FS as a sum over paths, propagation by hand and by loops, and a channel with the class."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_inf_fs_sums_over_all_paths() -> None:
 
 
 def test_inf_fs_by_hand() -> None:
-    """Ranks fall as they rise (Spearman -1), twice the spread, and a constant: as the authors' code has them."""
+    """Opposite ranks (Spearman -1), twice the spread, and a constant, as in the authors' code."""
     features = np.array([[1, 8, 3], [2, 6, 3], [3, 4, 3], [4, 2, 3]], dtype=float)
     graph = np.array([[0.5, 1, 0.5], [1, 1, 1], [0.5, 1, 0]]) / 2  # of spread: 0.5, 1 and 0 of the largest
     graph += (
@@ -60,7 +60,7 @@ def test_inf_fs_by_hand() -> None:
     inverse = np.linalg.inv(np.eye(3) - 0.99 / np.linalg.eigvalsh(graph).max() * graph)
     found = inf_fs(features, 0.5)
     np.testing.assert_allclose(found, inverse @ ones - ones, rtol=1e-9)
-    assert found[0] < found[1] < found[2]  # so the constant is not unimportant
+    assert found[0] < found[1] < found[2]  # the constant is important
 
 
 def test_inf_fs_of_constant_features() -> None:
@@ -115,7 +115,7 @@ def test_a_shortcut_adds_to_the_importance(
     for block in residual.blocks:
         for convolution in (block.conv1, block.conv2):
             convolution.weight.data[..., 0, :] = convolution.weight.data[..., 2, :] = 0
-            convolution.weight.data[..., 0] = convolution.weight.data[..., 2] = 0  # as good as 1x1
+            convolution.weight.data[..., 0] = convolution.weight.data[..., 2] = 0  # equal to 1x1
     context = make_context(NISP(), residual)
     scores = NISP().score(context).channels
     final = inf_fs(
@@ -162,7 +162,7 @@ def test_gates_have_the_importance_of_the_gated_channels() -> None:
 
 
 def test_batch_norm_scale(plain: nn.Module, make_context: MakeContext) -> None:
-    plain.norm2.weight.data[0] = 0.0  # channel 0 of conv2 is scaled to nothing
+    plain.norm2.weight.data[0] = 0.0  # channel 0 of conv2 is scaled to zero
     plain.conv2.weight.data[1:] = 0.0  # and the only one that reads conv1
     assert NISP().score(make_context(NISP(), plain)).channels["conv1"].min() > 0
     scaled = NISP(batch_norm_scale=True)

@@ -1,4 +1,4 @@
-"""PFA by hand, against plain implementations, and on a network with a duplicated and a dead filter."""
+"""PFA by hand, compared with plain implementations, and on a network with a duplicated and a dead filter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MakeContext = Callable[..., PruningContext]
 
 
 def greedy(correlations: np.ndarray) -> list[int]:
-    """L1Max from its definition, with sums taken anew for every unit."""
+    """L1Max by its definition, with new sums for every unit."""
     remaining, dropped = list(range(len(correlations))), []
     while remaining:
         sums = [sum(abs(correlations[i, j]) for j in remaining if j != i) for i in remaining]
@@ -44,7 +44,7 @@ def test_covariance_is_streamed(batches: Any) -> None:
 def test_l1max_equals_a_plain_loop() -> None:
     covariance = random_covariance(12)
     deviations = np.sqrt(np.diag(covariance))
-    # Of the last two both have the same sum: the plain loop takes the first, here the later one goes.
+    # The last two have the same sum: the plain loop drops the first, here the later one is dropped.
     expected = greedy(covariance / np.outer(deviations, deviations))
     found = dropping_order(covariance, "l1max").tolist()
     assert found[:-2] == expected[:-2] and found[-2] > found[-1]
@@ -56,7 +56,8 @@ def test_orders_by_hand() -> None:
     )
     # sums 1.5 0.6 1.2 1.3; without 0: 0.1 0.7 0.8; without 3: 0 0
     assert dropping_order(covariance, "l1max").tolist() == [0, 3, 2, 1]
-    # 2 and 3 correlate most, and next most with 0 (0.5 each): the last goes; then of 0 and 1 the next of 0 is larger
+    # 2 and 3 correlate most, and next most with 0 (0.5 each): the last is dropped; then the next of 0 is larger than of
+    # 1
     assert dropping_order(covariance, "absmax").tolist() == [3, 0, 2, 1]
 
 
@@ -64,7 +65,7 @@ def test_the_one_of_the_closest_pair_with_the_larger_next_correlation_is_dropped
     covariance = np.eye(5)
     for one, other, correlation in [(0, 1, 0.9), (0, 2, 0.6), (1, 2, 0.4), (1, 3, 0.4), (1, 4, 0.4)]:
         covariance[one, other] = covariance[other, one] = correlation
-    # 0 goes (0.6 > 0.4, though the sum of 1 is larger), then 1 (0.4 > 0), then of uncorrelated ones the last
+    # 0 is dropped (0.6 > 0.4, although the sum of 1 is larger), then 1 (0.4 > 0), then the last uncorrelated one
     assert dropping_order(covariance, "absmax").tolist() == [0, 1, 3, 4, 2]
 
 
@@ -88,7 +89,7 @@ def test_constant_units_have_no_energy() -> None:
 
 
 def test_kl_width_by_hand() -> None:
-    assert kl_width(np.ones(8)) == 8  # white: nothing can go
+    assert kl_width(np.ones(8)) == 8  # white: no unit is dropped
     assert kl_width(np.array([5.0, 0, 0, 0])) == 1  # one direction
     assert kl_width(np.array([1.0, 1, 0, 0])) == 2  # entropy log 2 = half of log 4
     assert kl_width(np.array([2.0, 1, 1, 0])) == 3  # entropy 1.5 log 2, 0.75 x 4
@@ -125,7 +126,7 @@ def test_kl_scores_above_one_are_the_paper_s_own_widths(plain: nn.Module, make_c
     by_kl = kl.score(make_context(kl, plain)).channels["conv2"]
     assert np.argsort(by_energy).tolist() == np.argsort(by_kl).tolist()
     assert (by_kl >= 1).sum() <= 4  # three directions: at most 6 log 3 / log 6 = 3.7, rounded up
-    assert set(np.argsort(by_kl)[:3]) <= {0, 3, 4, 5}  # three of the equal ones go first
+    assert set(np.argsort(by_kl)[:3]) <= {0, 3, 4, 5}  # three of the equal ones are dropped first
 
 
 def test_a_dead_filter_is_removed_first(plain: nn.Module, make_context: MakeContext) -> None:

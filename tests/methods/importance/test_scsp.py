@@ -1,4 +1,4 @@
-"""SCSP against scikit-learn's spectral clustering, and on filters whose clusters are known."""
+"""SCSP, compared with scikit-learn's spectral clustering, and on filters of known clusters."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_cluster_stands_or_falls_by_its_mean_norm(plain: nn.Module, make_conte
     criterion = SCSP(clusters=0.5)
     scores = criterion.score(make_context(criterion, plain)).channels["conv2"]
     np.testing.assert_allclose(scores, [2, 2, 2.5, 2.5, 8, 8], rtol=1e-5)
-    assert scores[0] < scores[1]  # a budget that ends inside the cluster takes the smaller filter
+    assert scores[0] < scores[1]  # a budget that ends inside the cluster removes the smaller filter
 
 
 def test_equal_filters_cannot_be_told_apart(plain: nn.Module, make_context: MakeContext) -> None:

@@ -1,4 +1,4 @@
-"""Criteria that read weights, by hand and on networks where the right answer is known."""
+"""Criteria that read weights, by hand and on networks with a known answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ dead."""
 
 
 def set_filters(convolution: nn.Conv2d, filters: np.ndarray) -> None:
-    """Every position of a kernel gets the same weight, so that sums over a 3x3 kernel are nine times the
+    """Set every position of a kernel to the same weight, so that sums over a 3x3 kernel are nine times the
     given ones."""
     weights = torch.tensor(filters, dtype=torch.float32)[:, :, None, None]
     convolution.weight.data.copy_(weights.expand_as(convolution.weight))
@@ -62,7 +62,7 @@ def test_fpgm_mix_drops_small_filters_first_and_ranks_the_others_among_themselve
     plain: nn.Module, make_context: MakeContext
 ) -> None:
     filters = np.random.default_rng(1).normal(size=(6, 4))
-    filters[4] *= 0.01  # the smallest, though far from the others' median it would not be
+    filters[4] *= 0.01  # the smallest, which is far from the median of the others
     set_filters(plain.conv2, filters)
     scores = FPGM(norm_rate=0.8).score(make_context(FPGM(), plain)).channels["conv2"]
     survivors = [0, 1, 2, 3, 5]

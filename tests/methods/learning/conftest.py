@@ -1,4 +1,4 @@
-"""What the tests of all methods that learn share: a small network, a training that may crash, a whole run."""
+"""Common parts of the tests of methods that learn: a small network, a training that may crash, a whole run."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Crash(pl.Callback):
 
 
 class Epochs(pl.Callback):
-    """The numbers of the epochs that a fit went through."""
+    """The numbers of the epochs of a fit."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
@@ -83,7 +83,7 @@ def small() -> nn.Module:
 
 @pytest.fixture
 def context() -> Callable[[LearningMethod, nn.Module], PruningContext]:
-    """(method, network for digits) -> what the method learns and decides about."""
+    """(method, network for digits) -> the context of the method."""
     return lambda method, network: method.context(network, EXAMPLE, validation=held_out(method))
 
 
@@ -96,7 +96,7 @@ def held_out(method: LearningMethod) -> Any:
 
 @pytest.fixture
 def learn(tmp_path: Path) -> Callable[..., dict[str, float]]:
-    """Trains a network for digits in place while a method learns; gives what was logged last."""
+    """Trains a network for digits in place while a method learns; returns the last logged figures."""
 
     def learned(
         method: LearningMethod,
@@ -127,7 +127,7 @@ def learn(tmp_path: Path) -> Callable[..., dict[str, float]]:
 
 
 class Logged(pl.Callback):
-    """What was logged last, and the number of steps."""
+    """The last logged figures, and the number of steps."""
 
     def __init__(self) -> None:
         self.figures: dict[str, float] = {}
@@ -138,7 +138,7 @@ class Logged(pl.Callback):
 
 
 class Signals(pl.LightningModule):
-    """Ten channels, of which numbers 2 and 7 carry the class; five are copies of noise, and three are dead.
+    """Ten channels: numbers 2 and 7 contain the class, five are copies of noise, and three are dead.
 
     Images (N, 4, 2, 2) are bright in input channel 0 or 1, by their class, and noisy in channel 2.
     """
@@ -155,7 +155,7 @@ class Signals(pl.LightningModule):
         weight[2, 0] = weight[7, 1] = 1.0
         weight[[0, 3, 5, 6, 9], 2] = 1.0
         self.net[0].weight.data = weight.view(10, 4, 1, 1)
-        self.net[0].requires_grad_(False)  # noise stays noise
+        self.net[0].requires_grad_(False)  # noise remains noise
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         return functional.cross_entropy(self.net(batch[0]), batch[1])
@@ -192,13 +192,13 @@ def signals() -> Callable[..., tuple[nn.Module, tuple[int, ...]]]:
 
 @pytest.fixture
 def assert_resumes(learn: Any, small: nn.Module) -> Callable[..., None]:
-    """Asserts that learning which crashed before its last epoch, and was resumed by new objects, ends like an
-    unbroken one."""
+    """Assert that learning that crashed before its last epoch, and was resumed by new objects, ends like an
+    uninterrupted one."""
 
     def check(make: Make, epochs: int = 3) -> None:
         for name, parameter in small.named_parameters():
             if "norm" in name and name.endswith("bias"):
-                parameter.data.fill_(0.5)  # at 0 the ReLU passes no gradient to a filter that is zero
+                parameter.data.fill_(0.5)  # at 0 the ReLU has no gradient for a zero filter
         unbroken, broken, resumed = (copy.deepcopy(small) for _ in range(3))
         first, last, training = make(), make(), Training(epochs=epochs, lr=0.05)
         learn(first, unbroken, folder="unbroken", training=training)

@@ -1,4 +1,4 @@
-"""AutoPruner: codes and their gradients by a plain implementation, and what they switch off."""
+"""AutoPruner: codes and their gradients by a plain implementation, and the channels that they remove."""
 
 from __future__ import annotations
 

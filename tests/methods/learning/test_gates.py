@@ -1,4 +1,4 @@
-"""Gates of 0 and 1 leave what the pruned network computes, whatever reads the channels."""
+"""With gates of 0 and 1 the network computes the same as the pruned one, for any readers of the channels."""
 
 from __future__ import annotations
 

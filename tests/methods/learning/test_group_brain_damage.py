@@ -1,4 +1,4 @@
-"""Group-wise brain damage: the groups, what becomes zero, and which channels go."""
+"""Group-wise brain damage: the groups, the zero weights, and the removed channels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_one_step_shortens_each_offset_of_each_input_channel(small: Any, context
     method.prepare(context(method, small))
     method.after_step(context(method, small), dict.fromkeys(small.parameters(), 0.05))
     assert torch.allclose(weight, expected)
-    assert torch.equal(small.stem.weight, stem)  # reads the images, which stay
+    assert torch.equal(small.stem.weight, stem)  # reads the images, which are not pruned
 
 
 def test_a_channel_is_removed_only_if_all_its_offsets_are_zero(small: Any, context: Any) -> None:

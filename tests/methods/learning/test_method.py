@@ -38,7 +38,7 @@ class Unseen(pl.LightningModule):
 
 
 class Diary(LearningMethod):
-    """Writes down what it is asked to do; prunes by l1 norm."""
+    """Records the calls of its hooks; prunes by l1 norm."""
 
     covers = ("filter", "stage")
 

@@ -1,4 +1,4 @@
-"""Every method that learns does so in mixed precision, where activations and codes have 16 bits and weights 32."""
+"""Every method that learns works in mixed precision, where activations and codes have 16 bits and weights 32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Network slimming: the penalty by hand, channels that it switches off, and every round of a run."""
+"""Network slimming: the penalty by hand, removed channels, and every round of a run."""
 
 from __future__ import annotations
 

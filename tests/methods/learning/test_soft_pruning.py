@@ -1,4 +1,4 @@
-"""Soft pruning: what is zeroed and when, that it may come back, and that it is removed in the end."""
+"""Soft pruning: filters are zeroed, may recover, and are removed at the end."""
 
 from __future__ import annotations
 
@@ -91,10 +91,12 @@ def test_the_log_contains_the_fraction_of_newly_zeroed_filters(small: Any, conte
     method = soft(rate=0.5, levels=["filter"])
     found, weights = context(method, small), [block.conv1.weight for block in small.blocks]
     for weight in weights:
-        weight.data = torch.arange(1.0, 7.0).view(6, 1, 1, 1) * torch.ones_like(weight)  # 0, 1 and 2 go
+        weight.data = torch.arange(1.0, 7.0).view(6, 1, 1, 1) * torch.ones_like(
+            weight
+        )  # 0, 1 and 2 are zeroed
     method.before_first_step(found)
     assert method.watch(found) == {"zero_filters": 0.5, "exchanged": 1.0}
-    weights[0].data[:2] = 9.0  # 0 and 1 came back: 2, 3 and 4 go; all stays as it is in the other block
+    weights[0].data[:2] = 9.0  # 0 and 1 recovered: 2, 3 and 4 are zeroed; the other block is unchanged
     weights[1].data[:3] = 0.5
     method.after_epoch(found)
     assert zero_filters(small, "blocks.0.conv1") == [2, 3, 4]
@@ -104,7 +106,7 @@ def test_the_log_contains_the_fraction_of_newly_zeroed_filters(small: Any, conte
 def test_filters_are_zero_before_an_epoch_and_at_validation_and_recover_in_between(
     learn: Any, small: Any
 ) -> None:
-    small.blocks[0].norm1.bias.data.fill_(0.5)  # at 0 the ReLU passes no gradient to a zero filter
+    small.blocks[0].norm1.bias.data.fill_(0.5)  # at 0 the ReLU has no gradient for a zero filter
     watcher = Watcher(small, "blocks.0.conv1")
     learn(soft(rate=0.5), small, watcher, training=TRAINING)
     assert [len(found) for found in watcher.seen["start"] + watcher.seen["validation"]] == [3, 3, 3]
@@ -132,7 +134,7 @@ def test_masked_gradients_keep_filters_at_zero(small: Any, context: Any) -> None
     gradient = small.blocks[1].conv1.weight.grad
     assert len(zero) == 3
     assert (gradient[zero] == 0).all()
-    assert gradient.sum() == 3 * 54  # the other three filters keep theirs
+    assert gradient.sum() == 3 * 54  # the gradients of the other three filters are unchanged
 
 
 def test_a_duplicated_filter_is_removed_by_the_geometric_median(small: Any, context: Any) -> None:

@@ -1,4 +1,4 @@
-"""Structured sparsity learning: which weights form groups, what becomes zero, and what goes."""
+"""Structured sparsity learning: the groups of weights, the zero groups, and the removed channels."""
 
 from __future__ import annotations
 

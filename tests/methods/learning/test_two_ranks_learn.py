@@ -1,4 +1,4 @@
-"""Every method that learns: two processes learn the weights that one learns, and decide its plan."""
+"""Every method that learns: two processes learn the weights of one process, and decide the same plan."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).with_name("two_ranks_learn.py")
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two ranks learned and decided."""
+    """The weights and plans of each of two ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     run = subprocess.run(
@@ -33,7 +33,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
-    """What one process learned and decided."""
+    """The weights and plans of one process."""
     sys.path.insert(0, str(SCRIPT.parent))
     try:
         return importlib.import_module("two_ranks_learn").answers()  # type: ignore[no-any-return]

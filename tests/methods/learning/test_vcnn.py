@@ -1,4 +1,4 @@
-"""Variational pruning: the random scale, the gradient of the divergence, folding, and what is learned."""
+"""Variational pruning: the random scale, the gradient of the divergence, folding, and the learned factors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_evaluation_uses_the_mean_and_folding_changes_nothing(norm: nn.BatchNorm
     assert type(norm) is nn.BatchNorm2d
     assert sorted(norm.state_dict()) == sorted(names)
     assert torch.equal(norm(images), before)
-    assert (norm(images)[:, 0] == 0).all()  # a mean of 0 leaves no shift behind
+    assert (norm(images)[:, 0] == 0).all()  # with a mean of 0 the shift is 0
 
 
 def test_the_penalty_is_the_gradient_of_the_divergence(small: Any, context: Any) -> None:

@@ -1,7 +1,7 @@
 """A user's script that Lightning runs as two processes: ``python two_ranks_learn.py FOLDER``. Each rank writes the
 weights that each method learned and the plan that it decided.
 
-Imported, it gives the test the same answers for one process with the same images in each step.
+Imported, it computes the same answers in one process with the same images in each step.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def methods() -> dict[str, LearningMethod]:
 
 
 class Norm(nn.BatchNorm2d):
-    """Uses its running statistics in training, too, so that no image depends on the others of its rank."""
+    """Uses its running statistics also in training, so that no image depends on the others of its rank."""
 
     def forward(self, maps: Tensor) -> Tensor:
         statistics = (self.running_mean, self.running_var)
@@ -75,7 +75,7 @@ def classes(found: Tensor) -> Tensor:
 
 
 def fit(module: Module, callback: PruningCallback, ranks: int, epochs: int) -> None:
-    """Images are dealt out in turn, so that in each step ranks see together what one process sees alone."""
+    """Images are assigned in turn, so that in each step all ranks together have the images of one process."""
     several: dict[str, Any] = {"strategy": "ddp", "devices": ranks} if ranks > 1 else {}
     found = images(1, 5 * STEP_IMAGES)[rank() if ranks > 1 else 0 :: ranks]
     loader = DataLoader(TensorDataset(found, classes(found)), batch_size=STEP_IMAGES // ranks)

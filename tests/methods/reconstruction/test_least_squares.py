@@ -25,7 +25,7 @@ RIDGE = 1e-12
 
 @pytest.fixture
 def samples() -> tuple[np.ndarray, np.ndarray]:
-    """x (rows, inputs, hook points) of correlated inputs, W (outputs, inputs, hook points)."""
+    """x (rows, inputs, kernel positions) of correlated inputs, W (outputs, inputs, kernel positions)."""
     generator = np.random.default_rng(0)
     mixture = np.eye(INPUTS * TAPS) + 0.5 * generator.normal(size=(INPUTS * TAPS, INPUTS * TAPS))
     rows = generator.normal(size=(ROWS, INPUTS * TAPS)) @ mixture
@@ -38,7 +38,7 @@ def moments(rows: np.ndarray) -> np.ndarray:
 
 
 def parts(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """What each input contributes to each output: (rows * outputs, inputs)."""
+    """The contribution of each input to each output: (rows * outputs, inputs)."""
     return np.einsum("rit,oit->roi", rows, weights).reshape(-1, weights.shape[1])
 
 

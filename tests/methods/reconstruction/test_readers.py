@@ -1,4 +1,4 @@
-"""Sampled windows are what the layer computes its outputs from, and every plain reader is found."""
+"""Sampled windows are the inputs of the layer's outputs, and every plain reader is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is removed is made up for: by every rule, in the network that surgery leaves."""
+"""Every rule compensates for removed channels, in the network after surgery."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def combine(model: nn.Sequential, channel: int, *sources: int) -> None:
 
 
 def without_loss(rule: Rule, model: nn.Sequential, kept: list[int] | None = None) -> list[int]:
-    """What the rule keeps of six of the eight channels (or ``kept``); the outputs must stay what they are."""
+    """The six of the eight channels (or ``kept``) that the rule keeps; the outputs must not change."""
     full, method = copy.deepcopy(model), pruning(rule, ridge=1e-10)
     context = method.context(model, IMAGES[:1], BATCHES)
     if kept is None:
@@ -116,7 +116,7 @@ def test_one_of_duplicated_filters_is_removed_without_loss(rule: Rule) -> None:
     model = chain(nn.ReLU())
     combine(model, 3, 0)
     combine(model, 6, 4)
-    with torch.no_grad():  # contributions are alike only if they are read alike
+    with torch.no_grad():  # contributions are equal only if they are read with equal weights
         model[2].weight[:, 3] = 2 * model[2].weight[:, 0]
         model[2].weight[:, 6] = 0.5 * model[2].weight[:, 4]
     kept = without_loss(rule, model)
@@ -143,7 +143,8 @@ def test_a_linearly_dependent_map_is_removed_without_loss(rule: Rule) -> None:
 
 @pytest.mark.parametrize("behind", ["bias", "norm", "nothing"])
 def test_a_map_that_equals_another_except_for_a_constant_is_removed_without_loss(behind: str) -> None:
-    """Map 3 is twice map 0, plus 1: the constant goes into the bias of the reader or the normalisation behind it."""
+    """Map 3 is twice map 0, plus 1: the constant is added to the bias of the reader or to the normalisation after
+    it."""
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(5) if behind == "norm" else nn.Identity()
     model = nn.Sequential(

@@ -1,4 +1,4 @@
-"""Each rule on Gram matrices whose right answer is known, and against plain loops over samples."""
+"""Each rule on Gram matrices with a known answer, and compared with plain loops over samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def samples(channels: int = 7, rows: int = 60) -> np.ndarray:
 
 
 def reading(maps: np.ndarray, weights: np.ndarray | None = None) -> Reading:
-    """Of maps (rows, channels) read by one output with these weights."""
+    """The reading of maps (rows, channels) by one output with these weights."""
     weights = np.ones(maps.shape[1]) if weights is None else weights
     parts = maps * weights
     gram = parts.T @ parts
@@ -36,7 +36,8 @@ def test_removal_is_the_greedy_of_the_paper() -> None:
 
 
 def test_removal_by_hand() -> None:
-    # Channels 0 and 1 cancel; channel 2 is the smallest, and so goes first; of the equal 0 and 1 the last one goes.
+    # Channels 0 and 1 cancel; channel 2 is the smallest and is removed first; of the equal 0 and 1 the last one is
+    # removed.
     columns = np.array([[3.0, -3, 0, 0], [0, 0, 1, 0], [0, 0, 0, 5]])
     assert removal_order(columns.T @ columns).tolist() == [2, 1, 0, 3]
 
@@ -55,7 +56,7 @@ def test_selection_is_the_greedy_of_the_paper() -> None:
         selected.append(min(left, key=error))
         chosen = columns[:, selected]
         residual = target - chosen @ np.linalg.lstsq(chosen, target, rcond=None)[0]
-    # The last one explains nothing that is left: every order of ties is the greedy's.
+    # The last one explains nothing of the residual: every order of ties is greedy.
     assert selection_order(columns.T @ columns).tolist()[:-1] == selected[:-1]
 
 
@@ -69,7 +70,7 @@ def test_a_score_is_the_error_that_is_left_without_the_channel_and_all_below_it(
 
 def test_the_lasso_uses_weights_unscaled_or_of_norm_one() -> None:
     # Orthogonal contributions of energy 4.41, 4, 3.24. Channel 1 reads a loud map with small weights: with |W_i| = 1
-    # its regressor is the largest, so that it enters first; with the weights as they are the largest energy does.
+    # its regressor is the largest, so that it enters first; with unscaled weights the one of largest energy does.
     maps, weights = np.diag([1.0, 4.0, 2.0]), np.array([2.1, 0.5, 0.9])
     found = reading(maps, weights)
     assert np.argsort(-ChannelPruning().score(found)).tolist() == [0, 1, 2]

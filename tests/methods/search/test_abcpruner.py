@@ -102,7 +102,7 @@ def test_without_exhausted_sources_there_is_no_scout(begun: Any) -> None:
 
 
 def trainer(log: list[str]) -> Any:
-    """Trains by moving all weights a little, in a way that depends on the name alone."""
+    """Trains by moving all weights a little, in a way that depends only on the name."""
 
     def train(network: nn.Module, epochs: int, training: Any, name: str) -> None:
         assert (epochs, training) == (2, TRAINING)

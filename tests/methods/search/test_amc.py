@@ -66,7 +66,7 @@ def test_removed_and_removable_costs_by_hand(walls: Walls) -> None:
 @pytest.mark.parametrize(
     ("action", "width"),
     [
-        (1.0, 2),  # 27 a + 2 a + 4 <= 69: at most 2 channels, whatever comes after
+        (1.0, 2),  # 27 a + 2 a + 4 <= 69: at most 2 channels, for any later action
         (0.5, 2),
         (0.0, 2),  # 27 a + 5 a + 10 >= 69: at least 2, or the budget would not be used
     ],
@@ -113,7 +113,8 @@ def test_every_step_is_stored_with_the_reward_and_the_action() -> None:
 
 
 def test_candidates_are_refitted_by_least_squares() -> None:
-    """A removed channel that is a copy of a kept one is replaced without a loss; the recovery starts there, too."""
+    """A removed channel that is a copy of a kept one is replaced without a loss; the recovery starts from these
+    weights."""
     network = chain()
     network[0].weight.data[1] = network[0].weight.data[0]
     method = AMC(HALF, positions=16, ridge=1e-9)

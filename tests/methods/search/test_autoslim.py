@@ -1,4 +1,4 @@
-"""AutoSlim: the sandwich loss, the greedy descent against a plain one, its state, and the right widths of a network."""
+"""AutoSlim: the sandwich loss, the greedy descent compared with a plain one, its state, and known widths."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def context_of(network: nn.Module, found: list[tuple[Tensor, Tensor]], **more: A
 
 
 def errors(network: nn.Module, plan: Any, found: list[tuple[Tensor, Tensor]]) -> tuple[int, float]:
-    """Of the physically pruned network, with the statistics of each batch."""
+    """Errors of the physically pruned network, with the statistics of each batch."""
     pruned = apply(copy.deepcopy(network), plan).train()
     wrong, loss = 0, 0.0
     with torch.no_grad():

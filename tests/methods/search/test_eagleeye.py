@@ -1,4 +1,4 @@
-"""EagleEye against a plain implementation, on held-out images alone."""
+"""EagleEye, compared with a plain implementation, only on held-out images."""
 
 from __future__ import annotations
 

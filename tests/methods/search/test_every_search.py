@@ -1,4 +1,4 @@
-"""What every search does: it resumes bit by bit, judges nothing twice, finds known widths, and ends when it is told."""
+"""Laws of every search: it resumes bit by bit, judges nothing twice, finds known widths, and ends at its limit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Killed(Exception):
 
 
 def count(method: SearchMethod, die_after: int | None = None) -> list[tuple[int, ...]]:
-    """Let ``method`` note the widths that it judges, and die after some of them."""
+    """Let ``method`` record the widths that it judges, and die after some of them."""
     judged: list[tuple[int, ...]] = []
     judge_of = method.judge
 

@@ -1,4 +1,4 @@
-"""Chains of widths against brute force over all their paths."""
+"""Chains of widths, compared with brute force over all paths."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _chains() -> MarkovWidths:
 
 
 def _distribution(chains: MarkovWidths, name: str) -> dict[int, float]:
-    """Width -> probability, by walking along the chain."""
+    """Width -> probability, step by step along the chain."""
     widths = chains.widths[name].tolist()
     row = list(chains.widths).index(name)
     stays = [1 / (1 + np.exp(-float(logit))) for logit in chains.logits[row][: len(widths) - 1]]

@@ -76,7 +76,7 @@ def test_a_ratio_by_hand() -> None:
 
 
 class Twice(nn.Module):
-    """Two layers with opposite weights read one group, so that what is dropped for both has no effect."""
+    """Two layers with opposite weights read one group, so that channels dropped for both have no effect."""
 
     def __init__(self) -> None:
         super().__init__()

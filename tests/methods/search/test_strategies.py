@@ -1,4 +1,4 @@
-"""Strategies meet the budget before any network is made."""
+"""Strategies meet the budget before any network is created."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other labels of the test images do not change what a search decides."""
+"""Other labels of the test images do not change the decision of a search."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SEARCHES = {
 
 @pytest.fixture
 def shuffled(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """() -> from then on, the test images of digits have other labels."""
+    """A function after whose call the test images of digits have other labels."""
 
     def shuffle() -> None:
         read = Digits.read_splits
@@ -39,7 +39,7 @@ def shuffled(monkeypatch: pytest.MonkeyPatch) -> Any:
             source, chosen = splits.test.source, splits.test.indices
             targets = source.targets.copy()
             targets[chosen] = np.random.default_rng(0).permutation(targets[chosen])
-            source.targets = targets  # of the test images alone: the parts share no image
+            source.targets = targets  # only of the test images: the parts share no image
             return replace(splits)
 
         monkeypatch.setattr(Digits, "read_splits", read_shuffled)

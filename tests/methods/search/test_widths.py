@@ -37,7 +37,7 @@ def test_floor_and_divisor_hold(graph: Any) -> None:
         [10, 8, 4],
         [8, 4, 4],
         [4, 4, 4],
-    ]  # 10 of 10 stay, but 8 is the next multiple of 4
+    ]  # 10 of 10 are kept; 8 is the next multiple of 4
 
 
 def test_rates_are_scaled_by_the_smallest_number_that_meets_the_budget(graph: Any) -> None:

@@ -1,4 +1,4 @@
-"""Studies for the page: small ones that show everything, and a large one made from a real record."""
+"""Studies for the page: small ones with all features, and a large one made from a real record."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WriteStudy = Callable[[Path, int], None]
 
 @pytest.fixture(scope="session")
 def write_large_study() -> WriteStudy:
-    """Writes so many runs of other methods, budgets and seeds, with curves of 40 epochs, into a folder."""
+    """Writes a number of runs of other methods, budgets and seeds, with curves of 40 epochs, into a folder."""
     return _write_study
 
 

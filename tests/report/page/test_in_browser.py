@@ -31,12 +31,12 @@ PUBLISHED = (
 RUNS = 500
 SECONDS = 2.0
 TRIES = 3
-"""On a machine with other load the same work takes longer."""
+"""The same work takes longer on a machine with other load."""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, or the one that CHROMIUM names; without one the tests fail, they are not skipped."""
+    """Debian's Chromium, or that of the variable CHROMIUM; without one the tests fail and are not skipped."""
     from playwright.sync_api import sync_playwright
 
     program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -283,15 +283,15 @@ def test_everything_fits_on_a_phone(small: StudyFolder, opened: Open) -> None:
     scroll.evaluate("each => { each.scrollLeft = 400; }")
     box = page.locator("tr.row td").first.bounding_box()
     assert box
-    assert box["x"] < 20  # the method stays in sight
+    assert box["x"] < 20  # the method remains visible
 
 
 def test_500_runs_load_in_two_seconds(
     write_large_study: Callable[[Path, int], None], opened: Open, tmp_path: Path
 ) -> None:
-    """From the navigation until the table and the first figures are drawn, as time on the processor.
+    """From the navigation until the table and the first figures are drawn, in processor time.
 
-    That is what loading takes on a machine with nothing else to do; both times are printed (pytest -s).
+    This is the loading time on a machine without other load; both times are printed (pytest -s).
     """
     write_large_study(tmp_path / "large", RUNS)
     best = float("inf")
@@ -305,7 +305,7 @@ def test_500_runs_load_in_two_seconds(
 
 
 def loaded(opened: Open, folder: Path) -> tuple[Page, float]:
-    """The page with its table and first figures, and the seconds of the processor that its main thread needed."""
+    """The page with its table and first figures, and the processor seconds of its main thread."""
     sessions: list[CDPSession] = []
     page = opened(folder, watch=lambda blank: sessions.append(counting_processor_time(blank)))
     page.wait_for_selector("[data-figure=flops][data-drawn]")
@@ -316,7 +316,7 @@ def loaded(opened: Open, folder: Path) -> tuple[Page, float]:
 
 
 def counting_processor_time(page: Page) -> CDPSession:
-    """From now on the browser counts what the page's main thread computes, not how long it waits for others."""
+    """From now on the browser counts the processor time of the page's main thread, without its waiting time."""
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
     return session

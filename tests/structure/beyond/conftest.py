@@ -1,4 +1,4 @@
-"""What is asked of every network here: 30 % of every group removed, it runs, it is smaller and it is exact."""
+"""The law for every network here: after removal of 30 % of every group it runs, is smaller and exact."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _thin(model: nn.Module, inputs: Any) -> Thinned:
 
 @pytest.fixture(scope="session")
 def exactly(randomise: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Module, Any], Thinned]:
-    """``exactly(model, inputs)``: thin it; it must compute what the masked network computes."""
+    """``exactly(model, inputs)``: thin it; it must compute the same as the masked network."""
 
     def check(model: nn.Module, inputs: Any) -> Thinned:
         thinned = _thin(randomise(model), inputs)

@@ -32,7 +32,7 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
 
 
 class BeforePostProcessing(nn.Module):
-    """The tensors that a detector's post-processing starts from."""
+    """The inputs of a detector's post-processing."""
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def test_before_post_processing_a_detector_is_exact(exactly: Callable[..., Any],
 
 
 def test_the_analysis_of_a_detector_leaves_it_untouched() -> None:
-    """Anchors are kept by the module that makes them: those of the meta device must not stay."""
+    """Anchors are cached by their module: those of the meta device must not remain."""
     detector = MAKERS["fasterrcnn_mobilenet_v3_large_320_fpn"]()
     prunelab.analyze(detector, two_images())
     anchors = detector.rpn.anchor_generator.cell_anchors
@@ -90,7 +90,7 @@ def test_the_analysis_of_a_detector_leaves_it_untouched() -> None:
 
 
 class KeepsTheBest(nn.Module):
-    """Places chosen by their content, a branch taken by a value: as much as a network can depend on data."""
+    """Places chosen by their content, and a branch chosen by a value: strong dependence on data."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Networks that are no classifiers: what they are made of, and that 30 % of every group can be removed exactly."""
+"""Networks other than classifiers: their groups, and the exact removal of 30 % of every group."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def layer(before: int, after: int, kernel: int = 3, stride: int = 1) -> nn.Seque
 
 
 class PartialStage(nn.Module):
-    """YOLOv8's C2f: the second half of the channels goes on through bottlenecks, all parts are concatenated."""
+    """YOLOv8's C2f: the second half of the channels passes bottlenecks, all parts are concatenated."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class SuperResolution(nn.Module):
 
 
 class UNet(nn.Module):
-    """Skips by concatenation; the way up is padded to the size of the skip."""
+    """Skips by concatenation; upsampled features are padded to the size of the skip."""
 
     def __init__(self, width: int = 6) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ def test_thirty_percent_of_every_group(exactly: Callable[..., Any], name: str) -
     maker, inputs, groups = NETWORKS[name]
     thinned = exactly(maker(), inputs)
     assert len(thinned.graph.groups) == groups
-    # What leaves: super-resolution adds it to the enlarged input, YOLO decodes its boxes with a fixed convolution.
+    # Outputs: super-resolution adds it to the enlarged input, YOLO decodes its boxes with a fixed convolution.
     decoded = ("add has an input without known channels", "convolution moves along the channels")
     assert all(reason.startswith(decoded) for reason in thinned.frozen.values())
     assert thinned.graph.cost.params(thinned.plan) < 0.7 * thinned.graph.cost.params()

@@ -1,4 +1,4 @@
-"""The channels of outputs stay in any container; containers that cannot be read raise errors."""
+"""The channels of outputs are kept in any container; containers that cannot be read raise errors."""
 
 from __future__ import annotations
 

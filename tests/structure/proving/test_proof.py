@@ -1,4 +1,4 @@
-"""Constants in the program: attributes that follow a width are set, everything else freezes its one group."""
+"""Constants in the program: attributes that depend on a width are set, other constants freeze one group."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_factor_computed_from_the_width_is_not_called_exact(network: Any) -> N
 
 @pytest.mark.parametrize("channels", [2, 3, 4, 5, 7, 16])
 def test_halves_of_any_width(exact: Callable[..., Any], network: Any, channels: int) -> None:
-    """An odd width cannot be halved into parts that stay equal: then the group must not break later."""
+    """An odd width cannot be halved into parts that stay equal: the group must also be valid later."""
 
     def forward(net: Any, x: Tensor) -> Tensor:
         x = F.relu(net.conv(F.relu(net.stem(x))))
@@ -219,7 +219,7 @@ def test_a_factor_that_is_computed_from_a_width_is_inexact(inexact: Callable[...
 
 
 def test_only_the_groups_that_a_factor_depends_on_are_inexact(network: Any) -> None:
-    """Of the first the factor shows every fourth channel only."""
+    """The factor depends only on every fourth channel of the first."""
 
     def forward(net: Any, x: Tensor) -> Tensor:
         first = net.first(x).relu()

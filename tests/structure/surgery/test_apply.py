@@ -1,4 +1,4 @@
-"""Applying a plan: everything that goes is gone, everything that stays is untouched, and mistakes change nothing."""
+"""Applying a plan: removed parts are gone, kept parts are unchanged, and mistakes change nothing."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_parameters_stay_the_same_objects_with_their_flags() -> None:
     assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
     assert not model[0].weight.requires_grad
     assert model[3].weight.requires_grad
-    assert model[3].weight.grad is None  # a gradient of the old shape would be nonsense
+    assert model[3].weight.grad is None  # a gradient of the old shape would be wrong
 
 
 def test_removed_weights_are_not_kept_in_memory() -> None:
@@ -121,7 +121,7 @@ def test_channels_last_is_preserved(random_plan: Callable[..., PruningPlan]) -> 
 
 
 def test_tied_layers_follow_without_a_slice_of_their_own() -> None:
-    """The second convolution shares its weight and has no bias: its own attributes must change all the same."""
+    """The second convolution shares its weight and has no bias: its own attributes must change as well."""
     first, second = (nn.Conv2d(6, 6, 3, padding=1, bias=False) for _ in range(2))
     second.weight = first.weight
     model = nn.Sequential(nn.Conv2d(3, 6, 3), first, nn.ReLU(), second, nn.ReLU(), nn.Conv2d(6, 2, 3))
@@ -188,7 +188,7 @@ def test_the_optimizers_state_follows(make: Callable[..., torch.optim.Optimizer]
 
 
 def test_training_on_is_the_same_with_a_followed_optimizer_as_with_a_masked_one() -> None:
-    """Without weight decay a masked network's kept weights move exactly as the pruned network's do."""
+    """Without weight decay the kept weights of a masked network change exactly like those of the pruned network."""
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 900, 5)).double()
     full, images = copy.deepcopy(model), IMAGES.double()
     plan = prunelab.analyze(model, images).plan({"0": [1, 4]})

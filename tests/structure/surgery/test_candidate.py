@@ -1,4 +1,4 @@
-"""A candidate is the pruned network that ``apply`` would make of a deep copy, and leaves the full one alone."""
+"""A candidate equals the network that ``apply`` makes of a deep copy, and does not change the full one."""
 
 from __future__ import annotations
 

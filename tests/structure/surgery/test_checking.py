@@ -19,7 +19,7 @@ IMAGES = torch.linspace(-1, 1, 8 * 3 * 8 * 8).reshape(8, 3, 8, 8).sin()
 
 
 def errors(model: nn.Module, images: Any = IMAGES) -> tuple[float, float]:
-    """(what ``check`` finds for a right pruned network, what it finds when one kept weight is wrong)."""
+    """The results of ``check`` for a right pruned network, and for one with a wrong kept weight."""
     model = model.eval()
     graph = prunelab.analyze(model, images)
     assert graph.groups
@@ -242,7 +242,7 @@ class Segments(nn.Module):
 
 
 class Pairs(Segments):
-    """Contrastive pairs: the similarity of every two images that stand side by side."""
+    """Contrastive pairs: the similarity of every two adjacent images."""
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.head(torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3)))

@@ -1,4 +1,4 @@
-"""A plan sets integer attributes to the values that its cuts imply, and to no others."""
+"""A plan may set integer attributes only to the values that its cuts imply."""
 
 from __future__ import annotations
 

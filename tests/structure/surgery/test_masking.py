@@ -1,4 +1,4 @@
-"""masked == pruned on the networks that people prune, and a reference written by hand for a plain ResNet."""
+"""masked == pruned on common networks, and a reference written by hand for a plain ResNet."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_dropping_only_blocks(lively: Callable[..., nn.Module], name: str) -> No
 def masked_by_hand(
     model: CifarResNet, plan: PruningPlan, images: Tensor, drop: Callable[[nn.Module], None]
 ) -> Tensor:
-    """The full CIFAR ResNet (projection shortcuts) in float64 with the readers of removed channels silenced.
+    """The full CIFAR ResNet (projection shortcuts) in float64 with zeros in the weights that read removed channels.
 
     Written without the engine: block (s, b) reads stage s (its first block stage s - 1), its second convolution reads
     its first. The stem writes stage 1.
@@ -287,7 +287,7 @@ def test_check_is_in_float64_for_any_precision_of_the_network(dtype: torch.dtype
 
 
 class PositionBias(nn.Module):
-    """What a small network makes of fixed coordinates is added to the features (as in Swin V2)."""
+    """The output of a small network for fixed coordinates is added to the features (as in Swin V2)."""
 
     def __init__(self) -> None:
         super().__init__()

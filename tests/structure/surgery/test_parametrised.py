@@ -140,7 +140,7 @@ class Hyper(nn.Module):
 
 
 class Constant(nn.Module):
-    """A grouped convolution with a kernel that is no parameter."""
+    """A grouped convolution with a kernel that is not a parameter."""
 
     def __init__(self, groups: int) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ def test_grouped_convolutions_with_a_computed_weight(
     random_plan: Callable[..., Any], masked_by_hand: Callable[..., Any], outputs: Callable[..., Any],
     make: Callable[[], nn.Module], group: str, images: int,
 ) -> None:  # fmt: skip
-    """What the weight does not touch can be removed, for any batch; groups appear once."""
+    """Channels independent of the weight can be removed, for any batch; groups appear once."""
     model, batch = make(), IMAGES[:images]
     graph = prunelab.analyze(model, batch)
     assert [found.name for found in graph.groups] == [group]

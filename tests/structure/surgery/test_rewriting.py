@@ -1,4 +1,4 @@
-"""Widths that a forward pass writes out in a reshape: attention heads are units all the same."""
+"""Constant widths in a reshape of a forward pass: attention heads are still units."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKENS = torch.linspace(-1, 1, 2 * 5 * 7).reshape(2, 5, 7).sin()
 
 
 class Attention(nn.Module):
-    """As most attention modules are written: C is the width of the input and that of all heads together."""
+    """The usual form of attention modules: C is the width of the input and that of all heads together."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -89,12 +89,12 @@ def test_heads_and_stream_are_pruned(exact: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("kept", [{"first.qkv": [1]}, {"embed": [0]}, {"embed": [1], "second.qkv": [0]}])
 def test_widths_that_agree_by_chance(prune: Callable[..., Any], kept: dict[str, list[int]]) -> None:
-    """Stream and heads can lose one of two only: C is then right whenever both do, and wrong where one does."""
+    """Stream and heads can lose only one of two: C is then right if both do, and wrong if one does."""
     assert prune(Transformer(width=6, num_heads=2, times=3), TOKENS, kept=kept).error < 1e-9
 
 
 class Chunked(Attention):
-    """Queries, keys and values of a head lie side by side."""
+    """Queries, keys and values of a head are adjacent."""
 
     def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
         B, N, C = x.shape

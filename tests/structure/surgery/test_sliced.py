@@ -38,7 +38,7 @@ def _made(name: str) -> tuple[nn.Module, ChannelGraph]:
     model = NETWORKS[name]().double()
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() == 1:  # born constant
+            if parameter.dim() == 1:  # initially constant
                 parameter.uniform_(0.5, 1.5)
     return model.train(), analyze(model, IMAGES[:1])
 
@@ -150,7 +150,7 @@ def test_arithmetic_shrinks() -> None:
 
 
 def test_tensors_of_full_size_stand_in_for_the_own() -> None:
-    """What a hypernetwork generates is cut like the network's own weights, and gradients reach the generator."""
+    """Generated weights are cut like the network's own weights, and gradients reach the generator."""
     model, graph = _made("vgg16_bn")
     widths = {group.name: max(1, group.size // 3) for group in graph.groups}
     name, own = next((n, p) for n, p in model.named_parameters() if p.dim() == 4)

@@ -1,4 +1,4 @@
-"""Results on the meta device made from shapes alone are what PyTorch itself would give there."""
+"""Results on the meta device that are computed only from shapes are those of PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks that are proven are right, and those of most matrices are proven."""
+"""Proven ranks are right, and those of most matrices are proven."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_by_hand() -> None:
     matrices = np.zeros((7, 5, 3), np.float32)
     matrices[1, :3] = np.eye(3)  # independent
     matrices[2, 0, 1] = 2.0  # one column that is not zero
-    matrices[3] = 1.0  # three equal columns: what the first leaves of the others is nothing
+    matrices[3] = 1.0  # three equal columns: the residuals of the others are zero
     matrices[4, 0] = [1, 2, 3]
     matrices[4, 1] = [0, 1, 1]  # the third column is the sum of the others
     matrices[5, :3] = np.diag([1.0, 1e-3, 1e-9])  # far above and far below the tolerance
@@ -62,7 +62,7 @@ def test_proven_ranks_are_right(width: int, taller: int, count: int, seed: int, 
     expected = exact_ranks(matrices, tolerance)
     for found in (
         proven_ranks(matrices, tolerance),
-        hrank._dependent_columns(torch.from_numpy(matrices), tolerance).tolist(),  # the proof that GPUs use
+        hrank._dependent_columns(torch.from_numpy(matrices), tolerance).tolist(),  # the proof on GPUs
     ):
         assert all(rank in (-1, right) for rank, right in zip(found, expected, strict=True))
 
@@ -95,7 +95,7 @@ def test_many_matrices_are_divided_among_threads(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 def test_no_folder_for_compiled_code(tmp_path: Path) -> None:
-    """An installation that cannot be written to, and a user without a folder for caches."""
+    """An installation that cannot be written, and a user without a cache folder."""
     code = (
         "import numba.core.caching as caching\n"
         "caching.CacheImpl._locator_classes = []\n"

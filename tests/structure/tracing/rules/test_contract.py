@@ -1,4 +1,4 @@
-"""Convolutions and matrix products: which channels they make, which they read, and what that ties."""
+"""Convolutions and matrix products: the channels that they produce and read, and the resulting ties."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_products_of_two_activations_freeze_the_contracted_channels(
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention as it is often written: the number of heads is an attribute of the module."""
+    """A common form of multi-head attention: the number of heads is an attribute of the module."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Indexing: free along places; along channels only the zero-padded shortcut's own map may be pruned."""
+"""Indexing: no effect along places; along channels only the map of the zero-padded shortcut may be pruned."""
 
 from __future__ import annotations
 

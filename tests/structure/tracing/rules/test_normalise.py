@@ -28,7 +28,7 @@ def head(channels: int) -> list[nn.Module]:
 
 
 def global_response_norm(channels: int) -> nn.Module:
-    """ConvNeXt V2's; its scale is born zero, which would make it the identity."""
+    """ConvNeXt V2's; its scale is initially zero, which would make it the identity."""
     norm = GlobalResponseNorm(channels, channels_last=False)
     nn.init.uniform_(norm.weight, 0.5, 1.5)
     return norm
@@ -135,7 +135,7 @@ def test_weight_norm_of_both_kinds(inexact: Callable[..., Any]) -> None:
         with torch.no_grad():
             network(
                 IMAGES
-            )  # the older kind keeps its last weight, which can only be copied without a gradient
+            )  # the older kind stores its last weight, which can only be copied without a gradient
         pruning = inexact(network, IMAGES)
         assert list(pruning.groups.values()) == [("filter", 8), ("filter", 6)]
         assert list(pruning.inexact.values()) == ["_weight_norm_interface over channels"]

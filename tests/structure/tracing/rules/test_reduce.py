@@ -1,4 +1,4 @@
-"""Reductions over places are free; over channels they are inexact, and they freeze what no layer reads."""
+"""Reductions over places have no effect; over channels they are inexact, and freeze channels that no layer reads."""
 
 from __future__ import annotations
 

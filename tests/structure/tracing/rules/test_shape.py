@@ -1,4 +1,4 @@
-"""Views, concatenations, splits: where channels sit, and that constant sizes freeze the one group they stand for."""
+"""Views, concatenations, splits: the positions of channels, and constant sizes that freeze one group."""
 
 from __future__ import annotations
 

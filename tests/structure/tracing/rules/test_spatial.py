@@ -1,4 +1,4 @@
-"""Pooling, resizing, padding and rearrangements of places leave channels alone, or tie what they rearrange."""
+"""Pooling, resizing, padding and rearrangements of places do not change channels, or tie the rearranged ones."""
 
 from __future__ import annotations
 
