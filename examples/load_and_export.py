@@ -20,7 +20,7 @@ import prunelab
 def main() -> None:
     """Prune, save, load, export, and compare the outputs of the three."""
     parser = argparse.ArgumentParser(description="Save, load and export a pruned network.")
-    parser.add_argument("--folder", type=Path, default=Path("pruned"), help="where the files go")
+    parser.add_argument("--folder", type=Path, default=Path("pruned"), help="folder of the files")
     folder = parser.parse_args().folder
 
     torch.manual_seed(0)

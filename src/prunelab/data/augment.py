@@ -1,4 +1,4 @@
-"""From uint8 images to network input, a whole batch at a time: random crop, random flip, normalisation.
+"""Conversion of batches of uint8 images to network input: random crop, random flip, normalisation.
 
 Images are transformed on the device that holds them. Random numbers are always drawn on the CPU, so that a batch is the
 same on every device.

@@ -17,7 +17,7 @@ CLASSES = 1000
 
 def synsets() -> tuple[str, ...]:
     """The WordNet ids of the 1000 classes; the position of an id is the index of the class (timm's list)."""
-    from timm.data import ImageNetInfo  # importing timm takes seconds
+    from timm.data import ImageNetInfo  # the import of timm takes seconds
 
     return tuple(ImageNetInfo().label_names())
 

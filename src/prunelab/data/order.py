@@ -86,7 +86,7 @@ class BatchOrder:
     whose sizes differ by at most one and do not exceed ``batch_size`` (except that with several processes and a batch
     size of 1 a batch may contain two images, because every process needs at least one image).
 
-    With a seed (training): reshuffled in each epoch by (seed, epoch), full batches only. Images that do not fill a
+    With a seed (training): reshuffled in each epoch by (seed, epoch), only full batches. Images that do not fill a
     batch are left out of that epoch.
 
     Raises UserError if there are fewer images than processes, or if there are fewer training images than one batch of

@@ -1,4 +1,4 @@
-"""LatencyTable: milliseconds of single layers on one target, measured when they are needed and shared between runs."""
+"""LatencyTable: milliseconds of single layers on one target, measured on demand and shared between runs."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 FORMAT = "prunelab latency table 1"
 ANCHOR = LayerShape((28, 28), (3, 3), (1, 1), (1, 1), (1, 1), False, 64, 64, 1, BN_RELU)
-"""Timed in turns with every layer. Times in a table are those of a machine on which the anchor takes ``anchor_ms``."""
+"""The anchor is timed in turns with every layer. Times in a table are relative to an anchor of ``anchor_ms``."""
 
 SECONDS = 0.04
-"""About how long the turns of one layer take together."""
+"""Approximate seconds of all turns of one layer."""
 
 SHORTEST = 0.001
 """Layers and anchors that are faster than this number of seconds are called several times in each turn."""
@@ -48,7 +48,7 @@ class LatencyTable:
     Args:
         target: where layers run.
         path: the JSON file; None: the table is not kept.
-        anchor_ms: milliseconds of the anchor, by which times of different runs are made comparable; None: unknown yet.
+        anchor_ms: milliseconds of the anchor, which makes times of different runs comparable; None: not measured yet.
         entries: key of a shape -> milliseconds.
         measure: measures a layer; by default on this machine.
 
@@ -64,7 +64,7 @@ class LatencyTable:
     entries: dict[str, float] = field(default_factory=dict)
     measure: MeasureLayer | None = None
     measured: int = 0
-    """How many layers this object has measured."""
+    """The number of layers that this object has measured."""
 
     _anchor: Program | None = field(default=None, repr=False)
     _written: float = field(default_factory=time.monotonic, repr=False)
@@ -72,7 +72,7 @@ class LatencyTable:
 
     @classmethod
     def of(cls, target: Target) -> LatencyTable:
-        """The table of a target on this machine, from the folder ``target.tables`` if it is there.
+        """The table of a target on this machine, from the folder ``target.tables`` if it exists.
 
         Raises:
             UserError: the file belongs to another machine or target.
@@ -84,7 +84,8 @@ class LatencyTable:
         return cls(target, path) if found is None else cls(target, path, *found)
 
     def milliseconds(self, shape: LayerShape) -> float:
-        """The time of a layer; it is measured if the table lacks it: by rank zero, when all ranks ask for it."""
+        """The time of a layer; if the table does not contain it, rank zero measures it, and all ranks must make the
+        call."""
         key = shape.key
         if key not in self.entries:
             self.entries[key] = from_rank_zero(lambda: (self.measure or self._measured)(shape))

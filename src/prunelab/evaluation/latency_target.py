@@ -21,14 +21,14 @@ from prunelab.records.latency import Spread
 from prunelab.structure import ChannelGraph
 
 SECONDS = 3.0
-"""About how long the turns of a comparison last."""
+"""Approximate seconds of the turns of a comparison."""
 
 TURNS = (11, 201)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A network against the full one, measured in the same turns.
+    """A network compared with the full one, measured in the same turns.
 
     ``ratio`` is the median over turns of the time of the network divided by the time of the full one.
     """
@@ -48,7 +48,7 @@ class LatencyModel:
         table: times of single layers on it.
         image_shape: (C, H, W).
         scale: measured time of the full network / sum of the times of its layers in the table.
-        full: one forward pass of the full network; on rank zero only.
+        full: one forward pass of the full network; only on rank zero.
     """
 
     target: Target
@@ -65,10 +65,10 @@ class LatencyModel:
 
         Args:
             graph: the structure of ``network``.
-            example_input: (N, C, H, W); N does not count.
+            example_input: (N, C, H, W); N has no effect.
 
         Raises:
-            UserError: the target is not there, or its runtime does not support the network.
+            UserError: the target is not available, or its runtime does not support the network.
         """
         target.require_available()
         if not isinstance(example_input, torch.Tensor) or example_input.ndim < 2:
@@ -94,7 +94,7 @@ class LatencyModel:
         return replace(graph, cost=graph.cost.with_resource("latency", predicted))
 
     def compare(self, network: nn.Module) -> Comparison:
-        """Measure ``network`` in turns with the full one. On rank zero only."""
+        """Measure ``network`` in turns with the full one. Only on rank zero."""
         program = network_program(network, self.image_shape, self.target)
         full, pruned = self.times([self.full, program])
         ratio = float(np.median(pruned.processor / full.processor))
@@ -107,7 +107,7 @@ class LatencyModel:
 
 
 def _nothing() -> None:
-    """The program of all ranks but rank zero, which never runs."""
+    """The program of all ranks except rank zero, which never runs."""
 
 
 def _spread(times: Times) -> Spread:

@@ -1,4 +1,4 @@
-"""LayerShape: what the time of one layer depends on, and nothing else; the key of a latency table."""
+"""LayerShape: the properties on which the time of one layer depends; the key of a latency table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 BN_RELU, RELU, NOTHING = "bn+relu", "relu", ""
-"""What usually follows a layer and is timed with it: runtimes fuse it, or it costs time for each output."""
+"""Operators that usually follow a layer and are timed with it: runtimes fuse them, or they take time for each
+output."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class LayerShape:
         kernel, stride, padding, dilation: of a convolution; () for a linear layer.
         transposed: whether it is a transposed convolution.
         inputs, outputs, groups: channels; features of a linear layer.
-        tail: what is timed with the operator: "bn+relu", "relu" or "".
+        tail: operators that are timed with it: "bn+relu", "relu" or "".
 
     Example:
         >>> LayerShape((8, 8), (3, 3), (1, 1), (1, 1), (1, 1), False, 16, 32, 1, "relu").key

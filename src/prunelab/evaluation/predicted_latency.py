@@ -23,10 +23,10 @@ class PredictedLatency:
 
     Between the widths at which a layer is measured its time is interpolated linearly in inputs and in outputs: the
     work of a layer is a product of both. The scale is chosen so that the full network has its measured time; it
-    contains all that the layers do not: additions, pooling, the runtime itself.
+    accounts for everything outside the layers: additions, pooling, the runtime itself.
 
     Args:
-        cost: of the network; its ``layer_widths`` turn widths of groups into widths of layers.
+        cost: cost model of the network; its ``layer_widths`` turn widths of groups into widths of layers.
         table: times of layers.
         scale: see above.
 
@@ -58,7 +58,7 @@ class PredictedLatency:
 
     @cached_property
     def _kinds(self) -> tuple[int, ...]:
-        """For each layer the number of the first one with the same shape: their times are the same."""
+        """For each layer the number of the first one with the same shape, which has the same time."""
         return tuple(self._shapes.index(shape) for shape in self._shapes)
 
     def _of_layer(self, layer: int, rows: NDArray[np.int64]) -> Array:
@@ -81,7 +81,7 @@ class PredictedLatency:
         return self._known[place]
 
     def _with_groups(self, shape: LayerShape, groups: int, outputs: int) -> float:
-        """A layer whose number of groups follows its width, such as a depthwise convolution."""
+        """A layer whose number of groups depends on its width, such as a depthwise convolution."""
         each_in, each_out = shape.inputs // shape.groups, max(1, outputs // groups)
         return sum(
             weight * self.table.milliseconds(shape.at(each_in * at, each_out * at, at))
@@ -101,7 +101,7 @@ def corners(width: int, full: int, multiple: int) -> list[tuple[int, float]]:
 
     Args:
         full: the width in the full network, which is measured in any case.
-        multiple: of which measured widths are multiples (the number of groups of a convolution).
+        multiple: divisor of the measured widths (the number of groups of a convolution).
 
     Example:
         >>> corners(24, 64, 1), corners(200, 512, 1)

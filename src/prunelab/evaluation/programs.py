@@ -43,7 +43,7 @@ def network_program(network: nn.Module, image_shape: tuple[int, ...], target: Ta
     dtype = DTYPES[target.precision]
     network, images = network.to(target.device, dtype), images.to(target.device, dtype)
     if target.runtime == "compiled":
-        # Every network of a search has its own shapes: without a reset, torch would fall back to eager after some.
+        # Every network of a search has other shapes: without a reset, torch would run later ones eagerly.
         torch.compiler.reset()
         network = cast(nn.Module, torch.compile(network, dynamic=False))
 
@@ -162,7 +162,7 @@ def _session_program(model: bytes, inputs: np.ndarray, number_of_threads: int) -
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of the exporter about constants and its own future."""
+    """Context without the warnings of the exporter about constants and future changes."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

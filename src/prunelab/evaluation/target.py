@@ -1,4 +1,4 @@
-"""Target: where a network is meant to run, and so where its latency counts."""
+"""Target: the machine and runtime on which the latency of a network is measured."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Target:
         precision: "fp32"; "fp16" and "bf16" for eager and compiled.
         batch_size: images in one forward pass.
         threads: processor threads of the runtime.
-        tables: folder in which latency tables are kept and shared between runs; None: they are not kept.
+        tables: folder in which latency tables are stored and shared between runs; None: they are not stored.
 
     Raises:
         UserError: an unknown word, a number below 1, or a combination that does not exist.
@@ -60,7 +60,7 @@ class Target:
             kind = torch.device(self.device).type
         except RuntimeError:
             raise UserError(
-                f"budget.target.device={self.device} is no device: use cpu, cuda or mps."
+                f"budget.target.device={self.device} is not a device: use cpu, cuda or mps."
             ) from None
         if self.runtime == "onnxruntime" and (kind != "cpu" or self.precision != "fp32"):
             raise UserError(
@@ -99,7 +99,7 @@ class Target:
         return {name: value for name, value in asdict(self).items() if name != "tables"}
 
     def machine(self) -> dict[str, str]:
-        """The processor (or GPU) and the versions that a latency depends on."""
+        """The processor (or GPU) and the versions on which a latency depends."""
         kind = torch.device(self.device).type
         chip = torch.cuda.get_device_name(torch.device(self.device)) if kind == "cuda" else processor()
         package = "onnxruntime" if self.runtime == "onnxruntime" else "torch"

@@ -19,10 +19,10 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Clocks:
-    """The clock that times are compared by, and the clock on the wall; both return seconds.
+    """The clock of comparisons, and the wall clock; both return seconds.
 
-    processor: the processor time of this thread if the target is one thread of a processor: it does not count while
-        another process runs. Else the same as ``wall``.
+    processor: the processor time of this thread if the target is one thread of a processor: it excludes the time of
+        other processes. Else the same as ``wall``.
     wait: returns when the device has finished all work.
     """
 
@@ -58,9 +58,9 @@ def in_turns(
 
     Args:
         programs: functions without arguments. Each is called once or twice before the first turn.
-        clocks: how to read the time.
-        seconds: about how long all turns may take together.
-        turns: the least and the largest number of turns.
+        clocks: the clocks of the measurement.
+        seconds: approximate time of all turns.
+        turns: the smallest and the largest number of turns.
         shortest: a program that is faster is called several times in each turn, for about this number of seconds.
 
     Example:

@@ -85,7 +85,7 @@ def write_network(model: nn.Module, folder: Path, write: Write) -> None:
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     """Load the pruned network in ``folder`` as an ordinary ``nn.Module``.
 
-    The files can come from somebody else: nothing in them is executed, and a network is built only after its shapes
+    The files may be untrusted: nothing in them is executed, and a network is built only after its shapes
     were compared with the header of the weights file on the meta device (see ``export.limits``).
 
     Args:

@@ -111,7 +111,7 @@ class Calibration:
                     chosen, targets = self.unpack(used)
                     chosen = chosen[:remaining].to(
                         device
-                    )  # batches of other classes than pytrees stay as they are
+                    )  # batches of classes other than pytrees are not changed
                     targets = on_device(_first(targets, len(images), remaining), device)
                     if not is_finite(chosen):
                         raise UserError(

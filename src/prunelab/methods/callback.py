@@ -310,7 +310,7 @@ class PruningCallback(pl.Callback):
 
 
 def _effect(context: PruningContext, plan: PruningPlan) -> str:
-    """What applying ``plan`` changed, in one line."""
+    """The effect of ``plan``, in one line."""
     cost = context.graph.cost
     pairs = ((cost.flops(), cost.flops(plan), "FLOPs"), (cost.params(), cost.params(plan), "parameters"))
     parts = [f"{before:,.0f} -> {after:,.0f} {what} ({after / before:.1%})" for before, after, what in pairs]

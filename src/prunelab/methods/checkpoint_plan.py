@@ -127,7 +127,7 @@ def load_from_checkpoint(
 ) -> Any:
     """A LightningModule from a checkpoint that was saved after ``PruningCallback`` pruned it.
 
-    ``module_class.load_from_checkpoint`` alone builds the full network and fails on the smaller weights::
+    ``module_class.load_from_checkpoint`` builds the full network and fails on the smaller weights::
 
         module = prunelab.load_from_checkpoint(MyModule, "last.ckpt", lr=0.1)
 

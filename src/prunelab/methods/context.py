@@ -147,7 +147,7 @@ class PruningContext:
         if self.batch_loss is not None:
             loss = self.batch_loss(outputs, batch)
         elif targets is None:
-            raise UserError(f"{self.method} needs targets, but the calibration batches contain images only.")
+            raise UserError(f"{self.method} needs targets, but the calibration batches contain only images.")
         elif not isinstance(outputs, Tensor):
             raise UserError(
                 f"{self.method} needs a loss, but the network returns a {type(outputs).__name__}, not a tensor: "

@@ -38,11 +38,11 @@ class _Attempt:
 def decide(method: PruningMethod, context: PruningContext) -> tuple[PruningPlan, LatencySummary | None]:
     """The plan of a method for a context; under a latency budget one that meets it when it is measured.
 
-    The budget of the first round is what was asked. Each further round has a budget that is corrected by the measured
-    latencies of the earlier ones. There are at most ``ROUNDS``.
+    The first round has the given budget. The budget of each further round is corrected by the measured latencies of the
+    earlier ones. There are at most ``ROUNDS``.
 
     Returns:
-        The plan, and what was measured (None for budgets of FLOPs or parameters).
+        The plan, and the measurements (None for budgets of FLOPs or parameters).
 
     Raises:
         UserError: the budget cannot be reached, or it was not met within ``TOLERANCE``.
@@ -79,7 +79,7 @@ def corrected(points: Sequence[tuple[float, float]], asked: float) -> float:
     known = sorted({*points, (1.0, 1.0)}, key=lambda each: each[1])
     above = next((number for number, each in enumerate(known) if each[1] >= asked), len(known) - 1)
     low, high = known[max(above - 1, 0)], known[max(above, 1)]
-    if above == 0:  # below everything that was measured: the line from the full network
+    if above == 0:  # below all measurements: the line from the full network
         low, high = known[0], known[-1]
     if high[1] - low[1] < 1e-6:
         return max(1e-3, low[0] * asked / low[1])
@@ -91,7 +91,7 @@ def _attempt(method: PruningMethod, context: PruningContext, aim: float) -> _Att
     assert context.latency is not None
     latency, original = context.latency, context.budget.keep
     folder = context.folder
-    if folder is not None and aim != original:  # the state of a search belongs to one budget
+    if folder is not None and aim != original:  # the state of a search is for one budget
         folder = folder / f"latency-{aim:.4f}"
     aiming = replace(context, budget=context.budget.keeping(aim), folder=folder)
     plan = method.decide(aiming)
@@ -105,7 +105,7 @@ def _attempt(method: PruningMethod, context: PruningContext, aim: float) -> _Att
 def _chosen(
     context: PruningContext, attempts: Sequence[_Attempt], smallest: float
 ) -> tuple[PruningPlan, LatencySummary]:
-    """The attempt that keeps most within the budget."""
+    """The attempt with the highest latency within the budget."""
     assert context.latency is not None
     latency, asked = context.latency, context.budget.keep
     met = [each for each in attempts if each.found.ratio <= asked * (1 + TOLERANCE)]

@@ -25,7 +25,7 @@ from prunelab.structure import LEVELS, ChannelGraph, PruningPlan, analyze
 
 
 class PruningMethod(ABC):
-    """Decides which channels and blocks of a network stay.
+    """Decides which channels and blocks of a network are kept.
 
     A subclass implements ``decide`` and may implement ``reconstruct``. Both are functions of a
     ``PruningContext``, so that a method works without a Trainer::
@@ -122,7 +122,7 @@ class PruningMethod(ABC):
         """Adjust, in place, weights of ``context.model`` so that applying ``plan`` changes its output less.
 
         Called between ``decide`` and surgery, on every rank, with the context of ``decide``. It is also called
-        when an earlier process decided the plan (a resumed run), so it must depend on its two arguments alone.
+        when an earlier process decided the plan (a resumed run), so it must depend only on its two arguments.
         """
 
     @property

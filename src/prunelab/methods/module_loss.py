@@ -1,4 +1,4 @@
-"""The loss that a LightningModule defines in ``training_step``, for criteria that read gradients before training."""
+"""The loss that a LightningModule defines in ``training_step``, for criteria that need gradients before training."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from prunelab.methods.calibration import Unpack
 class ModuleLoss:
     """(outputs, batch) -> the loss that ``module.training_step`` returns for the batch.
 
-    The outputs are those of a forward pass that has been made already, in which hooks read activations:
-    ``training_step`` is run with a network that returns these outputs. So it must call the network exactly once,
-    on the images of the batch.
+    The outputs are those of an earlier forward pass, in which hooks read activations: ``training_step`` is run with a
+    network that returns these outputs. It must therefore call the network exactly once, on the images of the batch.
     """
 
     def __init__(self, module: Any, network: nn.Module, unpack: Unpack) -> None:
@@ -53,7 +52,7 @@ class ModuleLoss:
         if calls != 1:
             raise self._error(f"it calls the network {calls} times in a step, not once")
         if not same:
-            raise self._error("it changes the images before the network sees them")
+            raise self._error("it changes the images before it calls the network")
         loss = out["loss"] if isinstance(out, dict) else out
         if not isinstance(loss, Tensor):
             raise self._error(f"it returns {type(loss).__name__}, not a loss tensor")
@@ -68,7 +67,7 @@ class ModuleLoss:
 
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Inside, ``owner.name`` is ``value``: an attribute of this instance."""
+    """Context in which ``owner.name`` is ``value``: an attribute of this instance."""
     had = name in vars(owner)
     before = vars(owner).get(name)
     object.__setattr__(owner, name, value)
@@ -83,9 +82,9 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def _silent(module: Any) -> Iterator[None]:
-    """Inside, ``module.log`` and ``module.log_dict`` do nothing: outside a training loop they raise.
+    """Context in which ``module.log`` and ``module.log_dict`` do nothing: outside a training loop they raise errors.
 
-    Afterwards metrics of the module have the state that they had before.
+    Afterwards metrics of the module have their earlier state.
     """
     with (
         _replaced(module, "log", lambda *_, **__: None),

@@ -31,8 +31,8 @@ def kept_randomness() -> Iterator[None]:
 
 @contextmanager
 def untouched(model: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
-    """Inside, the model is in evaluation mode on ``device``, its parameters require no gradient, and the random number
-    generators are seeded with ``seed``.
+    """Context in which the model is in evaluation mode on ``device``, its parameters require no gradient, and the
+    random number generators are seeded with ``seed``.
 
     On exit, also after an exception, training flags, ``requires_grad``, buffers, device and random number generators
     are restored.

@@ -31,7 +31,7 @@ def build(
             image of this size to check that it accepts it.
         pretrained: start from the weights that timm publishes, which are downloaded once.
         output: for a network that returns several tensors, the name (of an entry or attribute) or index of the scores
-            of the classes; the network then returns these alone, and the channels of its other outputs can be removed.
+            of the classes; the network then returns only these, and the channels of its other outputs can be removed.
         arguments: further arguments of the network's constructor, as JSON values (``shortcut="B"``,
             ``drop_rate=0.1``).
 

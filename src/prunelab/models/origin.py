@@ -47,7 +47,7 @@ class Origin:
 
     ``output``: the name or index of the one output that the network returns; None: it returns all.
 
-    An origin can come from a file that somebody else wrote. Therefore only a known builder, a name of timm's registry,
+    An origin may come from an untrusted file. Therefore only a known builder, a name of timm's registry,
     and arguments that neither download nor read anything are allowed.
 
     Raises:

@@ -12,7 +12,7 @@ from prunelab.structure.tracing.outputs import selected
 
 @dataclass(frozen=True)
 class ChosenOutput:
-    """A forward hook of a network, which then returns one of its outputs alone.
+    """A forward hook of a network, which then returns only one of its outputs.
 
     Attributes:
         output: the name of an entry or attribute, or an index, of what the network returns. A single tensor (a network

@@ -104,7 +104,7 @@ class RunFolder:
     def start(self, config: Mapping[str, Any], claim: Claim) -> None:
         """Write the configuration; remove an earlier failure and the temporary files of killed processes.
 
-        If the code or data behind the settings are not those of the interrupted run, it starts from the beginning.
+        If the named code or data differ from those of the interrupted run, it starts from the beginning.
         """
         if self._has_other_contents():
             log.info(

@@ -47,11 +47,11 @@ WITHOUT_EFFECT = frozenset(
 )
 """Dotted names of settings that are left out of every key, because they cannot change a result beyond rounding
 (experiments/benchmarks/README.md). Groups and keys outside
-``OF_A_RUN`` are left out as well: names, folders and loggers, and those that act through ``method`` alone (budget,
+``OF_A_RUN`` are left out as well: names, folders and loggers, and those that act only through ``method`` (budget,
 levels, ...)."""
 
 OF_THE_BASELINE = ("data", "model", "baseline", "seed", "trainer", "fast_dev_run")
-"""What a baseline depends on; the runs of a sweep that agree in this share it."""
+"""The settings on which a baseline depends; runs of a sweep with the same ones share it."""
 
 OF_A_RUN = (*OF_THE_BASELINE, "method", "recipe")
 

@@ -1,4 +1,4 @@
-"""The part of a record about a latency budget: what was asked, predicted and measured, and where."""
+"""The part of a record about a latency budget: the requested, predicted and measured latency, and the target."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Spread:
 class LatencyRound:
     """One network that was built and measured: fractions of the full network's latency.
 
-    ``aim`` is what the allocation was given, after the correction by earlier rounds.
+    ``aim`` is the budget of the allocation, after the correction by earlier rounds.
     """
 
     aim: float
@@ -45,11 +45,11 @@ class LatencyRound:
 
 @dataclass(frozen=True)
 class LatencySummary:
-    """How a latency budget was met.
+    """The result of a latency budget.
 
     ``asked``, ``predicted`` (by the table) and ``measured`` are fractions of the latency of the full network.
     ``rounds`` are all networks that were measured, ``turns`` the forward passes of each network in the comparison
-    of the chosen one. ``target`` and ``machine`` describe where.
+    of the chosen one. ``target`` and ``machine`` describe the place of the measurement.
     """
 
     asked: float
@@ -77,7 +77,7 @@ class LatencySummary:
         )
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One readable line."""
         target = self.target
         threads = target.get("threads")
         return (

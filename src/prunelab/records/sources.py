@@ -1,4 +1,4 @@
-"""Python source files behind dotted names, found and read without importing them.
+"""Python source files of dotted names, found and read without importing them.
 
 Keys and reports need the file that defines a class, and the defaults of its constructor. Importing the class would
 import torch, which takes seconds, and would run code; so the files are parsed instead.
@@ -93,7 +93,7 @@ def imported_module(statement: ast.ImportFrom, module: str) -> str | None:
 
 
 def definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
-    """Where ``module.name`` is defined, through any number of ``from ... import``: the module, and the syntax tree.
+    """The module and the syntax tree that define ``module.name``, through any number of ``from ... import``.
 
     None if the definition cannot be found without running the code.
     """
@@ -137,5 +137,5 @@ def is_installed(path: Path) -> bool:
 
 
 def is_builtin(name: str) -> bool:
-    """Whether a top-level module comes with Python."""
+    """Whether a top-level module is part of Python."""
     return name in sys.stdlib_module_names

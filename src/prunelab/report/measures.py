@@ -108,5 +108,5 @@ MEASURES: tuple[Measure, ...] = (
         lambda record: record.after_calibration[-1].top1 if record.after_calibration else None,
     ),
 )
-"""In the order of the CSV columns. Accuracies, changes and fractions are fractions of 1; the names state the units of
-times."""
+"""The measures in the order of the CSV columns. Accuracies, changes and fractions are fractions of 1; the names state
+the units of times."""

@@ -34,7 +34,7 @@ def _without_copies(runs: Iterable[FinishedRun]) -> tuple[list[FinishedRun], lis
 
 
 def _without_strangers(runs: Iterable[FinishedRun]) -> tuple[list[FinishedRun], list[Problem]]:
-    """For each name of model and data only runs whose full networks have the same costs.
+    """For each name of model and data, only the runs whose full networks have the same costs.
 
     Other costs mean another number of classes, image size or architecture, that is, another task. The most frequent
     costs are kept.

@@ -159,7 +159,7 @@ def _metrics(text: str) -> Fields:
     fields = Fields(values)
     # Baselines that were stored by earlier versions have no digest of the metrics.
     if "metrics_sha256" in fields.names() and fields.text("metrics_sha256") != _digest(values):
-        raise RecordError(f"{METRICS_FILE} does not have the digest that it states")
+        raise RecordError(f"{METRICS_FILE} does not match its digest")
     return fields
 
 

@@ -30,7 +30,7 @@ _DONE = "calibrated"
 """Key of the metadata of a weights file that holds the accuracy after the step."""
 
 Stored = tuple[Calibrated, dict[str, Tensor]]
-"""What a step came to, and the weights and buffers after it."""
+"""The result of a step, and the weights and buffers after it."""
 
 
 def calibrate(

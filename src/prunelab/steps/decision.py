@@ -1,4 +1,4 @@
-"""The plan that a round decided, stored so that a resumed run does not decide again."""
+"""The plan of a round, stored so that a resumed run does not decide again."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Decision:
-    """A plan, the fingerprint of the weights that it was decided for, and the seconds that the decision took.
+    """A plan, the fingerprint of the weights for which it was decided, and the seconds of the decision.
 
-    ``latency``: what was measured under a latency budget.
+    ``latency``: the measurements under a latency budget.
     """
 
     plan: PruningPlan
@@ -103,7 +103,7 @@ def _parsed(text: str) -> Decision:
     fields = Fields(content)
     digest = fields.text("sha256")
     if digest != _digest({name: value for name, value in content.items() if name != "sha256"}):
-        raise RecordError("its content does not have the digest that it states")
+        raise RecordError("its content does not match its digest")
     plan = PruningPlan.from_json(json.dumps(fields.mapping("plan")))
     latency = fields.nested_or_none("latency")
     measured = None if latency is None else LatencySummary.from_fields(latency)

@@ -102,7 +102,7 @@ class Task:
         return TestSet(len(targets), float(np.bincount(targets).max() / len(targets)))
 
     def test_accuracy(self, network: nn.Module) -> Accuracy:
-        """The accuracy on the test images. They are used for final results only."""
+        """The accuracy on the test images. They are used only for final results."""
         return self._accuracy(network, self.data.test_dataloader(), "testing")
 
     def validation_accuracy(self, network: nn.Module) -> Accuracy:

@@ -58,7 +58,7 @@ class _Search:
         self._visits = {visit.module: visit for visit in trace.visits}
 
     def reason(self, step: Step) -> str:
-        """Why no block contains the sum ``step``."""
+        """The reason why no block contains the sum ``step``."""
         first, second = (viewed(marked) for marked in step.inputs)
         module = step.module
         if not (self._depends(second, first) or self._depends(first, second)):

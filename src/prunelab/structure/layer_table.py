@@ -189,7 +189,7 @@ class _Builder:
         return tuple(self.forms.width(ids, size) for ids, size in zip(marked.dims, marked.shape, strict=True))
 
     def _parameters_read(self, step: Step) -> set[str]:
-        """The parameters among the inputs of an operator, also behind what was computed from them."""
+        """The parameters among the inputs of an operator, directly or through values computed from them."""
         found: set[str] = set()
         for marked in step.inputs:
             if not marked.activation:

@@ -14,7 +14,8 @@ from prunelab.training.losses import distillation
 
 @dataclass(frozen=True)
 class Distillation:
-    """How a training uses a teacher: ``(1 - weight) L + weight T^2 KL(teacher || student)``, L the loss of the labels.
+    """The use of a teacher in a training: ``(1 - weight) L + weight T^2 KL(teacher || student)``, L the loss of the
+    labels.
 
     Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv:1503.02531; T is the temperature of both
     softmax functions, see ``prunelab.training.losses.distillation``.

@@ -29,7 +29,7 @@ class Machine:
         num_nodes: number of machines.
         strategy: "auto" or "ddp".
         sync_batchnorm: in training, compute the statistics of batch normalisation over the images of all processes, so
-            that their number changes results by rounding only; False: each process uses its own images.
+            that their number changes results only by rounding; False: each process uses its own images.
         threads: CPU threads of each process; None: torch's default.
         precision: "32-true", "16-mixed" or "bf16-mixed", of training and of the validation in it; final accuracies and
             scores are always computed in float32.

@@ -23,7 +23,7 @@ class Training:
         epochs: passes over the training set; pass the same number to the Trainer as ``max_epochs``.
         optimizer: "sgd" (with ``momentum`` and ``nesterov``) or "adamw" (which ignores both).
         lr: the highest learning rate; the schedule multiplies it by a factor in [0, 1].
-        weight_decay: weight decay of all parameters, or of convolution and linear weights only if
+        weight_decay: weight decay of all parameters, or only of convolution and linear weights if
             ``decay_norm_and_bias`` is false.
         schedule: the learning-rate schedule; see ``prunelab.training.schedule``.
         milestones: for "multistep", the epochs at which the rate is multiplied by ``gamma``.

@@ -89,5 +89,5 @@ class _BatchNorm(torch.autograd.Function):
 
 
 def _dims_and_shape(x: Tensor) -> tuple[list[int], list[int]]:
-    """Of x (N, C, ...): the dimensions that statistics are taken over, and the shape (1, C, 1, ...) of a statistic."""
+    """For x (N, C, ...): the dimensions of the reduction, and the shape (1, C, 1, ...) of a statistic."""
     return [dim for dim in range(x.dim()) if dim != 1], [1, x.shape[1], *[1] * (x.dim() - 2)]

@@ -62,7 +62,7 @@ def test_the_command_draws_both_pictures(
     assert (tmp_path / "pictures" / "scores.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "pictures" / "scores.html").read_text()
     assert "width:max(100%, 900px)" in page.replace("width: ", "width:")
-    assert "layer3.2.conv1" in page and "channel %{customdata} stays" in page
+    assert "layer3.2.conv1" in page and "channel %{customdata} is kept" in page
     shown = capsys.readouterr().out
     assert "RANDOM weights" in shown and "scores.html" in shown
 

@@ -220,7 +220,7 @@ def test_missing_images_and_targets_are_errors(plain: nn.Module, batches: Any) -
         method.decide(method.context(plain, example))
     with pytest.raises(UserError, match="no images"):
         method.decide(method.context(plain, example, []))
-    with pytest.raises(UserError, match="images only"):
+    with pytest.raises(UserError, match="only images"):
         method.decide(method.context(plain, example, [example]))
 
     def unreduced(out: Tensor, target: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ from prunelab.cli.profile.picture import CUT, FAINT, INK, KEPT, REMOVED, legend,
 from prunelab.cli.profile.scores import GroupScores, ScoredNetwork
 
 COLUMNS, ROW, HEAD, NARROWEST = 4, 170, 110, 900
-"""Groups side by side; pixels of a row of groups, of the heading, and of all that is beside one another (a narrower
-window scrolls)."""
+"""Groups per row; pixels of a row of groups, of the heading, and of the least width (a narrower window scrolls)."""
 
 
 def save_page(network: ScoredNetwork, file: Path) -> None:
@@ -67,7 +66,7 @@ def save_page(network: ScoredNetwork, file: Path) -> None:
 
 
 def _panel(figure: go.Figure, group: GroupScores, row: int, column: int, listed: bool) -> None:
-    for chosen, color, word in ((group.kept, KEPT, "stays"), (~group.kept, REMOVED, "goes")):
+    for chosen, color, word in ((group.kept, KEPT, "is kept"), (~group.kept, REMOVED, "is removed")):
         places = chosen.nonzero()[0]
         figure.add_trace(
             go.Bar(

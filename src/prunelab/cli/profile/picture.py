@@ -64,7 +64,7 @@ def _panel(axes: Axes, group: GroupScores) -> None:
     axes.text(
         0,
         1.03,
-        f"{group.left} of {len(group.scores)} stay",
+        f"{group.left} of {len(group.scores)} kept",
         transform=axes.transAxes,
         fontsize=6,
         color=FAINT,
@@ -86,7 +86,7 @@ def _heading(figure: Figure, network: ScoredNetwork, height: float) -> None:
         va="center",
     )
     figure.legend(
-        handles=[Patch(color=KEPT, label="stays"), Patch(color=REMOVED, label="goes")],
+        handles=[Patch(color=KEPT, label="kept"), Patch(color=REMOVED, label="removed")],
         loc="center left",
         bbox_to_anchor=(left - 0.004, 1 - 0.78 / height),
         ncols=2,

@@ -20,10 +20,10 @@ from prunelab.errors import UserError
 from prunelab.records import RunFolder, write_atomically
 
 FOLDER = ".slurm"
-"""Inside a study: the output of its jobs, and the files of submitit."""
+"""Folder inside a study: the output of its jobs, and the files of submitit."""
 
 QUEUED_FILE = "queued.json"
-"""In that folder: the newest job of each run, by the key of the run."""
+"""File in that folder: the newest job of each run, by the key of the run."""
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ CLASSES = {
 def read_result(file: Path) -> tuple[str, Any]:
     """("success", Job) or ("error", text of a traceback), as submitit stored it.
 
-    The folder of a study can come from somebody else, so no other class or function is looked up.
+    The folder of a study may be untrusted, so no other class or function is imported.
 
     Raises:
         FileNotFoundError: the job has not ended.

@@ -30,9 +30,8 @@ class FPGM(Criterion):
 
     Args:
         reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".
-        norm_rate: FPGM-mix keeps this fraction of the filters by l2 norm first and sums distances over these
-            alone; the filters of smallest norm are then removed before all others. 1 (default) is FPGM-only, 0.9
-            the paper's mix.
+        norm_rate: FPGM-mix keeps this fraction of the filters by l2 norm first and sums distances only over these; the
+            filters of smallest norm are then removed before all others. 1 (default) is FPGM-only, 0.9 the paper's mix.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.ReLU(), nn.Conv2d(3, 2, 1))

@@ -42,8 +42,8 @@ class SoftPruning(LearningMethod):
     official code.
 
     A zeroed filter whose normalisation before a ReLU has a shift of 0 or less has a zero output and no gradient, and
-    stays at zero once its momentum has decayed; so also in the official code. In a network with fresh weights, where
-    all shifts are 0, pruning inside blocks is therefore decided at the start: use a trained network.
+    stays at zero once its momentum has decayed, as in the official code. In a network with fresh weights, where all
+    shifts are 0, pruning inside blocks is therefore decided at the start: use a trained network.
 
     Args:
         budget: how much to keep.
@@ -164,6 +164,6 @@ class SoftPruning(LearningMethod):
 
 
 def _is_zero(context: PruningContext, name: str) -> np.ndarray:
-    """For each channel of a group, whether all weights that make it are zero."""
+    """For each channel of a group, whether all weights that produce it are zero."""
     producers = context.graph.group(name).producers
     return np.all([(rows(context.model, part) == 0).all(axis=1) for part in producers], axis=0)

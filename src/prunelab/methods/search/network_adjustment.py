@@ -1,4 +1,4 @@
-"""Network Adjustment: channels move from groups that use their FLOPs badly to groups that use them well.
+"""Network Adjustment: channels are moved from groups with a low FLOPs utilisation to groups with a high one.
 
 Chen, Niu, Xie, Liu, Wei, Tian: Network Adjustment: Channel Search Guided by FLOPs Utilization Ratio, CVPR 2020,
 arXiv:2004.02767. Compared with the official code (github.com/danczs/NetworkAdjustment).
@@ -46,32 +46,31 @@ class NetworkAdjustment(SearchMethod):
       where ``n_l^0`` is the width in the first network.
     - *Scale* all widths by one factor, the largest one with which the network meets the budget.
 
-    The result is the network of highest held-out accuracy among the trained ones, the last one of equals. The paper
+    The result is the network of highest held-out accuracy among the trained ones, of equal ones the last. The paper
     trains it again from scratch on all images (recipe.weights=fresh).
 
-    Departures. The paper lets a layer become wider than in the original network; here a group has at most its full
-    width, because a network is pruned and never widened. A group that is tied by shortcuts (a stage) has one width;
-    the paper pads shortcuts with zeros, so that each layer has its own. Channels are dropped where they are read, that
-    is for a stage in the sum of its shortcuts, not in each branch. K is at most half of the groups, so that a single
-    group is scaled to the budget. The drop rate of a group with few FLOPs is limited to 0.5, and its ratio scaled
-    accordingly. FLOPs never exceed the budget; the official code accepts 1 % more or less. Held-out images are not
-    augmented. Candidates are trained without channel dropout, which the official code raises to 0.05. The smallest
-    width is that of min_keep; there it is 4. The official code leaves the choice of the iteration to the reader of its
-    log.
+    Differences. In the paper a layer can become wider than in the original network; here a group has at most its full
+    width, because networks are only pruned. A group that is tied by shortcuts (a stage) has one width;
+    the paper pads shortcuts with zeros, so that each layer has its own. Channels are dropped where they are read, for a
+    stage in the sum of its shortcuts, not in each branch. K is at most half of the groups, so that a single group is
+    scaled to the budget. The drop rate of a group with few FLOPs is limited to 0.5, and its ratio scaled accordingly.
+    FLOPs never exceed the budget; the official code accepts 1 % more or less. Held-out images are not augmented.
+    Candidates are trained without channel dropout, which the official code raises to 0.05. The smallest width is that
+    of min_keep; in the official code it is 4. The official code does not choose the iteration.
 
     Args:
         budget: how much to keep.
         training: of each network, from scratch. None (an addition, for a quick search): networks inherit the weights of
             the full one, and the BatchNorm statistics are measured again on the calibration images.
         iterations: number of networks.
-        groups, groups_decay: of K; see above.
+        groups, groups_decay: parameters of K; see above.
         step, step_decay: fractions of the first width; see above.
-        drop_rate: of a group of mean cost, while the ratio is measured.
+        drop_rate: rate of a group of mean cost in the measurement of the ratio.
         repeats: T, passes over the held-out images for each group.
         settings: those of ``SearchMethod``.
 
     Raises:
-        UserError: a setting out of range; candidates cannot be trained (in a Trainer of your own).
+        UserError: a setting out of range; candidates cannot be trained (in your own Trainer).
 
     Example:
         >>> method = prunelab.NetworkAdjustment(prunelab.Budget(flops=0.5), iterations=3)
@@ -211,7 +210,7 @@ def adjusted(
 
     Args:
         widths, first: n and n^0, (groups,).
-        ratios: (groups,); groups without one (NaN) stay.
+        ratios: (groups,); groups without one (NaN) do not change.
         steps: fractions, (K,), for K at most half of the groups that have a ratio.
     """
     order = np.argsort(ratios, kind="stable")  # NaN comes last

@@ -1,4 +1,4 @@
-"""FLOPs utilisation ratio: how much the loss rises when channels of one group are dropped at random.
+"""FLOPs utilisation ratio: the rise of the loss when channels of one group are dropped at random.
 
 Chen, Niu, Xie, Liu, Wei, Tian: Network Adjustment: Channel Search Guided by FLOPs Utilization Ratio, CVPR 2020,
 arXiv:2004.02767, section 3.
@@ -64,9 +64,9 @@ def utilisation(
     """The ratio of each group of ``network``, which was pruned by ``plan`` and is in evaluation mode.
 
     ``FUR_l = 1/T sum_t [L(channels of l dropped with rate d_l) - L]``, with the mean loss L over ``batches`` and
-    T = ``repeats``. Dropout is Bernoulli, with a factor 1 / (1 - d_l) on what stays and a mask for each image and
-    channel; all layers that read a channel read it dropped or all read it scaled. If d_l was limited, the rise is
-    divided by the share of the common cost that is lost.
+    T = ``repeats``. Dropout is Bernoulli, with a factor 1 / (1 - d_l) on kept channels and a mask for each image and
+    channel, which is the same for all layers that read the channel. If d_l was limited, the rise is divided by the
+    share of the common cost that is lost.
 
     Args:
         space: the groups of the full network.
@@ -77,7 +77,7 @@ def utilisation(
         repeats: passes with different masks for each group.
 
     Returns:
-        group -> ratio, for the groups that convolutions and linear layers alone read.
+        group -> ratio, for the groups that only convolutions and linear layers read.
     """
     context, graph = space.context, space.context.graph
     row = np.array([plan.widths.get(group.name, (0, group.size))[1] for group in graph.groups])
@@ -127,7 +127,7 @@ class _Passes:
         return total / count
 
     def _entered(self, name: str, use: Use) -> Tensor | None:
-        """The input of a layer with dropped channels; None: as it is."""
+        """The input of a layer with dropped channels; None: unchanged."""
         self.called.add(name)
         given = use.given
         for group, index in self._readers.get(name, ()):

@@ -109,7 +109,7 @@ class WidthSpace:
     def costs(self, widths: Widths, alive: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
         """The cost of each row (B, groups of the graph), in the resource of the budget.
 
-        ``alive`` (B, blocks of the graph): 1 for blocks that stay, 0 for dropped ones; None: all stay.
+        ``alive`` (B, blocks of the graph): 1 for kept blocks, 0 for dropped ones; None: all are kept.
         """
         costs = cost_function(self.context.graph, self.context.budget.resource)(widths, alive)
         return np.asarray(costs, dtype=np.float64)

@@ -38,7 +38,7 @@ class Section {
       ${this.remarks()}`;
   }
 
-  // The checklist, and beside it the warnings of this table if there are any.
+  // The checklist, and next to it the warnings of this table if there are any.
   remarks() {
     const { table } = this;
     const lines = [...table.failures, ...table.warnings, ...table.flags];

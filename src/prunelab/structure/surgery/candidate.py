@@ -72,7 +72,8 @@ def _candidate(model: nn.Module, plan: PruningPlan, share: bool) -> nn.Module:
 def _pruned_tensors(
     tensors: Mapping[str, Tensor], cuts: Mapping[str, list[Cut]], plan: PruningPlan, share: bool
 ) -> Memo:
-    """The copy of each tensor. Tensors of dropped blocks alone are not cut, since they are removed with the block."""
+    """The copy of each tensor. Tensors that are only in dropped blocks are not cut, since they are removed with the
+    block."""
     memo: Memo = {}
     cutter = Cutter()
     dropped = tuple(f"{path}." for path in plan.replaced)

@@ -30,9 +30,9 @@ def check(
 ) -> float:
     """The largest difference between the masked ``original`` and ``pruned``, relative to the largest value.
 
-    Compared are the outputs, and whatever enters an operator that is not continuous (a sort, a comparison, the
-    suppression of boxes): the pruned run takes the same decisions there as the masked one, so that two equal scores
-    that rounding puts in another order are no difference.
+    The outputs and the inputs of discontinuous operators (a sort, a comparison, the suppression of boxes) are compared.
+    At these operators the pruned run repeats the decisions of the masked one, so that two equal scores whose order
+    changes by rounding are not a difference.
 
     Args:
         original: the full network.
@@ -94,7 +94,7 @@ def _difference_of_runs(
 
 
 def _pruned_run(pruned: nn.Module, images: Any, double: bool, record: Record) -> tuple[Any, list[float]]:
-    """What ``pruned`` returns, and the differences at discontinuous operators."""
+    """The output of ``pruned``, and the differences at discontinuous operators."""
     with uncompiled(pruned) as network:
         return _outputs(network, images, double, record)
 

@@ -62,7 +62,7 @@ def _groups_left(path: str, groups: int, plan: PruningPlan) -> int:
 
 
 def _sets_left(number: int, kept: Kept) -> int:
-    """Of ``number`` equal sets of neighbouring channels those of which at least one channel is kept."""
+    """How many of ``number`` equal sets of neighbouring channels have at least one kept channel."""
     size, indices = kept
     return len({index * number // size for index in indices})
 

@@ -38,7 +38,7 @@ def copied(values: Any, double: bool) -> Any:
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """Inside, every operator computes in float64.
+    """Context in which every operator computes in float64.
 
     New tensors are float64 by default, a type that the network names (``x.float()``, ``softmax(dtype=torch.float32)``,
     ``zeros(dtype=torch.float32)``) is replaced by float64, and so are float32 tensors that the network holds outside

@@ -48,8 +48,8 @@ def states_to_cut(
 ) -> Mapping[Any, dict[str, Any]]:
     """The state of each parameter of ``optimizer``; ``cut`` names the ``tensors`` that a plan cuts.
 
-    Raises UserError if the optimizer holds a state that has not the shape of its parameter (Adafactor, LBFGS): which
-    entries of it belong to which channel is not known.
+    Raises UserError if the optimizer holds a state that has not the shape of its parameter (Adafactor, LBFGS): the
+    entries of such a state that belong to a channel are unknown.
     """
     if optimizer is None:
         return {}

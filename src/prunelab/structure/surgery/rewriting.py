@@ -22,9 +22,7 @@ from torch import nn
 from prunelab.errors import UserError
 
 _RESHAPES = ("reshape", "view")
-_NO_SOURCE = (
-    "define the class in a .py file (not by exec, python -c, standard input, or in a .pyc file alone)"
-)
+_NO_SOURCE = "define the class in a .py file (not by exec, python -c, standard input, or only in a .pyc file)"
 
 
 class Width(NamedTuple):
@@ -72,7 +70,7 @@ def check_hard_coded(module: nn.Module, widths: Collection[Width]) -> None:
 
 
 def without_source(module: nn.Module) -> str | None:
-    """Why widths in the methods of ``module`` cannot be found: the source of a method is not available; else None."""
+    """The reason why widths in the methods of ``module`` cannot be found (a method without source), else None."""
     original = _original(type(module))
     for part in original.__mro__[: original.__mro__.index(nn.Module)]:
         for name, value in vars(part).items():

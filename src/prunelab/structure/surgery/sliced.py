@@ -79,7 +79,7 @@ class SlicedNetwork:
         tensors: Mapping[str, Tensor] | None = None,
         parts: Mapping[str, Tensor] | None = None,
     ) -> Iterator[nn.Module]:
-        """Inside, ``model`` runs at these widths and without these blocks.
+        """Context in which ``model`` runs at these widths and without these blocks.
 
         Args:
             widths: by group, or one for each group in the order of ``graph.groups``.
@@ -186,7 +186,7 @@ def cut(tensor: Tensor, parts: Sequence[Part]) -> Tensor:
 
 
 def _write_back(own: Tensor, part: Tensor, cuts: Sequence[Part], undo: ExitStack) -> None:
-    """Copy what a forward pass writes into a selection (running statistics) back to the full tensor.
+    """Copy values that a forward pass writes into a selection (running statistics) back to the full tensor.
 
     Through ``data``: autograd does not track this change, as it does not track the update of running statistics.
     """

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 ITERATIONS = 15
-"""Power iterations, as many as PyTorch runs when a layer is wrapped."""
+"""Number of power iterations, as in PyTorch when a layer is wrapped."""
 
 
 def estimate_norms_again(modules: Iterable[nn.Module]) -> None:

@@ -43,8 +43,8 @@ def as_pruned(
     tensors: Mapping[str, Tensor],
     pruned: Mapping[str, Tensor],
 ) -> Iterator[None]:
-    """Inside, ``modules`` (by path: all of a network, or a part) have the methods and attributes of the pruned network;
-    their tensors are not changed.
+    """Context in which ``modules`` (by path: all of a network, or a part) have the methods and attributes of the pruned
+    network; their tensors are not changed.
 
     ``tensors`` are those of the full network by name, ``pruned`` those of the pruned one.
     """

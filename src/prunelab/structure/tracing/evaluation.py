@@ -47,8 +47,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
-    """Training mode inside, for branches that evaluation mode does not run; afterwards everything is as before, the
-    states of the random number generators too.
+    """Context in training mode, for branches that evaluation mode does not run; afterwards everything is restored,
+    including the states of the random number generators.
 
     PyTorch's own layers, normalisations and dropout remain in evaluation mode: their effect on channels is the same in
     both modes, and in evaluation mode they update no statistics and accept a batch of one image.
@@ -73,8 +73,8 @@ def _same_random_numbers() -> Iterator[None]:
 
 @contextmanager
 def _plain_recurrence(model: nn.Module) -> Iterator[None]:
-    """Inside, recurrent layers run as on the meta device: as matrix products and pointwise operators, not as one
-    operator of oneDNN or cuDNN."""
+    """Context in which recurrent layers run as on the meta device: as matrix products and pointwise operators, not as
+    one operator of oneDNN or cuDNN."""
     if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
         yield
         return

@@ -60,7 +60,7 @@ def _part(returned: Any, item: str | int) -> Any:
 
 
 def _described(returned: Any) -> str:
-    """What a network returns, in a few words."""
+    """A short description of the output of a network."""
     if isinstance(returned, Tensor):
         return "one tensor"
     kind = type(returned).__name__

@@ -1,4 +1,4 @@
-"""Results of common operators on the meta device, computed from shapes only.
+"""Results of common operators on the meta device, computed only from shapes.
 
 PyTorch computes the shape of a batch normalisation, of ``relu6`` or of ``addmm`` on the meta device by a decomposition
 in Python, operator by operator: almost a millisecond each, more than all other work of a trace together. Here, shape
@@ -96,7 +96,7 @@ def _addmm(bias: Tensor, x: Tensor, y: Tensor, **named: Any) -> Tensor | None:
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor | None:
-    """Of two matrices, or of two batches of matrices."""
+    """The product of two matrices, or of two batches of matrices."""
     if x.dtype != y.dtype or x.shape[-1] != y.shape[-2] or x.shape[:-2] != y.shape[:-2]:
         return None
     return _empty(x, (*x.shape[:-1], y.shape[-1]))
@@ -118,7 +118,7 @@ def _resized(x: Tensor, size: Sequence[int], *others: Any) -> Tensor | None:
 
 
 def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor | None:
-    """Of tensors that differ along ``dim`` alone."""
+    """The concatenation of tensors that differ only along ``dim``."""
     first = parts[0]
     dim = dim % max(first.dim(), 1)
     rest = [(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts]

@@ -119,7 +119,7 @@ def embedding(
 def roll(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """``roll(input, shifts, dims)`` and ``flip(input, dims)``: along places only."""
+    """``roll(input, shifts, dims)`` and ``flip(input, dims)``: only along places."""
     source = inputs[0]
     statistics_end_here(ledger, op, inputs)
     moved = args[-1] if isinstance(args[-1], (list, tuple)) else [args[-1]]

@@ -75,7 +75,7 @@ def cat(
     part without channels is frozen."""
     statistics_end_here(ledger, op, inputs)
     out = outputs[0]
-    # PyTorch ignores empty tensors of one dimension, whatever the rank of the others.
+    # PyTorch ignores empty tensors of one dimension, for any rank of the others.
     parts = [marked for marked in inputs if len(marked.shape) == out.dim()]
     along = int(argument(args, kwargs, 1, "dim", 0)) % out.dim()
     dims: Dims = []

@@ -26,7 +26,7 @@ def pointwise(
     if op.endswith("_"):
         _mark_written(ledger, inputs[0])
     operands = [marked for marked in inputs if not marked.uniform]
-    if not operands:  # uniform whatever the operator
+    if not operands:  # uniform for any operator
         return [_uniform(out, op == "clone" and inputs[0].zero) for out in outputs]
     carried = [marked for marked in operands if marked.carries or marked.activation]
     ledger.kind = _kind(ledger, op, args, kwargs, carried)

@@ -1,4 +1,4 @@
-"""Views, transposes and similar operators, which change the position of channels only."""
+"""Views, transposes and similar operators, which change only the position of channels."""
 
 from __future__ import annotations
 
