@@ -146,3 +146,14 @@ def test_lightning_evaluates_every_image(tmp_path: Path):
     trainer(tmp_path, 1).validate(watcher, data, verbose=False)
     trainer(tmp_path, 1).test(watcher, data, verbose=False)
     assert watcher.evaluated == {"val": len(data.val), "test": 360}
+
+
+def test_images_that_do_not_fit_into_the_memory_of_a_gpu_are_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More than half of what is free: 3000 of 5000 bytes."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5000, 80 << 30))
+    images = torch.zeros(30, 1, 10, 10, dtype=torch.uint8)
+    source = MemoryImages(images, np.zeros(30, dtype=np.int64), BatchTransform((0.5,), (0.5,)))
+    with pytest.raises(UserError, match=r"trainer\.images_on_device=false"):
+        source.move_to(torch.device("cuda", 0))

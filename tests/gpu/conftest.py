@@ -1,7 +1,8 @@
 """Tests that need a CUDA GPU: ``make test-gpu``. Elsewhere they are skipped with one line.
 
 With PRUNELAB_GPU_TESTS=cpu they run on the processor instead, as a rehearsal: it executes their code and proves nothing
-about a GPU. tests/devices/test_rehearsal.py does so for some of them.
+about a GPU. tests/devices/test_rehearsal.py does so for some of them. PRUNELAB_GPU_TESTS=inductor also compiles the
+networks, for the processor (``-k "compiled or CUDA"``).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from prunelab.training import Machine
 
 HERE = Path(__file__).parent
 EXAMPLE = torch.zeros(1, 1, 8, 8)
-REHEARSAL = os.environ.get("PRUNELAB_GPU_TESTS") == "cpu"
+WISH = os.environ.get("PRUNELAB_GPU_TESTS")
+REHEARSAL = WISH in ("cpu", "inductor")
 RUNS = REHEARSAL or torch.cuda.is_available()
 DEVICE = torch.device("cpu") if REHEARSAL else torch.device("cuda", 0)
 collect_ignore_glob = (
@@ -85,12 +87,13 @@ def measures() -> None:
 def _processor_for_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a rehearsal: Trainers of ``accelerator="gpu"`` train on the processor, also in float16 with a scaler.
 
-    Networks are traced as for a compilation, but not compiled, which takes a minute for each.
+    Networks are traced as for a compilation, but compiled only if PRUNELAB_GPU_TESTS=inductor.
     """
     if not REHEARSAL:
         return
-    compile_with = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda module, **_: compile_with(module, backend="eager"))
+    if WISH != "inductor":
+        compile_with = nn.Module.compile
+        monkeypatch.setattr(nn.Module, "compile", lambda module, **_: compile_with(module, backend="eager"))
     own = Machine.trainer
 
     def trainer(self: Machine, **more: Any) -> pl.Trainer:

@@ -10,7 +10,6 @@ from prunelab.data import Digits
 from prunelab.data.augment import BatchTransform
 from prunelab.data.order import Shard
 from prunelab.data.sources import MemoryImages
-from prunelab.errors import UserError
 
 
 def ready(**settings: object) -> Digits:
@@ -45,10 +44,3 @@ def test_crops_and_flips_are_those_of_the_cpu(shard: Shard, device: torch.device
     )
     assert all(tensor.device == device for tensor in theirs)
     assert all(torch.equal(mine, other.cpu()) for mine, other in zip(ours, theirs, strict=True))
-
-
-@pytest.mark.usefixtures("measures")
-def test_images_that_do_not_fit_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 80 << 30))
-    with pytest.raises(UserError, match=r"trainer\.images_on_device=false"):
-        ready().move_to(torch.device("cuda", 0))

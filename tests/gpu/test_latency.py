@@ -24,23 +24,37 @@ class Products(nn.Module):
         return product
 
 
+ATTEMPTS = 5
+"""Other tests use the GPU at the same time (``pytest -n 4``), so some pairs of measurements differ."""
+
+
 @pytest.mark.usefixtures("measures")
 def test_times_are_those_of_the_work(device: torch.device) -> None:
     one, ten = Products(1), Products(10)
-    times = forward_milliseconds([one, ten], (1, 64, 64), 4096, device, seconds=0.5)
-    assert 6 < times[1] / times[0] < 14
+    found = []
+    for _ in range(ATTEMPTS):
+        times = forward_milliseconds([one, ten], (1, 64, 64), 4096, device, seconds=0.5)
+        expected = milliseconds_between_events(ten, device)
+        found.append((*times, expected))
+        if 6 < times[1] / times[0] < 14 and times[1] == pytest.approx(expected, rel=0.25):
+            return
+    pytest.fail(f"one product, ten products, ten by events (ms): {found}")
+
+
+def milliseconds_between_events(network: nn.Module, device: torch.device, passes: int = 20) -> float:
+    """The mean time of a pass, without waiting in between."""
+    network.to(device)
     images = torch.rand(4096, 1, 64, 64, device=device)
-    ten.to(device)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     with torch.inference_mode():
-        ten(images)
-        torch.cuda.synchronize()
+        network(images)
+        torch.cuda.synchronize(device)
         begin.record()
-        for _ in range(20):
-            ten(images)
+        for _ in range(passes):
+            network(images)
         end.record()
-    torch.cuda.synchronize()
-    assert times[1] == pytest.approx(begin.elapsed_time(end) / 20, rel=0.25)
+    torch.cuda.synchronize(device)
+    return begin.elapsed_time(end) / passes
 
 
 def test_networks_end_on_the_cpu(device: torch.device) -> None:

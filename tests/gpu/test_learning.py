@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from prunelab import experiment
 from prunelab.cli.config import configure
@@ -55,9 +56,9 @@ def test_a_method_learns_with_cuda_graphs(name: str, outputs: Path) -> None:
     ("name", "mode"),
     [*product(["l1", "hrank", "eagleeye", "thinet"], ["bf16", "fp16"]), ("l1", "CUDA graphs")],
 )
-def test_a_whole_run_on_the_gpu(name: str, mode: str, outputs: Path) -> None:
+def test_a_whole_run_on_the_gpu(name: str, mode: str, outputs: Path, device: torch.device) -> None:
     record = run(outputs, f"method={name}", *MODES[mode])
-    assert record.hardware["gpus"]
+    assert bool(record.hardware["gpus"]) == (device.type == "cuda")
     assert record.pruned.top1 > 0.5
     assert set(record.pruned.latency_ms) == {1, 64}
 
