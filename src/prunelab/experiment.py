@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """The record of a run, its folder, and whether the record was made by this call."""
+    """The record of a run, its folder, and whether this call wrote the record."""
 
     record: Record
     folder: RunFolder

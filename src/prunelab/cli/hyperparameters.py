@@ -98,7 +98,7 @@ def validation_top1(job: Job) -> float | None:
         return None
     if job.record.validation is None:
         raise UserError(
-            f"The record in {job.folder} contains no accuracy on validation images, because an older version made it. "
+            f"The record in {job.folder} contains no accuracy on validation images, because an older version wrote it. "
             "Use another study: study=NAME."
         )
     return job.record.validation.top1

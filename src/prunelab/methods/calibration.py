@@ -60,8 +60,8 @@ class Calibration:
     equal those of one process over the same loader.
 
     Args:
-        loader: any iterable of batches, the same on every rank. A loader with a ``DistributedSampler`` already
-            assigns shares and is read as it is.
+        loader: any iterable of batches, the same on every rank. A loader with a ``DistributedSampler`` already assigns
+            shares and is read unchanged.
         images: their number over all ranks together; fewer if the loader has fewer.
         unpack: batch -> (images, targets).
         rank, ranks: number of this process, from 0, and number of processes.

@@ -50,7 +50,7 @@ class PruningContext:
         validation: images held out of training, for methods that compare sub-networks by accuracy; never test
             images (None: there are none).
         loss: (outputs, targets) -> mean loss over the images; for criteria that read gradients.
-        batch_loss: (outputs, batch) -> mean loss, where the loss needs the batch of the loader as it is; used
+        batch_loss: (outputs, batch) -> mean loss, if the loss needs the original batch of the loader; used
             instead of ``loss`` if given.
         device: the device on which images are read.
         seed: of all random numbers.

@@ -108,7 +108,7 @@ class PruningMethod(ABC):
         """
 
     def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
-        """The scores of all channels of ``context.model``, and the plan that ``decide`` makes of them.
+        """The scores of all channels of ``context.model``, and the plan of ``decide`` for them.
 
         Raises:
             UserError: the method has no scores before it has learned; or as for ``decide``.

@@ -16,7 +16,7 @@ class ChosenOutput:
 
     Attributes:
         output: the name of an entry or attribute, or an index, of what the network returns. A single tensor (a network
-            may return more in training mode only) is returned as it is.
+            may return more only in training mode) is returned unchanged.
 
     Example:
         >>> import torch

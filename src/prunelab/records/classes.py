@@ -44,7 +44,7 @@ def key_word(target: str) -> str:
 def present_target(target: str) -> str:
     """The present import path of a class of prunelab, given its path in any version.
 
-    ``target`` itself if it still exists, if it is not a class of prunelab, or if there is no such class any more.
+    ``target`` itself if it still exists, if it is not a class of prunelab, or if the class no longer exists.
     """
     module, _, name = target.rpartition(".")
     is_present = name not in RENAMED_CLASSES and sources.definition(module, name) is not None

@@ -195,7 +195,7 @@ def _imports(module: str) -> set[str]:
 
 
 def _code(path: Path) -> bytes:
-    """A source file without comments, blank lines and spaces at the end of lines; any other file as it is."""
+    """A source file without comments, blank lines and spaces at the end of lines; any other file unchanged."""
     content = path.read_bytes()
     try:
         lines = content.decode().splitlines()

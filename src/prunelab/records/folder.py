@@ -118,7 +118,7 @@ class RunFolder:
         remove_partial_files(self.path)
 
     def finish(self, record: Record, claim: Claim) -> None:
-        """Write the record, which makes the run finished, and remove the checkpoints of its rounds.
+        """Write the record, after which the run is finished, and remove the checkpoints of its rounds.
 
         Raises:
             ClaimLost: another process has taken over the run.

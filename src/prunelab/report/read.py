@@ -158,7 +158,7 @@ def _why_no_runs(folder: Path, inside: list[Path]) -> str:
 
 
 def _first_command(folder: Path) -> str:
-    """A command that makes a run in the study ``folder``."""
+    """A command that starts a run in the study ``folder``."""
     words = ["prunelab", f"study={folder.resolve().name}", "method=l1", "budget.flops=0.5"]
     if folder.resolve().parent != Path("outputs").resolve():
         words.append(f"outputs={folder.resolve().parent}")

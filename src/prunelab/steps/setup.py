@@ -152,7 +152,7 @@ def _with_its_module(method: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _made(settings: Mapping[str, Any], group: str) -> Any:
-    """The object that ``settings`` with a ``_target_`` describe. A UserError of its constructor is raised as it is."""
+    """The object that ``settings`` with a ``_target_`` describe. A UserError of its constructor is raised unchanged."""
     try:
         return instantiate(OmegaConf.create(dict(settings)), _convert_="all")
     except InstantiationException as error:

@@ -71,7 +71,7 @@ class ChannelGroup:
 
     @property
     def producers(self) -> tuple[Slice, ...]:
-        """The weights with rows that make the channels of the group."""
+        """The weights with rows that produce the channels of the group."""
         return self.having("producer")
 
 

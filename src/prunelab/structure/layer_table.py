@@ -95,8 +95,8 @@ class _Builder:
         return Owned(self.forms.summed(terms), np.array(rows, dtype=np.int64))
 
     def _layer_of(self, term: Term, number_of: Mapping[int, int]) -> int:
-        """The layer that a term belongs to; a bias that is added by an operator of its own belongs to the contraction
-        before it in the same Python-level call."""
+        """The layer of a term; a bias that is added by a separate operator belongs to the contraction before it in the
+        same Python-level call."""
         if term.step in number_of:
             return number_of[term.step]
         call = self.trace.steps[term.step].call

@@ -38,7 +38,7 @@ class EpochRow:
     metrics: dict[str, float]
 
     def texts(self) -> Row:
-        """The row as it is written into the file: numbers with six significant digits."""
+        """The row in the form of the file: numbers with six significant digits."""
         return {
             "phase": self.phase,
             "epoch": str(self.epoch),

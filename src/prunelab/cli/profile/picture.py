@@ -104,7 +104,7 @@ def subtitle(network: ScoredNetwork) -> str:
 
 def legend(network: ScoredNetwork) -> str:
     """An explanation of the panels."""
-    scale = "as they are" if network.normalisation == "none" else f"divided by their {network.normalisation}"
+    scale = "unscaled" if network.normalisation == "none" else f"divided by their {network.normalisation}"
     return f"each panel a group (bold: a stage), channels sorted by score ({scale})"
 
 

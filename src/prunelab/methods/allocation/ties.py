@@ -17,7 +17,7 @@ OF_THE_LARGEST = 1e-12
 def tied(scores: NDArray[Any]) -> NDArray[np.float64]:
     """``scores`` (n,), where all scores that are equal up to rounding are replaced by the largest of them.
 
-    A stable sort of the result keeps the first of several equal channels. Different scores are returned as they are.
+    A stable sort of the result keeps the first of several equal channels. Different scores are returned unchanged.
     Infinite scores are equal only to themselves.
 
     Example:

@@ -42,7 +42,7 @@ def measure(
 ) -> Values:
     """Run the calibration images through the network once and return the statistic of every hook point.
 
-    ``statistic(width)`` makes the metric of one hook_point. It is updated with activations (N, width, positions), or
+    ``statistic(width)`` creates the metric of one hook point. It is updated with activations (N, width, positions), or
     with maps (N, width, H, W), depending on ``shape``, and, if ``gradients``, with the gradient of each image's
     own loss with respect to them, of the same shape.
 

@@ -54,7 +54,7 @@ class PFA(Criterion):
     """s_j = 1 - E(k - 1) (``energy``) or K / k (``kl``) for the unit that is k-th to last to be dropped; see
     above.
 
-    Scores of all layers are compared as they are (``normalisation: none``). Each place where a stage is read is
+    Scores of all layers are compared unscaled (``normalisation: none``). Each place where a stage is read is
     analysed separately. Units are ranked within their layer, so that blocks cannot be compared.
 
     Args:

@@ -169,7 +169,7 @@ def _flows(value: Any) -> bool:
 
 
 def _magnitude(value: Any) -> Any:
-    """The absolute value of a weight, in float64; activations are left as they are."""
+    """The absolute value of a weight, in float64; activations are not changed."""
     if isinstance(value, Tensor):
         return value if value.requires_grad else value.double().abs()
     return abs(value) if isinstance(value, int | float) else value

@@ -33,7 +33,7 @@ class Taylor(Criterion):
     """s_j = mean over images of |mean over positions of (dC/da_j) a_j|, divided by the l2 norm over the
     layer's channels; C the loss, a_j the map (H, W) of channel j.
 
-    The paper divides by the l2 norm itself, so ``global`` allocation compares these scores as they are.
+    The paper divides by the l2 norm itself, so ``global`` allocation compares these scores unscaled.
 
     Args:
         reduction: how the scores of a stage's members are combined: "mean", "sum" or "max".

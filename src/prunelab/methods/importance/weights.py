@@ -23,7 +23,7 @@ ScoreRows = Callable[[np.ndarray], np.ndarray]
 
 
 def score_producers(context: PruningContext, score_rows: ScoreRows, reduction: Reduction) -> Scores:
-    """Score the filters of each group: the convolution or linear weights whose rows make its channels."""
+    """Score the filters of each group: the convolution or linear weights whose rows produce its channels."""
     channels = {}
     for group in context.groups:
         members = [score_rows(_owned(context.model, producer)) for producer in group.producers]

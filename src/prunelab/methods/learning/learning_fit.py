@@ -108,7 +108,7 @@ class LearningFit:
         if self.method.needs_training_mode and not context.model.training:
             raise UserError(
                 f"{self.method.title} learns in training mode, but {context.name} is in evaluation mode, and the "
-                "Trainer keeps the mode as it is: call module.train() before fit."
+                "Trainer does not change the mode: call module.train() before fit."
             )
         self.method.step, self.method.steps = trainer.global_step, trainer.estimated_stepping_batches
         if self.method.step == 0:

@@ -33,8 +33,8 @@ class SoftPruning(LearningMethod):
     """Before training, and after each epoch, the filters of lowest score are set to zero; all continue to train.
 
     With ``L2Norm()`` this is soft filter pruning, with ``FPGM()`` and ``mask_gradients`` the schedule of the paper on
-    geometric medians. Only the weights that make a channel are zeroed, not the normalisation after them. Filters that
-    are zero at the end are removed first. How many filters are zeroed follows from the budget, by default the same
+    geometric medians. Only the weights that produce a channel are zeroed, not the normalisation after them. Filters
+    that are zero at the end are removed first. How many filters are zeroed follows from the budget, by default the same
     fraction of each group (``allocation="uniform"``, the paper's rule).
 
     Differences: the producers of a stage share one decision; the official code masks each convolution separately and
@@ -155,7 +155,7 @@ class SoftPruning(LearningMethod):
         }
 
     def _zeroed_filters(self, context: PruningContext) -> Iterator[tuple[Tensor, int, Tensor]]:
-        """Every weight that makes zeroed channels, the dimension of its filters, and their numbers."""
+        """Every weight that produces zeroed channels, the dimension of its filters, and their numbers."""
         for group in context.groups:
             zeroed = self._zeroed.get(group.name, [])
             for part in group.producers:

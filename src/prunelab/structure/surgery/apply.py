@@ -62,7 +62,7 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = Non
     refer to them as before. Backward through an autograd graph that was recorded before raises UserError.
 
     Args:
-        model: the network that the plan was made for.
+        model: the network for which the plan was made.
         plan: the channels and blocks to keep.
         optimizer: an optimizer of ``model``; its state of each parameter (momentum, ...) is cut too. Not needed for an
             optimizer that has taken no step. The next step of an optimizer with state that was not cut raises

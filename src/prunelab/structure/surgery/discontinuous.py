@@ -92,7 +92,7 @@ class Repeating(_AtSteps):
     """Compares a run with ``record`` at each discontinuous operator, and continues with the recorded result.
 
     ``differences`` grows by ``difference(recorded input, own input, LEAST_SCALE)`` for each floating-point input. An
-    operator whose inputs have other shapes than the recorded ones (channels are removed) is left as it is.
+    operator whose inputs have other shapes than the recorded ones (channels are removed) is not changed.
     """
 
     def __init__(
@@ -131,5 +131,5 @@ def _at(source: Tensor, dim: int, indices: Tensor) -> Tensor:
 
 
 def _copied(out: Any) -> Any:
-    """A tensor of its own: the network may write into it."""
+    """A copy, because the network may write into the original."""
     return out.clone() if isinstance(out, Tensor) else out

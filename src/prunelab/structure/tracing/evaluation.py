@@ -61,7 +61,7 @@ def training_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    """Afterwards, Python, numpy and PyTorch continue with the random numbers that they would have made here."""
+    """Afterwards, Python, numpy and PyTorch continue with the random numbers that they would have drawn here."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (networks use it)
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

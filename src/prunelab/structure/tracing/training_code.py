@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 FLAG = "training"
-# Functions of an activation and of a flag that leave its channels as they are.
+# Functions of an activation and of a flag that do not change its channels.
 _HARMLESS = frozenset(
     ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "rrelu",
      "batch_norm", "drop_path", "stochastic_depth")

@@ -1,4 +1,4 @@
-"""Contractions: convolutions and matrix products. They read (consume) channels and make new ones."""
+"""Contractions: convolutions and matrix products. They read (consume) channels and produce new ones."""
 
 from __future__ import annotations
 
