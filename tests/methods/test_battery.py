@@ -162,7 +162,7 @@ def test_a_method_that_must_learn_first_is_an_error_without(battery: ModuleType,
     if battery.decides_untrained(name):
         assert context.graph.cost.flops(method.decide(context)) <= 0.5 * context.graph.cost.flops()
     else:
-        with pytest.raises(UserError, match=rf"{method.title}.*not learned"):
+        with pytest.raises(UserError, match=rf"{method.title}.*needs a learning fit"):
             method.decide(context)
 
 

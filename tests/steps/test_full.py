@@ -54,5 +54,5 @@ def test_the_same_network_is_used_and_another_one_is_an_error(
     assert again(smallest, "l1").record.timings.baseline_s == 0
 
     monkeypatch.setattr(task, "build", with_tanh)
-    with pytest.raises(UserError, match=r"does not belong to this network .* Delete the folder"):
+    with pytest.raises(UserError, match=r"no longer belongs to this network .* Delete the folder"):
         again(smallest, "fpgm")

@@ -104,6 +104,6 @@ def test_two_processes_stop_together_and_the_sweep_continues(alone: Path, tmp_pa
     assert "method=l2" in failed
     assert failed.endswith("rank 1: RuntimeError: no room on this card")
     assert "method=fpgm" in differed
-    assert "rank 1: The baseline" in differed and "does not belong to this network" in differed
+    assert "rank 1: The baseline" in differed and "no longer belongs to this network" in differed
     assert len(list(tmp_path.glob("outputs/runs/*/failure.json"))) == 2
     assert_same(tmp_path, alone)

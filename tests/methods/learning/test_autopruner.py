@@ -210,7 +210,7 @@ def test_a_trainer_without_end_is_an_error() -> None:
         ({"levels": ["block"]}, "not defined for level block"),
         ({"keep": 0.0}, "keep=0.0"),
         ({"strength": -1}, "strength=-1"),
-        ({"first_scale": 2.0, "last_scale": 1.0}, "above 0 and rises"),
+        ({"first_scale": 2.0, "last_scale": 1.0}, "above 0 and must not fall"),
         ({"window": 0}, "window=0"),
     ],
 )
