@@ -54,8 +54,8 @@ class Pruning:
 
 
 def without_place(reason: str | None) -> str | None:
-    """A reason without the module that it names."""
-    return None if reason is None else re.sub(r" \(in [^)]*\)", "", reason)
+    """A reason without the module that it names, and without what would have to hold."""
+    return None if reason is None else re.sub(r": [^:]* would (have to|need) .*| \(in [^)]*\)", "", reason)
 
 
 class Network(nn.Module):

@@ -74,6 +74,11 @@ class ChannelGroup:
         """The weights with rows that produce the channels of the group."""
         return self.having("producer")
 
+    @property
+    def maker(self) -> str:
+        """The first module that makes the channels of the group."""
+        return _makers(self)[0].parameter.rpartition(".")[0] or "the network"
+
 
 @dataclass(frozen=True)
 class Partition:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from prunelab.structure.groups import Partition
 from prunelab.structure.network import Network, error_line
+from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ids import Components
 from prunelab.structure.tracing.marks import Step, Trace
 from prunelab.structure.tracing.training_code import may_differ
@@ -73,16 +74,17 @@ def out_of_use(
         if training.failure is None
         else f"in evaluation mode, and the network does not run in training mode ({training.failure})"
     )
-    reasons = {}
+    found = {}
     for number, group in enumerate(parts.groups):
         makers = group.producers
         if makers and not any(found.parameter in met for found in makers):
-            reasons[number] = (
-                "only training mode produces these channels, so that their removal saves nothing in evaluation mode"
+            found[number] = (
+                "only training mode produces these channels, so that their removal saves nothing in evaluation mode: "
+                f"evaluation mode would have to run the layer too (in {group.maker})"
             )
         elif not read[parts.members[number]].any() and not group.having("consumer"):
-            reasons[number] = f"no layer reads these channels {modes}"
-    return reasons
+            found[number] = f"no layer reads these channels {modes}: {reasons.UNREAD} (in {group.maker})"
+    return found
 
 
 def _read(trace: Trace, training: InTraining, components: Components) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ids import Ids
 from prunelab.structure.tracing.marks import Marked, Step, Trace
 
@@ -16,8 +17,6 @@ Shape = tuple[int, ...]
 
 # Copies and ``as_strided_`` depend on the memory layout; their views differ only in name.
 _COPIES = {"clone", "contiguous", "as_strided_"}
-_CONSTANT = "has a constant size: it would have to be -1 or computed from the shape of the tensor"
-_OTHER_OPERATORS = "with another width the network runs other operators"
 _VIEWS = {"_unsafe_view": "view", "reshape": "view", "_reshape_alias": "view"}
 
 
@@ -95,11 +94,11 @@ class Prediction:
         """The first difference, after the run; ``failed`` names the call that raised an error, if one did."""
         if self._over or (failed is None and self.place == len(self._expected)):
             return self.failure
-        return self._at_end(f"{failed} {_CONSTANT}" if failed else _OTHER_OPERATORS)
+        return self._at_end(f"{failed} {reasons.CONSTANT}" if failed else reasons.OTHER_OPERATORS)
 
     def _compare(self, after: Done) -> None:
         if self.place == len(self._expected):
-            self.failure, self._over = self._at_end(_OTHER_OPERATORS), True
+            self.failure, self._over = self._at_end(reasons.OTHER_OPERATORS), True
             return
         number, before = self._expected[self.place]
         difference = self._difference(before, after)
@@ -117,14 +116,14 @@ class Prediction:
 
     def _difference(self, before: Step, after: Done) -> str | None:
         if _VIEWS.get(before.op, before.op) != _VIEWS.get(after.op, after.op):
-            return f"with another width the network runs {after.op} instead of {before.op}"
+            return f"with another width the network runs {after.op} instead of {before.op}: {reasons.SAME_OPERATORS}"
         if len(before.outputs) != len(after.shapes):
-            return f"with another width {before.op} returns another number of parts"
+            return f"with another width {before.op} returns another number of parts: {reasons.SAME_PARTS}"
         for expected, found in zip(before.outputs, after.shapes, strict=True):
             if not self._as_predicted(expected, found):
-                return f"{before.op} {_CONSTANT}"
+                return f"{before.op} {reasons.CONSTANT}"
         if after.claims and tuple(self._kept(claim.counted) for claim in before.claims) != after.claims:
-            return f"{before.op} is at a constant position: it would have to be computed from the shape of the tensor"
+            return f"{before.op} {reasons.POSITION}"
         return None
 
     def _as_predicted(self, expected: Marked, found: Shape) -> bool:

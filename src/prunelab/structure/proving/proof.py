@@ -23,6 +23,7 @@ from prunelab.structure.proving.pruned_run import PrunedRun
 from prunelab.structure.proving.remedies import LinkedAttribute, Option, Remedy, key, options, remedies
 from prunelab.structure.proving.trials import Trials
 from prunelab.structure.surgery.rewriting import without_source
+from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.calls import Call
 from prunelab.structure.tracing.ids import Components, Ids
 from prunelab.structure.tracing.marks import Step, Trace
@@ -118,7 +119,9 @@ class _Proof:
         trusted = {number: group for number, group in enumerate(parts.groups) if group.frozen is None}
         single = [number for number, group in trusted.items() if group.size == 1]
         self.inexact: dict[int, str] = {}
-        self.broken: dict[int, str] = dict.fromkeys(single, "a single channel cannot be removed")
+        self.broken: dict[int, str] = {
+            number: f"{reasons.ALONE} (in {trusted[number].maker})" for number in single
+        }
         self.chosen = trusted.keys() - single
         self.trials = Trials(trace, [(number, trusted[number]) for number in sorted(self.chosen)])
 
@@ -197,12 +200,12 @@ class _Proof:
         while (rest := self.chosen - self.inexact.keys() - causes) and self._scales(rest, failure):
             near = {number for number in self._touched(step) & rest if self._scales({number}, failure)}
             causes |= near or self._halved(rest, lambda part: self._scales(part, failure))
-        reasons = dict.fromkeys(causes, self._located(failure))
+        found = dict.fromkeys(causes, self._located(failure))
         if self.network.exact:
-            self.broken.update((number, f"not exact: {reason}") for number, reason in reasons.items())
+            self.broken.update((number, f"not exact: {reason}") for number, reason in found.items())
             self.chosen -= causes
             return
-        self.inexact.update(reasons)
+        self.inexact.update(found)
         self.trace.scaled.add(failure.step)
         self._known.clear()
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.calls import Calls
 from prunelab.structure.tracing.ids import ChannelIds, Ids
 from prunelab.structure.tracing.marks import Claim, Dims, Marked, Place, Term, Trace
@@ -129,7 +130,7 @@ class Ledger:
             self.ids.tie_rows(np.stack(parts))
             return
         for part in parts:
-            self.ids.freeze(part, f"{op} adds different numbers of channels at several places")
+            self.ids.freeze(part, f"{op} {reasons.DIFFERENT_NUMBERS}")
 
     def count(self, coefficient: float, factors: tuple[Ids, ...], bias: bool = False) -> None:
         """Record a share of the network's FLOPs."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Dims, Marked
 
@@ -41,7 +42,7 @@ def unknown(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
     """An operator without a rule: nothing is assumed, so everything is frozen."""
-    freeze_all(ledger, inputs, f"the operator {op} has no rule, so that its effect on channels is unknown")
+    freeze_all(ledger, inputs, f"the operator {op} {reasons.NO_RULE}")
     return plain(outputs)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ids import Ids
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Dims, Marked, Read
@@ -38,7 +39,7 @@ def deformable(
     groups, offset_groups = int(args[11]), int(args[12])
     statistics_end_here(ledger, op, inputs)
     for ids in (*source.dims[2:], *offset.dims, *mask.dims):
-        ledger.ids.freeze(ids, f"{op} has two offsets and a factor for each place of its kernel")
+        ledger.ids.freeze(ids, f"{op} {reasons.OFFSETS}")
     if offset_groups > 1 and source.dims[1] is not None:
         ledger.ids.tie_rows(source.dims[1].reshape(offset_groups, -1))
     out, own_bias = (
@@ -59,7 +60,7 @@ def _moved_along(
     if ids is None:
         return None
     if args[6] or out.shape[dim] != ids.size or stride[min(dim - 2, len(stride) - 1)] != 1:
-        ledger.ids.freeze(ids, f"{op} moves along the channels and changes their number")
+        ledger.ids.freeze(ids, f"{op} {reasons.RESIZES}")
         return None
     if weight.shape[dim] > 1:
         ledger.ids.mark_inexact(ids, f"{op} moves along the channels")
@@ -85,7 +86,7 @@ def _convolved(
         channels = _grouped(ledger, op, source, weight, groups, made, read)
     else:
         channels = weight.dims[made]
-        ledger.tie(source.dims[1], weight.dims[read], f"{op} has an input without known channels")
+        ledger.tie(source.dims[1], weight.dims[read], f"{op} {reasons.UNKNOWN_INPUT}")
         ledger.kind = "produce"
         if source.activation and source.dims[1] is not None:
             ledger.trace.reads.append(Read(source, 1))
@@ -114,7 +115,7 @@ def _depthwise(
     if weight.dims[0] is not None:
         ledger.trace.numbers[ledger.calls.modules[-1], "groups"] = weight.dims[0][::multiplier]
     ledger.trace.role(weight, 0, "depthwise")  # the first role is kept: not "producer"
-    return ledger.tie(carried, weight.dims[0], f"{op} has an input without known channels")
+    return ledger.tie(carried, weight.dims[0], f"{op} {reasons.UNKNOWN_INPUT}")
 
 
 def _grouped(
@@ -134,15 +135,15 @@ def _grouped(
     ):
         ledger.ids.tie_rows(entering.reshape(groups, -1).T)
         ledger.ids.tie(entering.reshape(groups, -1)[:, 0], leaving.reshape(groups, -1)[:, 0])
-        ledger.ids.freeze(weight.dims[read], f"{op} loses whole groups")
+        ledger.ids.freeze(weight.dims[read], f"{op} {reasons.LOSES_GROUPS}")
         ledger.trace.reads.append(Read(source, 1))
         return leaving
     if entering is None:
-        ledger.ids.freeze(weight.dims[read], f"{op} has an input without known channels")
+        ledger.ids.freeze(weight.dims[read], f"{op} {reasons.UNKNOWN_INPUT}")
     else:
         rows = entering.reshape(groups, -1)
         ledger.ids.tie_rows(rows)
-        computed = f"{op} with groups has a weight without known channels"
+        computed = f"{op} {reasons.UNKNOWN_WEIGHT}"
         if read == 1:
             ledger.tie(rows[0] if rows.shape[1] > 1 else None, weight.dims[1], computed)
         else:
@@ -184,7 +185,7 @@ def _bias(
     ledger.trace.role(bias, 0, "bias")
     joined = channels
     if width > 1:
-        reason = f"{op} adds a bias to a tensor without known channels"
+        reason = f"{op} {reasons.UNKNOWN_SUMMAND}"
         joined = ledger.tie(channels, bias.dims[-1], reason)
     factors = beside if width == 1 or joined is None else (joined, *beside)
     ledger.count(float(places * width) / prod(ids.size for ids in factors), factors, bias=True)
@@ -205,7 +206,7 @@ def addmm(
         else:
             for place in range(-len(bias.shape), 0):
                 if bias.shape[place] == out.shape[place] > 1 and not bias.uniform:
-                    reason = f"{op} adds a tensor without known channels"
+                    reason = f"{op} {reasons.UNKNOWN_SUMMAND}"
                     made.dims[place] = ledger.tie(made.dims[place], bias.dims[place], reason)
     return [made]
 
@@ -220,7 +221,7 @@ def matmul(
     between_left, between_right = left.dims[-1], right.dims[-2]
     if left.activation and right.activation and (between_left is not None or between_right is not None):
         # Queries times keys: no weight reads these channels, so that no weight can be masked.
-        reason = f"{op} contracts two activations, so that no weight reads these channels"
+        reason = f"{op} {reasons.TWO_ACTIVATIONS}"
         ledger.ids.freeze(between_left, reason)
         ledger.ids.freeze(between_right, reason)
     elif left.shape[-1] > 1:
@@ -235,7 +236,7 @@ def matmul(
     dims: Dims = [None] * out.dim()
     if out.dim() == 3 and out.shape[0] > 1:
         dims[0] = (
-            ledger.tie(left.dims[0], right.dims[0], f"{op} has an input without known channels")
+            ledger.tie(left.dims[0], right.dims[0], f"{op} {reasons.UNKNOWN_INPUT}")
             if left.carries or right.carries
             else None
         )
@@ -262,7 +263,7 @@ def _contract(ledger: Ledger, op: str, left: Marked, right: Marked) -> Ids | Non
     between_left, between_right = left.dims[-1], right.dims[-2]
     if between_left is None and between_right is not None:
         between_left = _read_zeros(left, between_right)
-    return ledger.tie(between_left, between_right, f"{op} has an input without known channels")
+    return ledger.tie(between_left, between_right, f"{op} {reasons.UNKNOWN_INPUT}")
 
 
 def _read_zeros(marked: Marked, ids: Ids) -> Ids | None:
@@ -285,23 +286,23 @@ def attention(
     statistics_end_here(ledger, op, inputs)
     for marked in inputs[3:]:
         for ids in marked.dims:
-            ledger.ids.freeze(ids, f"{op} has a mask with channels")
+            ledger.ids.freeze(ids, f"{op} {reasons.MASKS_HEADS}")
     for operand in (query, key):
-        reason = f"{op} contracts two activations, so that no weight reads these channels"
+        reason = f"{op} {reasons.TWO_ACTIVATIONS}"
         ledger.ids.freeze(operand.dims[-1], reason)
-        ledger.ids.freeze(operand.dims[-2], f"{op} moves along the channels")
-    ledger.ids.freeze(value.dims[-2], f"{op} moves along the channels")
+        ledger.ids.freeze(operand.dims[-2], f"{op} {reasons.ALONG}")
+    ledger.ids.freeze(value.dims[-2], f"{op} {reasons.ALONG}")
     heads = query.dims[1]
     for operand in (key, value):
         if operand.shape[1] == query.shape[1] > 1:
             heads = (
-                ledger.tie(heads, operand.dims[1], f"{op} has an input without known channels")
+                ledger.tie(heads, operand.dims[1], f"{op} {reasons.UNKNOWN_INPUT}")
                 if heads is not None or operand.dims[1] is not None
                 else None
             )
         else:
-            ledger.ids.freeze(heads, f"{op} broadcasts heads")
-            ledger.ids.freeze(operand.dims[1], f"{op} broadcasts heads")
+            ledger.ids.freeze(heads, f"{op} {reasons.BROADCASTS_HEADS}")
+            ledger.ids.freeze(operand.dims[1], f"{op} {reasons.BROADCASTS_HEADS}")
     out = outputs[0]
     made = Marked(tuple(out.shape), [None, heads, None, value.dims[-1]])
     tokens = key.shape[2] * query.shape[2] * query.shape[0]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Dims, Gather, Marked
 from prunelab.structure.tracing.rules.common import Rule, statistics_end_here, unknown
@@ -38,9 +39,9 @@ def index_select(
             values = ledger.values(chooser.tensor).cpu().numpy()
             ledger.trace.gathers.append(Gather(chooser.tensor, ids, values))
             ledger.trace.role(chooser, 0, "other")
-            dims[dim] = ledger.tie(chooser.dims[0], ids[values], f"{op} selects along the channels")
+            dims[dim] = ledger.tie(chooser.dims[0], ids[values], f"{op} {reasons.SELECTS}")
         else:
-            ledger.ids.freeze(ids, f"{op} selects along the channels")
+            ledger.ids.freeze(ids, f"{op} {reasons.SELECTS}")
             dims[dim] = None
     ledger.kind = "transport"
     return [Marked(tuple(outputs[0].shape), dims)]
@@ -62,10 +63,10 @@ def index(
         if chooser is not None:
             indexed.extend(range(dim, dim + covered))
             for ids in ledger.marked(chooser).dims:
-                ledger.ids.freeze(ids, f"{op} selects along the channels")
+                ledger.ids.freeze(ids, f"{op} {reasons.SELECTS}")
         dim += covered
     for dim in indexed:
-        ledger.ids.freeze(source.dims[dim], f"{op} selects along the channels")
+        ledger.ids.freeze(source.dims[dim], f"{op} {reasons.SELECTS}")
     kept: Dims = [ids for dim, ids in enumerate(source.dims) if dim not in indexed]
     places = out.dim() - len(kept)
     first = indexed[0] if indexed else 0
@@ -91,14 +92,12 @@ def index_put(
         return unknown(ledger, op, args, kwargs, inputs, outputs)
     statistics_end_here(ledger, op, inputs)
     for ids in (*target.dims[: rank - rest], *values.dims[: len(values.shape) - rest]):
-        ledger.ids.freeze(ids, f"{op} selects along the channels")
+        ledger.ids.freeze(ids, f"{op} {reasons.SELECTS}")
     dims: Dims = [None] * rank
     for place in range(-rest, 0):
         ids = None if values.uniform else values.dims[place]
         dims[place] = (
-            ids
-            if target.uniform
-            else ledger.tie(target.dims[place], ids, f"{op} has an input without known channels")
+            ids if target.uniform else ledger.tie(target.dims[place], ids, f"{op} {reasons.UNKNOWN_INPUT}")
         )
     ledger.kind = "transport"
     return [Marked(target.shape, dims)]
@@ -109,7 +108,7 @@ def embedding(
 ) -> list[Marked]:
     """``embedding(weight, indices)``: the result has the channels of the vectors; the vocabulary is frozen."""
     weight, out = inputs[0], outputs[0]
-    ledger.ids.freeze(weight.dims[0], f"{op} looks up words by their number")
+    ledger.ids.freeze(weight.dims[0], f"{op} {reasons.VOCABULARY}")
     ledger.trace.role(weight, 1, "producer")
     if weight.dims[1] is not None:
         ledger.ids.produce(weight.dims[1])
@@ -125,7 +124,7 @@ def roll(
     moved = args[-1] if isinstance(args[-1], (list, tuple)) else [args[-1]]
     dims: Dims = list(source.dims)
     for dim in moved:
-        ledger.ids.freeze(dims[dim], f"{op} selects along the channels")
+        ledger.ids.freeze(dims[dim], f"{op} {reasons.SELECTS}")
     ledger.kind = "transport"
     return [Marked(source.shape, dims)]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ids import Ids
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Marked
@@ -36,7 +37,7 @@ def _affine(ledger: Ledger, op: str, channels: Ids | None, parameter: Marked, ro
     if parameter.uniform or parameter.shape[-1] == 1:
         return channels
     ledger.trace.role(parameter, len(parameter.shape) - 1, role)
-    return ledger.tie(channels, parameter.dims[-1], f"{op} has an input without known channels")
+    return ledger.tie(channels, parameter.dims[-1], f"{op} {reasons.UNKNOWN_INPUT}")
 
 
 def layer_norm(
@@ -56,7 +57,7 @@ def layer_norm(
                 if source.shape[place] > 1 and not parameter.uniform:
                     ledger.trace.role(parameter, len(parameter.shape) + place, role)
                     dims[place] = ledger.tie(
-                        dims[place], parameter.dims[place], f"{op} has an input without known channels"
+                        dims[place], parameter.dims[place], f"{op} {reasons.UNKNOWN_INPUT}"
                     )
     ledger.kind = "pointwise"
     return [Marked(source.shape, dims), *beside(outputs[1:])]
@@ -109,7 +110,7 @@ def weight_norm(
             ledger.ids.mark_inexact(ids, f"{op} over channels")
         elif magnitude.shape[place] > 1:
             ledger.trace.role(magnitude, place, "scale")
-            dims[place] = ledger.tie(ids, magnitude.dims[place], f"{op} has an input without known channels")
+            dims[place] = ledger.tie(ids, magnitude.dims[place], f"{op} {reasons.UNKNOWN_INPUT}")
     if direction.tensor is not None:
         ledger.trace.role(direction, dim, "producer")
     return [Marked(direction.shape, dims), *beside(outputs[1:])]
@@ -123,7 +124,7 @@ def spectral(
     The vectors lose the same channels as the weight; the next steps of training estimate the norm again.
     """
     if any(marked.activation for marked in inputs):
-        freeze_all(ledger, inputs, f"{op} contracts two activations, so that no weight reads these channels")
+        freeze_all(ledger, inputs, f"{op} {reasons.TWO_ACTIVATIONS}")
         return plain(outputs)
     first, second = inputs
     for marked in inputs:
@@ -132,7 +133,7 @@ def spectral(
     contracted = ledger.tie(
         first.dims[-1],
         second.dims[0],
-        f"{op} estimates a norm of a weight with a vector without known channels",
+        f"{op} {reasons.NORM_VECTOR}",
     )
     for ids in (contracted, *first.dims[:-1]):
         ledger.ids.mark_inexact(ids, f"{op} estimates a norm of the weight")

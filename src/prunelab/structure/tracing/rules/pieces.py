@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ids import Ids
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Dims, Marked
@@ -28,7 +29,7 @@ def slice_(
         ids.size
     )
     if step != 1:
-        ledger.ids.freeze(ids, f"{op} has a step along the channels")
+        ledger.ids.freeze(ids, f"{op} {reasons.STEPS}")
     taken = ids[start:end:step]
     if 0 < taken.size < ids.size and ids.size % taken.size == 0 and start % taken.size == 0:
         ledger.ids.tie_rows(ids.reshape(-1, taken.size))
@@ -38,7 +39,7 @@ def slice_(
         ledger.claim(end, ids[:end])
     dims[dim] = taken if taken.size > 1 else None
     if taken.size == 1:
-        ledger.ids.freeze(taken, f"{op} takes a single channel")
+        ledger.ids.freeze(taken, f"{op} {reasons.SINGLE}")
     return [rearranged(source, outputs[0], dims)]
 
 
@@ -61,7 +62,7 @@ def split(
         dims: Dims = list(source.dims)
         dims[dim] = part if part.size > 1 else None
         if part.size == 1:
-            ledger.ids.freeze(part, f"{op} takes a single channel")
+            ledger.ids.freeze(part, f"{op} {reasons.SINGLE}")
         if len(parts) > 1:
             ledger.claim(out.shape[dim], part)
         made.append(rearranged(source, out, dims))
@@ -87,7 +88,7 @@ def cat(
         joined = present[0].dims[dim] if present else None
         for marked in present[1:]:
             if marked.shape[dim] > 1:
-                joined = ledger.tie(joined, marked.dims[dim], f"{op} has an input without known channels")
+                joined = ledger.tie(joined, marked.dims[dim], f"{op} {reasons.UNKNOWN_INPUT}")
         dims.append(joined)
     ledger.kind = "transport"
     return [Marked(tuple(out.shape), dims)]
@@ -105,7 +106,7 @@ def _concatenated(ledger: Ledger, op: str, parts: list[Marked], dim: int) -> Ids
                 marked.dims[dim] = ids  # a trial shows whether its width follows
                 filled.append(ids)
             else:
-                ledger.ids.freeze(ids, f"{op} has an input without known channels")
+                ledger.ids.freeze(ids, f"{op} {reasons.UNKNOWN_INPUT}")
         pieces.append(ids)
     ledger.tie_filled(filled, op)
     return np.concatenate(pieces)
@@ -123,7 +124,7 @@ def stack(
         joined = inputs[0].dims[dim]
         for marked in inputs[1:]:
             if marked.shape[dim] > 1:
-                joined = ledger.tie(joined, marked.dims[dim], f"{op} has an input without known channels")
+                joined = ledger.tie(joined, marked.dims[dim], f"{op} {reasons.UNKNOWN_INPUT}")
         dims.append(joined)
     dims.insert(new, None)
     ledger.kind = "transport"

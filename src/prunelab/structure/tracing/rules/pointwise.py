@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Dims, Marked
 from prunelab.structure.tracing.rules.common import Rule, argument, beside, plain
@@ -56,7 +57,7 @@ def _join(ledger: Ledger, op: str, operands: list[Marked], out: Tensor, place: i
         return None
     joined = present[0].dims[place]
     for marked in present[1:]:
-        joined = ledger.tie(joined, marked.dims[place], f"{op} has an input without known channels")
+        joined = ledger.tie(joined, marked.dims[place], f"{op} {reasons.UNKNOWN_INPUT}")
     return joined
 
 

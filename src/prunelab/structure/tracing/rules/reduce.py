@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Dims, Marked
 from prunelab.structure.tracing.rules.common import Rule, statistics_end_here
@@ -37,7 +38,7 @@ def _reduce(
     statistics = tuple(ids for ids in over_channels if ids is not None) if op in _STATISTICS else ()
     if op not in _STATISTICS:
         for ids in over_channels:
-            ledger.ids.freeze(ids, f"{op} reduces over the channels")
+            ledger.ids.freeze(ids, f"{op} {reasons.REDUCES}")
     if not over_channels:
         ledger.kind = "transport"
     made = []

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ids import Ids
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Dims, Marked
@@ -53,7 +54,7 @@ def _merged(ledger: Ledger, op: str, source: Marked, carriers: list[int]) -> int
     chosen = max(carriers, key=preference)
     for dim in carriers:
         if dim != chosen:
-            ledger.ids.freeze(source.dims[dim], f"{op} merges two dimensions of channels")
+            ledger.ids.freeze(source.dims[dim], f"{op} {reasons.MERGES}")
     return chosen
 
 
@@ -187,7 +188,7 @@ def select(
     """``select(input, dim, index)`` and ``unbind(input, dim)``: single places."""
     source = inputs[0]
     dim = int(argument(args, kwargs, 1, "dim", 0)) % len(source.shape)
-    ledger.ids.freeze(source.dims[dim], f"{op} selects along the channels")
+    ledger.ids.freeze(source.dims[dim], f"{op} {reasons.SELECTS}")
     dims = [ids for place, ids in enumerate(source.dims) if place != dim]
     ledger.kind = "transport"
     return [rearranged(source, out, list(dims)) for out in outputs]
@@ -199,7 +200,7 @@ def unfold(
     """``unfold(input, dim, size, step)``: windows along places."""
     source = inputs[0]
     dim = int(args[1]) % len(source.shape)
-    ledger.ids.freeze(source.dims[dim], f"{op} selects along the channels")
+    ledger.ids.freeze(source.dims[dim], f"{op} {reasons.SELECTS}")
     dims: Dims = [None if place == dim else ids for place, ids in enumerate(source.dims)]
     ledger.kind = "transport"
     return [rearranged(source, outputs[0], [*dims, None])]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Dims, Marked
 from prunelab.structure.tracing.rules.common import Rule, statistics_end_here
@@ -19,7 +20,7 @@ def spatial(
     source = inputs[0]
     statistics_end_here(ledger, op, inputs)
     for ids in source.dims[2:]:
-        ledger.ids.freeze(ids, f"{op} moves along the channels")
+        ledger.ids.freeze(ids, f"{op} {reasons.ALONG}")
     ledger.kind = "transport"
     return [
         Marked(tuple(out.shape), [source.dims[0], source.dims[1], *[None] * (out.dim() - 2)])
@@ -33,7 +34,7 @@ def unpool(
     """``max_unpool2d(input, indices, size)``: the indices of max pooling have the channels of what was pooled."""
     source, indices = inputs[0], inputs[1]
     made = spatial(ledger, op, args, kwargs, inputs[:1], outputs)
-    made[0].dims[1] = ledger.tie(source.dims[1], indices.dims[1], f"{op} has an input without known channels")
+    made[0].dims[1] = ledger.tie(source.dims[1], indices.dims[1], f"{op} {reasons.UNKNOWN_INPUT}")
     return made
 
 
@@ -51,7 +52,7 @@ def pad(
         if ids is None or (before == 0 and after == 0):
             continue
         if before < 0 or after < 0 or op != "constant_pad_nd":
-            ledger.ids.freeze(ids, f"{op} changes the number of channels")
+            ledger.ids.freeze(ids, f"{op} {reasons.RESIZED}")
             dims[dim] = None
             continue
         around = ledger.ids.fresh(before), ledger.ids.fresh(after)
@@ -75,7 +76,7 @@ def pixel_shuffle(
         ledger.ids.tie_rows(rows)
         channels = rows[0] if out.shape[1] > 1 else None
         if channels is None:
-            ledger.ids.freeze(source.dims[1], f"{op} to a single channel")
+            ledger.ids.freeze(source.dims[1], f"{op} {reasons.SINGLE}")
     ledger.kind = "transport"
     return [Marked(tuple(out.shape), [source.dims[0], channels, None, None])]
 
@@ -114,7 +115,7 @@ def col2im(
         rows = ids.reshape(out.shape[-3], -1).T
         ledger.ids.tie_rows(rows)
         channels = np.ascontiguousarray(rows[0])
-    ledger.ids.freeze(source.dims[-1], f"{op} moves along the channels")
+    ledger.ids.freeze(source.dims[-1], f"{op} {reasons.ALONG}")
     ledger.kind = "transport"
     return [Marked(tuple(out.shape), [*source.dims[:-2], channels, None, None])]
 
@@ -126,7 +127,7 @@ def regions(
     source, boxes = inputs[0], inputs[1]
     statistics_end_here(ledger, op, inputs)
     for ids in (source.dims[0], *source.dims[2:], *boxes.dims):
-        ledger.ids.freeze(ids, f"{op} moves along the channels")
+        ledger.ids.freeze(ids, f"{op} {reasons.ALONG}")
     ledger.kind = "transport"
     return [Marked(tuple(out.shape), [None, source.dims[1], None, None]) for out in outputs]
 
