@@ -32,7 +32,9 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_every_script_has_a_test() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"prune_torchvision", "prune_lightning_module", "load_and_export"}
+    assert names == {
+        "prune_torchvision", "prune_lightning_module", "load_and_export", "segmentation", "super_resolution",
+    }  # fmt: skip
 
 
 def test_prune_torchvision(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,6 +49,19 @@ def test_prune_lightning_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     run("prune_lightning_module.py", "--epochs", "1", monkeypatch=monkeypatch)
     before, after = re.search(r"parameters +([\d,]+) -> ([\d,]+)", capsys.readouterr().out).groups()  # type: ignore[union-attr]
     assert int(after.replace(",", "")) < 0.6 * int(before.replace(",", ""))
+
+
+@pytest.mark.parametrize("script", ["segmentation.py", "super_resolution.py"])
+def test_images_to_images(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(script, "--flops", "0.5", "--steps", "4", monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    (share,) = re.findall(r"FLOPs .*\((\S+)%\)", printed)
+    assert 45 < float(share) <= 50
+    (difference,) = re.findall(r"differ by (\S+)", printed)
+    assert float(difference) < 1e-6
+    assert re.search(r"(mean IoU|PSNR) .* before recovery", printed)
 
 
 def test_load_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
