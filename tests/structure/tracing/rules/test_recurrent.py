@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 import prunelab
 from prunelab.structure.surgery.sliced import SlicedNetwork
+from prunelab.structure.tracing.calls import Calls
+from prunelab.structure.tracing.ledger import Ledger
+from prunelab.structure.tracing.rules import rule_for
 
 SERIES = torch.linspace(-1, 1, 2 * 5 * 6).reshape(2, 5, 6).sin()
 
@@ -104,6 +107,26 @@ def test_a_network_that_cannot_run_on_the_meta_device(network: Callable[..., nn.
     plan = prunelab.analyze(made, SERIES).plan({"layer": range(6)})
     assert prunelab.check(made, prunelab.apply(copy.deepcopy(made), plan), plan, SERIES) < 1e-9
     assert (torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled) == before
+
+
+@pytest.mark.parametrize(("kind", "gates", "states"), [("lstm", 4, 2), ("gru", 3, 1)])
+def test_the_fused_cells_of_gpus(kind: str, gates: int, states: int) -> None:
+    """Each gate has a part for each channel of the state. (The operators run on a GPU only.)"""
+    wide, narrow = torch.zeros(2, gates * 5, device="meta"), torch.zeros(2, 5, device="meta")
+    tensors = {"input": wide, "hidden": wide.clone(), "state": narrow, "bias": wide[0].clone()}
+    ledger = Ledger(tensors.items(), tensors.__getitem__, Calls(lambda call, out: None))
+    given = tuple(ledger.marked(tensor) for tensor in tensors.values())
+    operator = getattr(torch.ops.aten, f"_thnn_fused_{kind}_cell").default
+    outputs = [*(narrow.clone() for _ in range(states)), wide.clone()]
+    made = rule_for(operator)(ledger, f"_thnn_fused_{kind}_cell", tuple(tensors.values()), {}, given, outputs)
+    label = ledger.ids.components().label
+    channels = label[given[2].dims[1]].tolist()
+    assert len(set(channels)) == 5
+    for marked in (given[0], given[1]):
+        assert label[marked.dims[1]].tolist() == channels * gates
+    assert label[given[3].dims[0]].tolist() == channels * gates
+    assert [label[state.dims[1]].tolist() for state in made[:states]] == [channels] * states
+    assert not made[states].followed
 
 
 def test_a_pruned_lstm_is_saved_and_sliced(tmp_path: Path) -> None:
