@@ -1,6 +1,7 @@
 # The public names of prunelab and the modules that define them: the one list, read by type checkers and at run time.
 from .errors import UserError as UserError
 from .evaluation import Target as Target
+from .export import Deploy as Deploy
 from .export import load as load
 from .export import save as save
 from .methods import AMC as AMC
@@ -52,6 +53,7 @@ from .methods import ThiNet as ThiNet
 from .methods import WidthSpace as WidthSpace
 from .methods import allocate as allocate
 from .methods import load_from_checkpoint as load_from_checkpoint
+from .steps.deploy_run import deploy as deploy
 from .structure import ChannelGraph as ChannelGraph
 from .structure import ChannelGroup as ChannelGroup
 from .structure import CostModel as CostModel

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _again(path: Path, words: Sequence[str], trusted: Sequence[str]) -> int:
-    before = _record(path)
+    before = recorded(path)
     require_trusted(before.config, trusted)
     config = changed({**before.config, "study": f"{before.study}{SUFFIX}"}, words)
     # These import Lightning.
@@ -75,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _record(path: Path) -> Record:
+def recorded(path: Path) -> Record:
+    """The record in a file or in the folder of a run. Raises UserError if there is none that can be used."""
     file = path / RECORD_FILE if path.is_dir() else path
     if path.is_dir() and not file.exists() and (records := sorted(path.glob(f"*/{RECORD_FILE}"))):
         raise UserError(f"{path} is a study. Give one of its {len(records)} runs:\n{_listed(records)}")

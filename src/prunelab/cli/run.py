@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from prunelab.cli.config import CONFIG_NAME, VERSION_BASE, conf_folder, conf_location, explain, resolve
+from prunelab.cli.deployment import is_wanted, present_deployment
 from prunelab.cli.ending import (
     exit_code,
     is_first_process,
@@ -34,6 +35,9 @@ from prunelab.errors import UserError
 from prunelab.records import RunFolder, claimed, unwritable
 from prunelab.records.reason import reason
 from prunelab.records.reuse import changes_since
+
+if TYPE_CHECKING:
+    from prunelab.export import Deploy
 
 PROGRAM = "prunelab"
 WIDTH = 110
@@ -110,6 +114,8 @@ def settled(
 ) -> Job | None:
     """The earlier result of the run of the resolved ``config``; None if the run must be started or continued.
 
+    A finished run counts as left if the deployment that ``config`` asks for is not there.
+
     A failed run stays failed unless ``sweep.retry_failed`` is true. A finished run is moved to ``earlier/`` if
     ``sweep.redo`` is true.
 
@@ -123,8 +129,11 @@ def settled(
                 folder.set_aside(record)
             return None
         folder.tidy()
+        deployment = present_deployment(config, folder.path) if is_wanted(config) else None
+        if is_wanted(config) and deployment is None:
+            return None
         changes = changes_since(record, config, folder.contents)
-        return Job(label, record, folder.path, is_new=False, changes=changes)
+        return Job(label, record, folder.path, is_new=False, changes=changes, deployment=deployment)
     if config["sweep"]["retry_failed"] or (failure := folder.failure()) is None:
         return None
     return Job(label, error=f"failed earlier: {failure.error} (sweep.retry_failed=true tries it again.)")
@@ -143,8 +152,25 @@ def perform(config: Mapping[str, Any], label: str) -> Job:
         return settled(config, label) or Job(label)
     if (job := from_rank_zero(lambda: settled(config, label))) is not None:
         return job
+    settings = _deployment_settings(config)
     outcome = run(config)
-    return Job(label, outcome.record, outcome.folder.path, outcome.is_new)
+    deployment = None
+    if settings is not None and is_first_process():
+        from prunelab.steps.deploy_run import deploy_run
+
+        deployment = deploy_run(outcome.folder.path, config, settings, outcome.folder.key)
+    return Job(label, outcome.record, outcome.folder.path, outcome.is_new, deployment=deployment)
+
+
+def _deployment_settings(config: Mapping[str, Any]) -> Deploy | None:
+    """The deployment that ``config`` asks for, or None. Raises UserError if its packages are not installed."""
+    if not is_wanted(config):
+        return None
+    from prunelab.steps.setup import made
+
+    settings: Deploy = made(config["deploy"], "deploy")
+    settings.require_packages()
+    return settings
 
 
 @contextmanager

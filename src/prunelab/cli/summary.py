@@ -14,9 +14,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 
+from prunelab.cli.deployment import described
 from prunelab.cli.ending import FAILED, is_first_process
 from prunelab.cli.report import main as report
 from prunelab.records import Metrics, Record
+from prunelab.records.deployment import Deployment
 
 DEFAULT_METHOD = (
     "No method was named: {method} is the default, because EfficientNet-Lite0 and ResNet-56 kept the most accuracy "
@@ -34,7 +36,7 @@ class Job:
     """The result of one run of a sweep; ``label`` is its part of the command line.
 
     A finished run has a record and a folder, and ``is_new`` is true if this command made it. A failed run has an error.
-    ``changes`` describes what has changed since an earlier run was made.
+    ``changes`` describes what has changed since an earlier run was made; ``deployment`` what was exported from it.
     """
 
     label: str
@@ -43,6 +45,7 @@ class Job:
     is_new: bool = False
     error: str | None = None
     changes: str | None = None
+    deployment: Deployment | None = None
 
 
 class Summary(Callback):
@@ -64,6 +67,7 @@ class Summary(Callback):
         for job in self._jobs:
             if job.record is not None:
                 self._console.print(_result(job, job.record))
+                self._show_deployment(job)
         self._explain_default()
         self._end()
 
@@ -78,6 +82,8 @@ class Summary(Callback):
         self._list("Finished", new)
         self._list("Already there", there)
         self._list_changes(there)
+        for job in done:
+            self._show_deployment(job)
         self._explain_default()
         failed = len(self._jobs) - len(done)
         if not self._jobs:  # Hydra starts no run for a glob() without a match
@@ -103,6 +109,11 @@ class Summary(Callback):
             names = [self._names()[job.label] for job in changed if job.changes == text]
             more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
             self._console.print(Text(f"Note on {', '.join(names[:LISTED])}{more}: {text}"))
+
+    def _show_deployment(self, job: Job) -> None:
+        """Print the stages of the deployment of a run, if it has one, and its warnings."""
+        if job.deployment is not None and job.folder is not None:
+            self._console.print(Text("\n".join(described(job.deployment, job.folder))))
 
     def _explain_default(self) -> None:
         """Name the method of runs whose command line names neither a method nor an experiment."""

@@ -160,6 +160,10 @@ class ImageData(pl.LightningDataModule, ABC):
         """
         return self._whole_loader(self.val, images)
 
+    def some_test_images(self, images: int) -> BatchLoader:
+        """Up to ``images`` test images, balanced over the classes; the same on every process: nothing is sharded."""
+        return self._whole_loader(self.test, images)
+
     def hold_out_validation(self, split: Split) -> tuple[Split, Split]:
         """(training, validation) parts of all training images."""
         return hold_out(split, self.val_fraction, self.split_seed)

@@ -23,7 +23,20 @@ def forward_milliseconds(
     memory_format: torch.memory_format = torch.contiguous_format,
     seconds: float = 2.0,
 ) -> tuple[float, ...]:
-    """The median time of one forward pass of each model, in milliseconds, for ``batch_size`` random images.
+    """The median time of one forward pass of each model, in milliseconds; see ``forward_times``."""
+    times = forward_times(models, image_shape, batch_size, device, memory_format, seconds)
+    return tuple(statistics.median(each) for each in times)
+
+
+def forward_times(
+    models: Sequence[nn.Module],
+    image_shape: tuple[int, int, int],
+    batch_size: int,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    seconds: float = 2.0,
+) -> tuple[tuple[float, ...], ...]:
+    """The times of all forward passes of each model, in milliseconds, for ``batch_size`` random images.
 
     The models take turns, pass by pass, in this process, so that other load on the machine slows all of them equally.
     Passes are in evaluation mode and float32, after a warm-up, with the present number of threads of torch; the device
@@ -44,7 +57,7 @@ def forward_milliseconds(
             model.to("cpu")
         for module, was_training in modes:
             module.training = was_training
-    return tuple(1000 * statistics.median(times) for times in zip(*turns, strict=True))
+    return tuple(tuple(1000 * each for each in times) for times in zip(*turns, strict=True))
 
 
 def _warm_pass_seconds(model: nn.Module, images: Tensor, seconds: float) -> float:

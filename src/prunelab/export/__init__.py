@@ -1,5 +1,6 @@
-"""Pruned networks on disk."""
+"""Networks on disk: pruned networks that prunelab loads again, and files for other runtimes."""
 
 from prunelab.export.checkpoint import load, save
+from prunelab.export.deploy import Deploy
 
-__all__ = ["load", "save"]
+__all__ = ["Deploy", "load", "save"]

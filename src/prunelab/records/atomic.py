@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -58,9 +59,12 @@ def set_aside(path: Path) -> Path:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove the temporary files of killed processes below ``folder``. No other process may write there."""
-    for partial in folder.rglob(f"*{PARTIAL}"):
-        partial.unlink()
+    """Remove the temporary files and folders of killed processes below ``folder``. No other process may write there."""
+    for partial in [*folder.rglob(f"*{PARTIAL}")]:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)  # it was inside such a folder
 
 
 def _written(path: Path, content: str | bytes) -> Path:

@@ -18,6 +18,7 @@ from prunelab.errors import UserError
 from prunelab.records.atomic import remove_partial_files
 from prunelab.records.claim import Claim
 from prunelab.records.contents import content_digests
+from prunelab.records.deployment import DEPLOYMENT_FOLDER
 from prunelab.records.fields import RecordError
 from prunelab.records.key import run_key
 from prunelab.records.schema import Failure, Record
@@ -135,7 +136,7 @@ class RunFolder:
         place.mkdir(parents=True, exist_ok=True)
         (self.path / RECORD_FILE).replace(place / RECORD_FILE)  # from here on the run counts as unfinished
         for file in self.path.iterdir():
-            if file.is_file() and not file.name.startswith("."):
+            if (file.is_file() and not file.name.startswith(".")) or file.name == DEPLOYMENT_FOLDER:
                 file.replace(place / file.name)
         self.tidy()
 

@@ -1,0 +1,109 @@
+"""Deploy: in which form a pruned network is shipped; the choices of conf/deploy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Any, Literal, get_args
+
+from prunelab.errors import UserError, nearest
+
+Format = Literal["none", "onnx", "pt2", "torchscript"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+"""The packages of the extra ``deploy``."""
+
+RUNTIMES: Mapping[str, str] = {"onnx": "onnxruntime", "pt2": "torch.export", "torchscript": "torchscript"}
+FILES: Mapping[str, str] = {"onnx": "model.onnx", "pt2": "model.pt2", "torchscript": "model.pt"}
+INT8_FILE = "model_int8.onnx"
+
+OLDEST_OPSET = 18
+"""The oldest operator set that torch's exporter writes."""
+
+
+@dataclass(frozen=True)
+class Deploy:
+    """The file that is made from a pruned network, and how it is checked.
+
+    Args:
+        format: "none", "onnx" (runs in onnxruntime), "pt2" (a program of ``torch.export``) or "torchscript".
+        precision: "fp32"; "fp16", "bf16": weights and activations of 16 bits, if the runtime has kernels for them;
+            "int8": quantised by onnxruntime, for "onnx" only.
+        opset: version of ONNX's operators, at least 18; None: the exporter's choice.
+        calibration_images: for int8: number of training images from which the ranges of activations are measured.
+        reduce_range: for int8: weights of 7 bits, so that sums of products do not saturate on processors without VNNI
+            instructions; "auto": True where this processor has none.
+        agreement: least fraction of the test images that the shipped and the float32 network classify equally.
+        test_images: at most this many test images are used for the check; None: all.
+        threads: processor threads for the measured times.
+
+    Raises:
+        UserError: an invalid value, or a combination that does not exist.
+
+    Example:
+        >>> prunelab.Deploy(format="onnx", precision="int8").files
+        ('model.onnx', 'model_int8.onnx')
+    """
+
+    format: Format = "none"
+    precision: Precision = "fp32"
+    opset: int | None = None
+    calibration_images: int = 256
+    reduce_range: bool | Literal["auto"] = "auto"
+    agreement: float = 0.98
+    test_images: int | None = None
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name, known in (("format", get_args(Format)), ("precision", get_args(Precision))):
+            if (value := getattr(self, name)) not in known:
+                raise UserError(f"deploy.{name}={value} does not exist. {nearest(str(value), known)}")
+        for name in ("calibration_images", "threads", "test_images"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UserError(f"deploy.{name} must be a whole number of at least 1, not {value!r}.")
+        if not isinstance(self.reduce_range, bool) and self.reduce_range != "auto":
+            raise UserError(f"deploy.reduce_range must be auto, true or false, not {self.reduce_range!r}.")
+        if isinstance(self.agreement, bool) or not 0 <= self.agreement <= 1:
+            raise UserError(f"deploy.agreement must lie between 0 and 1, not {self.agreement!r}.")
+        if self.opset is not None and self.opset < OLDEST_OPSET:
+            raise UserError(
+                f"deploy.opset={self.opset} is too old: torch's exporter writes version {OLDEST_OPSET} or later. Leave "
+                "deploy.opset out."
+            )
+        if self.precision == "int8" and self.format not in ("onnx", "none"):
+            raise UserError(
+                f"deploy.precision=int8 does not exist for deploy={self.format}: onnxruntime quantises and runs the "
+                "network. Use deploy=onnx_int8."
+            )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the files with the network; the last one is the file that is shipped."""
+        if self.format == "none":
+            return ()
+        quantised = (INT8_FILE,) if self.precision == "int8" else ()
+        return (FILES[self.format], *quantised)
+
+    @property
+    def runtime(self) -> str:
+        """The runtime that executes the file: "onnxruntime", "torch.export" or "torchscript"."""
+        return RUNTIMES[self.format]
+
+    def require_packages(self) -> None:
+        """Check that the packages of the format are installed.
+
+        Raises:
+            UserError: names the packages that are missing, and the extra that contains them.
+        """
+        missing = [name for name in PACKAGES if self.format == "onnx" and find_spec(name) is None]
+        if missing:
+            raise UserError(
+                f"deploy=onnx needs {', '.join(missing)}: pip install 'prunelab[deploy]'. deploy=pt2 needs torch only."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)

@@ -1,0 +1,218 @@
+"""Exports a pruned network, compares the files with it, and measures sizes and times."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+
+from prunelab.evaluation import Compared, compared, forward_times, other_load
+from prunelab.export import predict
+from prunelab.export.capture import for_export
+from prunelab.export.deploy import PACKAGES, Deploy
+from prunelab.export.header import unshared
+from prunelab.export.int8 import Range
+from prunelab.export.onnx_file import opset_of
+from prunelab.records import Accuracy
+from prunelab.records.deployment import DEPLOYMENT_FILE, Deployment, Percentiles, Stage
+from prunelab.records.input_format import InputFormat
+from prunelab.steps.deployed_files import DeploymentImages, export_one, exported_files, require_equal
+from prunelab.steps.environment import hardware, versions
+
+log = logging.getLogger(__name__)
+
+BATCHES = (1, 64)
+SECONDS = 2.0
+PREDICT_FILE = "predict.py"
+
+
+@dataclass(frozen=True)
+class Full:
+    """The full network and its accuracy on the test images."""
+
+    network: nn.Module
+    accuracy: Accuracy
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One form of the network: a stage without its times. ``compared`` is for files of the pruned network only."""
+
+    name: str
+    runtime: str
+    precision: str
+    module: nn.Module
+    bytes: int
+    accuracy: Compared | Accuracy | None = None
+    compared: Compared | None = None
+
+    def stage(self, latency_ms: Mapping[int, Percentiles]) -> Stage:
+        """The stage with its times."""
+        return Stage(
+            name=self.name,
+            runtime=self.runtime,
+            precision=self.precision,
+            bytes=self.bytes,
+            top1=None if self.accuracy is None else self.accuracy.top1,
+            top5=None if self.accuracy is None else self.accuracy.top5,
+            agreement=None if self.compared is None else self.compared.agreement,
+            largest_difference=None if self.compared is None else self.compared.largest_difference,
+            latency_ms=latency_ms,
+        )
+
+
+def make_deployment(
+    network: nn.Module,
+    form: InputFormat,
+    settings: Deploy,
+    images: DeploymentImages,
+    full: Full | None = None,
+    run_key: str | None = None,
+    seconds: float = SECONDS,
+) -> tuple[Deployment, dict[str, str | bytes]]:
+    """The description of a deployment, and the content of every file of its folder. Nothing is written.
+
+    Args:
+        network: the pruned network.
+        form: its input and the names of its classes.
+        full: the full network, for comparison.
+        seconds: about how long the times of each batch size are measured.
+
+    Raises:
+        UserError: the network cannot be exported, the runtime cannot run it, or the float32 file computes something
+            else.
+    """
+    settings.require_packages()
+    metadata = {**form.to_dict(), "run_key": run_key, "prunelab": version("prunelab")}
+    eager = for_export(network, "fp32")
+    exported, chosen = exported_files(eager, form, settings, images, metadata)
+    log.info("Comparing %s with the network in PyTorch.", exported[-1].file)
+    reference, *others = compared([eager, *(each.runs for each in exported)], images.test())
+    for each, result in zip(exported, others, strict=True):
+        require_equal(each, result, reference)
+    forms = [
+        *_full_forms(full, form, settings, metadata),
+        Timed("pruned", "eager", "fp32", eager, weights_bytes(eager), reference),
+        *(
+            Timed("pruned", settings.runtime, each.precision, each.runs, len(each.content), result, result)
+            for each, result in zip(exported, others, strict=True)
+        ),
+    ]
+    with other_load() as load:
+        times = _times([each.module for each in forms], form.image_shape, settings.threads, seconds)
+    stages = tuple(each.stage(measured) for each, measured in zip(forms, times, strict=True))
+    deployment = Deployment(
+        run_key=run_key,
+        network=type(network).__name__,
+        settings=settings.to_dict(),
+        files={each.file: _file_entry(each.content) for each in exported},
+        shipped=exported[-1].file,
+        input=form.to_dict(),
+        opset=opset_of(exported[0].content) if settings.format == "onnx" else None,
+        checked_images=reference.images,
+        largest_logit=reference.largest_logit,
+        quantisation=_quantisation(settings, chosen),
+        stages=stages,
+        warnings=tuple(_warnings(settings, stages[-1], reference.images)),
+        versions={**versions(), **_package_versions(settings)},
+        hardware={**hardware(), "threads": settings.threads},
+        other_load=load.cores,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    contents: dict[str, str | bytes] = {each.file: each.content for each in exported}
+    if settings.format == "onnx":
+        contents[PREDICT_FILE] = _predict_script(deployment.shipped)
+    contents[DEPLOYMENT_FILE] = deployment.to_json()
+    return deployment, contents
+
+
+def _full_forms(
+    full: Full | None, form: InputFormat, settings: Deploy, metadata: Mapping[str, Any]
+) -> list[Timed]:
+    """The full network in PyTorch, and in the runtime, where it is only timed."""
+    if full is None:
+        return []
+    eager = for_export(full.network, "fp32")
+    there = export_one(eager, form, settings, "fp32", metadata)
+    return [
+        Timed("full", "eager", "fp32", eager, weights_bytes(eager), full.accuracy),
+        Timed("full", settings.runtime, "fp32", there.runs, len(there.content)),
+    ]
+
+
+def _quantisation(settings: Deploy, chosen: Range | None) -> dict[str, Any] | None:
+    if chosen is None:
+        return None
+    return {
+        "images": settings.calibration_images,
+        "reduce_range": chosen.reduced,
+        "reason": chosen.reason,
+    }
+
+
+def _times(
+    networks: Sequence[nn.Module], image_shape: tuple[int, int, int], threads: int, seconds: float
+) -> list[dict[int, Percentiles]]:
+    """For each network the percentiles by batch size; the networks take turns."""
+    log.info("Measuring times with %d thread(s).", threads)
+    cpu = torch.device("cpu")
+    with _torch_threads(threads):
+        by_batch = {
+            batch: forward_times(networks, image_shape, batch, cpu, seconds=seconds) for batch in BATCHES
+        }
+    return [
+        {
+            batch: Percentiles(*(float(np.percentile(times[place], share)) for share in (50, 90)))
+            for batch, times in by_batch.items()
+        }
+        for place in range(len(networks))
+    ]
+
+
+@contextmanager
+def _torch_threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _warnings(settings: Deploy, shipped: Stage, images: int) -> Iterator[str]:
+    if shipped.agreement is not None and shipped.agreement < settings.agreement:
+        yield (
+            f"{shipped.precision} predicts the class of the float32 network for {shipped.agreement:.2%} of {images} "
+            f"test images, less than deploy.agreement={settings.agreement:g}. More calibration images "
+            "(deploy.calibration_images) or deploy.precision=fp16 may help."
+        )
+
+
+def weights_bytes(network: nn.Module) -> int:
+    """The size of the weights as a safetensors file."""
+    state = {name: value.contiguous().clone() for name, value in unshared(network).items()}
+    return len(safetensors.torch.save(state))
+
+
+def _file_entry(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _package_versions(settings: Deploy) -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES} if settings.format == "onnx" else {}
+
+
+def _predict_script(model: str) -> str:
+    """``export/predict.py`` for a model file of this name."""
+    return Path(predict.__file__).read_text(encoding="utf-8").replace('"model.onnx"', f'"{model}"')
