@@ -14,6 +14,7 @@ from .methods import OBS as OBS
 from .methods import PFA as PFA
 from .methods import SCSP as SCSP
 from .methods import SSL as SSL
+from .methods import TAS as TAS
 from .methods import VCNN as VCNN
 from .methods import ABCPruner as ABCPruner
 from .methods import Allocation as Allocation

@@ -43,6 +43,7 @@ from prunelab.methods.reconstruction import ChannelPruning, ReconstructionPrunin
 from prunelab.methods.search import (
     AMC,
     DMCP,
+    TAS,
     ABCPruner,
     AutoSlim,
     Candidate,
@@ -64,6 +65,7 @@ __all__ = [
     "PFA",
     "SCSP",
     "SSL",
+    "TAS",
     "VCNN",
     "ABCPruner",
     "APoZ",

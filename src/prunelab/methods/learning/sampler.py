@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,24 @@ class Sampler:
         groups, choices: their numbers.
         lr, weight_decay: those of Adam.
         seed: seed of the samples, which are the same on every rank.
+        own: the number of choices of each group, (groups,), if it is not ``choices`` for all; the probability of
+            further ones is 0.
     """
 
-    def __init__(self, groups: int, choices: int, lr: float, weight_decay: float, seed: int) -> None:
+    def __init__(
+        self,
+        groups: int,
+        choices: int,
+        lr: float,
+        weight_decay: float,
+        seed: int,
+        own: Sequence[int] | None = None,
+    ) -> None:
         self.logits = torch.zeros(groups, choices, requires_grad=True)
+        absent = (
+            torch.arange(choices) >= torch.tensor([choices] * groups if own is None else list(own))[:, None]
+        )
+        self._offset = torch.zeros(groups, choices).masked_fill(absent, -torch.inf)
         self.seed = seed
         self._adam = torch.optim.Adam([self.logits], lr=lr, betas=(0.5, 0.999), weight_decay=weight_decay)
 
@@ -33,15 +48,20 @@ class Sampler:
         uniform = torch.rand(self.logits.shape, generator=generator).clamp(
             min=torch.finfo(torch.float32).tiny
         )
-        return torch.softmax((self.logits.log_softmax(dim=1) - (-uniform.log()).log()) / temperature, dim=1)
+        chances = (self.logits + self._offset).log_softmax(dim=1)
+        return torch.softmax((chances - (-uniform.log()).log()) / temperature, dim=1)
+
+    def expected(self) -> Tensor:
+        """softmax(logits), with gradients."""
+        return (self.logits + self._offset).softmax(dim=1)
 
     def probabilities(self) -> Tensor:
         """softmax(logits), without gradients."""
-        return self.logits.detach().softmax(dim=1)
+        return self.expected().detach()
 
     def best(self) -> Tensor:
         """The most probable choice of each group (groups,); of equal ones the first."""
-        return self.logits.detach().argmax(dim=1)
+        return (self.logits.detach() + self._offset).argmax(dim=1)
 
     def descend(self, loss: Tensor | None) -> float:
         """Take one step with the gradient of the mean loss of all ranks that have one; returns this loss.

@@ -9,11 +9,13 @@ from prunelab.methods.search.eagleeye import EagleEye
 from prunelab.methods.search.judge import Judge
 from prunelab.methods.search.method import SearchMethod
 from prunelab.methods.search.network_adjustment import NetworkAdjustment
+from prunelab.methods.search.tas import TAS
 from prunelab.methods.search.widths import Candidate, WidthSpace
 
 __all__ = [
     "AMC",
     "DMCP",
+    "TAS",
     "ABCPruner",
     "AgentSettings",
     "AutoSlim",

@@ -22,15 +22,12 @@ from prunelab.methods.learning.scratch import draw_afresh
 from prunelab.methods.search.batch_norm import adapt_batch_norm
 from prunelab.methods.search.judge import Judge, calibration_images, held_out_batches
 from prunelab.methods.search.method import SearchMethod
-from prunelab.methods.search.supernet import snapped
 from prunelab.methods.search.utilisation import utilisation
 from prunelab.methods.search.widths import Candidate, Widths, WidthSpace
 from prunelab.structure import PruningPlan
 
 if TYPE_CHECKING:
     from prunelab.training import Training
-
-_HALVINGS = 40
 
 
 class NetworkAdjustment(SearchMethod):
@@ -148,8 +145,7 @@ class NetworkAdjustment(SearchMethod):
     def start(self, context: PruningContext, space: WidthSpace) -> None:
         self._space = space
         self._columns = [[group.name for group in context.graph.groups].index(name) for name in space.choices]
-        self._full = np.array([group.size for group in context.graph.groups], dtype=np.int64)
-        self._first = self._scaled(self._full[self._columns])
+        self._first = space.scaled_to_budget(np.array([group.size for group in context.graph.groups]))
         self._row, self._iteration = self._first, 0
         self._ratios: dict[tuple[int, ...], list[float]] = {}
 
@@ -163,30 +159,14 @@ class NetworkAdjustment(SearchMethod):
             int(np.isfinite(ratios).sum()) // 2,
         )
         steps = np.maximum(self.step - self.step_decay * np.arange(count), 0)
-        new = adjusted(self._row[self._columns], self._first[self._columns], ratios, steps)
-        self._row = self._scaled(new)
+        row = self._row.copy()
+        row[self._columns] = adjusted(row[self._columns], self._first[self._columns], ratios, steps)
+        self._row = self._space.scaled_to_budget(row)
         self._iteration += 1
 
     def chosen(self, history: dict[Candidate, float]) -> Candidate:
         best = max(history.values())
         return [each for each, score in history.items() if score == best][-1]
-
-    def _scaled(self, widths: Widths) -> Widths:
-        """All groups after ``widths`` (of the groups of the space) are multiplied by the largest factor that meets the
-        budget, (groups of the graph,)."""
-        choices = list(self._space.choices.values())
-
-        def row(factor: float) -> Widths:
-            found = self._full.copy()
-            found[self._columns] = snapped(widths * np.float64(factor), choices)
-            return found
-
-        low, high = 0.0, float(np.max(self._full[self._columns] / np.maximum(widths, 1)))
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            fits = bool(self._space.costs(row(middle)[None])[0] <= self._space.target)
-            low, high = (middle, high) if fits else (low, middle)
-        return row(low)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -133,6 +133,30 @@ class WidthSpace:
             enough, too_little = np.where(fits, middle, enough), np.where(fits, too_little, middle)
         return self.widths(self._scaled(rates, enough))
 
+    def scaled_to_budget(self, widths: Widths, alive: NDArray[np.int64] | None = None) -> Widths:
+        """All widths (groups of the graph,) after multiplication by the largest factor that meets the budget.
+
+        Each becomes the nearest allowed width; groups without a choice keep their size. The narrowest network, if no
+        factor meets the budget. ``alive`` (blocks of the graph,): as for ``costs``, of this network.
+        """
+        columns = {group.name: column for column, group in enumerate(self.context.graph.groups)}
+        own = np.array([columns[name] for name in self.choices], dtype=np.int64)
+        full = np.array([allowed[0] for allowed in self.choices.values()], dtype=np.float64)
+        kept = widths[own] / full
+        living = None if alive is None else alive[None]
+
+        def fits(factor: float) -> bool:
+            row = self.widths(1 - factor * kept[None])
+            return bool(self.costs(row, living)[0] <= self.target)
+
+        low, high = 0.0, float(np.max(1 / kept, initial=1.0))
+        if fits(high):
+            low = high
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return self.widths(1 - low * kept[None])[0]
+
     def plan(
         self, widths: Sequence[int] | Widths, scores: Scores, dropped: Sequence[str] = ()
     ) -> PruningPlan:
