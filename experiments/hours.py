@@ -55,10 +55,11 @@ MEASURED_AS = {
 """For methods without a measured cost of scoring: the method whose cost is used."""
 
 
-STEPS = {"lfpc": 2, "autoslim": 1.6, "dmcp": 2.1}
+STEPS = {"lfpc": 2, "autoslim": 1.6, "dmcp": 2.1, "tas": 1.2}
 """The cost of a step of learning, in steps of the full network: LFPC reads a second batch. AutoSlim and DMCP also train
 two random networks, with 0.1 to 1 of the widths and therefore about 0.3 of the cost, and the narrowest one; in its
-second half DMCP takes a further step for the logits."""
+second half DMCP takes a further step for the logits. TAS takes two steps at the larger of two
+widths, each for about 0.6 of the cost."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ HERE = {
     "ABCPruner",
     "AutoSlim",
     "DMCP",
+    "TAS",
 }
 
 

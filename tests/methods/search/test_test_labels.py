@@ -24,6 +24,7 @@ SEARCHES = {
     "network_adjustment": ("method.iterations=3", "method.repeats=1", "method.training.epochs=1"),
     "autoslim": ("method.epochs=1", "method.steps=3"),
     "dmcp": ("method.epochs=1",),
+    "tas": ("method.epochs=1",),
 }
 
 
@@ -51,6 +52,7 @@ def test_no_search_is_left_out() -> None:
     searches = {file.stem for file in CONF.glob("*.yaml") if "/search@" in file.read_text()} | {
         "autoslim",
         "dmcp",
+        "tas",
     }
     assert searches == set(SEARCHES)
 
