@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunelab.distributed.ranks import gather
 from prunelab.errors import UserError
 from prunelab.methods.about import About, Origin
 from prunelab.methods.allocation.budget import Budget
@@ -200,9 +201,7 @@ class TAS(LearningMethod):
 
     def decide(self, context: PruningContext) -> PruningPlan:
         if self._shape is None:
-            raise UserError(
-                "TAS decides by a distribution that it learned, but it has not learned: fit first."
-            )
+            raise UserError("TAS decides by a learned distribution: it needs a learning fit first.")
         widths, depths, chances = self._shape
         supernet = _first_channels(context, widths)
         stages = {stage.blocks[0]: stage for stage in stage_blocks(context)}
@@ -277,14 +276,19 @@ class _Search:
         self.sampler.descend(loss.cpu() + penalty().to(loss.dtype).cpu())
 
     def _next_batch(self, device: torch.device) -> Batch:
-        """The next held-out images, cyclically; all ranks read the same ones, so that their statistics agree."""
+        """The next held-out images of this rank, cyclically.
+
+        Raises:
+            UserError: on all ranks, if one has none; statistics over all ranks need images of each.
+        """
         batch = next(self._held_out, None)
         if batch is None:
-            images = replace(self.context.held_out_images(), rank=0, ranks=1)
-            self._held_out = iter(images.batches(device))
+            self._held_out = iter(self.context.held_out_images().batches(device))
             batch = next(self._held_out, None)
-        if batch is None:
-            raise UserError("The loader of images held out of training is empty.")
+        if not all(gather(batch is not None)) or batch is None:
+            raise UserError(
+                "TAS needs images held out of training for each process: the loader has fewer batches than processes."
+            )
         return batch
 
     def renew(self) -> None:
