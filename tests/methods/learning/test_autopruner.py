@@ -223,3 +223,11 @@ def test_it_must_learn_before_it_decides(small: Any, context: Any) -> None:
     method = autopruner()
     with pytest.raises(UserError, match="needs a learning fit"):
         method.decide(context(method, small))
+
+
+def test_channels_without_places() -> None:
+    """The features (N, C) of a recurrent or fully connected layer are maps of one place."""
+    torch.manual_seed(0)
+    layer = CodeLayer(3, (1, 1), keep=0.5, window=1, largest=ENDLESS)
+    features = torch.randn(5, 3)
+    assert torch.equal(layer(features, 1.0, 0.0), layer(features[:, :, None, None], 1.0, 0.0))

@@ -48,7 +48,7 @@ class CodeLayer(nn.Module):
     def forward(self, maps: Tensor, scale: float, strength: float) -> Tensor:
         """v = sigmoid(scale x z), which is also stored; the backward pass adds the gradient of strength (mean v -
         keep)^2."""
-        mean = _mean_over_images(maps.flatten(2).unsqueeze(-1) if maps.dim() != 4 else maps)
+        mean = _mean_over_images(maps if maps.dim() == 4 else maps.reshape(*maps.shape[:2], -1, 1))
         z = self.convolution(functional.adaptive_max_pool2d(mean, self.pooled)).flatten()
         code = torch.sigmoid(scale * z)
         with torch.no_grad():
