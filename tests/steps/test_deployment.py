@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import prunelab
 from prunelab.data.loose_images import LooseImages
 from prunelab.errors import UserError
+from prunelab.evaluation import compared
 from prunelab.export.session import OnnxNetwork
 from prunelab.records import InputFormat
 from prunelab.records.deployment import DEPLOYMENT_FILE, Deployment
@@ -164,3 +165,19 @@ def test_a_precision_without_kernels_is_an_error_in_words(network: nn.Module, tm
 def test_a_network_without_an_input_format_is_an_error(network: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="prunelab_input"):
         prunelab.deploy(network, tmp_path, prunelab.Deploy("onnx"), [(batch(0), None)])
+
+
+def test_the_range_of_int8_is_chosen_without_the_images_of_the_check(
+    network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+
+    def watched(networks: Any, batches: Any) -> Any:
+        batches = [*batches]
+        seen.extend(images for images, _ in batches)
+        return compared(networks, batches)
+
+    monkeypatch.setattr("prunelab.steps.deployed_files.compared", watched)
+    settings = prunelab.Deploy("onnx", "int8", agreement=1.0)
+    prunelab.deploy(network, tmp_path, settings, [(batch(0), None)], [batch(5)], FORM)
+    assert seen and all(torch.equal(images, batch(5)) for images in seen)

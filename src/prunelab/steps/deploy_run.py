@@ -92,7 +92,8 @@ def deploy(
     """
     form = require_form(form or getattr(network, INPUT, None))
     test, training = [*images], [*calibration]
-    sources = DeploymentImages(lambda: training, lambda: test, lambda: test)
+    # The range of int8 weights is chosen without the images of the check.
+    sources = DeploymentImages(lambda: training, lambda: [(each, None) for each in training], lambda: test)
     deployment, contents = make_deployment(network, form, settings, sources)
     Path(folder).mkdir(parents=True, exist_ok=True)
     _write(Path(folder), contents)

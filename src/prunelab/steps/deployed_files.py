@@ -32,7 +32,7 @@ class DeploymentImages:
 
     Attributes:
         calibration: training images (N, C, H, W), for the ranges of int8 activations.
-        validation: held-out images, by which a variant of int8 is chosen.
+        validation: images outside the check, by which the range of int8 weights is chosen.
         test: (images, classes) for the check; classes are None if they are not known.
     """
 
@@ -100,7 +100,9 @@ def _int8(
     second = made(not chosen.reduced)
     if (after := agreement(second)) <= before:
         return first, chosen
-    reason = f"on validation images it agrees with float32 on {after:.2%}, the other range on {before:.2%}"
+    reason = (
+        f"on images outside the check it agrees with float32 on {after:.2%}, the other range on {before:.2%}"
+    )
     return second, Range(not chosen.reduced, reason)
 
 
