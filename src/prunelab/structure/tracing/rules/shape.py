@@ -36,6 +36,10 @@ def view(
         carriers = [dim for dim in entering if source.dims[dim] is not None]
         if not carriers or not leaving:
             continue
+        if len(carriers) > 1 and not source.activation:  # a weight, whose dimensions have different roles
+            for dim in carriers:
+                ledger.ids.freeze(source.dims[dim], f"{op} {reasons.MERGES}")
+            continue
         carrier = carriers[0] if len(carriers) == 1 else _merged(ledger, op, source, carriers)
         sizes = tuple(out.shape[dim] for dim in leaving)
         place, ids = _reshaped(ledger, source, entering, carrier, sizes)
