@@ -12,7 +12,7 @@ from prunelab.report.published import PublishedPoint
 from prunelab.report.quantities import Unit, one_line
 from prunelab.report.row_key import RowKey
 
-RESOURCES = {"flops": "FLOPs", "params": "parameters"}
+RESOURCES = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
 UNDER_LOAD = "*"
 """Marks times that were measured while other processes used the machine."""
 

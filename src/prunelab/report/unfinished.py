@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from prunelab.records.fields import Fields, RecordError
+from prunelab.records.known_keys import RESOURCES
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def read_intention(path: Path) -> Intention | None:
     try:
         fields = Fields(yaml.safe_load(path.read_text(encoding="utf-8")))
         names, budget = fields.nested("names"), fields.nested("budget")
-        limits = {resource: budget.fraction_or_none(resource) for resource in ("flops", "params")}
+        limits = {name: budget.fraction_or_none(name) for name in RESOURCES if budget.has(name)}
         return Intention(
             method=names.text("method"),
             model=names.text("model"),

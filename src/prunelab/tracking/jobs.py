@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prunelab.records import Record
+from prunelab.records.known_keys import RESOURCES
 from prunelab.tracking.curves import EpochRow
 
 BASELINE = "baseline"
 RESULT = "result"
-RESOURCES = ("flops", "params", "latency")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from prunelab.cli.config import configure
 from prunelab.errors import UserError
+from prunelab.records.known_keys import RESOURCES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,7 +71,7 @@ def scored_network(words: Sequence[str]) -> ScoredNetwork:
         UserError: the words do not describe a run, or its method does not score an untrained network.
     """
     config = configure(words)
-    if config["budget"]["flops"] is None and config["budget"]["params"] is None:
+    if all(config["budget"].get(resource) is None for resource in RESOURCES):
         config = configure([*words, BUDGET])
     from prunelab.steps import (
         Setup,

@@ -20,10 +20,10 @@ from prunelab.structure import LEVELS
 if TYPE_CHECKING:
     from prunelab.structure import ChannelGraph, ChannelGroup
 
-Rule = Literal["global", "per_cost", "uniform"]
+Rule = Literal["global", "knapsack", "per_cost", "uniform"]
 Normalisation = Literal["mean", "max", "l2", "none"]
 
-RULES: tuple[Rule, ...] = ("global", "per_cost", "uniform")
+RULES: tuple[Rule, ...] = ("global", "knapsack", "per_cost", "uniform")
 NORMALISATIONS: tuple[Normalisation, ...] = ("mean", "max", "l2", "none")
 
 
@@ -33,7 +33,8 @@ class Allocation:
 
     Args:
         rule: ``global`` = one threshold over the normalised scores of all groups; ``per_cost`` = one threshold over
-            score / (resource saved by removing the channel or block); ``uniform`` = the same keep ratio everywhere.
+            score / (resource saved by removing the channel or block); ``uniform`` = the same keep ratio everywhere;
+            ``knapsack`` = of all widths those that lose the least sum of normalised scores.
         normalisation: what the scores of a group are divided by, except under ``uniform``: their ``mean`` (so that a
             group of many large weights is not more important than one of few small ones), their ``max``, their ``l2``
             norm, or 1 (``none``: scores are compared between groups unchanged). Blocks are normalised as one group.

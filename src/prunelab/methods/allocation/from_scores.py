@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.candidate_widths import Allocation, build_candidate_widths
 from prunelab.methods.allocation.feasibility import require_feasible
+from prunelab.methods.allocation.knapsack import knapsack
 from prunelab.methods.allocation.per_cost import per_cost
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.allocation.step_search import StepSearch, allowed_cost
@@ -20,6 +21,9 @@ from prunelab.methods.allocation.step_search import StepSearch, allowed_cost
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
     from prunelab.structure import ChannelGraph, PruningPlan
+
+SOLVED_TOGETHER = {"knapsack": knapsack, "per_cost": per_cost}
+"""The rules that need costs for their decisions; the others sort steps by priority alone."""
 
 
 def keep_best(context: PruningContext, scores: Scores) -> PruningPlan:
@@ -73,8 +77,8 @@ def allocate(
     allocation = allocation or Allocation()
     require_feasible(graph, budget, levels, allocation, network, reference, scores)
     target = allowed_cost(reference or graph, budget)
-    if allocation.rule == "per_cost":
-        options, widths = per_cost(graph, scores, budget.resource, levels, allocation, reference, target)
+    if (solve := SOLVED_TOGETHER.get(allocation.rule)) is not None:
+        options, widths = solve(graph, scores, budget.resource, levels, allocation, reference, target)
     else:
         options = build_candidate_widths(graph, scores, levels, allocation, reference)
         widths = StepSearch(graph, options, budget.resource).solve(target)
