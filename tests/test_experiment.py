@@ -280,6 +280,13 @@ def test_a_recovery_that_diverges_fails(smallest: Configure) -> None:
     assert "has diverged" in Failure.from_json((folder.path / "failure.json").read_text()).error
 
 
+def test_learning_that_diverges_to_huge_weights_is_a_mistake_of_the_user(smallest: Configure) -> None:
+    config = smallest("method=slimming", "method.epochs=1", "method.training.lr=1e9")
+    with pytest.raises(UserError, match="NaN or infinite"):
+        run(config)
+    assert RunFolder.of(config).record() is None
+
+
 def test_weights_that_become_infinite_between_trainings_make_no_record(
     smallest: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from prunelab.cli.config import configure, configure_part
+from prunelab.cli.config import NEEDED, configure, configure_part, resolve
 from prunelab.errors import UserError
 from prunelab.methods.allocation.budget import Resource
 
@@ -30,7 +30,7 @@ def test_a_part_is_composed_although_others_miss_values() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["method=taylr"], "There is no method called 'taylr'. Did you mean 'taylor'?"),
+        (["method=taylr"], "There is no method called 'taylr'. Did you mean 'taylor'"),
         (["model=resnt56"], "There is no model called 'resnt56'. Did you mean 'resnet56'"),
         (["data=cifar100"], "There is no data called 'cifar100'. Did you mean 'cifar10'?"),
         (["experiment=dmo"], "There is no experiment called 'dmo'. Did you mean 'demo'?"),
@@ -68,7 +68,16 @@ def test_a_part_is_composed_although_others_miss_values() -> None:
         ),
         (["data.root=my photos (2)"], "its value needs quotes"),
         (["outputs=null"], "outputs=None is not a folder. Write outputs=FOLDER."),
-        (["~method"], "A run has a method: choose one with method=NAME."),
+        (["~method"], "A run has a method: choose one with method=NAME, and leave '~method' out."),
+        (
+            ["~budget"],
+            "A run has a budget: set what to keep, such as budget.flops=0.5, and leave '~budget' out.",
+        ),
+        (["~budget", "budget.flops=0.5"], "A run has a budget: set what to keep"),
+        (
+            ["~budget.nothing"],
+            "'~budget.nothing': a key cannot be removed. To set it to nothing write budget.nothing=",
+        ),
         (["model=null"], "choose one file of model by its name"),
         (["study=${nowhere}"], "refers to an unknown key"),
     ],
@@ -123,3 +132,13 @@ def test_without_a_method_the_best_one_shot_method_is_used() -> None:
 )
 def test_a_method_has_an_allocation_of_its_own_unless_one_is_given(words: list[str], rule: str) -> None:
     assert configure(["budget.flops=0.5", *words])["method"]["allocation"] == rule
+
+
+def test_a_list_of_choices_in_a_sweep_is_a_mistake_of_the_user() -> None:
+    """With -m Hydra composes ``method=[l1,l2]``, and no choice is left."""
+    from omegaconf import OmegaConf
+
+    runtime = OmegaConf.create({"choices": {}, "config_sources": []})
+    values = OmegaConf.create({group: {} for group in NEEDED})
+    with pytest.raises(UserError, match=r"choose one file of method by its name \(abcpruner"):
+        resolve(values, runtime)

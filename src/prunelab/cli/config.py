@@ -33,6 +33,9 @@ PREFER = "prefer"
 """``${prefer:${a.b},other}`` in conf/ is the value of ``a.b``, or ``other`` where that is null."""
 REFERENCE = re.compile(rf"\$\{{([\w.]+)\}}|\$\{{{PREFER}:\$\{{([\w.]+)\}},\w+\}}")
 
+NEEDED = ("method", "budget", "model", "data", "recipe")
+"""The groups without which there is no run."""
+
 WITH_LATENCY = "with_latency"
 """``${with_latency:${a.b},${c}}`` in conf/ is ``c``, or null where ``a.b`` is null."""
 
@@ -107,10 +110,12 @@ def resolve(config: DictConfig, runtime: Any) -> dict[str, Any]:
     Raises:
         UserError: a value is missing, or a key does not exist.
     """
+    if missing := [group for group in NEEDED if group not in config]:
+        raise UserError(_needed(missing[0]))
+    if lists := [group for group in NEEDED if not isinstance(runtime.choices.get(group), str)]:
+        raise UserError(_choose(f"{lists[0]}=[...]", lists[0]))
     values = without_former_names(_plain(with_former_names(config)))
     check_keys(values)
-    if missing := [group for group in ("method", "model", "data", "recipe") if group not in values]:
-        raise UserError(f"A run has a {missing[0]}: choose one with {missing[0]}=NAME.")
     # A folder may be called 2024, which YAML reads as a number.
     folders = {key: str(values[key]) for key in ("study", "outputs") if type(values.get(key)) is int}
     if not isinstance(outputs := folders.get("outputs", values["outputs"]), str):
@@ -139,11 +144,23 @@ def explain(error: HydraException | ValueError, overrides: Sequence[str]) -> str
     if isinstance(error, ConfigCompositionException):
         text = str(error)
         if unknown := re.search(r"Could not override '([^']+)'", text):
-            return _unknown_key(unknown[1], overrides)
+            group = unknown[1].partition(".")[0]
+            return _needed(group) if f"~{group}" in overrides else _unknown_key(unknown[1], overrides)
+        if "Could not delete from config" in text:
+            word = next((word for word in overrides if word.startswith("~")), "~")
+            return f"{word!r}: a key cannot be removed. To set it to nothing write {word[1:].partition('=')[0]}=null."
         if "requires --multirun" in text or "To sweep over it, add --multirun" in text:
             several = next((word for word in overrides if "," in word), "")
             return f"{several!r} gives several values. To run them all: prunelab -m {' '.join(overrides)}"
     return " ".join([_first_line(error), *([_first_line(error.__cause__)] if error.__cause__ else [])])
+
+
+def _needed(group: str) -> str:
+    """The message for a group that was removed with ``~group``."""
+    how = (
+        "set what to keep, such as budget.flops=0.5" if group == "budget" else f"choose one with {group}=NAME"
+    )
+    return f"A run has a {group}: {how}, and leave '~{group}' out."
 
 
 def _choose(word: str, group: str) -> str:

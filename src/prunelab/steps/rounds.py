@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import cast
 
 import pytorch_lightning as pl
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from prunelab.distributed.ranks import from_rank_zero, require_same
 from prunelab.errors import UserError
@@ -215,11 +216,24 @@ def _prune(setup: Setup, network: nn.Module, plan: PruningPlan, graph: ChannelGr
     images, _ = next(iter(setup.task.data.calibration_dataloader(CHECKED_IMAGES)))
     device = next(network.parameters()).device  # images may be on the GPU, the network is not
     difference = check(before, network, plan, images.to(device))
+    if not math.isfinite(difference):
+        _require_finite_outputs(before, images.to(device))
     shrunk = {name for name, (width, left) in plan.widths.items() if left < width}
     exact = all(group.exact for group in graph.groups if group.name in shrunk)
     if not math.isfinite(difference) or (exact and not difference <= TOLERANCE):
         raise RuntimeError(f"the pruned network differs from the masked one by {difference:.1e}, relatively")
     return difference
+
+
+@torch.no_grad()
+def _require_finite_outputs(network: nn.Module, images: Tensor) -> None:
+    """Raise UserError if the outputs overflow, which finite but huge weights cause: a training has diverged."""
+    if not bool(network.eval()(images).isfinite().all()):
+        raise UserError(
+            "The outputs of the network are NaN or infinite before it is pruned, although its weights are finite: the "
+            "last training has diverged. Lower its learning rate (method.training.lr of a method that learns, "
+            "recipe.round_training.lr between rounds)."
+        )
 
 
 def _recover(
