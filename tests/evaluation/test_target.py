@@ -33,7 +33,9 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
 
 
 def test_a_missing_runtime_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target_module, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    monkeypatch.setattr(
+        "prunelab.export.deploy.find_spec", lambda name: None if name == "onnxruntime" else name
+    )
     with pytest.raises(UserError, match=r"needs onnxruntime: pip install 'prunelab\[deploy\]'"):
         Target().require_available()
     Target(runtime="eager").require_available()

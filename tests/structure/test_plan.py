@@ -303,7 +303,7 @@ def test_a_divided_group_with_the_same_name_is_counted_in_filters() -> None:
 
 
 def test_a_divided_group_is_counted_in_filters() -> None:
-    """Four groups of two channels each, of which one is kept: they are depthwise then, and two of them are removed."""
+    """Four groups of two channels. One channel of each is kept (a depthwise layer); then two of these are removed."""
     layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4), nn.AdaptiveAvgPool2d(1)]
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 2))
     graph, together, pruned = two_rounds(model, {"0": [1], "2": [0]}, {"0": [0, 3]})

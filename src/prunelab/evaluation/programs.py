@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -17,8 +14,10 @@ from torch.nn import functional
 
 from prunelab.errors import UserError
 from prunelab.evaluation.layer_shapes import BN_RELU, NOTHING, LayerShape
-from prunelab.evaluation.target import DTYPES, Target
+from prunelab.evaluation.target import Target
 from prunelab.evaluation.turns import Program
+from prunelab.export.capture import DTYPES, first_line, quiet
+from prunelab.export.session import session_of
 
 OPSET = 17
 _CONVOLUTIONS: dict[bool, list[Callable[..., Tensor]]] = {
@@ -135,45 +134,20 @@ def _exported(network: nn.Module, images: Tensor) -> bytes:
     """The network as an ONNX file of fixed shapes, for timing only."""
     file = io.BytesIO()
     try:
-        with _quiet(), torch.inference_mode():
+        with quiet(), torch.inference_mode():
             torch.onnx.export(network, (images,), file, dynamo=False, opset_version=OPSET)  # type: ignore[arg-type]
     except Exception as error:  # the exporter raises errors of many classes
         raise UserError(
-            f"The network cannot be exported to ONNX, so it cannot be timed in onnxruntime: {_first_line(error)} "
+            f"The network cannot be exported to ONNX, so it cannot be timed in onnxruntime: {first_line(error)} "
             "Set budget.target.runtime=eager."
         ) from error
     return file.getvalue()
 
 
 def _session_program(model: bytes, inputs: np.ndarray, number_of_threads: int) -> Program:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = number_of_threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise UserError(f"onnxruntime does not run this network: {_first_line(error)}") from error
+        session = session_of(model, number_of_threads)
+    except Exception as error:  # onnxruntime raises errors of many classes
+        raise UserError(f"onnxruntime does not run this network: {first_line(error)}") from error
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: inputs})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Context without the warnings of the exporter about constants and future changes."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    line = str(error).strip().partition("\n")[0] or type(error).__name__
-    return line if line.endswith(".") else f"{line}."

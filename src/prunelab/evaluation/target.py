@@ -6,20 +6,16 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 
 from prunelab.errors import UserError, nearest
+from prunelab.export.deploy import missing_packages
 
 Runtime = Literal["eager", "compiled", "onnxruntime"]
 Precision = Literal["fp32", "fp16", "bf16"]
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-DEPLOY = ("onnx", "onnxruntime", "onnxscript")
-"""The packages of the extra ``deploy``."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +75,7 @@ class Target:
         Raises:
             UserError: names what is missing, and the extra that contains it.
         """
-        if self.runtime == "onnxruntime" and (
-            missing := [name for name in DEPLOY if find_spec(name) is None]
-        ):
+        if self.runtime == "onnxruntime" and (missing := missing_packages()):
             raise UserError(
                 f"budget.target.runtime=onnxruntime needs {', '.join(missing)}: pip install 'prunelab[deploy]', or "
                 "set budget.target.runtime=eager."

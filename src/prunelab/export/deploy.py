@@ -23,6 +23,11 @@ OLDEST_OPSET = 18
 """The oldest operator set that torch's exporter writes."""
 
 
+def missing_packages() -> list[str]:
+    """The packages of the extra ``deploy`` that are not installed."""
+    return [name for name in PACKAGES if find_spec(name) is None]
+
+
 @dataclass(frozen=True)
 class Deploy:
     """The file that is made from a pruned network, and how it is checked.
@@ -98,8 +103,7 @@ class Deploy:
         Raises:
             UserError: names the packages that are missing, and the extra that contains them.
         """
-        missing = [name for name in PACKAGES if self.format == "onnx" and find_spec(name) is None]
-        if missing:
+        if self.format == "onnx" and (missing := missing_packages()):
             raise UserError(
                 f"deploy=onnx needs {', '.join(missing)}: pip install 'prunelab[deploy]'. deploy=pt2 needs torch only."
             )

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from prunelab.errors import UserError
 from prunelab.export.capture import first_line
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 ERRORS_ONLY = 3
+
+
+def session_of(content: bytes, threads: int) -> InferenceSession:
+    """A session of onnxruntime on the processor; raises its errors if it has no kernel for an operator.
+
+    Args:
+        content: the bytes of an ONNX file.
+        threads: processor threads.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = ERRORS_ONLY
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 class OnnxNetwork(nn.Module):
@@ -27,12 +48,8 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = ERRORS_ONLY
         try:
-            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self.session = session_of(content, threads)
         except Exception as error:  # onnxruntime raises errors of many classes
             raise UserError(
                 f"{title}: onnxruntime {onnxruntime.__version__} cannot run this network on the processor: "

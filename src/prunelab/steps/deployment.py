@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 
 from prunelab.evaluation import Compared, compared, forward_times, other_load
+from prunelab.evaluation.turns import threads as torch_threads
 from prunelab.export import predict
 from prunelab.export.capture import for_export
 from prunelab.export.deploy import PACKAGES, Deploy
@@ -167,7 +167,7 @@ def _times(
     """For each network the percentiles by batch size; the networks take turns."""
     log.info("Measuring times with %d thread(s).", threads)
     cpu = torch.device("cpu")
-    with _torch_threads(threads):
+    with torch_threads(threads):
         by_batch = {
             batch: forward_times(networks, image_shape, batch, cpu, seconds=seconds) for batch in BATCHES
         }
@@ -178,16 +178,6 @@ def _times(
         }
         for place in range(len(networks))
     ]
-
-
-@contextmanager
-def _torch_threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _warnings(settings: Deploy, shipped: Stage, images: int) -> Iterator[str]:

@@ -117,8 +117,7 @@ class WholeBatchDraws:
     def _is_batch(self, tensor: Any) -> bool:
         """Whether a tensor has two or more dimensions with the images as the first one; weights of layers are
         excluded."""
-        known = isinstance(tensor, Tensor) and not isinstance(tensor, nn.Parameter)
-        return known and tensor.dim() > 1 and len(tensor) == self.images
+        return self._has_images(tensor) and len(tensor) == self.images
 
     def _has_images(self, tensor: Any, dim: int = 0) -> bool:
         """Whether a dimension is the images, or several rows of each image (windows, heads)."""
