@@ -303,3 +303,34 @@ def test_values_computed_from_constants_are_masked_too(exact: Callable[..., Any]
     pruning = exact(PositionBias(), torch.randn(2, 12, 5))
     assert pruning.groups["first"] == ("filter", 8)
     assert {size for _, size in pruning.groups.values()} == {8, 6}
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.narrow, self.wide = nn.Conv2d(channels, 2, 1), nn.Conv2d(2, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.wide(self.narrow(x).relu())
+
+
+class ResidualOnImages(nn.Module):
+    """A residual block on the images, whose output is concatenated with a convolution of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.depthwise = Residual(3), nn.Conv2d(3, 3, 1, groups=3)
+        self.classifier = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(x)
+        x = torch.cat([self.depthwise(x), x], 1)
+        return self.classifier(nn.functional.avg_pool2d(x, 4).flatten(1))
+
+
+def test_a_block_on_the_images_is_dropped() -> None:
+    """The images carry no channels that can be removed; what follows the block is numbered as in the analysis."""
+    model, images = ResidualOnImages().eval(), torch.randn(2, 3, 8, 8)
+    plan = prunelab.analyze(model, images).plan({"block.narrow": [1]}, dropped_blocks=["block"])
+    pruned = prunelab.apply(copy.deepcopy(model), plan)
+    assert prunelab.check(model, pruned, plan, images) < TOLERANCE

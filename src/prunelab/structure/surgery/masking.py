@@ -102,10 +102,15 @@ class _Masking(Tracer):
         name = func.overloadpacket.__name__
         branch = self.additions.get((self.calls.current, name)) if name in ("add", "add_") else None
         if branch is not None:
-            shortcut, zeros = self.marked(args[1 - branch]), torch.zeros_like(args[branch])
-            if name == "add_" and branch == 0:
-                zeros = args[0].zero_()  # the result must stay the same tensor
-            self.ledger.write(zeros, Marked(tuple(zeros.shape), list(shortcut.dims), activation=True))
+            # Where the shortcut carries no channels (the images), the branch's stay (the addition freezes them): then
+            # later channels are numbered as in the analysis.
+            shortcut, removed = self.marked(args[1 - branch]), self.marked(args[branch])
+            dims = [
+                ids if ids is not None else own for ids, own in zip(shortcut.dims, removed.dims, strict=True)
+            ]
+            # In place, the result must stay the same tensor.
+            zeros = args[0].zero_() if name == "add_" and branch == 0 else torch.zeros_like(args[branch])
+            self.ledger.write(zeros, Marked(tuple(zeros.shape), dims, activation=True))
             return (zeros, args[1]) if branch == 0 else (args[0], zeros), kwargs
         for position, dim in self._reads(name, args, kwargs):
             args = (*args[:position], self._zeroed(args[position], dim), *args[position + 1 :])
