@@ -49,6 +49,7 @@ MEASURED_AS = {
     "apoz": "entropy",
     "channel_pruning": "thinet",
     "hrank": "hrank",
+    "chip": "chip",
     "entropy": "entropy",
     "thinet": "thinet",
 }

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from prunelab.methods import (
+    CHIP,
     Budget,
     Entropy,
     HRank,
@@ -44,6 +45,7 @@ CASES = {
 }
 METHODS: dict[str, Callable[[int], PruningMethod]] = {
     "hrank": lambda images: ImportanceMethod(HRank(), Budget(flops=0.5), images=images),
+    "chip": lambda images: ImportanceMethod(CHIP(), Budget(flops=0.5), images=images),
     "entropy": lambda images: ImportanceMethod(Entropy(bins=8), Budget(flops=0.5), images=images),
     "thinet": lambda images: ReconstructionPruning(
         ThiNet(), Budget(flops=0.5), images=images, levels=["filter"]

@@ -5,6 +5,7 @@ from .export import Deploy as Deploy
 from .export import load as load
 from .export import save as save
 from .methods import AMC as AMC
+from .methods import CHIP as CHIP
 from .methods import CURL as CURL
 from .methods import DMCP as DMCP
 from .methods import FPGM as FPGM

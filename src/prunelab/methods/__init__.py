@@ -9,6 +9,7 @@ from prunelab.methods.callback import PruningCallback
 from prunelab.methods.checkpoint_plan import load_from_checkpoint
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance import (
+    CHIP,
     CURL,
     FPGM,
     NISP,
@@ -56,6 +57,7 @@ from prunelab.methods.search import (
 
 __all__ = [
     "AMC",
+    "CHIP",
     "CURL",
     "DMCP",
     "FPGM",

@@ -2,6 +2,7 @@
 
 from prunelab.methods.importance.apoz import APoZ
 from prunelab.methods.importance.bn_gamma import BNGamma
+from prunelab.methods.importance.chip import CHIP
 from prunelab.methods.importance.criterion import Criterion
 from prunelab.methods.importance.curl import CURL
 from prunelab.methods.importance.entropy import Entropy
@@ -19,6 +20,7 @@ from prunelab.methods.importance.scsp import SCSP
 from prunelab.methods.importance.taylor import Taylor
 
 __all__ = [
+    "CHIP",
     "CURL",
     "FPGM",
     "NISP",
