@@ -28,6 +28,8 @@ from .methods import Calibration as Calibration
 from .methods import Candidate as Candidate
 from .methods import ChannelPruning as ChannelPruning
 from .methods import Criterion as Criterion
+from .methods import DepGraph as DepGraph
+from .methods import DepGraphSparse as DepGraphSparse
 from .methods import EagleEye as EagleEye
 from .methods import Entropy as Entropy
 from .methods import Fisher as Fisher

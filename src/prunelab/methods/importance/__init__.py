@@ -5,6 +5,7 @@ from prunelab.methods.importance.bn_gamma import BNGamma
 from prunelab.methods.importance.chip import CHIP
 from prunelab.methods.importance.criterion import Criterion
 from prunelab.methods.importance.curl import CURL
+from prunelab.methods.importance.depgraph import DepGraph
 from prunelab.methods.importance.entropy import Entropy
 from prunelab.methods.importance.fisher import Fisher
 from prunelab.methods.importance.fpgm import FPGM
@@ -30,6 +31,7 @@ __all__ = [
     "APoZ",
     "BNGamma",
     "Criterion",
+    "DepGraph",
     "Entropy",
     "Fisher",
     "HRank",

@@ -1,6 +1,7 @@
 """Methods that learn while the network trains, one per file."""
 
 from prunelab.methods.learning.autopruner import AutoPruner
+from prunelab.methods.learning.depgraph_sparse import DepGraphSparse
 from prunelab.methods.learning.group_brain_damage import GroupBrainDamage
 from prunelab.methods.learning.lfpc import LFPC
 from prunelab.methods.learning.method import LearningMethod
@@ -14,6 +15,7 @@ __all__ = [
     "SSL",
     "VCNN",
     "AutoPruner",
+    "DepGraphSparse",
     "GroupBrainDamage",
     "LearningMethod",
     "Slimming",
