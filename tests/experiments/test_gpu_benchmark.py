@@ -65,6 +65,7 @@ def test_every_row_can_be_measured(benchmark: Callable[..., dict[str, Any]]) -> 
     assert all(row["largest_difference"] == 0 for row in record["ranks"].values())
 
 
+@pytest.mark.slow
 def test_a_benchmark_continues_with_the_missing_rows(benchmark: Callable[..., dict[str, Any]]) -> None:
     parts = ("--parts", "ceilings", "ranks")
     first = benchmark(*parts, "--minutes", "0")
@@ -76,6 +77,7 @@ def test_a_benchmark_continues_with_the_missing_rows(benchmark: Callable[..., di
     assert again["ceilings"]["product"]["machine"] == 2 and again["ranks"] == second["ranks"]
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_is_recorded_and_the_others_are_measured(
     benchmark: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,

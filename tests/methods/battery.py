@@ -50,16 +50,19 @@ def settings(name: str) -> dict[str, Any]:
 
 
 def made(name: str, **changes: Any) -> PruningMethod:
-    """The method of a choice, with ``changes`` to its settings. A budget is given as budget=("flops", 0.5)."""
+    """The method of a choice, with ``changes`` to its settings; a key of a group of settings is given as "group.key", a
+    budget as budget=("flops", 0.5)."""
     chosen = copy.deepcopy(settings(name))
     chosen.pop("module", None)
     chosen |= {key: value for key, value in SMALL.items() if key in chosen} | SMALL_SEARCH.get(name, {})
     if (budget := changes.pop("budget", None)) is not None:
         chosen["budget"] |= {"flops": None, "params": None, budget[0]: budget[1]}
-    return instantiate(OmegaConf.create({**chosen, **changes}), _convert_="all")
+    config = OmegaConf.create(chosen)
+    for key, value in changes.items():
+        OmegaConf.update(config, key, value)
+    return instantiate(config, _convert_="all")
 
 
-@cache
 @cache
 def class_of(name: str) -> type[PruningMethod]:
     """The class of a choice, from its files alone: composing all choices takes seconds in each test process."""

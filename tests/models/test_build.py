@@ -79,7 +79,12 @@ def test_an_unknown_layer_type_is_an_error() -> None:
     [
         ("lenet5", 8, r"lenet5 does not accept images of 8x8 pixels \(.*Kernel size.*\)\. It accepts 28x28"),
         ("lenet5", 27, "lenet5 does not accept images of 27x27 pixels"),
-        ("vgg11_bn", 8, r"vgg11_bn does not accept images of 8x8 pixels .*It accepts 32x32.*cifar_resnet20"),
+        pytest.param(
+            "vgg11_bn",
+            8,
+            r"vgg11_bn does not accept images of 8x8 pixels .*It accepts 32x32.*cifar_resnet20",
+            marks=pytest.mark.slow,
+        ),
         ("vit_tiny_patch16_224", 32, "It accepts 224x224.* or build it .* with the argument img_size=32"),
     ],
 )

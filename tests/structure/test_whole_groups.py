@@ -173,6 +173,7 @@ def test_shuffled_groups_lose_the_same_positions(exact: Callable[..., Any]) -> N
     assert pruning.model[1].groups == 4
 
 
+@pytest.mark.slow
 def test_cardinality_of_a_resnext(exact: Callable[..., Any]) -> None:
     model = timm.create_model("resnext50_32x4d", num_classes=4, layers=[1, 1, 1, 1])
     pruning = exact(model, torch.randn(1, 3, 32, 32), cardinality=True)
@@ -186,6 +187,7 @@ def test_cardinality_of_a_resnext(exact: Callable[..., Any]) -> None:
 # Exactness on request -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_nfnet"])
 def test_inexact_groups_are_not_pruned_on_request(lively: Callable[..., nn.Module], name: str) -> None:
     images = torch.randn(2, 3, 160, 160)

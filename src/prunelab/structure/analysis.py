@@ -19,8 +19,9 @@ from prunelab.structure.groups import Partition, partition
 from prunelab.structure.hook_points import find_hook_points
 from prunelab.structure.network import Network
 from prunelab.structure.proving.dropped_blocks import BlockTrials
-from prunelab.structure.proving.proof import Removal, prove, removal
+from prunelab.structure.proving.proof import prove
 from prunelab.structure.proving.remedies import Remedy
+from prunelab.structure.proving.removal import Removal, removal
 from prunelab.structure.proving.trials import Trials
 from prunelab.structure.resolving import Resolver
 from prunelab.structure.tracing.collector import without_collector

@@ -1,44 +1,36 @@
-"""Laws of every search: it resumes bit by bit, judges nothing twice, finds known widths, and ends at its limit."""
+"""Laws of every search of conf/method: it resumes bit by bit, judges nothing twice, finds known widths, and ends at its
+limit of evaluations."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-import prunelab.methods
-from prunelab.methods import AMC, ABCPruner, Budget, EagleEye, NetworkAdjustment, SearchMethod
-from prunelab.methods.search import AgentSettings
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import battery
+
+from prunelab.methods import SearchMethod
 from prunelab.structure import PruningPlan
 
 pytestmark = pytest.mark.slow
 
-Made = Callable[..., SearchMethod]
-METHODS: dict[str, Made] = {
-    "eagleeye": lambda budget, **more: EagleEye(budget, candidates=60, tolerance=0.1, **more),
-    "amc": lambda budget, **more: AMC(
-        budget, episodes=30, warmup=10, agent=AgentSettings(decay=0.8, batch_size=16), **more
-    ),
-    "abcpruner": lambda budget, **more: ABCPruner(budget, sources=4, cycles=2, order="l1", **more),
-    "network_adjustment": lambda budget, **more: NetworkAdjustment(budget, iterations=9, repeats=2, **more),
-}
-LATEST = {"network_adjustment": 4}
-"""Searches that need few evaluations: of five networks here, because the sixth equals an earlier one."""
+SEARCHES = [name for name in battery.METHODS if issubclass(battery.class_of(name), SearchMethod)]
+every_search = pytest.mark.parametrize("name", SEARCHES)
 
 TRAINED = {"network_adjustment"}
 """Searches that find the right widths only if candidates are trained: tested in a file of their own."""
 
-every_search = pytest.mark.parametrize("name", METHODS)
-
-
-def test_no_search_is_left_out() -> None:
-    offered = {getattr(prunelab.methods, name) for name in prunelab.methods.__all__} - {SearchMethod}
-    searches = {each for each in offered if isinstance(each, type) and issubclass(each, SearchMethod)}
-    assert searches == {type(make(Budget(flops=0.5))) for make in METHODS.values()}
+THOROUGH: dict[str, dict[str, Any]] = {
+    "eagleeye": {"candidates": 60, "tolerance": 0.1},
+    "amc": {"episodes": 30, "warmup": 10, "agent.decay": 0.8, "agent.batch_size": 16},
+    "abcpruner": {"sources": 4, "cycles": 2, "order": "l1"},
+}
+"""Changes to the battery's small settings with which a search finds known widths."""
 
 
 class Killed(Exception):
@@ -65,37 +57,38 @@ def count(method: SearchMethod, die_after: int | None = None) -> list[tuple[int,
     return judged
 
 
+def searching(
+    name: str, folder: Path | None = None, die_after: int | None = None, **changes: Any
+) -> tuple[list[tuple[int, ...]], Callable[[], Any]]:
+    """The widths that a search of the battery's residual network has judged, and the function that starts it."""
+    method = battery.made(name, **changes)
+    context = battery.context_of(method, battery.drawn(battery.Residual()), folder=folder)
+    return count(method, die_after), lambda: method.decide(context)
+
+
 @every_search
-@pytest.mark.parametrize("die_after", [1, 4, 7])
-def test_a_killed_search_ends_like_an_unbroken_one(
-    name: str, die_after: int, residual: nn.Module, batches: Any, tmp_path: Path
-) -> None:
-    die_after = min(die_after, LATEST.get(name, die_after))
-
-    def search(folder: str, die_after: int | None = None) -> tuple[list[tuple[int, ...]], Callable[[], Any]]:
-        method = METHODS[name](Budget(flops=0.5), save_every=1)
-        context = method.context(
-            residual, batches[0][0][:1], batches, validation=batches, folder=tmp_path / folder
-        )
-        return count(method, die_after), lambda: method.decide(context)
-
-    whole, decide = search("whole")
+def test_a_killed_search_ends_like_an_unbroken_one(name: str, tmp_path: Path) -> None:
+    whole, decide = searching(name, tmp_path / "whole", save_every=1)
     expected = decide()
-    killed, decide = search("killed", die_after)
-    with pytest.raises(Killed):
-        decide()
-    resumed, decide = search("killed")
-    assert decide() == expected
-    assert killed + resumed == whole
-    assert len(set(whole)) == len(whole) > die_after
+    assert len(set(whole)) == len(whole) > 1
+    for die_after in {1, len(whole) // 2, len(whole) - 1}:
+        folder = tmp_path / f"killed_{die_after}"
+        killed, decide = searching(name, folder, die_after, save_every=1)
+        with pytest.raises(Killed):
+            decide()
+        resumed, decide = searching(name, folder, save_every=1)
+        assert decide() == expected
+        assert killed + resumed == whole
 
 
-@pytest.mark.parametrize("name", sorted(METHODS.keys() - TRAINED))
+@pytest.mark.parametrize("name", sorted(set(SEARCHES) - TRAINED))
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_unneeded_channels_are_removed_and_needed_ones_kept(name: str, seed: int, known: Any) -> None:
     """Of group "3" half of the channels are copies or noise; all of group "0" are needed. See ``Known``."""
     module = known(seed)
-    method = METHODS[name](Budget(flops=0.65), seed=seed)
+    method = battery.made(
+        name, budget=("flops", 0.65), seed=seed, validation_images=5000, **THOROUGH.get(name, {})
+    )
     calibration = [tuple(batch) for batch in module.train_dataloader()]
     context = method.context(
         module.net.eval(), torch.zeros(1, 8, 4, 4), calibration, validation=module.val_dataloader()
@@ -106,8 +99,7 @@ def test_unneeded_channels_are_removed_and_needed_ones_kept(name: str, seed: int
 
 
 @every_search
-def test_a_limit_of_evaluations_ends_the_search(name: str, residual: nn.Module, batches: Any) -> None:
-    method = METHODS[name](Budget(flops=0.5), evaluations=3)
-    judged = count(method)
-    method.decide(method.context(residual, batches[0][0][:1], batches, validation=batches))
-    assert len(judged) == 3
+def test_a_limit_of_evaluations_ends_the_search(name: str) -> None:
+    judged, decide = searching(name, evaluations=2)
+    decide()
+    assert len(judged) == 2

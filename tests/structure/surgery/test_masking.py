@@ -41,7 +41,7 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-LARGE = {"resnet50_v1", "resnet152", "densenet121", "efficientnet_b0", "regnety_040"}
+LARGE = {"resnet50", "resnet50_v1", "resnet152", "densenet121", "efficientnet_b0", "regnety_040"}
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from prunelab.structure.blocks import IdentityPath, views
 from prunelab.structure.network import Network, error_line
 from prunelab.structure.proving.prediction import Prediction, significant
-from prunelab.structure.proving.proof import Removal
 from prunelab.structure.proving.pruned_run import PrunedRun
 from prunelab.structure.proving.remedies import Remedy
+from prunelab.structure.proving.removal import Removal
 from prunelab.structure.tracing.marks import Trace, Visit
 
 

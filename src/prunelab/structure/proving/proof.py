@@ -8,23 +8,19 @@ trials with other widths.) Only the group that fails is frozen, unless the const
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import nn
-
 from prunelab.structure.groups import Partition
-from prunelab.structure.plan import PruningPlan
 from prunelab.structure.proving.prediction import Failure, Prediction, significant
 from prunelab.structure.proving.pruned_run import PrunedRun
 from prunelab.structure.proving.remedies import LinkedAttribute, Option, Remedy, key, options, remedies
+from prunelab.structure.proving.removal import Removal, Resolver, removal
+from prunelab.structure.proving.step_index import StepIndex
 from prunelab.structure.proving.trials import Trials
 from prunelab.structure.surgery.rewriting import without_source
 from prunelab.structure.tracing import reasons
-from prunelab.structure.tracing.calls import Call
 from prunelab.structure.tracing.ids import Components, Ids
 from prunelab.structure.tracing.marks import Step, Trace
 
@@ -34,8 +30,6 @@ if TYPE_CHECKING:
 
 # Number of the trial, groups that lose channels, remedies, last step that is compared, whether all constants are.
 _Question = tuple[int, frozenset[int], tuple[tuple[object, ...], ...], int | None, bool]
-PlanFor = Callable[[tuple[Remedy, ...]], PruningPlan]
-Resolver = Callable[[Mapping[str, tuple[int, ...]]], PlanFor]
 
 
 def prove(
@@ -64,30 +58,6 @@ class Proven:
     remedies: tuple[Remedy, ...]
 
 
-@dataclass(frozen=True)
-class Removal:
-    """The removal of a trial: True for each id that is removed, and its plan for given remedies."""
-
-    ids: NDArray[np.bool_] = field(repr=False)
-    plan: PlanFor
-
-
-def removal(
-    components: Components, parts: Partition, resolver: Resolver, chosen: Mapping[int, NDArray[np.int64]]
-) -> Removal:
-    """The removal of the ``chosen`` channels: number of a group -> channels."""
-    kept: dict[str, tuple[int, ...]] = {}
-    gone = np.zeros(components.count, dtype=np.bool_)
-    for number, group in enumerate(parts.groups):
-        if group.frozen is not None:
-            continue
-        removed = np.zeros(group.size, dtype=np.bool_)
-        removed[chosen.get(number, [])] = True
-        kept[group.name] = tuple(np.flatnonzero(~removed).tolist())
-        gone[parts.members[number][removed]] = True
-    return Removal(gone[components.label], resolver(kept))
-
-
 class _Proof:
     """The state of the proof: ``chosen`` groups (not failed), ``broken`` and ``inexact`` groups with their reasons,
     remedies."""
@@ -109,13 +79,7 @@ class _Proof:
         self._known: dict[_Question, Failure | None] = {}
         self._newest: tuple[_Question, PrunedRun] | None = None
         self._newest_removal: tuple[tuple[int, frozenset[int]], Removal] | None = None
-        self._by_module: dict[str, list[Step]] = {}
-        self._by_call: dict[Call, list[Step]] = {}
-        self._numbers = {id(step): number for number, step in enumerate(trace.steps)}
-        self._groups_by_ids: dict[int, frozenset[int]] = {}
-        for step in trace.steps:
-            self._by_module.setdefault(step.module, []).append(step)
-            self._by_call.setdefault(step.call, []).append(step)
+        self.index = StepIndex(network.model, trace, components, parts)
         trusted = {number: group for number, group in enumerate(parts.groups) if group.frozen is None}
         single = [number for number, group in trusted.items() if group.size == 1]
         self.inexact: dict[int, str] = {}
@@ -198,7 +162,7 @@ class _Proof:
         for any width, but it computes another function. With ``exact`` they are frozen."""
         step, causes = self._step(failure), set[int]()
         while (rest := self.chosen - self.inexact.keys() - causes) and self._scales(rest, failure):
-            near = {number for number in self._touched(step) & rest if self._scales({number}, failure)}
+            near = {number for number in self.index.touched(step) & rest if self._scales({number}, failure)}
             causes |= near or self._halved(rest, lambda part: self._scales(part, failure))
         found = dict.fromkeys(causes, self._located(failure))
         if self.network.exact:
@@ -221,9 +185,9 @@ class _Proof:
         """
         step = self._step(failure)
         may_help = self._rehearsal(failure)
-        alike = list(self._alike(step))
+        alike = list(self.index.alike(step))
         known = {(link.module, link.attribute) for link in self.remedies if isinstance(link, LinkedAttribute)}
-        for option in options(self._module(step), step, self._widths(step), known):
+        for option in options(self.index.module(step), step, self._widths(step), known):
             own = self._remedies(step, option)
             others = [remedy for other in alike for remedy in self._remedies(other, option)]
             if not may_help([*own, *others]):
@@ -265,12 +229,12 @@ class _Proof:
         Groups at the same places of other modules of the same class are tried too.
         """
         step = self._step(failure)
-        near = self._touched(step) & self.chosen
+        near = self.index.touched(step) & self.chosen
         failing = {number for number in near if self.trial({number}, last=failure.step) is not None}
         if not failing and near and self.trial(self.chosen - near, last=failure.step) is None:
             failing = near
         if not failing:
-            around = self._handled(step.module) & self.chosen
+            around = self.index.handled(step.module) & self.chosen
             inside = bool(around) and self.trial(around, last=failure.step) is not None
             failing = self._halved(
                 around if inside else self.chosen,
@@ -278,12 +242,12 @@ class _Proof:
             )
         similar = {
             number
-            for other in self._alike(step)
-            for number in self._at_same_places(other, failing, step) - failing
-            if self.trial({number}, last=self._numbers[id(other)]) is not None
+            for other in self.index.alike(step)
+            for number in (self.index.at_same_places(other, failing, step) & self.chosen) - failing
+            if self.trial({number}, last=self.index.number(other)) is not None
         }
         reason = self._located(failure)
-        if "constant size" in reason and (why := without_source(self._module(step))) is not None:
+        if "constant size" in reason and (why := without_source(self.index.module(step))) is not None:
             reason = f"{reason}; {why}"
         for number in failing | similar:
             self.chosen.discard(number)
@@ -296,66 +260,20 @@ class _Proof:
     def _step(self, failure: Failure) -> Step:
         return self.trace.steps[min(failure.step, len(self.trace.steps) - 1)]
 
-    def _alike(self, step: Step) -> Iterator[Step]:
-        """The same operator at the same place of other modules of the same class."""
-        ordinal = self._by_module[step.module].index(step)
-        kind = type(self._module(step))
-        for module, steps in self._by_module.items():
-            if module == step.module or type(self.network.model.get_submodule(module)) is not kind:
-                continue
-            if len(steps) > ordinal and steps[ordinal].op == step.op:
-                yield steps[ordinal]
-
     def _widths(self, step: Step) -> list[Ids]:
         """The channel dimensions of all tensors in the Python-level call around ``step``, results first, then channels
         that are counted there."""
-        steps = self._by_call[step.call]
+        steps = self.index.in_call(step)
         dims = [ids for other in steps for m in (*other.outputs, *other.inputs) for ids in m.dims]
         counted = [claim.counted for other in steps for claim in other.claims]
         return [
             ids
             for ids in (*dims, *counted)
-            if ids is not None and ids.size and self._groups(ids) & self.chosen
+            if ids is not None and ids.size and self.index.groups(ids) & self.chosen
         ]
 
     def _remedies(self, step: Step, option: Option) -> list[Remedy]:
-        return remedies(self._module(step), step, self._widths(step), option)
-
-    def _module(self, step: Step) -> nn.Module:
-        return self.network.model.get_submodule(step.module)
-
-    def _groups(self, ids: Ids) -> frozenset[int]:
-        """The groups of ``ids``, an array of the trace."""
-        found = self._groups_by_ids.get(id(ids))
-        if found is None:
-            found = frozenset(self.parts.group_of[self.components.label[ids]].tolist())
-            self._groups_by_ids[id(ids)] = found
-        return found
-
-    def _touched(self, step: Step) -> set[int]:
-        """The groups with channels in the inputs or outputs of an operator."""
-        arrays = [ids for marked in (*step.inputs, *step.outputs) for ids in marked.dims if ids is not None]
-        return set().union(*(self._groups(ids) for ids in arrays))
-
-    def _handled(self, module: str) -> set[int]:
-        """The groups with channels in the inputs or outputs of the operators of a module."""
-        return set().union(*(self._touched(step) for step in self._by_module[module]))
-
-    def _places(self, module: str) -> dict[tuple[int, int, int], frozenset[int]]:
-        """(operator of the module, number of its input, dimension) -> the groups there."""
-        return {
-            (ordinal, which, dim): self._groups(ids)
-            for ordinal, step in enumerate(self._by_module[module])
-            for which, marked in enumerate(step.inputs)
-            for dim, ids in enumerate(marked.dims)
-            if ids is not None
-        }
-
-    def _at_same_places(self, step: Step, failing: set[int], first: Step) -> set[int]:
-        """The chosen groups in the module of ``step`` at the places of the failing ones in that of ``first``."""
-        failed = {place for place, groups in self._places(first.module).items() if groups & failing}
-        found = (groups for place, groups in self._places(step.module).items() if place in failed)
-        return set().union(*found) & self.chosen
+        return remedies(self.index.module(step), step, self._widths(step), option)
 
     def _halved(self, among: Iterable[int], fails: Callable[[Iterable[int]], bool]) -> set[int]:
         suspects = sorted(among)
