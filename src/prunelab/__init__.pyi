@@ -4,6 +4,8 @@ from .evaluation import Target as Target
 from .export import Deploy as Deploy
 from .export import load as load
 from .export import save as save
+from .factorisation import LowRank as LowRank
+from .factorisation import factorise as factorise
 from .methods import AMC as AMC
 from .methods import CHIP as CHIP
 from .methods import CURL as CURL

@@ -126,6 +126,21 @@ def test_torchvision_networks_with_versioned_state_can_be_loaded(tmp_path: Path,
         assert torch.equal(again(images), network.eval()(images))
 
 
+@pytest.mark.parametrize("form, ranks", [("channel", [10**9]), ("tucker", [50, 50]), ("cp", [10**6])])
+def test_factorised_layers_are_smaller_than_the_layers_they_replace(
+    tmp_path: Path, form: str, ranks: list[int]
+) -> None:
+    prunelab.save(build("cifar_resnet20", 10), tmp_path)
+
+    def grow(page: dict[str, Any]) -> None:
+        steps = [page["plan"], {"factorised": [["layer1.0.conv1", form, ranks]]}]
+        page["plan"] = {"version": 2, "steps": steps}
+
+    rewrite(tmp_path, grow)
+    with pytest.raises(UserError, match="not smaller than the layer itself"):
+        prunelab.load(tmp_path)
+
+
 def test_a_key_may_occur_once(tmp_path: Path) -> None:
     prunelab.save(build("lenet5", 10, in_chans=1), tmp_path)
     text = (tmp_path / PAGE).read_text()

@@ -20,8 +20,10 @@ from prunelab.records.atomic import Write, write_atomically
 from prunelab.records.fields import RecordError
 from prunelab.records.input_format import InputFormat
 from prunelab.strict_json import DuplicateKey, loads_strictly
-from prunelab.structure import PruningPlan, apply
+from prunelab.structure import PruningPlan
+from prunelab.structure.plan_steps import Plan, plan_from_json, steps_of
 from prunelab.structure.surgery.apply import named_tensors
+from prunelab.structure.surgery.substituting import apply_steps
 
 INPUT = "prunelab_input"
 SCHEMA = 2
@@ -33,9 +35,9 @@ LARGEST_PLAN = 2**26
 def save(model: nn.Module, folder: str | Path) -> Path:
     """Write ``model`` into ``folder``: its weights, and a description from which ``load`` builds the network.
 
-    ``plan.json`` holds the plan that ``prunelab.apply`` stored on the model, the builder and its arguments if
-    ``models.build`` made the model (any other network has to be passed to ``load``), the versions, the digest of the
-    weights, and a digest of the description. Each file is written atomically, the weights first.
+    ``plan.json`` holds the plan that ``prunelab.apply`` and ``prunelab.factorise`` stored on the model, the builder and
+    its arguments if ``models.build`` made the model (any other network has to be passed to ``load``), the versions, the
+    digest of the weights, and a digest of the description. Each file is written atomically, the weights first.
 
     If the model has an attribute ``prunelab_input`` (a ``records.InputFormat``: image size, normalisation, names of the
     classes), it is stored too; the networks of runs have one.
@@ -64,7 +66,7 @@ def write_network(model: nn.Module, folder: Path, write: Write) -> None:
     """``save`` into an existing ``folder``, with ``write``."""
     state = {name: value.contiguous().cpu().clone() for name, value in unshared(model).items()}
     content = safetensors.torch.save(state, {"format": "pt"})
-    plan: PruningPlan = getattr(model, "prunelab_plan", None) or PruningPlan(kept={}, widths={})
+    plan: Plan = getattr(model, "prunelab_plan", None) or PruningPlan(kept={}, widths={})
     origin: Origin | None = getattr(model, "prunelab_origin", None)
     page: dict[str, Any] = {
         "schema": SCHEMA,
@@ -118,9 +120,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             "or edited. Copy both files again from the original folder."
         )
     header = Header.read(folder / WEIGHTS_FILE)
-    plan = PruningPlan.from_json(json.dumps(page["plan"]))
+    plan = plan_from_json(json.dumps(page["plan"]))
     network = build_checked(_origin(page, folder), plan, header) if model is None else model
-    apply(network, plan)
+    apply_steps(network, steps_of(plan))
     header.require_fit(network)
     _fill(network, safetensors.torch.load(content))
     _describe(network, page, folder / PLAN_FILE)

@@ -19,7 +19,9 @@ from torch.nn.modules import module as torch_module
 from prunelab.errors import UserError
 from prunelab.export.header import Header
 from prunelab.models.origin import Origin
-from prunelab.structure import PruningPlan, apply
+from prunelab.structure import PruningPlan
+from prunelab.structure.plan_steps import Plan, steps_of
+from prunelab.structure.surgery.substituting import apply_steps
 
 SHRINKAGE = 16
 """How many times larger than in the weights file a dimension, or all tensors together, may be in the full network."""
@@ -45,10 +47,11 @@ class Limits:
     elements: int
 
     @classmethod
-    def of(cls, header: Header, plan: PruningPlan) -> Limits:
+    def of(cls, header: Header, plan: Plan) -> Limits:
         """The limits for a network whose pruned weights have this ``header``."""
         sizes = [size for entry in header.values() if entry.elements for size in entry.shape]
-        tensors = TENSORS_PER_TENSOR * len(header) + TENSORS_PER_BLOCK * len(plan.replaced)
+        dropped = sum(len(step.replaced) for step in steps_of(plan) if isinstance(step, PruningPlan))
+        tensors = TENSORS_PER_TENSOR * len(header) + TENSORS_PER_BLOCK * dropped
         elements = sum(entry.elements for entry in header.values())
         return cls(
             argument=max(LEAST_ARGUMENT, SHRINKAGE * max(sizes, default=0)),
@@ -96,7 +99,7 @@ class Limits:
                 handle.remove()
 
 
-def build_checked(origin: Origin, plan: PruningPlan, header: Header) -> nn.Module:
+def build_checked(origin: Origin, plan: Plan, header: Header) -> nn.Module:
     """The full network of ``origin``, after its pruned shapes were found to be those in ``header``.
 
     Raises:
@@ -117,7 +120,7 @@ def build_checked(origin: Origin, plan: PruningPlan, header: Header) -> nn.Modul
         except NotImplementedError:  # the constructor reads values of tensors; the limits were applied
             shell = None
     if shell is not None:
-        apply(shell, plan)
+        apply_steps(shell, steps_of(plan))
         header.require_fit(shell)
     with limits.enforced(origin.name):
         return origin.build()

@@ -11,7 +11,7 @@ from torch import nn
 from prunelab.errors import UserError
 from prunelab.methods.lightning_adapter import find_network
 from prunelab.methods.plan_file import read_plan
-from prunelab.structure import PruningPlan
+from prunelab.structure.plan_steps import Plan, plan_from_json
 from prunelab.training.restored_plan import prune_as
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class CheckpointPlan:
             UserError: the checkpoint is of the full network and this one is pruned; the plan does not fit.
         """
         network = find_network(module, self.network)
-        done: PruningPlan | None = getattr(network, "prunelab_plan", None)
-        plan = PruningPlan.from_json(checkpoint[self.key]) if self.key in checkpoint else None
+        done: Plan | None = getattr(network, "prunelab_plan", None)
+        plan: Plan | None = plan_from_json(checkpoint[self.key]) if self.key in checkpoint else None
         if plan is None and not _fits(module, checkpoint):
             plan = None if self.plan_file is None else read_plan(self.plan_file)
             if plan is None and done is not None:

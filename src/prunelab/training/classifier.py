@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
 from prunelab.errors import UserError
-from prunelab.structure import PruningPlan
+from prunelab.structure.plan_steps import plan_from_json
 from prunelab.training.distillation import Teacher
 from prunelab.training.restored_plan import prune_as
 from prunelab.training.schedule import make_schedule
@@ -136,7 +136,7 @@ class Classifier(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Prune the backbone like the saved one; Lightning loads the weights afterwards."""
         if _PLAN in checkpoint:
-            prune_as(self.backbone, PruningPlan.from_json(checkpoint[_PLAN]))
+            prune_as(self.backbone, plan_from_json(checkpoint[_PLAN]))
         elif hasattr(self.backbone, "prunelab_plan"):
             raise UserError(
                 "The checkpoint contains a full network, but this network is pruned. Load it into a full network."

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from torch import nn
 
 from prunelab.errors import UserError
-from prunelab.structure import PruningPlan, apply
+from prunelab.structure import PruningPlan
 from prunelab.structure.plan import Cut, Indices
+from prunelab.structure.plan_steps import Plan, steps_of
+from prunelab.structure.surgery.substituting import apply_steps
 
 
-def prune_as(model: nn.Module, plan: PruningPlan) -> None:
-    """Prune ``model`` in place to the network that ``plan`` makes of the full network.
+def prune_as(model: nn.Module, plan: Plan) -> None:
+    """Prune, and factorise, ``model`` in place to the network that ``plan`` makes of the full network.
 
     The model can be the full network, a network to which the first part of the plan was applied (an earlier round of
     iterative pruning), or the result itself.
@@ -20,11 +23,20 @@ def prune_as(model: nn.Module, plan: PruningPlan) -> None:
     Raises:
         UserError: the plan belongs to another network, or the model lacks channels that the plan keeps.
     """
-    done: PruningPlan | None = getattr(model, "prunelab_plan", None)
-    if done is None:
-        apply(model, plan)
-    elif done.digest() != plan.digest():
-        apply(model, remainder(plan, done))
+    wanted = steps_of(plan)
+    done = steps_of(getattr(model, "prunelab_plan", None))
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(wanted, done, strict=False)))
+    if same == len(done):
+        apply_steps(model, wanted[same:])
+        return
+    last = done[same]
+    begun = wanted[same] if same < len(wanted) else None
+    if same + 1 < len(done) or not isinstance(last, PruningPlan) or not isinstance(begun, PruningPlan):
+        raise UserError(
+            "The checkpoint holds a network that was factorised in another way, or before this one was. Load it into "
+            "the full network."
+        )
+    apply_steps(model, (remainder(begun, last), *wanted[same + 1 :]))
 
 
 def remainder(plan: PruningPlan, done: PruningPlan) -> PruningPlan:
