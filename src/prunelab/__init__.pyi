@@ -35,6 +35,7 @@ from .methods import DepGraphSparse as DepGraphSparse
 from .methods import EagleEye as EagleEye
 from .methods import Entropy as Entropy
 from .methods import Fisher as Fisher
+from .methods import GReg as GReg
 from .methods import GroupBrainDamage as GroupBrainDamage
 from .methods import HRank as HRank
 from .methods import ImportanceMethod as ImportanceMethod

@@ -3,6 +3,7 @@
 from prunelab.methods.learning.autopruner import AutoPruner
 from prunelab.methods.learning.depgraph_sparse import DepGraphSparse
 from prunelab.methods.learning.group_brain_damage import GroupBrainDamage
+from prunelab.methods.learning.growing_regularisation import GReg
 from prunelab.methods.learning.lfpc import LFPC
 from prunelab.methods.learning.method import LearningMethod
 from prunelab.methods.learning.slimming import Slimming
@@ -16,6 +17,7 @@ __all__ = [
     "VCNN",
     "AutoPruner",
     "DepGraphSparse",
+    "GReg",
     "GroupBrainDamage",
     "LearningMethod",
     "Slimming",
