@@ -33,7 +33,8 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_every_script_has_a_test() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     assert names == {
-        "prune_torchvision", "prune_lightning_module", "load_and_export", "segmentation", "super_resolution",
+        "prune_torchvision", "prune_lightning_module", "load_and_export", "segmentation", "super_resolution", "detr",
+        "yolo",
     }  # fmt: skip
 
 
@@ -62,6 +63,27 @@ def test_images_to_images(
     (difference,) = re.findall(r"differ by (\S+)", printed)
     assert float(difference) < 1e-6
     assert re.search(r"(mean IoU|PSNR) .* before recovery", printed)
+
+
+def test_detr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    run("detr.py", "--flops", "0.6", "--steps", "2", monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    (share,) = re.findall(r"FLOPs .*\((\S+)%\)", printed)
+    assert 58 < float(share) <= 60
+    (difference,) = re.findall(r"differ by (\S+)", printed)
+    assert float(difference) < 1e-6
+
+
+@pytest.mark.parametrize("weights", ["yolov8n.yaml", "yolo11n.yaml"])
+def test_yolo(weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ultralytics")
+    run("yolo.py", "--weights", weights, "--epochs", "1", "--images", "8", monkeypatch=monkeypatch)
+    printed = capsys.readouterr().out
+    (share,) = re.findall(r"FLOPs .*\((\S+)%\)", printed)
+    assert 58 < float(share) <= 60
+    assert all(float(difference) < 1e-4 for difference in re.findall(r"differ by (\S+)", printed))
+    assert "the same outputs" in printed
 
 
 def test_load_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ class PruningContext:
             loss = self.batch_loss(outputs, batch)
         elif targets is None:
             raise UserError(f"{self.method} needs targets, but the calibration batches contain only images.")
-        elif not isinstance(outputs, Tensor):
+        elif self.loss is functional.cross_entropy and not isinstance(outputs, Tensor):
             raise UserError(
                 f"{self.method} needs a loss, but the network returns a {type(outputs).__name__}, not a tensor: "
                 "give loss=, a function (outputs, targets) -> mean loss."

@@ -237,3 +237,28 @@ def test_the_loss_can_be_replaced(plain: nn.Module, batches: Any) -> None:
         context = method.context(plain, batches[0][0][:1], batches, loss=loss)
         plans.append(Taylor().score(context).channels["conv1"])
     assert not np.allclose(*plans)
+
+
+def test_a_loss_of_several_outputs(plain: nn.Module, batches: Any) -> None:
+    """A network that returns a tuple, as detectors do, with the user's loss: the same scores."""
+
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = plain
+
+        def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            scores = self.inside(images)
+            return scores, {"features": scores}
+
+    method = ImportanceMethod(Taylor(), Budget(flops=0.5), outputs=0)
+    example = batches[0][0][:1]
+
+    def of_several(outputs: Any, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs[0], targets)
+
+    found = Taylor().score(method.context(Several(), example, batches, loss=of_several))
+    expected = Taylor().score(method.context(plain, example, batches))
+    np.testing.assert_allclose(found.channels["inside.conv1"], expected.channels["conv1"])
+    with pytest.raises(UserError, match="returns a tuple, not a tensor: give loss="):
+        Taylor().score(method.context(Several(), example, batches))
