@@ -81,7 +81,7 @@ FIRST: dict[str, tuple[str, ...]] = {
 
 
 def ceilings(done: Container[str], place: Place) -> Iterator[Row]:
-    """What the card reaches in a large product and in a large copy."""
+    """The rates of the card in a large matrix product and in a large copy."""
     side = SIDE // 16 if place.quick else SIDE
     for name, measured in {"product": _product, "copy": _copy}.items():
         if name not in done:
@@ -125,7 +125,7 @@ class Skipped(Container[str]):
 
 
 def card(device: torch.device) -> dict[str, Any]:
-    """Which GPU this is, and what drives it."""
+    """The name of the GPU, its driver and the versions of CUDA and torch."""
     if device.type == "cpu":
         return {"name": "a trial on a processor"}
     properties = torch.cuda.get_device_properties(device)
@@ -140,7 +140,7 @@ def card(device: torch.device) -> dict[str, Any]:
 
 
 def measure(record: dict[str, Any], arguments: argparse.Namespace, write: Callable[[], None]) -> list[str]:
-    """Add the missing rows to ``record``, and call ``write`` after each; gives the names of the rows that failed."""
+    """Add the missing rows to ``record`` and call ``write`` after each. Returns the names of the rows that failed."""
     place = Place(torch.device(arguments.device), arguments.quick)
     machines = record.setdefault("machines", [])  # a row says on which of them it was measured
     machines.append({**machine(*PACKAGES), "revision": git_state().revision})
@@ -201,7 +201,7 @@ def forget_failure(record: dict[str, Any], part: str, name: str) -> None:
 
 
 def main() -> int:
-    """Measure what the arguments say; gives the exit status, 1 if rows failed."""
+    """Measure the rows of the arguments. Returns the exit status: 1 if rows failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -112,7 +112,7 @@ def _matrix_ranks(maps: Tensor) -> Tensor:
 
 
 def eagleeye(done: Container[str], place: Place) -> Iterator[Row]:
-    """Candidates judged per second: pruned, statistics measured anew, accuracy on held-out images."""
+    """Candidates judged per second: pruning, new BatchNorm statistics, accuracy on held-out images."""
     for case, workers in itertools.product(CASES, (1, 4)):
         name = f"{case.network}, workers={workers}"
         if name not in done:

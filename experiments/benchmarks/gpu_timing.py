@@ -35,12 +35,12 @@ class Place:
         return self.device.type == "cuda"
 
     def wait(self) -> None:
-        """Return when the device has done all its work."""
+        """Wait until the device has finished all its work."""
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
     def seconds(self, work: Work, repetitions: int = 3) -> float:
-        """The median of the seconds until the device has done ``work``."""
+        """The median of the seconds until the device has finished ``work``."""
         found = []
         for _ in range(1 if self.quick else repetitions):
             self.wait()

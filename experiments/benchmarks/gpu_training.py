@@ -1,4 +1,4 @@
-"""Images per second of prunelab's training, of a plain PyTorch loop with the same work, and of several processes."""
+"""Images per second: training in prunelab, a plain PyTorch loop with the same work, and several processes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ CASES = (
 
 
 class RandomImages(ImageData):
-    """Random images and classes; a few of them are for validation."""
+    """Random images and classes; a few of them are the validation images."""
 
     name = "random"
 
@@ -96,7 +96,7 @@ class RandomImages(ImageData):
 
 
 class EpochSeconds(pl.Callback):
-    """Seconds from the first to the last step of each epoch, on a device that has done all its work."""
+    """Seconds from the first to the last step of each epoch; the device is synchronised before each reading."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -226,7 +226,7 @@ def _fit(case: Case, data: ImageData, machine: Machine, callback: pl.Callback) -
 
 
 def _plain_seconds(case: Case, data: ImageData, machine: Machine, place: Place) -> float:
-    """The same of a loop with nothing in it but the steps of a training."""
+    """The same for a plain loop that contains only the steps of a training."""
     torch.use_deterministic_algorithms(
         machine.deterministic == "warn", warn_only=True
     )  # as Lightning sets it

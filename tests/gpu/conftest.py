@@ -37,7 +37,7 @@ DEVICE = torch.device("cpu") if REHEARSAL else torch.device("cuda", 0)
 collect_ignore_glob = (
     [] if RUNS else [file.name for file in HERE.glob("test_*.py") if file.name != "test_data.py"]
 )
-"""Without a GPU one file is enough for the line that says so."""
+"""Without a GPU one file is collected: one line about the skipped tests is enough."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def batches() -> list[tuple[Tensor, Tensor]]:
 
 @pytest.fixture
 def decide(small: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Callable[..., Decided]:
-    """(name of a method, device, more words) -> what it decides about ``small`` there, refitted."""
+    """(name of a method, device, more words) -> its decision for ``small`` there, after the refit."""
 
     def decided(name: str, device: torch.device, *words: str) -> Decided:
         config = configure(["data=digits", "budget.flops=0.5", f"method={name}", *words])

@@ -41,7 +41,7 @@ class Network(nn.Module):
 
 
 class Layers(pl.Callback):
-    """Notes the classes of the normalisations during the training."""
+    """Records the classes of the normalisations during the training."""
 
     def __init__(self) -> None:
         self.names: list[str] = []

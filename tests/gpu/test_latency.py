@@ -1,4 +1,4 @@
-"""Forward times on the GPU are times of the GPU, not of the calls that start its kernels."""
+"""Forward times on the GPU are times of its kernels, not of the calls that launch them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scoring takes of the GPU's memory is bounded by the batch, not by the number of images."""
+"""The GPU memory of scoring depends on the size of a batch, not on the number of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every method that decides without learning comes to the same plan on the GPU as on the CPU, but for ties."""
+"""Every method that decides without learning has the same plan on the GPU as on the CPU, except for ties."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHORT = {
     "abcpruner": ("method.training=null", "method.sources=3", "method.cycles=1"),
     "network_adjustment": ("method.training=null", "method.iterations=2"),
 }
-"""Settings of methods that would take long, or that train candidates, which needs a whole run."""
+"""Settings for methods that would take long, or that train candidates (this needs a whole run)."""
 
 METHODS = [name for name in battery.METHODS if battery.decides_untrained(name)]
 """The others are in tests/gpu/test_learning.py."""

@@ -21,7 +21,7 @@ SYNCHRONISED = ["SyncBatchNorm", "SyncBatchNorm", "SyncBatchNormAct"]
 
 
 def trained(folder: Path, ranks: int, backend: str, device: torch.device) -> dict[str, Any]:
-    """What rank zero wrote. Fails when a rank fails, with the output of all."""
+    """The file that rank zero wrote. If a rank fails, the test fails with the output of all ranks."""
     accelerator = "gpu" if device.type == "cuda" else "cpu"
     command = [sys.executable, str(SCRIPT), str(folder), str(ranks), backend, accelerator]
     shared = {

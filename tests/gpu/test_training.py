@@ -32,7 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 TRAINING = Training(epochs=3, lr=0.05, schedule="one_cycle")
 GENTLE = Training(epochs=3, lr=0.002, momentum=0.0, schedule="constant")
-"""So little that differences of rounding do not grow: trainings on two devices compare."""
+"""Small, so that rounding differences do not grow and trainings on two devices can be compared."""
 
 
 class Crashed(Exception):
