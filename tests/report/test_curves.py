@@ -48,3 +48,14 @@ def test_records_in_the_folder_of_a_report_have_its_name(study: StudyFolder) -> 
     study.path.rename(records)
 
     assert read_study(records).name == "cifar"
+
+
+def test_a_run_whose_search_is_damaged_counts(study: StudyFolder) -> None:
+    study.finished("l1")
+    study.write("l1-0.5-0/search.csv", "phase,evaluation,kept,score,best\nsearch,1,0.5\n")
+
+    report = aggregate(read_study(study.path))
+
+    (problem,) = report.problems
+    assert problem.path == Path("l1-0.5-0/search.csv")
+    assert "its search is not shown: line 2" in problem.reason

@@ -17,6 +17,7 @@ from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.candidate_widths import Allocation, check_levels
 from prunelab.methods.calibration import Calibration
 from prunelab.records.atomic import Write, write_atomically
+from prunelab.records.evaluations import Report, no_report
 from prunelab.structure import ChannelGraph, ChannelGroup, ResidualBlock
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class PruningContext:
         write: writes the files in ``folder``; in a run under the claim on that folder.
         train_candidate: trains a candidate network (None: candidates cannot be trained here).
         latency: the full network on the target of a latency budget (None: another budget).
+        report: receives the evaluations of a search, see ``records.evaluations``.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -95,6 +97,7 @@ class PruningContext:
     write: Write = field(default=write_atomically)
     train_candidate: TrainCandidate | None = None
     latency: LatencyModel | None = None
+    report: Report = no_report
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", check_levels(self.levels))

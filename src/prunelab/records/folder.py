@@ -29,6 +29,7 @@ RECORD_FILE = "record.json"
 FAILURE_FILE = "failure.json"
 LOG_FILE = "run.log"
 CURVES_FILE = "curves.csv"
+SEARCH_FILE = "search.csv"
 ROUNDS_FOLDER = "rounds"
 EARLIER_FOLDER = "earlier"
 

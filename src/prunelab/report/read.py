@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prunelab.errors import UserError
+from prunelab.records.evaluations import Evaluation, parse_evaluations
 from prunelab.records.fields import RecordError
-from prunelab.records.folder import BASELINES, CONFIG_FILE, CURVES_FILE, FAILURE_FILE, RECORD_FILE
+from prunelab.records.folder import (
+    BASELINES,
+    CONFIG_FILE,
+    CURVES_FILE,
+    FAILURE_FILE,
+    RECORD_FILE,
+    SEARCH_FILE,
+)
 from prunelab.records.schema import Failure, Record
 from prunelab.report.curves import Epoch, parse_curves
 from prunelab.report.unfinished import Intention, read_intention
@@ -25,12 +33,14 @@ COPIED_RECORDS = "records"
 class FinishedRun:
     """A run with a record. ``path`` is the file, relative to the folder of the study, here and below.
 
-    ``curves`` is the content of curves.csv in the same folder; None if it does not exist or cannot be used.
+    ``curves`` is the content of curves.csv in the same folder, ``search`` that of search.csv; None if the file does not
+    exist or cannot be used.
     """
 
     record: Record
     path: Path
     curves: tuple[Epoch, ...] | None = None
+    search: Mapping[str, tuple[Evaluation, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ def _read_run(folder: Path) -> Iterator[FinishedRun | FailedRun | UnfinishedRun 
     try:
         if (folder / RECORD_FILE).exists():
             path = path / RECORD_FILE
-            yield from _with_curves(FinishedRun(_load(folder / RECORD_FILE, Record.from_json), path), folder)
+            yield from _with_figures(FinishedRun(_load(folder / RECORD_FILE, Record.from_json), path), folder)
         elif (folder / FAILURE_FILE).exists():
             path = path / FAILURE_FILE
             yield FailedRun(_load(folder / FAILURE_FILE, Failure.from_json), path)
@@ -104,20 +114,23 @@ def _read_run(folder: Path) -> Iterator[FinishedRun | FailedRun | UnfinishedRun 
         yield Problem(path, str(error))
 
 
-def _with_curves(run: FinishedRun, folder: Path) -> Iterator[FinishedRun | Problem]:
-    """The run with its curves; unusable curves are a problem, but the run counts."""
-    file = folder / CURVES_FILE
-    if not file.exists():
-        yield run
-        return
-    try:
-        yield replace(run, curves=_load(file, parse_curves))
-    except RecordError as error:
-        yield run
-        yield Problem(
-            Path(folder.name) / CURVES_FILE,
-            f"the run is in the tables, but its curves are not shown: {error}",
-        )
+def _with_figures(run: FinishedRun, folder: Path) -> Iterator[FinishedRun | Problem]:
+    """The run with its curves and the evaluations of its search; unusable files are problems, but the run counts."""
+    problems = []
+    readers: dict[str, tuple[str, Callable[[str], Any], str]] = {
+        CURVES_FILE: ("curves", parse_curves, "curves are"),
+        SEARCH_FILE: ("search", parse_evaluations, "search is"),
+    }
+    for name, (attribute, parse, what) in readers.items():
+        if not (folder / name).exists():
+            continue
+        try:
+            run = replace(run, **{attribute: _load(folder / name, parse)})
+        except RecordError as error:
+            reason = f"the run is in the tables, but its {what} not shown: {error}"
+            problems.append(Problem(Path(folder.name) / name, reason))
+    yield run
+    yield from problems
 
 
 def _load(path: Path, parse: Callable[[str], Content]) -> Content:

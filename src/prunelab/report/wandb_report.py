@@ -16,6 +16,7 @@ LONGEST_TAG = 64
 """W&B rejects a run with a longer tag."""
 
 RESULT = "result"
+SEARCH = "search"
 """The job type of the W&B runs that hold the final figures, under the column names of the report's CSV file."""
 
 LEARNING_JOBS = ("learning", "round", "recovery")
@@ -89,7 +90,20 @@ def _sections(client: ModuleType, table: Table, entity: str, project: str) -> li
         ),
         client.H2("Learning curves"),
         client.PanelGrid(runsets=jobs[::-1], panels=_curves(client)),
+        *_searches(client, table, entity, project),
     ]
+
+
+def _searches(client: ModuleType, table: Table, entity: str, project: str) -> list[Any]:
+    """The best score against the number of evaluations; nothing without a search."""
+    if not any(run.search for row in table.rows for run in row.runs):
+        return []
+    runset = _runset(client, table, SEARCH, entity, project)
+    curve = client.LinePlot(
+        title="Best score on held-out images", x="Step", y=["search/best"], title_x="evaluation",
+        groupby=client.Config("names.method"), layout=client.Layout(w=12, h=9),
+    )  # fmt: skip
+    return [client.H2("Searches"), client.PanelGrid(runsets=[runset], panels=[curve])]
 
 
 def _runset(client: ModuleType, table: Table, job: str, entity: str, project: str) -> Any:

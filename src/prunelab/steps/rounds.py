@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from prunelab.distributed import is_rank_zero
 from prunelab.distributed.ranks import from_rank_zero, require_same
 from prunelab.errors import UserError
 from prunelab.methods import LearningMethod, PruningCallback, PruningContext
@@ -21,6 +23,7 @@ from prunelab.models.state import load_state
 from prunelab.recipes import Round
 from prunelab.records import Accuracy, Calibrated
 from prunelab.records.atomic import Write, write_atomically
+from prunelab.records.evaluations import no_report
 from prunelab.records.latency import LatencySummary
 from prunelab.steps.calibrate import calibrate
 from prunelab.steps.candidates import CandidateTraining
@@ -84,7 +87,7 @@ def prune_and_recover(
         last = number == len(rounds)
         place = RoundFolder(folder / str(number), write)
         teacher = None if step.distillation is None else Teacher(full.network, step.distillation)
-        context = _context(setup, network, step, full, place, teacher, is_first=number == 1)
+        context = _context(setup, network, step, full, place, teacher, number, last)
         score_s += _learn(setup, context, place, "learning" if last else f"learning {number}")
         decision = _decide(setup, context, place)
         before = copy.deepcopy(network) if step.calibration else network
@@ -124,11 +127,13 @@ def _context(
     full: FullNetwork,
     place: RoundFolder,
     teacher: Teacher | None,
-    is_first: bool,
+    number: int,
+    last: bool,
 ) -> PruningContext:
     """The input of the method in this round."""
     work = portion(full.graph, setup.method, setup.budget.keeping(step.keep), step.part)
-    reference = None if is_first else full.graph
+    reference = None if number == 1 else full.graph
+    phase = "search" if last else f"search {number}"
     search = place.search(fingerprint(network))
     return setup.context(
         network,
@@ -138,6 +143,7 @@ def _context(
         latency=full.latency,
         folder=search,
         write=place.write,
+        report=partial(setup.logger.evaluations, phase) if is_rank_zero() else no_report,
         train_candidate=CandidateTraining(setup, step.training, search, place.write, teacher),
     )
 

@@ -1,8 +1,8 @@
 """Jobs: the parts of a run that a tracker (W&B, TensorBoard, MLflow) shows as separate runs.
 
-There is one job for each kind of phase (``learning``, ``round``, ``recovery``), one for the final figures (``result``),
-and one for the training of the baseline (``baseline``). All runs that share a baseline have the same job ``baseline``;
-the run that trains the baseline logs it.
+There is one job for each kind of phase (``learning``, ``search``, ``round``, ``recovery``), one for the final figures
+(``result``), and one for the training of the baseline (``baseline``). All runs that share a baseline have the same job
+``baseline``; the run that trains the baseline logs it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from prunelab.tracking.curves import EpochRow
 
 BASELINE = "baseline"
 RESULT = "result"
+SEARCH = "search"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Job(Protocol):
     """One job in a tracker."""
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Log the figures of an epoch; ``step`` counts the epochs of all phases of this kind from 1."""
+        """Log the figures of an epoch; ``step`` counts the epochs of all phases of this kind from 1. For a search:
+        those of an evaluation."""
 
     def result(self, figures: Mapping[str, float], record: Record | None) -> None:
         """Log final figures. ``record`` is None for a baseline."""

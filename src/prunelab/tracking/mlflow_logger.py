@@ -37,8 +37,9 @@ log = logging.getLogger(__name__)
 class MlflowLogger(RunLogger):
     """Logs to MLflow, besides curves.csv (logger=mlflow). The experiment is the study.
 
-    A run becomes one MLflow run for each kind of phase (its tag ``job``: learning, round, recovery) and one with the
-    final figures (``result``); the training of a baseline is one run (``baseline``) for all runs that share it.
+    A run becomes one MLflow run for each kind of phase (its tag ``job``: learning, search, round, recovery) and one
+    with the final figures (``result``); the training of a baseline is one run (``baseline``) for all runs that share
+    it.
 
     Args:
         tracking_uri: the tracking server or store; None: MLFLOW_TRACKING_URI, else the SQLite database mlflow.db in the

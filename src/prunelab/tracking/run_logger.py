@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prunelab.records import Accuracy, Record
 from prunelab.records.atomic import Write, write_atomically
-from prunelab.records.folder import CURVES_FILE
+from prunelab.records.evaluations import Evaluation
+from prunelab.records.folder import CURVES_FILE, SEARCH_FILE
 from prunelab.report.measures import MEASURES
 from prunelab.tracking.curves import CurvesFile, EpochRow, Row
 from prunelab.tracking.jobs import BASELINE, RESULT, Job, JobPlace, NoJob, figures_of, job_type
+from prunelab.tracking.search_file import SearchFile
 
 
 class RunLogger:
     """Logs nothing (logger=none); the base class of the others.
 
-    A run calls ``start`` once, ``epoch`` after each epoch of its trainings, ``restore`` when it resumes a training, and
-    ``finish`` with its record; ``close`` is called at the end in any case. The run that trains the baseline calls
-    ``baseline_epoch`` and ``baseline_finished`` as well. Only rank zero makes these calls.
+    A run calls ``start`` once, ``epoch`` after each epoch of its trainings, ``restore`` when it resumes a training,
+    ``evaluations`` during a search, and ``finish`` with its record; ``close`` is called at the end in any case. The run
+    that trains the baseline calls ``baseline_epoch`` and ``baseline_finished`` as well. Only rank zero makes these
+    calls.
 
     A subclass for a tracker overrides ``begin``, ``start_job`` and ``end``.
     """
 
     writes_curves = False
-    """Whether the learning curves of the run are written into curves.csv in its folder."""
+    """Whether learning curves are written into curves.csv, and evaluations of a search into search.csv."""
 
     def begin(self, folder: Path, config: Mapping[str, Any]) -> None:
         """Prepare the tracker for a run. Raises UserError if it cannot be used."""
@@ -48,6 +51,7 @@ class RunLogger:
         ``folder``."""
         self._folder, self._config, self._baseline_key = folder, config, baseline_key
         self._curves = CurvesFile(folder / CURVES_FILE, write) if self.writes_curves else None
+        self._search = SearchFile(folder / SEARCH_FILE, write) if self.writes_curves else None
         self._jobs: dict[str, Job] = {}
         self._finished = False
         self.begin(folder, config)
@@ -78,6 +82,15 @@ class RunLogger:
         if self._curves is not None:
             self._curves.restore(phase, rows)
 
+    def evaluations(self, phase: str, found: Sequence[Evaluation], earlier: int) -> None:
+        """Called when a search has judged candidates; ``earlier`` of its evaluations ``found`` were passed before."""
+        if self._search is None:
+            return
+        self._search.write(phase, found)
+        for each in found[earlier:]:
+            figures = {"search/kept": each.kept, "search/score": each.score, "search/best": each.best}
+            self._job(job_type(phase)).log(figures, each.number)
+
     def finish(self, record: Record) -> None:
         """Called when the run has all its figures."""
         figures = {measure.name: measure.read(record) for measure in MEASURES}
@@ -101,6 +114,7 @@ class RunLogger:
 
 
 class CsvLogger(RunLogger):
-    """Writes the learning curves into curves.csv in the folder of the run (logger=csv)."""
+    """Writes learning curves into curves.csv, and evaluations of a search into search.csv, in the folder of the run
+    (logger=csv)."""
 
     writes_curves = True

@@ -22,7 +22,7 @@ class TensorboardLogger(RunLogger):
     """Writes event files for TensorBoard, besides curves.csv (logger=tensorboard).
 
     ``tensorboard --logdir outputs/<study>`` shows all runs of a study. A run has one folder of events for each kind of
-    phase (learning, round, recovery, baseline) and one for its final figures (result), which is also in the tab
+    phase (learning, search, round, recovery, baseline) and one for its final figures (result), which is also in the tab
     HPARAMS.
 
     Raises:

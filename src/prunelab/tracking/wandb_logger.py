@@ -33,9 +33,10 @@ log = logging.getLogger(__name__)
 class WandbLogger(RunLogger):
     """Logs to W&B, besides curves.csv (logger=wandb). There are no prompts.
 
-    A run becomes one W&B run for each kind of phase, its job type ("learning", "round", "recovery"), and one of job
-    type "result" with the final figures, under the column names of the report's CSV file, and the widths. The training
-    of the baseline is one run of job type "baseline" for all runs that share the baseline. The group is the study.
+    A run becomes one W&B run for each kind of phase, its job type ("learning", "search", "round", "recovery"), and one
+    of job type "result" with the final figures, under the column names of the report's CSV file, and the widths. The
+    training of the baseline is one run of job type "baseline" for all runs that share the baseline. The group is the
+    study.
 
     Args:
         project: the W&B project.

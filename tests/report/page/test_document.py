@@ -27,9 +27,15 @@ def test_rows_have_what_is_drawn(study: StudyFolder) -> None:
         study.finished("l1", seed, top1=top1, plan=plan)
     study.write("l1-0.5-0/curves.csv", "phase,epoch,val/top1\nlearning,1,0.5\nrecovery,1,\nrecovery,2,0.7\n")
 
+    study.write(
+        "l1-0.5-1/search.csv",
+        "phase,evaluation,kept,score,best\nsearch,1,0.5,0.25,0.25\nsearch,2,0.49,0.2,0.25\n",
+    )
+
     (table,) = content_of(page_of(study))["tables"]
     (row,) = table["rows"]
 
+    assert row["searches"] == [{"seed": 1, "phase": "search", "kept": [0.5, 0.49], "score": [0.25, 0.2]}]
     assert row["top1"] == [0.91, 0.0141421]
     assert row["costs"]["flops"] == [40_000_000, 0]
     assert row["front"] == ["flops", "forward_ms_batch_1", "forward_ms_batch_64", "params"]

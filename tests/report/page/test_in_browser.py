@@ -168,6 +168,21 @@ def test_a_row_has_one_learning_curve_with_a_band(study: StudyFolder, opened: Op
     assert page.locator("[data-figure=curves] .legendtext").all_text_contents() == list(curves)[1:]
 
 
+def test_every_candidate_of_a_search_is_a_point(study: StudyFolder, opened: Open) -> None:
+    for seed in (0, 1):
+        study.finished("l1", seed)
+    study.write(
+        "l1-0.5-0/search.csv",
+        "phase,evaluation,kept,score,best\nsearch,1,0.5,0.25,0.25\nsearch,2,0.4,0.5,0.5\n",
+    )
+    page = opened(study.path)
+    see_everything(page)
+
+    (points,) = traces(page, "searches").values()
+
+    assert (points["x"], points["y"]) == ([0.5, 0.4], [0.25, 0.5])
+
+
 def test_panels_without_data_are_left_out(study: StudyFolder, opened: Open) -> None:
     study.finished("l1")
     page = opened(study.path)

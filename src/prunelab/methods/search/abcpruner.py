@@ -161,6 +161,12 @@ class ABCPruner(SearchMethod):
 
     # The colony.
 
+    @property
+    def planned(self) -> int | None:
+        return min(
+            self.sources * (1 + 2 * self.cycles), self.evaluations or self.sources * (1 + 2 * self.cycles)
+        )
+
     def start(self, context: PruningContext, space: WidthSpace) -> None:
         self._space = space
         self._generator = np.random.default_rng(self.seed)

@@ -154,6 +154,10 @@ class AMC(SearchMethod):
 
     # The episodes.
 
+    @property
+    def planned(self) -> int | None:
+        return min(self.episodes, self.evaluations or self.episodes)
+
     def start(self, context: PruningContext, space: WidthSpace) -> None:
         self._space, self._walls = space, Walls(space, self.lower)
         self._facts = group_facts(space)

@@ -112,6 +112,10 @@ class EagleEye(SearchMethod):
     def reconstructs(self) -> bool:
         return True
 
+    @property
+    def planned(self) -> int | None:
+        return self.sampler.count
+
     def start(self, context: PruningContext, space: WidthSpace) -> None:
         self._drawn: list[Candidate] = []
         self._space = space

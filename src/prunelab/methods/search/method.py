@@ -17,6 +17,7 @@ from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.l1 import L1Norm
 from prunelab.methods.method import PruningMethod
 from prunelab.methods.search.judge import Judge
+from prunelab.methods.search.progress import Progress
 from prunelab.methods.search.state import SearchState
 from prunelab.methods.search.widths import Candidate, WidthSpace
 from prunelab.structure import PruningPlan
@@ -107,6 +108,11 @@ class SearchMethod(PruningMethod):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned."""
 
+    @property
+    def planned(self) -> int | None:
+        """The number of candidates that the search judges at most, for the remaining time; None: unknown."""
+        return self.evaluations
+
     def ranking(self, context: PruningContext) -> Scores:
         """The order in which channels of a group are removed; by default l1 norms of the filters."""
         return L1Norm().score(context)
@@ -141,8 +147,10 @@ class SearchMethod(PruningMethod):
         """All candidates with their scores, in the order of evaluation."""
         judge, state = self.judge(context), SearchState(context.folder, context.write)
         self.start(context, space)
+        progress = Progress(self.title, space, self.planned, context.report)
         if (saved := state.load()) is not None:
             self.load_state_dict(saved)
+            progress.resumed(state.history)
         most = math.inf if self.evaluations is None else self.evaluations
         while len(state.history) < most and (pending := state.pending or list(self.ask())):
             state.pending = pending
@@ -152,10 +160,8 @@ class SearchMethod(PruningMethod):
             for first in range(0, len(unknown), self.save_every):
                 part = unknown[first : first + self.save_every]
                 found = judge([space.plan(each.widths, scores, each.dropped) for each in part])
-                best = max(state.history.values(), default=-math.inf)
                 state.history |= dict(zip(part, map(float, found), strict=True))
-                if (better := max(state.history.values())) > best:
-                    info(f"{self.title}: score {better:.4g} after {len(state.history)} candidates.")
+                progress.evaluated(state.history)
                 if first + self.save_every < len(unknown):
                     state.save(self.state_dict())
             if any(each not in state.history for each in pending):  # ``most`` is reached

@@ -142,6 +142,10 @@ class NetworkAdjustment(SearchMethod):
         row = tuple(plan.widths.get(group.name, (0, group.size))[1] for group in context.graph.groups)
         self._ratios[row] = [ratios.get(name, np.nan) for name in self._space.choices]
 
+    @property
+    def planned(self) -> int | None:
+        return min(self.iterations, self.evaluations or self.iterations)
+
     def start(self, context: PruningContext, space: WidthSpace) -> None:
         self._space = space
         self._columns = [[group.name for group in context.graph.groups].index(name) for name in space.choices]

@@ -10,7 +10,7 @@ from prunelab.report import checklist, notes
 from prunelab.report.aggregate import Baseline, Report, Row, Statistics, Table
 from prunelab.report.columns import Deviations, Layout, lay_out
 from prunelab.report.measures import Statistic
-from prunelab.report.page.runs import curves_of, runs_of
+from prunelab.report.page.runs import curves_of, runs_of, searches_of
 from prunelab.report.pareto import COSTS
 from prunelab.report.published import PublishedPoint
 from prunelab.report.quantities import one_line
@@ -64,6 +64,7 @@ def _row(row: Row, index: int, layout: Layout, groups: Sequence[str], study: str
         "front": sorted(row.front),
         "kept": _kept(row, groups),
         "curves": curves_of(row.runs),
+        "searches": searches_of(row.runs),
         **runs_of(row.runs, study),
     }
 

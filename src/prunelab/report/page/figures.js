@@ -144,3 +144,21 @@ function learningCurves(section, rows, figure) {
     xaxis: { title: { text: "Epoch, all phases in sequence" }, tickformat: "d", rangemode: "tozero", ...few }, yaxis: { title: { text: figure }, ...share },
   })];
 }
+
+// Every judged candidate of a search: its cost against its score, coloured by its place in the search (0 = first).
+function searches(section, rows) {
+  const traces = [];
+  for (const row of rows) {
+    for (const { seed, phase, kept, score } of row.searches) {
+      const places = score.map((_, index) => (score.length > 1 ? index / (score.length - 1) : 1));
+      traces.push({
+        name: escaped(row.label), mode: "markers", x: kept, y: score, text: score.map((_, index) => `${escaped(row.label)}, seed ${seed}<br>${escaped(phase)}, candidate ${index + 1} of ${score.length}`),
+        marker: { symbol: section.symbols.get(row.method), size: 7, color: places, cmin: 0, cmax: 1, colorscale: "Viridis", line: { width: 1.5, color: section.colours.get(row.method) },
+          showscale: !traces.length, colorbar: { title: { text: "place in the search", side: "right" }, tickvals: [0, 1], ticktext: ["first", "last"], thickness: 10, outlinewidth: 0 } },
+        hovertemplate: "%{text}<br>%{y:.4g} on held-out images, %{x:.1%} kept<extra></extra>",
+      });
+    }
+  }
+  const share = traces.every((trace) => trace.y.every((score) => score >= 0 && score <= 1)) ? { tickformat: ".0%" } : {};
+  return [traces, layout({ xaxis: { title: { text: "Kept fraction of the budget's resource" }, tickformat: ".1%" }, yaxis: { title: { text: "Score on held-out images" }, ...share } })];
+}

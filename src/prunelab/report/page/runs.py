@@ -1,4 +1,4 @@
-"""The runs of a row, for the page: their learning curves, and the commands that repeat them."""
+"""The runs of a row, for the page: their learning curves and searches, and the commands that repeat them."""
 
 from __future__ import annotations
 
@@ -34,6 +34,20 @@ def _curves(run: FinishedRun) -> dict[str, Any] | None:
             one_line(name): [_short(epoch.figures.get(name)) for epoch in run.curves] for name in names
         },
     }
+
+
+def searches_of(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
+    """For each search its run, its phase and its evaluations: kept fractions of the budget's resource, and scores."""
+    return [
+        {
+            "seed": run.record.seed,
+            "phase": one_line(phase),
+            "kept": [_short(each.kept) for each in evaluations],
+            "score": [_short(each.score) for each in evaluations],
+        }
+        for run in runs
+        for phase, evaluations in (run.search or {}).items()
+    ]
 
 
 def _short(value: float | None) -> float | None:

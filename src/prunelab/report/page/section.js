@@ -34,6 +34,7 @@ class Section {
       <div class="card"><div class="head"><h3>All rows</h3><span class="faint shown" aria-live="polite"></span></div><p class="key">Click a column to sort by it, or a method to show the commands that repeat its runs.</p><div class="scroll" tabindex="0" role="region" aria-label="All rows"></div></div>
       <div class="card"><h3>Channels kept in each group</h3><div data-figure="widths"></div></div>
       ${this.curvesCard()}
+      ${this.searchCard()}
       ${this.publishedTable()}
       ${this.remarks()}`;
   }
@@ -70,6 +71,11 @@ class Section {
     const choice = this.curveChoice();
     const figure = choice ? `<p class="key">One line per row: the mean over its seeds. Shaded: one standard deviation.</p><div class="figure tall" data-figure="curves"></div>` : "";
     return `<div class="card"><div class="head"><h3>Learning curves</h3>${choice}</div>${this.curveNote()}${figure}</div>`;
+  }
+
+  searchCard() {
+    if (!this.table.rows.some((row) => row.searches.length)) return "";
+    return `<div class="card"><h3>Searches</h3><p class="key">Each point is a candidate that a search has judged. The outline has the colour of the method.</p><div class="figure tall" data-figure="searches"></div></div>`;
   }
 
   curveNote() {
@@ -131,6 +137,7 @@ class Section {
       params: (rows) => accuracyAgainst(this, rows, "params"),
       time: (rows) => accuracyAgainst(this, rows, value(".batch")),
       widths: (rows) => widthsKept(this, rows),
+      searches: (rows) => searches(this, rows),
       curves: (rows) => learningCurves(this, rows, value(".figure-name")),
     };
     for (const element of this.element.querySelectorAll("[data-figure]")) {
