@@ -50,6 +50,7 @@ from .methods import PruningContext as PruningContext
 from .methods import PruningMethod as PruningMethod
 from .methods import Random as Random
 from .methods import ReconstructionPruning as ReconstructionPruning
+from .methods import ResRep as ResRep
 from .methods import Scores as Scores
 from .methods import SearchMethod as SearchMethod
 from .methods import Slimming as Slimming

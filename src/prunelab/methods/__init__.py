@@ -39,6 +39,7 @@ from prunelab.methods.learning import (
     GReg,
     GroupBrainDamage,
     LearningMethod,
+    ResRep,
     Slimming,
     SoftPruning,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "PruningMethod",
     "Random",
     "ReconstructionPruning",
+    "ResRep",
     "Scores",
     "SearchMethod",
     "Slimming",

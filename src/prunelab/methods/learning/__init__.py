@@ -6,6 +6,7 @@ from prunelab.methods.learning.group_brain_damage import GroupBrainDamage
 from prunelab.methods.learning.growing_regularisation import GReg
 from prunelab.methods.learning.lfpc import LFPC
 from prunelab.methods.learning.method import LearningMethod
+from prunelab.methods.learning.resrep import ResRep
 from prunelab.methods.learning.slimming import Slimming
 from prunelab.methods.learning.soft_pruning import SoftPruning
 from prunelab.methods.learning.structured_sparsity import SSL
@@ -20,6 +21,7 @@ __all__ = [
     "GReg",
     "GroupBrainDamage",
     "LearningMethod",
+    "ResRep",
     "Slimming",
     "SoftPruning",
 ]

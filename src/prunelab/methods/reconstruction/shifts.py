@@ -38,7 +38,7 @@ def find_shifts(context: PruningContext, readers: Mapping[str, Reader]) -> dict[
     outputs, which is found in one pass of the example input.
     """
     layers = {name: context.model.get_submodule(reader.name) for name, reader in readers.items()}
-    norms = _norms_behind(context, {name: layer for name, layer in layers.items() if layer.bias is None})
+    norms = norms_behind(context, {name: layer for name, layer in layers.items() if layer.bias is None})
     biases = {name: layer.bias for name, layer in layers.items() if isinstance(layer.bias, Tensor)}
     means = {name: norm.running_mean for name, norm in norms.items() if isinstance(norm.running_mean, Tensor)}
     return {name: Shift(bias, 1.0) for name, bias in biases.items()} | {
@@ -46,7 +46,7 @@ def find_shifts(context: PruningContext, readers: Mapping[str, Reader]) -> dict[
     }
 
 
-def _norms_behind(context: PruningContext, layers: Mapping[str, nn.Module]) -> dict[str, _BatchNorm]:
+def norms_behind(context: PruningContext, layers: Mapping[str, nn.Module]) -> dict[str, _BatchNorm]:
     """For each layer the batch normalisation that is called with its unchanged outputs."""
     outputs: dict[int, tuple[str, Tensor]] = {}  # keeps the tensor alive, so that its id is not reused
     found: dict[str, _BatchNorm] = {}
