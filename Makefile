@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE :=
 CONSTRAINED := $(addprefix --constraint ,$(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu test-page test-rows test-slurm docs notebook refresh lint types check wheel clean
+.PHONY: help setup demo test test-fast test-gpu test-devices test-page test-rows test-slurm docs notebook refresh lint types check wheel clean
 
 help:  ## What each target does
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -29,13 +29,16 @@ test: setup  ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 test-fast: setup  ## Run the tests of the edit loop: all but slow ones and those that start several processes (2 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m 'not slow and not ddp and not browser and not rows and not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m 'not slow and not ddp and not browser and not rows and not gpu and not devices'
 
 test-page: setup  ## Test the report's page in headless Chromium, which must be there (Debian: apt-get install chromium)
 	$(BIN)/pytest -m browser tests/report/page
 
 test-rows: setup  ## Run every row of the studies of ResNet-50 and ResNet-56 once, on tiny images (10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m rows tests/experiments
+
+test-devices: setup  ## Run every step on a simulated device, and some tests of test-gpu on the processor (3 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m devices tests/devices
 
 test-gpu: setup  ## Test on a CUDA GPU (5 minutes); skipped where there is none
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist worksteal -m gpu tests/gpu

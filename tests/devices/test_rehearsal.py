@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.devices
 
 ROOT = Path(__file__).parents[2]
 FAST = (
