@@ -100,6 +100,10 @@ class LatencyModel:
         ratio = float(np.median(pruned.processor / full.processor))
         return Comparison(ratio, _spread(full), _spread(pruned), len(full.processor))
 
+    def measured(self) -> Spread:
+        """The time of the full network. Only on rank zero."""
+        return _spread(self.times([self.full])[0])
+
     def times(self, programs: list[Program]) -> list[Times]:
         """The times of programs in turns, on the target."""
         with threads(self.target.threads):

@@ -54,6 +54,23 @@ def test_json_contains_the_printed_data(capsys: pytest.CaptureFixture[str]) -> N
     assert all(0 < group["flops_share"] < 1 for group in found["groups"])
 
 
+def test_the_time_of_a_network_and_of_its_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("prunelab.evaluation.latency_target.SECONDS", 0.1)
+    words = ["model=lenet5", "budget.target.runtime=eager", f"budget.target.tables={tmp_path}"]
+    assert main([*words, "--latency", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["latency"]
+    assert found["target"] == "eager on cpu, fp32, batch 1, 1 thread"
+    assert set(found["modules"]) == {"conv1", "conv2", "conv3", "fc1", "fc2"}
+    assert 0 < found["p50"] <= found["p90"]
+    assert all(time > 0 for time in found["modules"].values())
+    assert main([*words, "--latency", "--layers"]) == 0
+    shown = capsys.readouterr().out
+    assert "latency" in shown and " ms " in shown
+    assert len(list(tmp_path.iterdir())) == 1  # the table, which the second call has read
+
+
 def test_layers_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model=lenet5", "--layers"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

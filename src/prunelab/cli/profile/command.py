@@ -36,14 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(words)
     if options.scores is not None:
         return exit_code(PROGRAM, lambda: _draw(options.words, options.scores))
-    return exit_code(PROGRAM, lambda: _show(options.words, options.json, options.layers))
+    return exit_code(PROGRAM, lambda: _show(options.words, options))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         usage=f"{PROGRAM} model=NAME [data=NAME | image_size=N] [model.KEY=VALUE ...] [exact=true] [--layers] "
-        "[--json]\n"
+        "[--latency] [--json]\n"
         f"       {PROGRAM} model=NAME data=NAME method=NAME ... --scores FOLDER",
         description="Show the removable parts of a network (channel groups, residual blocks), the frozen groups "
         "with reasons, and the costs, for images of the size of the data, or of the size for which the network was "
@@ -58,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--layers", action="store_true", help="list the layers with their shapes, parameters and MACs instead"
+    )
+    parser.add_argument(
+        "--latency",
+        action="store_true",
+        help="measure the forward time on budget.target, for example budget.target.runtime=eager; with --layers also "
+        "the part of each layer",
     )
     parser.add_argument("--json", action="store_true", help="print the profile as JSON")
     parser.add_argument(TRACEBACK_FLAG, action="store_true", help="show the traceback of an error")
@@ -82,12 +88,14 @@ def _draw(words: Sequence[str], folder: Path) -> int:
     return 0
 
 
-def _show(words: Sequence[str], as_json: bool, by_layer: bool) -> int:
+def _show(words: Sequence[str], options: argparse.Namespace) -> int:
     from prunelab.cli.profile.parts import (
         profile,
     )  # imports torch and timm, which takes seconds that --help does not need
 
-    _print(profile(words), as_json, by_layer)
+    with console_messages():
+        found = profile(words, options.latency)
+    _print(found, options.json, options.layers)
     for word in words:
         if word.startswith("method="):
             print(f"{PROGRAM}: add --scores FOLDER to draw the scores that {word} gives", file=sys.stderr)
@@ -116,6 +124,10 @@ def _totals(found: Profile) -> str:
         "MACs": f"{found.macs:,}",
         "parameters": f"{found.params:,}",
     }
+    if found.latency:
+        lines["latency"] = (
+            f"{found.latency.p50:.3f} ms (90 % below {found.latency.p90:.3f}), {found.latency.target}"
+        )
     if found.additions:
         lines["additions"] = _additions(found)
     if found.unused_parameters:

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from torch import nn
 
 from prunelab.cli.config import configure_parts
 from prunelab.errors import UserError
+from prunelab.evaluation import LatencyModel, Target
+from prunelab.evaluation.layer_shapes import shape_of
 from prunelab.models import build
 from prunelab.models.user_models import import_user_module
 from prunelab.structure import ChannelGraph, ModuleCost, ResidualAddition, analyze
@@ -46,6 +49,20 @@ class Frozen:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """The measured forward time of the network on a target, and the part of each module in it, in milliseconds.
+
+    ``p50`` and ``p90`` are percentiles over turns, of processor time if the target has one thread, else of the time on
+    the clock. Times of modules are those of their layers, scaled to a first measurement of the network.
+    """
+
+    target: str
+    p50: float
+    p90: float
+    modules: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Profile:
     """The printed data; FLOPs (2 x multiply-accumulates + biases) and MACs are for one image.
 
@@ -67,20 +84,24 @@ class Profile:
     additions: tuple[ResidualAddition, ...] = ()
     unused_parameters: tuple[str, ...] = ()
     training_failure: str | None = None
+    latency: Latency | None = None
 
 
-def profile(words: Sequence[str]) -> Profile:
+def profile(words: Sequence[str], with_latency: bool = False) -> Profile:
     """The profile of the network that the command line ``words`` choose.
 
     Images and classes are those of the data if the words choose any, else those of the published network.
+    ``with_latency``: measure it on ``budget.target``.
 
     Raises:
-        UserError: there is no such network or data, or it cannot take images of this size.
+        UserError: there is no such network or data, it cannot take images of this size, or the target is not available.
     """
     sizes = [word for word in words if word.startswith("image_size=")]
     chosen = [word for word in words if word not in sizes]
     of_data = ["data"] if any(word.startswith(("data=", "data.")) for word in chosen) else []
-    settings, exact, cardinality, *data = configure_parts(("model", "exact", "cardinality", *of_data), chosen)
+    settings, exact, cardinality, budget, *data = configure_parts(
+        ("model", "exact", "cardinality", "budget", *of_data), chosen
+    )
     name = settings["name"]
     if settings.get("module") is not None:
         import_user_module(settings["module"])
@@ -106,7 +127,22 @@ def profile(words: Sequence[str]) -> Profile:
         additions=graph.additions,
         unused_parameters=graph.unused_parameters,
         training_failure=graph.training_failure,
+        latency=_latency(network, graph, example, budget["target"]) if with_latency else None,
     )
+
+
+def _latency(
+    network: nn.Module, graph: ChannelGraph, example: torch.Tensor, settings: Mapping[str, Any]
+) -> Latency:
+    target = Target(**{name: value for name, value in settings.items() if name != "_target_"})
+    model = LatencyModel.of(network.eval(), graph, example, target)
+    full = model.measured()
+    modules: dict[str, float] = {}
+    for layer in graph.cost.layers():
+        time = model.scale * model.table.milliseconds(shape_of(layer))
+        modules[layer.module] = modules.get(layer.module, 0.0) + time
+    model.table.save()
+    return Latency(str(target), full.p50_ms, full.p90_ms, modules)
 
 
 def _of_data(settings: Mapping[str, Any]) -> tuple[tuple[int, int, int], int]:
