@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf/experiment"
 ROWS = sorted(file.stem for file in (CONF / "table2").glob("*.yaml"))
 METHODS = sorted(file.stem for file in (CONF / "imagenet_resnet50").glob("*.yaml"))
-NETWORKS = {"8.17": "resnet50", "7.72": "resnet50_v1"}
+NETWORKS = {"8.17": "resnet50", "7.72": "resnet50_v1", "23.21": "resnet152"}
 HERE = {
     "SFP",
     "FPGM",
@@ -27,6 +27,7 @@ HERE = {
     "EagleEye",
     "LFPC",
     "ABCPruner",
+    "ABCPruner on ResNet-152",
     "AutoSlim",
     "DMCP",
     "TAS",

@@ -29,22 +29,29 @@ LESS = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder, with random weights in place of torchvision's, which would be downloaded."""
-    folder = tmp_path_factory.mktemp("table2")
-    network = build("resnet50", num_classes=1000, in_chans=3, image_size=(32, 32))
-    save_file(
-        {name: tensor.contiguous() for name, tensor in network.state_dict().items()},
-        folder / "weights.safetensors",
-    )
-    return folder
+    """The output folder."""
+    return tmp_path_factory.mktemp("table2")
+
+
+def weights(network: str, place: Path) -> Path:
+    """Random weights in place of torchvision's, which would be downloaded."""
+    file = place / f"{network}.safetensors"
+    if not file.exists():
+        built = build(network, num_classes=1000, in_chans=3, image_size=(32, 32))
+        save_file({name: tensor.contiguous() for name, tensor in built.state_dict().items()}, file)
+    return file
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_runs(row: str, place: Path, imagenet_tree: Path) -> None:
     words = [f"experiment=table2/{row}", *SMALL, f"data.root={imagenet_tree}", f"outputs={place}"]
     words += LESS.get(row, LESS.get(row.partition("_")[0], ()))
-    if configure(words)["baseline"]["_target_"].endswith("PretrainedBaseline"):
-        words += ["baseline=file", f"baseline.path={place / 'weights.safetensors'}"]
+    config = configure(words)
+    if config["baseline"]["_target_"].endswith("PretrainedBaseline"):
+        words += [
+            "baseline=file",
+            f"baseline.path={weights(config['model']['name'].partition('.')[0], place)}",
+        ]
     outcome = run(configure(words))
     record = Record.from_json((outcome.folder.path / "record.json").read_text())
     assert record == outcome.record
