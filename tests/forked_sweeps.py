@@ -89,11 +89,11 @@ def prepare() -> None:
     for name in IMPORTED_LATE:
         importlib.import_module(name)
     from prunelab.cli.local import launch
-    from prunelab.evaluation import forward_milliseconds
+    from prunelab.evaluation import forward_times
     from prunelab.steps import task
 
     launch.START_METHOD = "fork"
-    task.forward_milliseconds = partial(_at_once, forward_milliseconds)
+    task.forward_times = partial(_at_once, forward_times)
 
 
 def _at_once(measure: Callable[..., Any], *arguments: Any) -> Any:

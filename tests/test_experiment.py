@@ -101,6 +101,30 @@ def test_the_best_epoch_is_the_one_with_the_highest_accuracy_on_validation_image
     assert (record.test_set.images, record.test_set.largest_class) == (360, pytest.approx(37 / 360))
 
 
+def test_layers_of_low_rank_follow_the_recovery(smallest: Configure) -> None:
+    words = ["lowrank=svd", "lowrank.flops=0.8", "lowrank.images=32", "budget.target.runtime=eager"]
+    outcome = run(smallest(*words))
+    record, stages = outcome.record, {stage.name: stage for stage in outcome.record.stages}
+
+    assert [*stages] == ["full", "pruned", "recovered", "low rank", "low rank, recovered"]
+    assert record.lowrank == "svd, flops=0.8"
+    assert curves(outcome.folder.path) == [("recovery", "1"), ("low-rank", "1")]
+    pruned, last = stages["recovered"], stages["low rank, recovered"]
+    assert 0.7 * pruned.flops < last.flops <= 0.8 * pruned.flops
+    assert (last.flops, last.params, last.top1) == (
+        record.pruned.flops,
+        record.pruned.params,
+        record.pruned.top1,
+    )
+    assert record.budget.reached == pruned.flops / stages["full"].flops
+    assert all(stage.latency_ms[1].p90 >= stage.latency_ms[1].p50 > 0 for stage in stages.values())
+    network = prunelab.load(outcome.folder.path)
+    assert analyze(network, torch.zeros(1, 1, 8, 8)).cost.flops() == last.flops
+    assert record.plan.factorised
+    for path in record.plan.factorised:
+        assert isinstance(network.get_submodule(path), torch.nn.Sequential)
+
+
 def test_without_a_recovery_there_is_no_best_epoch(tmp_path: Path) -> None:
     words = [
         "budget.flops=0.5",

@@ -15,7 +15,15 @@ from prunelab.export.checkpoint import write_network
 from prunelab.records import Record, RunFolder, claimed
 from prunelab.records.claim import Claim, ClaimLost
 from prunelab.records.reason import reason
-from prunelab.steps import Setup, failure_of, full_network, measure, prune_and_recover, record_of
+from prunelab.steps import (
+    Setup,
+    factorise_and_recover,
+    failure_of,
+    full_network,
+    measure,
+    prune_and_recover,
+    record_of,
+)
 from prunelab.tracking import RunLogger, writing_log
 
 log = logging.getLogger(__name__)
@@ -64,10 +72,14 @@ def _perform(setup: Setup, folder: RunFolder, config: Mapping[str, Any], claim: 
     try:
         full = full_network(setup)
         pruned = prune_and_recover(setup, full, folder.rounds, claim.write)
-        figures = measure(setup, full, pruned)
-        pruned.network.prunelab_input = setup.task.data.input_format  # type: ignore[assignment]  # travels with it
-        from_rank_zero(lambda: write_network(pruned.network, folder.path, claim.write))
-        record = from_rank_zero(lambda: record_of(setup, full, pruned, figures, folder, config, started))
+        factorised = factorise_and_recover(setup, full, pruned, folder.rounds, claim.write)
+        figures = measure(setup, full, pruned, factorised)
+        network = pruned.network if factorised is None else factorised.network
+        network.prunelab_input = setup.task.data.input_format  # type: ignore[assignment]  # travels with it
+        from_rank_zero(lambda: write_network(network, folder.path, claim.write))
+        record = from_rank_zero(
+            lambda: record_of(setup, full, pruned, factorised, figures, folder, config, started)
+        )
         logger.finish(record)
     finally:
         logger.close()

@@ -44,7 +44,7 @@ ACT_THROUGH_OTHERS = (
 
 
 def choices() -> list[str]:
-    groups = ("method", "recipe", "trainer", "data", "model", "baseline")
+    groups = ("method", "recipe", "lowrank", "trainer", "data", "model", "baseline")
     return [f"{group}={path.stem}" for group in groups for path in sorted((CONF / group).glob("*.yaml"))]
 
 
@@ -287,3 +287,10 @@ def test_the_target_of_a_latency_counts_and_its_tables_do_not() -> None:
     assert run_key(configure(["budget.latency=0.5", "budget.target.tables=elsewhere"])) == key
     plain = run_key(configure([BUDGET]))
     assert run_key(configure([BUDGET, "budget.target.runtime=eager"])) == plain
+
+
+def test_a_configuration_of_before_low_rank_has_the_same_key() -> None:
+    config = configure(["method=l1", BUDGET])
+    before = {name: value for name, value in config.items() if name != "lowrank"}
+    assert run_key(before) == run_key(config) != run_key(configure(["method=l1", BUDGET, "lowrank=svd"]))
+    assert baseline_key(configure(["method=l1", BUDGET, "lowrank=svd"])) == baseline_key(config)

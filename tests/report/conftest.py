@@ -88,7 +88,7 @@ class StudyFolder:
 
     def write(self, name: str, text: str) -> None:
         file = self.path / name
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
 
 

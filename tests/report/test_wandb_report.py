@@ -67,16 +67,19 @@ def test_every_table_has_the_panels_of_the_page(report: Report, server: Server) 
     assert address == "https://wandb.example/team/pruning/reports/prunelab:-demo--42"
     blocks = json.loads(server.saved["spec"])["blocks"]
     headings = [block["children"][0]["text"] for block in blocks if block["type"] == "heading"]
-    of_a_table = ["Accuracy against costs", "Methods", "Channels kept in each group", "Learning curves"]
+    of_a_table = [
+        "Accuracy against costs", "Methods", "Channels kept in each group", "Stages", "Learning curves",
+    ]  # fmt: skip
     assert headings == ["resnet20 on digits", *of_a_table, "vgg on digits", *of_a_table, "Table"]
     grids = [block["metadata"] for block in blocks if block["type"] == "panel-grid"]
-    panels = [grid["panelBankSectionConfig"]["panels"] for grid in grids[:4]]
+    panels = [grid["panelBankSectionConfig"]["panels"] for grid in grids[:5]]
     axes = [(panel["config"]["xAxis"], panel["config"]["yAxis"]) for panel in panels[0]]
     costs = ("flops", "params", "forward_ms_batch_1", "forward_ms_batch_64")
     assert axes == [(f"summary:{cost}", "summary:top1") for cost in costs]
     assert panels[1][0]["config"]["metrics"] == ["after_pruning_top1", "top1"]
     assert "widths" in json.dumps(panels[2])
-    assert [panel["config"]["metrics"] for panel in panels[3]] == [
+    assert "stages" in json.dumps(panels[3])
+    assert [panel["config"]["metrics"] for panel in panels[4]] == [
         ["val/top1"],
         ["val/loss"],
         ["train/top1"],
@@ -92,12 +95,12 @@ def test_panels_show_the_runs_of_the_study_by_job_type(report: Report, server: S
     grids = [block for block in json.loads(server.saved["spec"])["blocks"] if block["type"] == "panel-grid"]
     wanted = [
         [(each["key"]["name"], each["value"]) for each in runs["filters"]["filters"]]
-        for runs in (*grids[0]["metadata"]["runSets"], *grids[7]["metadata"]["runSets"])
+        for runs in (*grids[0]["metadata"]["runSets"], *grids[9]["metadata"]["runSets"])
     ]
     group, vgg, data = ("group", ["demo"]), ("tags", ["vgg"]), ("tags", ["digits"])
     assert wanted == [
         [group, ("jobType", "result"), ("tags", ["resnet20"]), data],
-        *([group, ("jobType", job), vgg, data] for job in ("recovery", "round", "learning")),
+        *([group, ("jobType", job), vgg, data] for job in ("low-rank", "recovery", "round", "learning")),
     ]
 
 

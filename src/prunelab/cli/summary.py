@@ -19,6 +19,7 @@ from prunelab.cli.ending import FAILED, is_first_process
 from prunelab.cli.report import main as report
 from prunelab.records import Metrics, Record
 from prunelab.records.deployment import Deployment
+from prunelab.report.stages import stage_lines
 
 DEFAULT_METHOD = (
     "No method was named: {method} is the default, because EfficientNet-Lite0 and ResNet-56 kept the most accuracy "
@@ -160,8 +161,12 @@ def _result(job: Job, record: Record) -> Text:
     ]
     if record.latency is not None:
         lines.append(f"  latency      {record.latency}")
+    if record.lowrank:
+        lines.append(f"  low rank     {record.lowrank}: {len(record.plan.factorised)} layers")
     for batch, before in full.latency_ms.items():
         lines.append(f"  batch {batch:<6} {before:.2f} ms -> {small.latency_ms[batch]:.2f} ms")
+    if record.lowrank:
+        lines += stage_lines(record.stages)
     return Text("\n".join([*lines, f"  {job.folder}"]))
 
 

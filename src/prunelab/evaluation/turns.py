@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from prunelab.evaluation.target import Target
+from prunelab.records.deployment import Percentiles
 
 Program = Callable[[], object]
 Clock = Callable[[], float]
@@ -81,6 +82,13 @@ def in_turns(
     ]
     values = np.array(found, dtype=np.float64)  # (turns, programs, 2)
     return [Times(values[:, number, 0], values[:, number, 1]) for number in range(len(programs))]
+
+
+def percentiles(programs: Sequence[Program], target: Target, seconds: float) -> list[Percentiles]:
+    """Median and 90th percentile of each program in milliseconds, in turns; processor time for one thread."""
+    with threads(target.threads), torch.inference_mode():
+        found = in_turns(programs, Clocks.of(target), seconds)
+    return [Percentiles.of((1000 * times.processor).tolist()) for times in found]
 
 
 @contextmanager

@@ -39,8 +39,8 @@ class LowRank:
         UserError: an invalid value, or a combination that does not exist.
 
     Example:
-        >>> str(prunelab.LowRank("svd", flops=0.5))
-        'lowrank=svd, lowrank.flops=0.5'
+        >>> prunelab.LowRank("svd", flops=0.5).title
+        'svd, flops=0.5'
     """
 
     decomposition: Decomposition = "none"
@@ -106,7 +106,9 @@ class LowRank:
         """The fraction of the resource that is kept; None if no budget determines the ranks."""
         return self.params if self.params is not None else self.flops
 
-    def __str__(self) -> str:
+    @property
+    def title(self) -> str:
+        """``svd, flops=0.7``; empty for none."""
         rule = next((name for name in ("flops", "params", "ranks") if getattr(self, name) is not None), None)
-        more = "" if rule is None else f", lowrank.{rule}={getattr(self, rule)}"
-        return f"lowrank={self.decomposition}{more}"
+        value = "given" if isinstance(self.ranks, Mapping) else getattr(self, rule or "ranks")
+        return "" if self.decomposition == "none" else f"{self.decomposition}, {rule}={value}"

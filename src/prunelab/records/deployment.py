@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,13 +23,19 @@ class Percentiles:
     p50: float
     p90: float
 
+    @classmethod
+    def of(cls, milliseconds: Sequence[float]) -> Percentiles:
+        """The percentiles of at least two passes, interpolated linearly."""
+        tenths = statistics.quantiles(milliseconds, n=10, method="inclusive")
+        return cls(tenths[4], tenths[8])
+
 
 @dataclass(frozen=True)
 class Stage:
-    """One form of the network: full or pruned, in a runtime and a precision.
+    """The network after one stage of the work on it, in a runtime and a precision.
 
     Attributes:
-        name: "full" or "pruned".
+        name: "full", "pruned", "calibrated", "recovered", "low rank" or "low rank, recovered".
         runtime: "eager" (PyTorch), "onnxruntime", "torch.export" or "torchscript".
         precision: "fp32", "fp16", "bf16" or "int8".
         bytes: size of its weights (eager) or of its file.
@@ -37,6 +44,7 @@ class Stage:
             None for networks in PyTorch and for the full network.
         largest_difference: largest difference of a logit from the pruned network's in PyTorch; None as above.
         latency_ms: batch size -> milliseconds.
+        flops, params: FLOPs of one image, and parameters; None in the description of a deployment.
     """
 
     name: str
@@ -48,6 +56,8 @@ class Stage:
     agreement: float | None
     largest_difference: float | None
     latency_ms: Mapping[int, Percentiles]
+    flops: int | None = None
+    params: int | None = None
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Stage:
@@ -68,6 +78,8 @@ class Stage:
             latency_ms={
                 batch: Percentiles(each.number("p50"), each.number("p90")) for batch, each in times.items()
             },
+            flops=_count(fields, "flops"),
+            params=_count(fields, "params"),
         )
 
 
@@ -127,7 +139,7 @@ class Deployment:
             files={name: files.mapping(name) for name in files.names()},
             shipped=fields.text("shipped"),
             input=fields.mapping("input"),
-            opset=None if fields.number_or_none("opset") is None else fields.integer("opset"),
+            opset=_count(fields, "opset"),
             checked_images=fields.integer("checked_images"),
             largest_logit=fields.number("largest_logit"),
             quantisation=None if quantisation is None else fields.mapping("quantisation"),
@@ -142,3 +154,8 @@ class Deployment:
     def to_json(self) -> str:
         """Strict JSON: no NaN, no infinity."""
         return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, allow_nan=False) + "\n"
+
+
+def _count(fields: Fields, name: str) -> int | None:
+    """An integer; None if the field is null or missing."""
+    return fields.integer(name) if fields.has(name) and fields.number_or_none(name) is not None else None

@@ -53,9 +53,9 @@ levels, ...)."""
 OF_THE_BASELINE = ("data", "model", "baseline", "seed", "trainer", "fast_dev_run")
 """The settings on which a baseline depends; runs of a sweep with the same ones share it."""
 
-OF_A_RUN = (*OF_THE_BASELINE, "method", "recipe")
+OF_A_RUN = (*OF_THE_BASELINE, "method", "recipe", "lowrank")
 
-TOP_LEVEL_DEFAULTS: Mapping[str, Any] = {"seed": 0, "fast_dev_run": None}
+TOP_LEVEL_DEFAULTS: Mapping[str, Any] = {"seed": 0, "fast_dev_run": None, "lowrank": None}
 NETWORK_SETTINGS = "prunelab.steps.NetworkSettings"
 """The class that takes the settings of conf/model."""
 
@@ -172,6 +172,17 @@ def _of_trainer(config: Mapping[str, Any]) -> dict[str, Any]:
     return found | (processes if _depends_on_processes(config["model"]) else {})
 
 
+def _of_lowrank(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings of the factorisation; None without one."""
+    return _of_group("lowrank", config["lowrank"]) if factorises(config) else None
+
+
+def factorises(config: Mapping[str, Any]) -> bool:
+    """Whether the resolved ``config``, which may be of an earlier version, factorises layers."""
+    settings = config.get("lowrank")
+    return isinstance(settings, Mapping) and settings.get("decomposition", "none") != "none"
+
+
 def _depends_on_processes(model: Mapping[str, Any]) -> bool:
     """Whether training steps of several processes may differ from those of one (``training/whole_batch.py``).
 
@@ -190,7 +201,7 @@ def _number(devices: Any) -> Any:
     return int(devices) if isinstance(devices, str) and devices.isdigit() else devices
 
 
-SPECIAL_FORMS: Mapping[str, Any] = {"model": _of_model, "trainer": _of_trainer}
+SPECIAL_FORMS: Mapping[str, Any] = {"model": _of_model, "trainer": _of_trainer, "lowrank": _of_lowrank}
 """The groups with settings that count only together with others, and their form in the configuration."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from prunelab.records.fields import Fields, RecordError
@@ -95,13 +95,16 @@ class BudgetSummary:
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """The applied plan: channels (before, after) per group, and the difference of the pruned from the masked
-    network."""
+    """The applied plan: channels (before, after) per group, and the difference of the pruned from the masked network.
+
+    ``factorised`` maps layers to the form and ranks that replace them, such as "spatial 4".
+    """
 
     widths: Mapping[str, tuple[int, int]]
     dropped_blocks: tuple[str, ...]
     digest: str
     masked_vs_pruned: float
+    factorised: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_fields(cls, fields: Fields) -> PlanSummary:
@@ -110,6 +113,7 @@ class PlanSummary:
             dropped_blocks=fields.texts("dropped_blocks"),
             digest=fields.text("digest"),
             masked_vs_pruned=fields.number("masked_vs_pruned"),
+            factorised=fields.texts_by_name("factorised") if fields.has("factorised") else {},
         )
 
 
@@ -117,6 +121,7 @@ class PlanSummary:
 class Timings:
     """Wall-clock seconds of the parts of a run. ``baseline_s`` is 0 if the baseline came from the store.
 
+    ``low_rank_s``: the decomposition of layers and the reconstruction; training afterwards is part of ``recovery_s``.
     ``other_load`` is the mean number of processor cores that other processes used while forward passes were timed; None
     if it is not known.
     """
@@ -127,6 +132,7 @@ class Timings:
     evaluate_s: float
     total_s: float
     other_load: float | None = None
+    low_rank_s: float = 0.0
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Timings:
@@ -137,6 +143,7 @@ class Timings:
             evaluate_s=fields.number("evaluate_s"),
             total_s=fields.number("total_s"),
             other_load=fields.number_or_none("other_load") if fields.has("other_load") else None,
+            low_rank_s=fields.number("low_rank_s") if fields.has("low_rank_s") else 0.0,
         )
 
 

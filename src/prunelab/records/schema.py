@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from prunelab.records.deployment import Stage
 from prunelab.records.fields import Fields, RecordError
 from prunelab.records.latency import LatencySummary
 from prunelab.records.parts import (
@@ -45,6 +46,10 @@ class Record:
 
     ``latency`` describes how a latency budget was met; None for other budgets.
 
+    ``lowrank`` describes the factorisation of layers ("svd, flops=0.7"; "" without one), which follows the recovery;
+    ``pruned`` and ``validation`` are then those of the factorised network after its own recovery. ``stages``: the
+    full network, and the network after each stage; () in older records.
+
     ``title`` is the title of the method; ``classes`` maps places of the configuration (``method.criterion``) to the
     stable names of the classes that were used; ``contents`` maps settings to digests of what they name, see
     ``records.contents``; ``key_schema`` is the version of the definition of ``key``. Records that were made before
@@ -80,6 +85,8 @@ class Record:
     key_schema: int = 1
     after_calibration: tuple[Calibrated, ...] = ()
     latency: LatencySummary | None = None
+    lowrank: str = ""
+    stages: tuple[Stage, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Any) -> Record:
@@ -129,6 +136,10 @@ class Record:
             if fields.has("after_calibration")
             else (),
             latency=None if latency is None else LatencySummary.from_fields(latency),
+            lowrank=fields.text("lowrank") if fields.has("lowrank") else "",
+            stages=tuple(Stage.from_fields(each) for each in fields.nested_list("stages"))
+            if fields.has("stages")
+            else (),
         )
 
     @classmethod
@@ -159,6 +170,7 @@ class Failure:
     recipe: str
     error: str
     when: str
+    lowrank: str = ""
 
     @classmethod
     def from_dict(cls, values: Any) -> Failure:
@@ -177,6 +189,7 @@ class Failure:
             recipe=fields.text("recipe"),
             error=fields.text("error"),
             when=fields.text("when"),
+            lowrank=fields.text("lowrank") if fields.has("lowrank") else "",
         )
 
     @classmethod

@@ -166,7 +166,7 @@ def _row(
         seeds=tuple(sorted(seeds)),
         missing_seeds=tuple(sorted(set(all_seeds) - seeds)),
         statistics=statistics,
-        published=beside(key.method, kept.mean, published) if kept else None,
+        published=beside(key.method, kept.mean, published) if kept and not key.lowrank else None,
     )
 
 
@@ -201,6 +201,7 @@ def _rank(row: Row) -> tuple[object, ...]:
         key.levels,
         key.allocation,
         key.recipe,
+        key.lowrank,
         key.settings,
     )
 

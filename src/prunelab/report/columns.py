@@ -105,6 +105,7 @@ NAMES: tuple[tuple[str, Callable[[RowKey], str]], ...] = (
     ("Allocation", lambda key: key.allocation),
     ("Budget", budget_text),
     ("Recipe", lambda key: key.recipe),
+    ("Low rank", lambda key: key.lowrank),
     ("Settings", lambda key: key.settings),
 )
 

@@ -25,6 +25,7 @@ NAMES = (
     "keep",
     "divisor",
     "recipe",
+    "lowrank",
     "settings",
     "seed_count",
     "seeds",
@@ -161,6 +162,7 @@ def _key(table: Table, key: RowKey) -> dict[str, object]:
         "keep": key.keep,
         "divisor": key.divisor,
         "recipe": key.recipe,
+        "lowrank": key.lowrank,
         "settings": key.settings,
     }
 

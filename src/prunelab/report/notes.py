@@ -138,7 +138,15 @@ def left_out(report: Report) -> list[str]:
 
 
 def _named(key: RowKey) -> str:
-    parts = (key.method, levels_text(key), key.allocation, budget_text(key), key.recipe, key.settings)
+    parts = (
+        key.method,
+        levels_text(key),
+        key.allocation,
+        budget_text(key),
+        key.recipe,
+        key.lowrank,
+        key.settings,
+    )
     return one_line(", ".join(part for part in parts if part))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prunelab.errors import UserError
+from prunelab.records.deployment import DEPLOYMENT_FILE, DEPLOYMENT_FOLDER, Deployment
 from prunelab.records.evaluations import Evaluation, parse_evaluations
 from prunelab.records.fields import RecordError
 from prunelab.records.folder import (
@@ -25,6 +26,8 @@ from prunelab.report.unfinished import Intention, read_intention
 
 Content = TypeVar("Content")
 
+DEPLOYMENT = f"{DEPLOYMENT_FOLDER}/{DEPLOYMENT_FILE}"
+
 COPIED_RECORDS = "records"
 """A study in a folder of this name, next to its report, has the name of the parent folder."""
 
@@ -33,14 +36,15 @@ COPIED_RECORDS = "records"
 class FinishedRun:
     """A run with a record. ``path`` is the file, relative to the folder of the study, here and below.
 
-    ``curves`` is the content of curves.csv in the same folder, ``search`` that of search.csv; None if the file does not
-    exist or cannot be used.
+    ``curves`` is the content of curves.csv in the same folder, ``search`` that of search.csv, ``deployment`` that of
+    deployment/deployment.json; None if the file does not exist or cannot be used.
     """
 
     record: Record
     path: Path
     curves: tuple[Epoch, ...] | None = None
     search: Mapping[str, tuple[Evaluation, ...]] | None = None
+    deployment: Deployment | None = None
 
 
 @dataclass(frozen=True)
@@ -115,11 +119,12 @@ def _read_run(folder: Path) -> Iterator[FinishedRun | FailedRun | UnfinishedRun 
 
 
 def _with_figures(run: FinishedRun, folder: Path) -> Iterator[FinishedRun | Problem]:
-    """The run with its curves and the evaluations of its search; unusable files are problems, but the run counts."""
+    """The run with its curves, search and deployment; unusable files are problems, but the run counts."""
     problems = []
     readers: dict[str, tuple[str, Callable[[str], Any], str]] = {
         CURVES_FILE: ("curves", parse_curves, "curves are"),
         SEARCH_FILE: ("search", parse_evaluations, "search is"),
+        DEPLOYMENT: ("deployment", Deployment.from_json, "exported stages are"),
     }
     for name, (attribute, parse, what) in readers.items():
         if not (folder / name).exists():

@@ -21,6 +21,7 @@ class RowKey:
     divisor: int
     recipe: str
     settings: str = ""
+    lowrank: str = ""
 
     @classmethod
     def of(cls, run: Record | Failure) -> RowKey:
@@ -34,4 +35,5 @@ class RowKey:
             keep=run.budget.keep,
             divisor=run.budget.divisor,
             recipe=run.recipe,
+            lowrank=run.lowrank,
         )

@@ -19,7 +19,7 @@ RESULT = "result"
 SEARCH = "search"
 """The job type of the W&B runs that hold the final figures, under the column names of the report's CSV file."""
 
-LEARNING_JOBS = ("learning", "round", "recovery")
+LEARNING_JOBS = ("learning", "round", "recovery", "low-rank")
 CURVES = ("val/top1", "val/loss", "train/top1", "train/loss")
 COLUMNS = (
     "config:names.value.method",
@@ -87,6 +87,10 @@ def _sections(client: ModuleType, table: Table, entity: str, project: str) -> li
         client.H2("Channels kept in each group"),
         client.PanelGrid(
             runsets=results, panels=[_wide(client, client.WeavePanelSummaryTable(table_name="widths"))]
+        ),
+        client.H2("Stages"),
+        client.PanelGrid(
+            runsets=results, panels=[_wide(client, client.WeavePanelSummaryTable(table_name="stages"))]
         ),
         client.H2("Learning curves"),
         client.PanelGrid(runsets=jobs[::-1], panels=_curves(client)),

@@ -2,6 +2,7 @@
 
 from prunelab.steps.baseline import BaselineSource, FileBaseline, PretrainedBaseline, TrainedBaseline
 from prunelab.steps.full import FullNetwork, full_network
+from prunelab.steps.low_rank import Factorised, factorise_and_recover
 from prunelab.steps.measure import Figures, measure
 from prunelab.steps.record import failure_of, record_of
 from prunelab.steps.rounds import Pruned, prune_and_recover
@@ -10,6 +11,7 @@ from prunelab.steps.task import NetworkSettings, Task
 
 __all__ = [
     "BaselineSource",
+    "Factorised",
     "Figures",
     "FileBaseline",
     "FullNetwork",
@@ -19,6 +21,7 @@ __all__ = [
     "Setup",
     "Task",
     "TrainedBaseline",
+    "factorise_and_recover",
     "failure_of",
     "full_network",
     "measure",

@@ -7,17 +7,17 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
 
-from prunelab.evaluation import Compared, compared, forward_times, other_load
-from prunelab.evaluation.turns import threads as torch_threads
+from prunelab.evaluation import Compared, Target, compared, other_load
+from prunelab.evaluation.turns import percentiles
 from prunelab.export import predict
 from prunelab.export.capture import for_export
 from prunelab.export.deploy import PACKAGES, Deploy
@@ -162,22 +162,16 @@ def _quantisation(settings: Deploy, chosen: Range | None) -> dict[str, Any] | No
 
 
 def _times(
-    networks: Sequence[nn.Module], image_shape: tuple[int, int, int], threads: int, seconds: float
+    networks: Sequence[nn.Module], image_shape: tuple[int, int, int], number: int, seconds: float
 ) -> list[dict[int, Percentiles]]:
-    """For each network the percentiles by batch size; the networks take turns."""
-    log.info("Measuring times with %d thread(s).", threads)
-    cpu = torch.device("cpu")
-    with torch_threads(threads):
-        by_batch = {
-            batch: forward_times(networks, image_shape, batch, cpu, seconds=seconds) for batch in BATCHES
-        }
-    return [
-        {
-            batch: Percentiles(*(float(np.percentile(times[place], share)) for share in (50, 90)))
-            for batch, times in by_batch.items()
-        }
-        for place in range(len(networks))
-    ]
+    """For each network the percentiles by batch size; the networks take turns. Processor time for one thread."""
+    log.info("Measuring times with %d thread(s).", number)
+    target = Target(runtime="eager", threads=number)
+    by_batch = {}
+    for batch in BATCHES:
+        images = torch.rand(batch, *image_shape, generator=torch.Generator().manual_seed(0))
+        by_batch[batch] = percentiles([partial(network, images) for network in networks], target, seconds)
+    return [{batch: found[place] for batch, found in by_batch.items()} for place in range(len(networks))]
 
 
 def _warnings(settings: Deploy, shipped: Stage, images: int) -> Iterator[str]:

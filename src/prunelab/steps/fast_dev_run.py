@@ -23,11 +23,12 @@ def shortened(config: Mapping[str, Any]) -> dict[str, Any]:
     images = max(1, batches) * config["data"]["eval_batch_size"]
     limits = {
         "recipe": {"calibration_images": images, "number": MOST_ROUNDS, "parts": MOST_ROUNDS},
+        "lowrank": {"images": images},
         "method": {"images": images, "validation_images": images, "candidates": MOST_CANDIDATES},
     }
     for group, most in limits.items():
         for name, limit in most.items():
-            if isinstance(short[group].get(name), int):
+            if isinstance(short.get(group, {}).get(name), int):
                 short[group][name] = min(short[group][name], limit)
     if "evaluations" in short["method"]:
         short["method"]["evaluations"] = MOST_CANDIDATES

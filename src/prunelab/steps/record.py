@@ -11,6 +11,7 @@ from prunelab.records.classes import class_name, classes
 from prunelab.records.key import KEY_SCHEMA
 from prunelab.steps.environment import git_state, hardware, versions
 from prunelab.steps.full import FullNetwork
+from prunelab.steps.low_rank import Factorised
 from prunelab.steps.measure import Figures
 from prunelab.steps.rounds import Pruned
 from prunelab.steps.setup import Setup
@@ -20,6 +21,7 @@ def record_of(
     setup: Setup,
     full: FullNetwork,
     pruned: Pruned,
+    factorised: Factorised | None,
     figures: Figures,
     folder: RunFolder,
     config: Mapping[str, Any],
@@ -27,6 +29,7 @@ def record_of(
 ) -> Record:
     """The record of a run that has just ended."""
     plan = pruned.plan
+    layers = {} if factorised is None else factorised.layers
     return Record(
         **_identity(setup, folder.key),
         budget=_budget(setup, _reached(setup, pruned, figures)),
@@ -34,9 +37,9 @@ def record_of(
         after_pruning=pruned.after_pruning,
         after_calibration=pruned.after_calibration,
         pruned=figures.pruned,
-        plan=PlanSummary(plan.widths, plan.dropped_blocks, plan.digest(), pruned.masked_vs_pruned),
+        plan=PlanSummary(plan.widths, plan.dropped_blocks, plan.digest(), pruned.masked_vs_pruned, layers),
         config=config,
-        timings=_timings(full, pruned, figures),
+        timings=_timings(full, pruned, factorised, figures),
         versions=versions(),
         hardware=hardware(),
         git=git_state(),
@@ -50,6 +53,7 @@ def record_of(
         contents=folder.contents,
         key_schema=KEY_SCHEMA,
         latency=pruned.latency,
+        stages=figures.stages,
     )
 
 
@@ -58,7 +62,8 @@ def _reached(setup: Setup, pruned: Pruned, figures: Figures) -> float:
     if pruned.latency is not None:
         return pruned.latency.measured
     resource = setup.budget.resource
-    return float(getattr(figures.pruned, resource) / getattr(figures.baseline, resource))
+    stage = next(each for each in figures.stages if each.name == "pruned")
+    return float(getattr(stage, resource) / getattr(figures.baseline, resource))
 
 
 def failure_of(setup: Setup, key: str, error: str) -> Failure:
@@ -74,6 +79,7 @@ def _identity(setup: Setup, key: str) -> dict[str, Any]:
         "model": setup.names["model"],
         "data": setup.names["data"],
         "recipe": setup.names["recipe"],
+        "lowrank": setup.lowrank.title,
         "seed": setup.task.seed,
         "levels": setup.method.levels,
     }
@@ -86,9 +92,13 @@ def _budget(setup: Setup, reached: float | None) -> BudgetSummary:
     )
 
 
-def _timings(full: FullNetwork, pruned: Pruned, figures: Figures) -> Timings:
-    parts = (full.training_s, pruned.score_s, pruned.recovery_s, figures.seconds)
-    return Timings(*parts, total_s=sum(parts), other_load=figures.other_load)
+def _timings(full: FullNetwork, pruned: Pruned, factorised: Factorised | None, figures: Figures) -> Timings:
+    low_rank_s = 0.0 if factorised is None else factorised.seconds
+    recovery_s = pruned.recovery_s + ((factorised.recovery_s or 0.0) if factorised else 0.0)
+    parts = (full.training_s, pruned.score_s, recovery_s, figures.seconds)
+    return Timings(
+        *parts, total_s=sum(parts) + low_rank_s, other_load=figures.other_load, low_rank_s=low_rank_s
+    )
 
 
 def _now() -> str:

@@ -102,13 +102,13 @@ def prune_and_recover(
         keeper = KeepBest(place.recovery(decision), write) if last else None
         recovery_s += _recover(setup, network, step, place, decision, phase, keeper, teacher)
     plan = cast(PruningPlan, network.prunelab_plan)  # the plans of all rounds, composed
-    best = _best_epoch(network, keeper) if keeper is not None else (None, None)
+    best = best_epoch(network, keeper) if keeper is not None else (None, None)
     return Pruned(
         network, plan, after_pruning, difference, score_s, recovery_s, *best, calibrated, decision.latency
     )
 
 
-def _best_epoch(network: nn.Module, keeper: KeepBest) -> tuple[int | None, nn.Module | None]:
+def best_epoch(network: nn.Module, keeper: KeepBest) -> tuple[int | None, nn.Module | None]:
     """The best epoch, and a copy of ``network`` with its weights, None if it is the last epoch."""
     if keeper.epoch is None or keeper.is_last:
         return keeper.epoch, None

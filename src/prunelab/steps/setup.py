@@ -15,6 +15,9 @@ from torch import nn
 
 from prunelab.distributed import is_rank_zero
 from prunelab.errors import UserError
+from prunelab.evaluation import Target
+from prunelab.factorisation import LowRank
+from prunelab.factorisation.decomposition import require_tensorly
 from prunelab.methods import Budget, PruningContext, PruningMethod
 from prunelab.methods.allocation.budget import Resource
 from prunelab.models.user_models import import_user_module
@@ -46,6 +49,8 @@ class Setup:
     method: PruningMethod
     recipe: Recipe
     logger: RunLogger
+    lowrank: LowRank
+    target: Target
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Setup:
@@ -81,6 +86,10 @@ class Setup:
             method=_made(config["method"], "method"),
             recipe=_made(config["recipe"], "recipe"),
             logger=_made(config["logger"], "logger"),
+            lowrank=_low_rank(config),
+            target=_made(config["budget"]["target"], "budget.target")
+            if "target" in config["budget"]
+            else Target(),
         )
 
     @property
@@ -164,6 +173,20 @@ def _made(settings: Mapping[str, Any], group: str) -> Any:
         raise UserError(
             f"{group}: {settings['_target_']} cannot be constructed: {error.__cause__ or error}"
         ) from error
+
+
+def _low_rank(config: Mapping[str, Any]) -> LowRank:
+    """The settings of the factorisation; none in configurations of earlier versions.
+
+    Raises:
+        UserError: an invalid value, or tensorly is not installed.
+    """
+    if "lowrank" not in config:
+        return LowRank()
+    settings: LowRank = made(config["lowrank"], "lowrank")
+    if settings.decomposition != "none":
+        require_tensorly()
+    return settings
 
 
 def _placed(message: str, group: str, hydra_message: str) -> str:

@@ -17,10 +17,11 @@ from prunelab.data import ImageData
 from prunelab.data.loader import BatchLoader
 from prunelab.distributed import is_rank_zero
 from prunelab.errors import UserError
-from prunelab.evaluation import accuracy, forward_milliseconds, predicted_classes
+from prunelab.evaluation import accuracy, forward_times, predicted_classes
 from prunelab.models import build
 from prunelab.models.user_models import import_user_module
 from prunelab.records import Accuracy, TestSet
+from prunelab.records.deployment import Percentiles
 from prunelab.steps.baseline_store import Sample
 from prunelab.training import Machine
 
@@ -129,16 +130,19 @@ class Task:
         right = sum(one == two for one, two in zip(predicted, true, strict=True))
         return Sample(tuple(predicted), right / len(true))
 
-    def latencies(self, *networks: nn.Module) -> list[dict[int, float]]:
+    def latencies(self, *networks: nn.Module) -> list[dict[int, Percentiles]]:
         """For each network the milliseconds of a forward pass, by batch size; the networks are measured in turns."""
         seconds = LATENCY_SECONDS if self.machine.batches is None else 0.0
         by_batch = {
-            batch: forward_milliseconds(
+            batch: forward_times(
                 networks, self.data.image_shape, batch, self.machine.device, self._memory_format, seconds
             )
             for batch in LATENCY_BATCHES
         }
-        return [{batch: times[index] for batch, times in by_batch.items()} for index in range(len(networks))]
+        return [
+            {batch: Percentiles.of(times[index]) for batch, times in by_batch.items()}
+            for index in range(len(networks))
+        ]
 
     @property
     def _memory_format(self) -> torch.memory_format:

@@ -16,6 +16,7 @@ import wandb
 
 from prunelab.errors import UserError, nearest
 from prunelab.records import Record
+from prunelab.report.stages import stage_table
 from prunelab.report.wandb_report import LONGEST_TAG
 from prunelab.tracking.jobs import JobPlace
 from prunelab.tracking.run_logger import RunLogger
@@ -34,9 +35,9 @@ class WandbLogger(RunLogger):
     """Logs to W&B, besides curves.csv (logger=wandb). There are no prompts.
 
     A run becomes one W&B run for each kind of phase, its job type ("learning", "search", "round", "recovery"), and one
-    of job type "result" with the final figures, under the column names of the report's CSV file, and the widths. The
-    training of the baseline is one run of job type "baseline" for all runs that share the baseline. The group is the
-    study.
+    of job type "result" with the final figures, under the column names of the report's CSV file, the widths, and the
+    table of stages. The training of the baseline is one run of job type "baseline" for all runs that share the
+    baseline. The group is the study.
 
     Args:
         project: the W&B project.
@@ -149,6 +150,8 @@ class WandbJob:
             widths = [[group, before, after] for group, (before, after) in record.plan.widths.items()]
             columns: list[str | int] = ["group", "channels before", "channels after"]
             run.log({"widths": wandb.Table(columns=columns, data=widths)})
+            headings, stages = stage_table(record.stages)
+            run.log({"stages": wandb.Table(columns=[*headings], data=stages)})
             run.summary["dropped_blocks"] = list(record.plan.dropped_blocks)
             run.summary["plan"] = record.plan.digest
         run.summary.update(dict(figures))

@@ -1,4 +1,4 @@
-"""The runs of a row, for the page: their learning curves and searches, and the commands that repeat them."""
+"""The runs of a row, for the page: their curves, searches and stages, and the commands that repeat them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import yaml
 
 from prunelab.report.quantities import one_line
 from prunelab.report.read import FinishedRun
+from prunelab.report.stages import stage_table, stages_of
 
 AGAIN = "prunelab-again"
 CURVE_DIGITS = 5
@@ -74,5 +75,15 @@ def _run(run: FinishedRun, study: str) -> dict[str, Any]:
         "top1": record.pruned.top1,
         "revision": revision + (" with changes" if record.git.dirty else ""),
         "finished": one_line(record.finished),
+        "stages": _stages(run),
         "command": f"{AGAIN} {shlex.quote((PurePath(study) / run.path).as_posix())}",
     }
+
+
+def _stages(run: FinishedRun) -> dict[str, Any] | None:
+    """The stage table of a run; None for a record of an earlier version."""
+    stages = stages_of(run.record, run.deployment)
+    if not stages:
+        return None
+    headings, rows = stage_table(stages)
+    return {"headings": headings, "rows": [[one_line(cell) for cell in row] for row in rows]}

@@ -31,7 +31,7 @@ class Section {
       <div class="card filters" role="search">${this.controls()}</div>
       <div class="charts">${["flops", "params", "time"].map((each) => `<div class="card"><div class="head"><h3>Accuracy against ${each === "time" ? this.batches() : each === "params" ? "parameters" : COSTS[each]}</h3></div><div class="figure" data-figure="${each}"></div></div>`).join("")}</div>
       <p class="key">★ full network · dotted line: Pareto front · bars: standard deviation over seeds${table.published.length ? " · hollow: published" : ""}</p>
-      <div class="card"><div class="head"><h3>All rows</h3><span class="faint shown" aria-live="polite"></span></div><p class="key">Click a column to sort by it, or a method to show the commands that repeat its runs.</p><div class="scroll" tabindex="0" role="region" aria-label="All rows"></div></div>
+      <div class="card"><div class="head"><h3>All rows</h3><span class="faint shown" aria-live="polite"></span></div><p class="key">Click a column to sort by it, or a method to show the stages of its runs and the commands that repeat them.</p><div class="scroll" tabindex="0" role="region" aria-label="All rows"></div></div>
       <div class="card"><h3>Channels kept in each group</h3><div data-figure="widths"></div></div>
       ${this.curvesCard()}
       ${this.searchCard()}

@@ -1,4 +1,4 @@
-// The table: a header that sorts, the baseline, and rows that open to show the commands that repeat their runs.
+// The table: a header that sorts, the baseline, and rows that open to show the stages of their runs and the commands that repeat them.
 
 class Grid {
   constructor(section, element) {
@@ -55,7 +55,7 @@ class Grid {
   content(row, cell, index, id, opened) {
     const { table, colours } = this.section;
     if (index === 0) {
-      return `<button type="button" class="open" data-row="${id}" aria-expanded="${opened}" title="Show the commands that repeat this row"><i style="background:${colours.get(row.method)}"></i>${escaped(cell)}</button>`;
+      return `<button type="button" class="open" data-row="${id}" aria-expanded="${opened}" title="Show the stages of this row, and the commands that repeat it"><i style="background:${colours.get(row.method)}"></i>${escaped(cell)}</button>`;
     }
     if (index === table.frontColumn) return cell.split(" ").filter(Boolean).map((letter) => `<span class="badge">${escaped(letter)}</span>`).join("");
     return escaped(cell);
@@ -64,10 +64,17 @@ class Grid {
   detail(row) {
     const runs = row.runs.map((run) => `
       <p><b>Seed ${run.seed}</b>: ${percent(run.top1)} top-1 <span class="faint">· run ${escaped(run.key)} · revision ${escaped(run.revision)} · ${escaped(run.finished)}</span></p>
-      <div class="command"><code>${escaped(run.command)}</code><button type="button" class="plain copy">Copy</button></div>`).join("");
-    return `<h3>Commands that repeat ${escaped(row.label)}</h3>${runs}
+      <div class="command"><code>${escaped(run.command)}</code><button type="button" class="plain copy">Copy</button></div>${this.stages(run.stages)}`).join("");
+    return `<h3>${escaped(row.label)}</h3>${runs}
       <p class="faint">Add KEY=VALUE to change a setting, such as data.root=FOLDER. ${escaped(row.versions)}. ${escaped(row.hardware)}.</p>
       <details><summary>All settings${row.runs.length > 1 ? ` (of seed ${row.runs[0].seed})` : ""}</summary><pre>${escaped(row.settings)}</pre></details>`;
+  }
+
+  // What each stage of a run left: accuracy, cost, size and time.
+  stages(found) {
+    if (!found) return "";
+    const line = (cells, tag) => `<tr>${cells.map((cell, place) => `<${tag} class="${place ? "number" : ""}">${escaped(cell)}</${tag}>`).join("")}</tr>`;
+    return `<table class="stages"><thead>${line(found.headings, "th")}</thead><tbody>${found.rows.map((row) => line(row, "td")).join("")}</tbody></table>`;
   }
 
   clicked(target) {

@@ -1,0 +1,77 @@
+"""The network after each stage of a run: accuracy, cost, size and time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from prunelab.evaluation import Target
+from prunelab.evaluation.programs import network_program
+from prunelab.evaluation.turns import percentiles
+from prunelab.export.deploy import missing_packages
+from prunelab.records import Accuracy
+from prunelab.records.deployment import Percentiles, Stage
+from prunelab.steps.deployment import weights_bytes
+from prunelab.steps.setup import Setup
+from prunelab.structure import CostModel
+
+log = logging.getLogger(__name__)
+
+Latencies = Mapping[int, Percentiles]
+"""Batch size -> milliseconds of one forward pass."""
+
+SECONDS = 3.0
+"""About how long all networks together are timed on the target."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of some stages, with what these stages have in common."""
+
+    network: nn.Module
+    cost: CostModel
+    latency_ms: Latencies
+
+    def stage(self, name: str, accuracy: Accuracy, target: Target) -> Stage:
+        """The description of one stage."""
+        return Stage(
+            name=name,
+            runtime=target.runtime,
+            precision=target.precision,
+            bytes=weights_bytes(self.network),
+            top1=accuracy.top1,
+            top5=accuracy.top5,
+            agreement=None,
+            largest_difference=None,
+            latency_ms=self.latency_ms,
+            flops=int(self.cost.flops()),
+            params=int(self.cost.params()),
+        )
+
+
+def usable(target: Target) -> Target:
+    """``target``; with PyTorch as the runtime, and a message, if the packages of onnxruntime are not installed."""
+    if target.runtime != "onnxruntime" or not missing_packages():
+        target.require_available()
+        return target
+    log.warning(
+        "The stages are timed in PyTorch: budget.target.runtime=onnxruntime needs %s (pip install 'prunelab[deploy]').",
+        ", ".join(missing_packages()),
+    )
+    return replace(target, runtime="eager")
+
+
+def times_on_target(setup: Setup, networks: Sequence[nn.Module], target: Target) -> list[Latencies]:
+    """The times of the networks on a target, in turns: processor time for one thread.
+
+    Raises:
+        UserError: the runtime does not support a network.
+    """
+    shape = setup.task.data.image_shape
+    trial = setup.task.machine.batches is not None
+    programs = [network_program(network, shape, target) for network in networks]
+    found = percentiles(programs, target, 0.0 if trial else SECONDS)
+    return [{target.batch_size: each} for each in found]
