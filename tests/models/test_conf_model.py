@@ -27,8 +27,9 @@ def composed(choice: str, *overrides: str) -> dict:
 
 def test_all_documented_networks_exist() -> None:
     resnets = {f"resnet{depth}" for depth in (20, 32, 44, 56, 110)}
-    others = {"vgg16_bn", "mobilenetv1", "mobilenetv2", "lenet5", "resnet50", "resnet50_v1", "timm"}
-    assert set(CHOICES) == resnets | others
+    imagenet = {"resnet50", "resnet50_v1", "resnet152"}
+    others = {"vgg16_bn", "mobilenetv1", "mobilenetv2", "lenet5", "timm"}
+    assert set(CHOICES) == resnets | imagenet | others
 
 
 @pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice != "timm"])
