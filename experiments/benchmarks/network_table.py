@@ -31,8 +31,8 @@ def _packages(rows: list[Row]) -> str:
 
 def _summary(name: str, rows: list[Row]) -> list[str]:
     ran = [row for row in rows if "params_kept" in row]
-    results = Counter(_torch_pruning(row["torch_pruning"]) for row in rows)
-    both = [row for row in ran if _torch_pruning(row["torch_pruning"]) == "right"]
+    results = Counter(_torch_pruning(row) for row in rows)
+    both = [row for row in ran if _torch_pruning(row) == "right"]
     kept = (
         f"{median(row['params_kept'] for row in both):.2f} / "
         f"{median(row['torch_pruning']['params_kept'] for row in both):.2f}"
@@ -50,8 +50,11 @@ def _summary(name: str, rows: list[Row]) -> list[str]:
     ]
 
 
-def _torch_pruning(row: Row) -> str:
-    """What became of the network with torch-pruning."""
+def _torch_pruning(network: Row) -> str:
+    """What became of the network with torch-pruning ("" if it has not been measured)."""
+    if "torch_pruning" not in network:
+        return ""
+    row = network["torch_pruning"]
     if row.get("forward") in ("ok", "not finite, as the full network"):
         return "right"
     if str(row.get("error", "")).startswith("ended by"):
@@ -89,8 +92,9 @@ def _most_kept(rows: list[Row]) -> str:
         _line(["---", "---", "--:", "--:", "---"]),
     ]  # fmt: skip
     for row in most:
-        other = row["torch_pruning"]
-        theirs = f"{other['params_kept']:.2f}" if _torch_pruning(other) == "right" else _torch_pruning(other)
+        theirs = _torch_pruning(row)
+        if theirs == "right":
+            theirs = f"{row['torch_pruning']['params_kept']:.2f}"
         frozen = sorted(row["frozen"].items(), key=lambda item: -item[1])[:2]
         named = "; ".join(f"{_cell(reason)[:160]} ({count})" for reason, count in frozen)
         lines.append(_line([row["package"], row["network"], f"{row['params_kept']:.2f}", theirs, named]))

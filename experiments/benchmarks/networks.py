@@ -3,8 +3,8 @@
 Each has random weights and, where it has BatchNorm, statistics of its inputs. In a process of its own, with limits of
 time and memory, it is analysed, 30 % of every group is removed, and the pruned network has to: return outputs of the
 same shapes, equal the masked network (exact groups), do a training step, be bit-identical after saving and loading, run
-on another input size, and equal the masked network when all blocks that are offered are dropped. torch-pruning removes
-30 % of every group of the same network in a second process.
+on another input size, and equal the masked network when all blocks that are offered are dropped. Afterwards
+torch-pruning removes 30 % of every group of the same networks.
 
     pip install "prunelab[networks]"
     OMP_NUM_THREADS=1 python experiments/benchmarks/networks.py                   # all that have no line in the record
@@ -57,20 +57,17 @@ def store(row: dict[str, Any]) -> None:
 
 
 def measure(entry: Entry, versions: dict[str, str]) -> dict[str, Any]:
-    """The row of one network."""
+    """The row of one network, without torch-pruning."""
     row = {"package": entry.package, "network": entry.name} | collected(partial(trial, entry), SECONDS)
-    row["verdict"] = verdict(row)
-    row["torch_pruning"] = collected(partial(with_torch_pruning, entry), SECONDS_OF_TORCH_PRUNING)
-    return row | {"versions": versions}
+    return row | {"verdict": verdict(row), "versions": versions}
 
 
 def show(row: dict[str, Any]) -> None:
     """One line per network."""
-    kept, other = row.get("params_kept"), row["torch_pruning"].get("params_kept")
+    kept = row.get("params_kept")
     print(
         f"{row['package'][:12]:12s} {row['network'][:36]:36s} {row.get('analyze_processor_seconds', 0):6.2f} s "
-        f"{'' if kept is None else f'{kept:.3f}':>5s} {'' if other is None else f'{other:.3f}':>5s} "
-        f"{row.get('blocks', 0):3d} blocks  {row['verdict']}",
+        f"{'' if kept is None else f'{kept:.3f}':>5s} {row.get('blocks', 0):3d} blocks  {row['verdict']}",
         flush=True,
     )
 
@@ -94,15 +91,21 @@ def main() -> None:
     versions = machine("torch", "torchvision", "timm", "torch-pruning")["versions"]
     done = rows()
     for entry in found:
-        name, key = f"{entry.package} {entry.name}", (entry.package, entry.name)
+        key = entry.package, entry.name
         if arguments.only:
-            wanted = any(word in name for word in arguments.only)
+            wanted = any(word in " ".join(key) for word in arguments.only)
         else:
             wanted = key not in done or (arguments.failed and done[key]["verdict"] != "right")
         if wanted:
             row = measure(entry, versions)
-            store(row)
+            store(row | {name: value for name, value in done.get(key, {}).items() if name == "torch_pruning"})
             show(row)
+    for entry in found:
+        row = rows().get((entry.package, entry.name))
+        if row is not None and "torch_pruning" not in row:
+            theirs = collected(partial(with_torch_pruning, entry), SECONDS_OF_TORCH_PRUNING)
+            store(row | {"torch_pruning": theirs})
+            print(f"{entry.package[:12]:12s} {entry.name[:36]:36s} torch-pruning: {theirs}", flush=True)
 
 
 def write_section() -> None:

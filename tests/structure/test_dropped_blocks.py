@@ -123,6 +123,28 @@ class OfTokens(Chain):
         super().__init__(Tokens)
 
 
+class Attends(Block):
+    """x + attention, whose width is written as that of x, so that pruning its heads rewrites the method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.qkv, self.project = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Any:
+        rows = x.flatten(2).transpose(1, 2)
+        batch, count, width = rows.shape
+        q, k, v = self.qkv(rows).reshape(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        rows = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, count, width)
+        return x + self.project(rows).transpose(1, 2).reshape(x.shape)
+
+
+def test_a_block_whose_method_would_be_rewritten(prune: Callable[..., Any]) -> None:
+    pruning = prune(Chain(Attends), IMAGES, kept={"blocks.1.qkv": [0, 2]}, dropped=["blocks.0"])
+    assert pruning.error < 1e-9
+    assert set(pruning.plan.rewritten) == {"blocks.1"}
+
+
 @pytest.mark.parametrize("maker", [ReadsAttribute, ByKeyword, OfTuples, OfTokens])
 def test_dropped_blocks_leave_what_the_masked_network_computes(
     maker: type[nn.Module], prune: Callable[..., Any]

@@ -88,7 +88,8 @@ class PrunedRun:
         kwargs: Mapping[str, Any],
     ) -> str | None:
         module, inside = self._network.model.get_submodule(path), f"{path}." if path else ""
-        modules = {f"{inside}{name}".rstrip("."): each for name, each in named_modules(module).items()}
+        named = {f"{inside}{name}".rstrip("."): each for name, each in named_modules(module).items()}
+        modules = {name: each for name, each in named.items() if name not in self._dropped}
         own = {
             name.removeprefix(inside): tensor
             for name, tensor in self._tensors.items()
