@@ -24,7 +24,9 @@ TRUSTED = 1e-4
 
 
 def call(network: nn.Module, inputs: Any) -> Any:
-    """One forward call: ``inputs`` as for ``prunelab.analyze``. They are copied, because some networks change them."""
+    """One forward call: ``inputs`` as for ``prunelab.analyze``. They are copied, because some networks change them, and
+    random numbers are the same in each call, because some networks draw them in evaluation mode."""
+    torch.manual_seed(0)
     args, kwargs = arguments(copy.deepcopy(inputs))
     return network(*args, **kwargs)
 

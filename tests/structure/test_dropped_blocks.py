@@ -231,3 +231,34 @@ def test_every_addition_has_a_block_or_a_reason() -> None:
     )
     for addition, start in zip(additions, starts, strict=True):
         assert str(addition.reason).startswith(start)
+
+
+class ReturnsAll(Chain):
+    """All hidden states are outputs, as in MONAI's ViT: without a block, two of them are the same tensor."""
+
+    def forward(self, x: Tensor) -> Any:
+        states = [F.relu(self.stem(x))]
+        for block in self.blocks:
+            states.append(block(states[-1]))
+        return self.head(states[-1]), states
+
+
+def test_an_output_that_is_returned_twice(prune: Callable[..., Any]) -> None:
+    pruning = prune(ReturnsAll(), IMAGES, kept={"blocks.1.branch.0": [0, 2]}, dropped=["blocks.0"])
+    assert prunelab.check(pruning.original, pruning.model, pruning.plan, IMAGES) < 1e-9
+
+
+class Samples(Chain):
+    """Draws random numbers in evaluation mode, as variational autoencoders do."""
+
+    def step(self, block: nn.Module, x: Tensor) -> Tensor:
+        return block(x) + torch.randn_like(x)
+
+
+def test_both_runs_of_a_check_draw_the_same_random_numbers(prune: Callable[..., Any]) -> None:
+    pruning = prune(Samples(), IMAGES, kept={"blocks.1.branch.0": [0, 2]})
+    torch.manual_seed(0)
+    assert prunelab.check(pruning.original, pruning.model, pruning.plan, IMAGES) < 1e-9
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(1))

@@ -14,7 +14,8 @@ FILES = (
 
 
 def entries() -> tuple[list[Entry], list[str]]:
-    """All networks of the packages that are installed, one of each package in turn, and the missing packages."""
+    """All networks of the packages that are installed, those of small inputs first and of each package in turn, and the
+    missing packages."""
     found: list[list[Entry]] = []
     missing: list[str] = []
     for file in FILES:
@@ -23,4 +24,4 @@ def entries() -> tuple[list[Entry], list[str]]:
         except ModuleNotFoundError as error:
             missing.append(str(error.name))
     in_turn = chain.from_iterable(zip_longest(*found))
-    return [entry for entry in in_turn if entry is not None], missing
+    return sorted((entry for entry in in_turn if entry is not None), key=lambda entry: entry.size), missing

@@ -19,6 +19,7 @@ from prunelab.structure.groups import Partition, partition
 from prunelab.structure.hook_points import find_hook_points
 from prunelab.structure.network import Network
 from prunelab.structure.proving.dropped_blocks import BlockTrials
+from prunelab.structure.proving.equal_widths import Pair
 from prunelab.structure.proving.proof import prove
 from prunelab.structure.proving.remedies import Remedy
 from prunelab.structure.proving.removal import Removal, removal
@@ -80,9 +81,14 @@ def analyze(
 def _analyzed(network: Network, exact: bool) -> ChannelGraph:
     trace = network.trace()
     training = in_training(network, trace)
-    components = trace.ids.components()
-    parts = _candidates(trace, training, components, exact)
-    parts, remedies = _proved(network, trace, training, components, parts)
+    remedies: tuple[Remedy, ...] = ()
+    equal: tuple[Pair, ...] | None = None
+    while equal is None or equal:
+        for first, second in equal or ():
+            trace.ids.tie(first, second)
+        components = trace.ids.components()
+        parts = _candidates(trace, training, components, exact)
+        parts, remedies, equal = _proved(network, trace, training, components, parts, remedies)
     prunable = [number for number, group in enumerate(parts.groups) if group.frozen is None]
     members = [parts.members[number] for number in prunable]
     hook_points = find_hook_points(trace, components, members)
@@ -140,20 +146,28 @@ def _candidates(trace: Trace, training: InTraining, components: Components, exac
 
 
 def _proved(
-    network: Network, trace: Trace, training: InTraining, components: Components, parts: Partition
-) -> tuple[Partition, tuple[Remedy, ...]]:
-    """Freeze the groups that fail in a trial, and find the attributes and hard-coded widths to adapt for the others."""
+    network: Network,
+    trace: Trace,
+    training: InTraining,
+    components: Components,
+    parts: Partition,
+    remedies: tuple[Remedy, ...],
+) -> tuple[Partition, tuple[Remedy, ...], tuple[Pair, ...]]:
+    """Freeze the groups that fail in a trial, and find the attributes and hard-coded widths to adapt for the others.
+
+    Ends early, with pairs of channels, if these have to be tied first."""
     runs = [(network, trace), *training.to_prove(trace)]
-    remedies: tuple[Remedy, ...] = ()
     pending = list(runs)
     while pending:
         mode, traced = run = pending.pop(0)
         resolver = _resolver(network, trace, components, parts)
         found = prove(mode, traced, components, parts, resolver.for_trials, remedies)
+        if found.equal:
+            return parts, found.remedies, found.equal
         parts = parts.freezing(found.broken).marking_inexact(found.inexact)
         if len(found.remedies) > len(remedies):  # a remedy for one mode may fail in the other
             remedies, pending = found.remedies, [other for other in runs if other is not run]
-    return parts, remedies
+    return parts, remedies, ()
 
 
 def _trial_removal(network: Network, trace: Trace, components: Components, parts: Partition) -> Removal:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunelab.structure.groups import Partition
+from prunelab.structure.proving.equal_widths import EqualWidths, Pair
 from prunelab.structure.proving.prediction import Failure, Prediction, significant
 from prunelab.structure.proving.pruned_run import PrunedRun
 from prunelab.structure.proving.remedies import LinkedAttribute, Option, Remedy, key, options, remedies
@@ -41,24 +42,30 @@ def prove(
     known: tuple[Remedy, ...] = (),
 ) -> Proven:
     """Try the removal of a part of every group, and adapt or freeze what fails."""
-    proof = _Proof(network, trace, components, parts, resolver, known)
+    proof = Proof(network, trace, components, parts, resolver, known)
     trials = range(proof.trials.count)
     while not all(proof.holds(trial) for trial in trials):  # a remedy for one trial may make another fail
-        pass
-    return Proven(proof.broken, proof.inexact, proof.remedies)
+        if proof.equal:
+            break
+    return Proven(proof.broken, proof.inexact, proof.remedies, tuple(proof.equal))
 
 
 @dataclass(frozen=True)
 class Proven:
     """The groups that fail in a trial, those that a factor makes inexact (number -> reason), and the remedies for the
-    others: those that were known from another run, then new ones."""
+    others: those that were known from another run, then new ones.
+
+    ``equal``: pairs of channels that must lose the same positions. If there are any, the proof has ended there and must
+    start again with these ties.
+    """
 
     broken: dict[int, str]
     inexact: dict[int, str]
     remedies: tuple[Remedy, ...]
+    equal: tuple[Pair, ...] = ()
 
 
-class _Proof:
+class Proof:
     """The state of the proof: ``chosen`` groups (not failed), ``broken`` and ``inexact`` groups with their reasons,
     remedies."""
 
@@ -75,10 +82,11 @@ class _Proof:
         self.resolver = resolver
         self.remedies = known
         self.trial_index = 0
-        self._expected = significant(trace)
+        self.expected = significant(trace)
         self._known: dict[_Question, Failure | None] = {}
         self._newest: tuple[_Question, PrunedRun] | None = None
         self._newest_removal: tuple[tuple[int, frozenset[int]], Removal] | None = None
+        self.equal: list[Pair] = []
         self.index = StepIndex(network.model, trace, components, parts)
         trusted = {number: group for number, group in enumerate(parts.groups) if group.frozen is None}
         single = [number for number, group in trusted.items() if group.size == 1]
@@ -98,6 +106,9 @@ class _Proof:
             if failure.scaled:
                 self.mark_scaled(failure)
             elif not self.repair(failure):
+                self.equal = self.equal_widths(failure)
+                if self.equal:
+                    return False
                 self.freeze(failure)
         return untouched
 
@@ -128,7 +139,7 @@ class _Proof:
         if asked not in self._known:
             removal = self._removal(wanted)
             prediction = Prediction(
-                self._expected, removal.ids, last, scaled=() if strict else self.trace.scaled
+                self.expected, removal.ids, last, scaled=() if strict else self.trace.scaled
             )
             run = PrunedRun(self.network, removal.plan(remedies))
             self._known[asked] = prediction.ended(run.run_network(prediction))
@@ -214,12 +225,25 @@ class _Proof:
             return lambda new: True
 
         def failing(new: Sequence[Remedy]) -> Failure | None:
-            prediction = Prediction(self._expected, removal.ids, last, place, self.trace.scaled)
+            prediction = Prediction(self.expected, removal.ids, last, place, self.trace.scaled)
             return prediction.ended(run.run_module(module, removal.plan((*self.remedies, *new)), prediction))
 
         if failing(()) != failure:
             return lambda new: True
         return lambda new: failing(new) is None
+
+    def equal_widths(self, failure: Failure) -> list[Pair]:
+        """The channels of the failing operator and others that must lose as many, because the program uses the width of
+        the one for the other (``C = x.shape[1]; y.reshape(B, C, -1)``). [] if that is not the cause.
+
+        The same is tried at the same operator of other modules of the same class.
+        """
+        step = self._step(failure)
+        first = EqualWidths(self, step).found()
+        if not first:
+            return []
+        others = [EqualWidths(self, other) for other in self.index.alike(step)]
+        return [*first, *(pair for other in others if other.fails_alone() for pair in other.found())]
 
     def freeze(self, failure: Failure) -> None:
         """Freeze the groups that cause a failure: those at the failing operator that fail alone, else those found by a

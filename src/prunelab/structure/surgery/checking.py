@@ -16,7 +16,7 @@ from prunelab.structure.surgery.masking import Watch, masked_run
 from prunelab.structure.surgery.precision import copied, double_precision
 from prunelab.structure.surgery.temporary import call_with
 from prunelab.structure.tracing.calls import Calls, following
-from prunelab.structure.tracing.evaluation import evaluation_mode
+from prunelab.structure.tracing.evaluation import evaluation_mode, same_random_numbers
 from prunelab.structure.tracing.outputs import Outputs, selected, tensors_in
 from prunelab.structure.wrappers import uncompiled
 
@@ -32,7 +32,7 @@ def check(
 
     The outputs and the inputs of discontinuous operators (a sort, a comparison, the suppression of boxes) are compared.
     At these operators the pruned run repeats the decisions of the masked one, so that two equal scores whose order
-    changes by rounding are not a difference.
+    changes by rounding are not a difference. Both runs draw the same random numbers.
 
     Args:
         original: the full network.
@@ -81,11 +81,14 @@ def _difference_of_runs(
 
     def floating(returned: Any) -> list[Tensor]:
         chosen = returned if outputs is None else selected(returned, outputs)
-        return [value for value in tensors_in(chosen) if value.is_floating_point()]
+        # Without a block, an output may be returned twice as the same tensor.
+        return [value for value in tensors_in(chosen, repeated=True) if value.is_floating_point()]
 
     watch: Watch = lambda calls: Recording(calls, record)  # noqa: E731
-    masked = floating(masked_run(original, plan, images, double, watch, outputs))
-    returned, differences = _pruned_run(pruned, images, double, record)
+    with same_random_numbers():
+        masked = floating(masked_run(original, plan, images, double, watch, outputs))
+    with same_random_numbers():
+        returned, differences = _pruned_run(pruned, images, double, record)
     found = floating(returned)
     if [value.shape for value in masked] != [value.shape for value in found]:
         return float("inf")

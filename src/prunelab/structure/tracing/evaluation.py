@@ -53,14 +53,14 @@ def training_mode(model: nn.Module) -> Iterator[None]:
     PyTorch's own layers, normalisations and dropout remain in evaluation mode: their effect on channels is the same in
     both modes, and in evaluation mode they update no statistics and accept a batch of one image.
     """
-    with evaluation_mode(model), _same_random_numbers():
+    with evaluation_mode(model), same_random_numbers():
         for module in model.modules():
             module.training = not same_in_both(module)
         yield
 
 
 @contextmanager
-def _same_random_numbers() -> Iterator[None]:
+def same_random_numbers() -> Iterator[None]:
     """Afterwards, Python, numpy and PyTorch continue with the random numbers that they would have drawn here."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (networks use it)
     try:

@@ -69,17 +69,22 @@ def _described(returned: Any) -> str:
     return f"a {kind} of {len(returned)}" if isinstance(returned, list | tuple) else f"a {kind}"
 
 
-def tensors_in(value: Any) -> list[Tensor]:
-    """Every tensor in ``value``, once, in order: in lists, tuples, mappings, sets, data classes and other objects.
+def tensors_in(value: Any, repeated: bool = False) -> list[Tensor]:
+    """Every tensor in ``value``, in order: in lists, tuples, mappings, sets, data classes and other objects.
+
+    A tensor that occurs several times is listed once, or each time if ``repeated``.
 
     Raises UserError for an object without accessible content (a generator, a function): its tensors would be missed.
     """
     found: list[Tensor] = []
-    _collect(value, found, set())
+    _collect(value, found, set(), repeated)
     return found
 
 
-def _collect(value: Any, found: list[Tensor], seen: set[int]) -> None:
+def _collect(value: Any, found: list[Tensor], seen: set[int], repeated: bool) -> None:
+    if isinstance(value, Tensor) and repeated:
+        found.append(value)
+        return
     if isinstance(value, _PLAIN) or id(value) in seen:
         return
     seen.add(id(value))
@@ -87,7 +92,7 @@ def _collect(value: Any, found: list[Tensor], seen: set[int]) -> None:
         found.append(value)
         return
     for part in _parts(value):
-        _collect(part, found, seen)
+        _collect(part, found, seen, repeated)
 
 
 def _parts(value: Any) -> Iterable[Any]:
