@@ -19,6 +19,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from prunelab.errors import UserError
 from prunelab.records import Accuracy, BudgetSummary, GitState, Metrics, PlanSummary, Timings
 from prunelab.records import Record as RunRecord
+from prunelab.records.deployment import Percentiles, Stage
 from prunelab.report.measures import MEASURES
 from prunelab.tracking import EpochRow, WandbLogger
 
@@ -58,6 +59,11 @@ def record_of(config: dict[str, Any]) -> RunRecord:
         git=GitState(None, False),
         started="2026-01-01T00:00:00+00:00",
         finished="2026-01-01T00:00:06+00:00",
+        stages=(
+            Stage(
+                "full", "eager", "fp32", 40_000, 0.9, 1.0, None, None, {1: Percentiles(0.5, 0.75)}, 100, 10
+            ),
+        ),
     )
 
 
@@ -148,8 +154,11 @@ def test_a_run_offline_keeps_configuration_curves_widths_and_figures(
     }
     assert runs["result"].summary["budget_reached"] == 0.4993
     assert runs["result"].summary["after_pruning_top1"] == 0.25
-    (table,) = folder.glob("wandb/offline-run-*/files/media/table/*.json")
-    assert json.loads(table.read_text())["data"] == [["layer1", 16, 7]]
+    stages, widths = sorted(folder.glob("wandb/offline-run-*/files/media/table/*.json"))
+    assert json.loads(widths.read_text())["data"] == [["layer1", 16, 7]]
+    assert json.loads(stages.read_text())["data"] == [
+        ["full, eager", "90.00%", "100.00%", "100", "10", "40 KB", "0.50 / 0.75 ms"]
+    ]
     assert wandb.run is None
     assert (folder / "curves.csv").read_text().count("recovery,1") == 1
     assert not (tmp_path / "wandb").exists()

@@ -55,8 +55,8 @@ def stage_table(stages: Sequence[Stage]) -> tuple[list[str], list[list[str]]]:
             _share(stage.top5 if stage.flops is not None else None),
             _share(stage.agreement),
             "" if stage.largest_difference is None else f"{stage.largest_difference:.1g}",
-            "" if stage.flops is None else f"{stage.flops / flops.size:.2f}",
-            "" if stage.params is None else f"{stage.params / params.size:.2f}",
+            _count(stage.flops, flops),
+            _count(stage.params, params),
             _size(stage.bytes),
             *(_times(stage.latency_ms.get(batch)) for batch in batches),
         ]
@@ -87,6 +87,10 @@ def _title(stage: Stage) -> str:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
+
+
+def _count(value: int | None, unit: Unit) -> str:
+    return "" if value is None else f"{value / unit.size:.{2 if unit.letter else 0}f}"
 
 
 def _size(number: int) -> str:

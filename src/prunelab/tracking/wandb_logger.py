@@ -150,8 +150,9 @@ class WandbJob:
             widths = [[group, before, after] for group, (before, after) in record.plan.widths.items()]
             columns: list[str | int] = ["group", "channels before", "channels after"]
             run.log({"widths": wandb.Table(columns=columns, data=widths)})
-            headings, stages = stage_table(record.stages)
-            run.log({"stages": wandb.Table(columns=[*headings], data=stages)})
+            if record.stages:
+                headings, stages = stage_table(record.stages)
+                run.log({"stages": wandb.Table(columns=[*headings], data=stages)})
             run.summary["dropped_blocks"] = list(record.plan.dropped_blocks)
             run.summary["plan"] = record.plan.digest
         run.summary.update(dict(figures))
