@@ -385,6 +385,21 @@ def test_a_network_made_in_configure_model_is_pruned() -> None:
     assert module.net[0].out_channels < 8
 
 
+def test_a_network_that_configure_model_replaces_after_pruning_is_an_error() -> None:
+    class Made(pl.LightningModule):
+        def configure_model(self) -> None:
+            self.net = Unseen()
+
+        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+            return functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    with pytest.raises(UserError, match="configure_model of Made made a new network"):
+        trainer(pruning()).fit(Made(), train_loader())
+
+
 def test_networks_that_are_made_too_late_are_explained() -> None:
     class InSetup(Unseen):
         def __init__(self) -> None:
@@ -412,6 +427,43 @@ def test_weight_averaging_before_the_pruning_callback_is_an_error() -> None:
     with pytest.raises(UserError, match=r"Copies copies the network before.*callbacks=\[ImportancePruning"):
         trainer(Copies(), pruning()).fit(module_of(), train_loader())
     trainer(pruning(), Copies()).fit(module_of(), train_loader())
+
+
+@pytest.mark.parametrize("kept", [dict, lambda pairs: {"ema": {"tensors": [value for _, value in pairs]}}])
+def test_a_callback_with_copies_of_all_weights_before_the_pruning_callback_is_an_error(kept: Any) -> None:
+    class Copies(pl.Callback):
+        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            self.average = kept(
+                [(name, value.detach().clone()) for name, value in pl_module.named_parameters()]
+            )
+
+    with pytest.raises(UserError, match="Copies copies the network before"):
+        trainer(Copies(), pruning()).fit(module_of(), train_loader())
+    trainer(pruning(), Copies()).fit(module_of(), train_loader())
+
+
+def test_an_average_of_the_full_network_is_an_error() -> None:
+    class Copies(pl.Callback):
+        def __init__(self, module: Any) -> None:
+            self.average = torch.optim.swa_utils.AveragedModel(module)
+
+    class Averaged(Unseen):
+        def __init__(self) -> None:
+            super().__init__()
+            self.average = torch.optim.swa_utils.AveragedModel(self.conv1)
+
+    module = module_of()
+    with pytest.raises(UserError, match="not when the callback is made"):
+        trainer(pruning(), Copies(module)).fit(module, train_loader())
+    with pytest.raises(UserError, match=r"'average' of Averaged.*on_fit_start"):
+        trainer(pruning()).fit(module_of(Averaged), train_loader())
+
+
+def test_lightnings_weight_averaging_serves_several_fits_after_the_pruning_callback() -> None:
+    averaging, module = pl.callbacks.EMAWeightAveraging(), module_of()
+    trainer(averaging).fit(module, train_loader())
+    trainer(pruning(), averaging).fit(module, train_loader())
+    assert module.conv1.out_channels < 8
 
 
 def test_an_optimizer_from_an_earlier_fit_is_an_error() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from prunelab.errors import UserError
 from prunelab.methods import (
@@ -67,3 +68,21 @@ def test_large_numbers_are_finite() -> None:
     assert is_finite(torch.ones(2, dtype=torch.int64))
     assert not is_finite(torch.tensor([1.0, torch.nan]))
     assert not is_finite(torch.tensor([torch.inf, -torch.inf]))
+
+
+def test_weights_behind_masks_of_torch_are_an_error(plain: nn.Module, batches: Any) -> None:
+    convolution = next(module for module in plain.modules() if isinstance(module, nn.Conv2d))
+    prune.l1_unstructured(convolution, "weight", amount=0.3)
+    method = ImportanceMethod(L1Norm(), BUDGET)
+    with pytest.raises(
+        UserError, match=r"masked by torch\.nn\.utils\.prune.*prune\.remove\(module, 'weight'\)"
+    ):
+        decide(method, plain, batches)
+    prune.remove(convolution, "weight")
+    decide(method, plain, batches)
+
+
+def test_lazy_layers_are_explained(batches: Any) -> None:
+    network = nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    with pytest.raises(UserError, match="lazy layers without weights"):
+        decide(ImportanceMethod(L1Norm(), BUDGET), network, batches)

@@ -45,6 +45,15 @@ def test_images_are_identified_by_content_in_any_folder(tmp_path: Path) -> None:
     assert folder_digest(images(there, c=b"4")) != before
 
 
+def test_exchanged_images_with_the_times_of_the_earlier_ones_are_noticed(tmp_path: Path) -> None:
+    root = images(tmp_path / "here", a=b"1")
+    image = root / "train" / "cat" / "a.png"
+    before, times = folder_digest(root), image.stat()
+    image.write_bytes(b"2")
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert folder_digest(root) != before
+
+
 def test_a_large_folder_counts_by_names_sizes_and_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

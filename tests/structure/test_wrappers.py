@@ -7,6 +7,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,6 +87,15 @@ def test_a_compiled_network_is_pruned_as_it_was_written(
     }
 
 
+@pytest.mark.parametrize("make", [wrapped, wrapped_inside])
+def test_a_compiled_network_is_saved_as_it_was_written(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    model = make()
+    prunelab.apply(model, prunelab.analyze(model, IMAGES).plan({"0": [0, 3, 5]}))
+    folder = prunelab.save(model, tmp_path)
+    for new in (plain(), make()):
+        torch.testing.assert_close(prunelab.load(folder, model=new)(IMAGES), model(IMAGES))
+
+
 def test_a_plan_for_a_compiled_network_is_one_for_the_network() -> None:
     model = plain()
     plan = prunelab.analyze(torch.compile(model, backend="eager"), IMAGES).plan({"0": [1, 2]})
@@ -157,16 +167,19 @@ def test_activations_of_a_compiled_network_are_observed() -> None:
         "weights",
     ],
 )
-@pytest.mark.parametrize("function", ["analyze", "apply", "check", "candidate"])
+@pytest.mark.parametrize("function", ["analyze", "apply", "check", "candidate", "context", "save"])
 def test_the_message_about_a_wrapper_names_what_to_pass(
-    make: Callable[[], Any], words: str, function: str
+    make: Callable[[], Any], words: str, function: str, tmp_path: Path
 ) -> None:
+    method = prunelab.ImportanceMethod(prunelab.L1Norm(), prunelab.Budget(flops=0.5))
     plan = prunelab.analyze(plain(), IMAGES).plan({"0": [1, 2]})
     call: dict[str, Callable[[Any], Any]] = {
         "analyze": lambda model: prunelab.analyze(model, IMAGES),
         "apply": lambda model: prunelab.apply(model, plan),
         "check": lambda model: prunelab.check(model, plain(), plan, IMAGES),
         "candidate": lambda model: candidate(model, plan),
+        "context": lambda model: method.context(model, IMAGES),
+        "save": lambda model: prunelab.save(model, tmp_path),
     }
     with pytest.raises(UserError, match=words):
         call[function](make())

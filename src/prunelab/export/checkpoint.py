@@ -24,6 +24,7 @@ from prunelab.structure import PruningPlan
 from prunelab.structure.plan_steps import Plan, plan_from_json, steps_of
 from prunelab.structure.surgery.apply import named_tensors
 from prunelab.structure.surgery.substituting import apply_steps
+from prunelab.structure.wrappers import uncompiled
 
 INPUT = "prunelab_input"
 SCHEMA = 2
@@ -43,11 +44,14 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     classes), it is stored too; the networks of runs have one.
 
     Args:
-        model: any network whose state consists of tensors.
+        model: any network whose state consists of tensors. A compiled one is saved as if it were not compiled.
         folder: is created if it does not exist.
 
     Returns:
         The folder.
+
+    Raises:
+        UserError: the network is wrapped (``DataParallel``) or is a TorchScript program.
 
     Example:
         >>> import prunelab, tempfile
@@ -57,8 +61,9 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         'LeNet5'
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_network(model, folder, write_atomically)
+    with uncompiled(model) as network:  # the names of tensors are those without torch.compile
+        folder.mkdir(parents=True, exist_ok=True)
+        write_network(network, folder, write_atomically)
     return folder
 
 
@@ -123,9 +128,10 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     plan = plan_from_json(json.dumps(page["plan"]))
     network = build_checked(_origin(page, folder), plan, header) if model is None else model
     apply_steps(network, steps_of(plan))
-    header.require_fit(network)
-    _fill(network, safetensors.torch.load(content))
-    _describe(network, page, folder / PLAN_FILE)
+    with uncompiled(network) as plain:
+        header.require_fit(plain)
+        _fill(plain, safetensors.torch.load(content))
+        _describe(plain, page, folder / PLAN_FILE)
     return network.eval()
 
 

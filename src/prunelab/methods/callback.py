@@ -138,7 +138,7 @@ class PruningCallback(pl.Callback):
         if self._is_pruned(network):
             return
         reject_spawn(trainer)
-        reject_copies(trainer, self, pl_module)
+        reject_copies(trainer, self, pl_module, network)
         with kept_randomness():
             if self._learning is not None and not self._has_learned(network):
                 on_all_ranks(lambda: self._start_learning(trainer, pl_module, network))
@@ -272,6 +272,11 @@ class PruningCallback(pl.Callback):
             self._follow(network)
         if self._is_pruned(network):
             reject_stale_optimizers(trainer, pl_module)
+        elif self._pruned is not None and self._learns() is None:
+            raise UserError(
+                f"configure_model of {type(pl_module).__name__} made a new network after the first one was pruned. "
+                "Lightning calls it several times: return at once if the network is there already."
+            )
         if (learning := self._learns()) is not None:
             learning.on_fit_start()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 from torch.utils._pytree import tree_leaves
 
 from prunelab.errors import UserError
@@ -39,6 +40,22 @@ def require_finite_weights(model: nn.Module, method: str, network: str) -> None:
                 f"{method} cannot score {network}: {name} contains NaN or infinity. Check that the network was trained "
                 "and loaded properly. If its training diverged, train it with a lower learning rate."
             )
+
+
+def reject_masks(model: nn.Module, network: str) -> None:
+    """Reject weights that ``torch.nn.utils.prune`` computes from a parameter and a mask: scores read parameters.
+
+    Raises:
+        UserError: names the first such weight.
+    """
+    for path, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, BasePruningMethod):
+                raise UserError(
+                    f"{hook._tensor_name} of {path!r} in {network} is masked by torch.nn.utils.prune. Make the zeros "
+                    "permanent first: torch.nn.utils.prune.remove(module, "
+                    f"{hook._tensor_name!r}) for each masked module."
+                )
 
 
 def all_finite(value: Any) -> bool:

@@ -6,16 +6,20 @@ Classes are recognised by name, so that ``pytorch_lightning`` and ``lightning.py
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
 
 from prunelab.errors import UserError, nearest
 
 Kind = TypeVar("Kind")
+DEPTH = 4
+"""Levels of nested dicts and lists in which callbacks are searched for copies of weights."""
 
 
 def accepted_by_both_packages(kind: type[Kind]) -> type[Kind]:
@@ -93,25 +97,56 @@ def unpruned_networks(module: Any, network: nn.Module) -> str:
     return f" Not pruned: {', '.join(others)} (one callback prunes one network)." if others else ""
 
 
-def reject_copies(trainer: Any, callback: Any, module: Any) -> None:
-    """Reject callbacks that copy the module before it is pruned, such as weight averaging.
+def reject_copies(trainer: Any, callback: Any, module: Any, network: nn.Module) -> None:
+    """Reject callbacks that copy the weights before the module is pruned, such as weight averaging.
 
     Raises:
-        UserError: there is one; the message names it and the right order.
+        UserError: there is one; the message names it and the right order, or the averaged network of the module.
     """
-    size = sum(parameter.numel() for parameter in module.parameters())
-    for other in trainer.callbacks[: trainer.callbacks.index(callback)]:
-        for value in vars(other).values():
-            copied = (
-                isinstance(value, nn.Module)
-                and value is not module
-                and sum(parameter.numel() for parameter in value.parameters()) >= size > 0
+    shapes = Counter(parameter.shape for parameter in network.parameters())
+    place = trainer.callbacks.index(callback)
+    for number, other in enumerate(trainer.callbacks):
+        if other is callback:
+            continue
+        held = list(_held(vars(other)))
+        if number > place:  # Lightning's own callback copies the network again in each setup
+            copied = "WeightAveraging" not in _class_names(other) and any(
+                isinstance(value, AveragedModel) for value in held
             )
-            if copied:
-                raise UserError(
-                    f"{_class(other)} copies the network before it is pruned. Put the pruning callback first: "
-                    f"Trainer(callbacks=[{_class(callback)}(...), {_class(other)}(...)])."
-                )
+        else:
+            copied = _has_copy(held, shapes, {id(parameter) for parameter in module.parameters()})
+        if copied:
+            raise UserError(
+                f"{_class(other)} copies the network before it is pruned. Put the pruning callback first: "
+                f"Trainer(callbacks=[{_class(callback)}(...), {_class(other)}(...)]), and copy the network in a hook "
+                "of the callback, such as on_fit_start, not when the callback is made."
+            )
+    for name, child in module.named_modules():
+        if isinstance(child, AveragedModel):
+            raise UserError(
+                f"{name!r} of {_class(module)} is a copy of the network before it is pruned, which cannot average the "
+                "weights of the smaller one. Make the AveragedModel in on_fit_start of the module."
+            )
+
+
+def _held(values: Any, depth: int = 0) -> Iterator[Any]:
+    """The modules and tensors in nested dicts, lists and tuples."""
+    if isinstance(values, nn.Module | torch.Tensor):
+        yield values
+    elif depth < DEPTH and isinstance(values, Mapping | list | tuple):
+        for value in values.values() if isinstance(values, Mapping) else values:
+            yield from _held(value, depth + 1)
+
+
+def _has_copy(held: Iterable[Any], shapes: Counter[torch.Size], own: Collection[int]) -> bool:
+    """Whether modules and tensors include one of each of the ``shapes``, apart from those with the ``own`` ids."""
+    tensors = [
+        each
+        for value in held
+        for each in (value.parameters() if isinstance(value, nn.Module) else (value,))
+        if id(each) not in own
+    ]
+    return bool(shapes) and shapes <= Counter(each.shape for each in tensors)
 
 
 def reject_stale_optimizers(trainer: Any, module: Any) -> None:

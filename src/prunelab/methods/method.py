@@ -20,8 +20,9 @@ from prunelab.methods.allocation.candidate_widths import Allocation, check_level
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.calibration import Calibration, Unpack, unpack_batch
 from prunelab.methods.context import CPU, Loss, PruningContext, network_name
-from prunelab.methods.finite import require_finite_weights
+from prunelab.methods.finite import reject_masks, require_finite_weights
 from prunelab.structure import LEVELS, ChannelGraph, PruningPlan, analyze
+from prunelab.structure.wrappers import check_network, require_weights
 
 
 class PruningMethod(ABC):
@@ -186,9 +187,12 @@ class PruningMethod(ABC):
             device, name, reference, progress, loss, more: see ``PruningContext``.
 
         Raises:
-            UserError: a weight is NaN or infinite.
+            UserError: a weight is NaN or infinite, or has a mask of ``torch.nn.utils.prune``.
         """
+        check_network(model)
+        require_weights(model)
         network = name or network_name(model)
+        reject_masks(model, network)
         require_finite_weights(model, self.title, network)
         graph, budget = self.structure(model, example_input), budget or self.budget
         if budget.resource == "latency":

@@ -102,13 +102,18 @@ def folder_digest(root: Path) -> str:
     tops = [root / part for part in IMAGE_PARTS] if (root / IMAGE_PARTS[0]).is_dir() else [root]
     files = sorted(path for top in tops for path in _files(top))
     manifest, size = hashlib.sha256(), 0
+    changes = hashlib.sha256()
     for path in files:
         status = os.stat(path)  # noqa: PTH116  # a million Path objects take seconds
         size += status.st_size
         manifest.update(os.fsencode(f"{path[len(str(root)) :]}\0{status.st_size}\0{status.st_mtime_ns}\n"))
-    return (
-        manifest.hexdigest() if size > CONTENT_BYTES else _content_digest(root, files, manifest.hexdigest())
-    )
+        changes.update(
+            f"{status.st_ino}\0{status.st_ctime_ns}\n".encode()
+        )  # cp -p and rsync restore st_mtime_ns
+    if size > CONTENT_BYTES:
+        return manifest.hexdigest()
+    changes.update(manifest.digest())
+    return _content_digest(root, files, changes.hexdigest())
 
 
 def _is_published(data: Mapping[str, Any]) -> bool:
@@ -141,9 +146,9 @@ def _root_digest(root: Path, data: Mapping[str, Any], folders: dict[Path, str]) 
     return folders[root]
 
 
-def _content_digest(root: Path, files: Iterable[str], manifest: str) -> str:
-    """The digest of all contents, stored in the user's cache until a name, size or time changes."""
-    known = _cache_folder() / manifest
+def _content_digest(root: Path, files: Iterable[str], state: str) -> str:
+    """The digest of all contents, stored in the user's cache until ``state`` (names, sizes, times) changes."""
+    known = _cache_folder() / state
     with suppress(OSError):
         return known.read_text(encoding="ascii").strip()
     digest = hashlib.sha256()

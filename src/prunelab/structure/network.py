@@ -22,6 +22,7 @@ from prunelab.structure.tracing.evaluation import evaluation_mode, training_mode
 from prunelab.structure.tracing.marks import Place, Trace
 from prunelab.structure.tracing.outputs import Outputs, selected, tensors_in
 from prunelab.structure.tracing.trace import Mode, Tracer, run
+from prunelab.structure.wrappers import require_weights
 
 _TORCH, _PRUNELAB = (f"{Path(file).parent}{os.sep}" for file in (torch.__file__, prunelab.__file__))
 MANY_GROUPS = 8
@@ -43,8 +44,7 @@ class Network:
         outputs: Outputs | None = None,
     ) -> None:
         self.model, self.exact = model, exact
-        if any(torch.nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
-            raise UserError("the network has lazy layers without weights. Run it once on a real input first.")
+        require_weights(model)
         self.tensors = named_tensors(model)
         self.args, self.kwargs = arguments(example_input)
         self.images = _images(example_input)

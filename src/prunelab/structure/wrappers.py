@@ -90,6 +90,12 @@ def check_network(model: Any) -> None:
             )
 
 
+def require_weights(model: nn.Module) -> None:
+    """Raises UserError if ``model`` has lazy layers that have not got their weights yet."""
+    if any(torch.nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
+        raise UserError("the network has lazy layers without weights. Run it once on a real input first.")
+
+
 def _place(model: nn.Module, module: nn.Module) -> str:
     path = next(path for path, each in model.named_modules() if each is module)
     return f"module {path!r} of the network" if path else "the network"

@@ -14,7 +14,17 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from prunelab.errors import UserError
-from prunelab.methods import Budget, L1Norm, LearningMethod, PruningCallback, PruningContext
+from prunelab.methods import (
+    DMCP,
+    TAS,
+    VCNN,
+    AutoSlim,
+    Budget,
+    L1Norm,
+    LearningMethod,
+    PruningCallback,
+    PruningContext,
+)
 from prunelab.methods.allocation.from_scores import keep_best
 from prunelab.structure import PruningPlan
 from prunelab.training import Training
@@ -230,8 +240,34 @@ def test_manual_optimization_cannot_be_given_another_loss() -> None:
 def test_a_method_that_needs_training_mode_is_an_error_in_evaluation_mode(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Diary, "needs_training_mode", True)
+    monkeypatch.setattr(Diary, "training_mode", "network")
     module = Unseen()
     module.net.eval()
     with pytest.raises(UserError, match=r"evaluation mode.*call module\.train\(\)"):
         trainer(PruningCallback(Diary())).fit(module, loader())
+
+
+class Normalised(Unseen):
+    """The network is the module itself, which stays in training mode when its parts do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.insert(3, nn.BatchNorm2d(8))
+        self.net.insert(1, nn.BatchNorm2d(8))
+
+    def forward(self, images: Tensor) -> Any:
+        return self.net(images)
+
+
+class Frozen(Normalised):
+    def on_train_epoch_start(self) -> None:
+        self.net[1].eval()
+
+
+@pytest.mark.parametrize("method", [VCNN, AutoSlim, DMCP, TAS])
+def test_methods_that_learn_in_batch_normalisations_need_all_of_them_in_training_mode(method: Any) -> None:
+    module, frozen = Normalised(), Frozen()
+    module.net.eval()
+    for each in (module, frozen):
+        with pytest.raises(UserError, match=r"'net\.1' of (Normalised|Frozen) is in evaluation mode"):
+            trainer(PruningCallback(method(Budget(flops=0.7)), validation=loader())).fit(each, loader())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import prunelab
 from prunelab import PruningPlan
+from prunelab.errors import UserError
 
 IMAGES = torch.linspace(-1, 1, 8 * 3 * 8 * 8).reshape(8, 3, 8, 8).sin()
 
@@ -128,6 +129,14 @@ def test_infinite_outputs_that_agree_do_not_differ() -> None:
     right, wrong = errors(Body(nn.Identity(), lambda x: x + mask))
     assert right < 1e-12
     assert wrong > 1e-3
+
+
+def test_a_plan_of_another_network_is_an_error() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    plan = prunelab.analyze(network, IMAGES).plan({"0": [0, 2, 5]})
+    pruned = prunelab.apply(copy.deepcopy(network), plan)
+    with pytest.raises(UserError, match=r"made for another network: it cuts '0\."):
+        prunelab.check(nn.Sequential(network), pruned, plan, IMAGES)
 
 
 def test_nan_is_a_difference() -> None:

@@ -25,7 +25,7 @@ from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.criterion import warn_not_pruned
 from prunelab.methods.learning.codes import CodeLayer
 from prunelab.methods.learning.gates import Gates
-from prunelab.methods.learning.method import LearningMethod
+from prunelab.methods.learning.method import LearningMethod, TrainingMode
 from prunelab.methods.learning.targets import require_fraction, uniform_widths
 from prunelab.methods.untouched import run_example
 from prunelab.structure import GroupHookPoint, HookPoint, PruningPlan, channels_first, observe
@@ -95,7 +95,7 @@ class AutoPruner(LearningMethod):
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
     eager: ClassVar[bool] = True
     decides_untrained: ClassVar[bool] = False
-    needs_training_mode: ClassVar[bool] = True
+    training_mode: ClassVar[TrainingMode] = "network"
 
     def __init__(
         self,

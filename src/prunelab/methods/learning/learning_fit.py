@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from prunelab.distributed.messages import info
 from prunelab.errors import UserError
 from prunelab.methods.calibration import Unpack
+from prunelab.methods.context import PruningContext
 from prunelab.methods.learning.method import LearningMethod
 
 Step = Callable[..., Any]
@@ -105,11 +107,7 @@ class LearningFit:
     def on_train_start(self, trainer: Any) -> None:
         context = self.method.learning
         assert context is not None
-        if self.method.needs_training_mode and not context.model.training:
-            raise UserError(
-                f"{self.method.title} learns in training mode, but {context.name} is in evaluation mode, and the "
-                "Trainer does not change the mode: call module.train() before fit."
-            )
+        _require_training_mode(self.method, context)
         self.method.step, self.method.steps = trainer.global_step, trainer.estimated_stepping_batches
         if self.method.step == 0:
             self.method.before_first_step(context)
@@ -125,6 +123,7 @@ class LearningFit:
             parameter: float(group["lr"]) for group in optimizer.param_groups for parameter in group["params"]
         }
         assert self.method.learning is not None
+        _require_training_mode(self.method, self.method.learning)
         self.method.before_step(self.method.learning)
 
     def on_train_batch_end(self, trainer: Any) -> None:
@@ -145,3 +144,21 @@ class LearningFit:
             self._epoch_is_open = False
         for name, value in self.method.watch(context).items():
             module.log(f"learning/{name}", float(value), on_epoch=True, sync_dist=True, batch_size=1)
+
+
+def _require_training_mode(method: LearningMethod, context: PruningContext) -> None:
+    """Raise UserError if a part of the network that must be in training mode is in evaluation mode.
+
+    Checked at the start and at every step: hooks of the user may change the mode at any time.
+    """
+    if method.training_mode == "any":
+        return
+    needed = method.training_mode
+    for path, module in context.model.named_modules():
+        is_needed = not path or (needed == "normalisation" and isinstance(module, _BatchNorm))
+        if is_needed and not module.training:
+            place = f"{path!r} of {context.name}" if path else context.name
+            raise UserError(
+                f"{method.title} learns in training mode, but {place} is in evaluation mode, and the Trainer does not "
+                "change the mode: call module.train() before fit, and do not call eval() during training."
+            )

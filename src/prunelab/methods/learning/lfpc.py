@@ -27,7 +27,7 @@ from prunelab.methods.importance.fpgm import FPGM
 from prunelab.methods.importance.l1 import L1Norm
 from prunelab.methods.importance.l2 import L2Norm
 from prunelab.methods.learning.gates import Gates
-from prunelab.methods.learning.method import LearningMethod
+from prunelab.methods.learning.method import LearningMethod, TrainingMode
 from prunelab.methods.learning.sampler import Sampler
 from prunelab.methods.learning.targets import require_fraction, uniform_widths
 from prunelab.methods.untouched import untouched
@@ -84,7 +84,7 @@ class LFPC(LearningMethod):
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
     eager: ClassVar[bool] = True
     decides_untrained: ClassVar[bool] = False
-    needs_training_mode: ClassVar[bool] = True
+    training_mode: ClassVar[TrainingMode] = "network"
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 from torch.nn import functional
@@ -20,6 +20,9 @@ from prunelab.methods.method import PruningMethod
 
 if TYPE_CHECKING:
     from prunelab.training import Training
+
+
+TrainingMode = Literal["any", "network", "normalisation"]
 
 
 class Forward(Protocol):
@@ -78,8 +81,9 @@ class LearningMethod(PruningMethod):
     eager: ClassVar[bool] = False
     """Whether the method uses hooks in forward passes: then the network is not compiled while it learns."""
 
-    needs_training_mode: ClassVar[bool] = False
-    """Whether the method learns nothing useful while the network is in evaluation mode."""
+    training_mode: ClassVar[TrainingMode] = "any"
+    """What must be in training mode, without which the method learns nothing useful: the whole network (also if parts
+    of it are frozen), or the network and all of its batch normalisations."""
 
     decides_untrained: ClassVar[bool] = True
     """Whether ``decide`` also works without a learning fit, from the weights of the network."""

@@ -21,7 +21,7 @@ from prunelab.methods.allocation.candidate_widths import Normalisation
 from prunelab.methods.allocation.from_scores import keep_best
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.bn_gamma import BNGamma
-from prunelab.methods.learning.method import LearningMethod
+from prunelab.methods.learning.method import LearningMethod, TrainingMode
 from prunelab.structure import PruningPlan
 
 LEAST_MEAN = 1e-3
@@ -73,7 +73,7 @@ class VCNN(LearningMethod):
     )
 
     suited_normalisation: ClassVar[Normalisation] = "none"
-    needs_training_mode: ClassVar[bool] = True
+    training_mode: ClassVar[TrainingMode] = "normalisation"
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.feasibility import require_within_reach
 from prunelab.methods.calibration import Batch
 from prunelab.methods.context import PruningContext
-from prunelab.methods.learning.method import Forward, LearningMethod
+from prunelab.methods.learning.method import Forward, LearningMethod, TrainingMode
 from prunelab.methods.learning.scratch import draw_afresh
 from prunelab.methods.search.slimming_descent import Descent
 from prunelab.methods.search.supernet import Supernet
@@ -74,7 +74,7 @@ class AutoSlim(LearningMethod):
     )
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
     eager: ClassVar[bool] = True
-    needs_training_mode: ClassVar[bool] = True
+    training_mode: ClassVar[TrainingMode] = "normalisation"
     decides_untrained: ClassVar[bool] = False
 
     def __init__(

@@ -22,7 +22,7 @@ from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.feasibility import require_within_reach
 from prunelab.methods.calibration import Batch
 from prunelab.methods.context import PruningContext
-from prunelab.methods.learning.method import Forward, LearningMethod
+from prunelab.methods.learning.method import Forward, LearningMethod, TrainingMode
 from prunelab.methods.learning.scratch import draw_afresh
 from prunelab.methods.search.markov import MarkovWidths, grid
 from prunelab.methods.search.supernet import Supernet, snapped
@@ -97,7 +97,7 @@ class DMCP(LearningMethod):
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage")
     eager: ClassVar[bool] = True
     decides_untrained: ClassVar[bool] = False
-    needs_training_mode: ClassVar[bool] = True
+    training_mode: ClassVar[TrainingMode] = "normalisation"
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from prunelab.methods.allocation.feasibility import require_within_reach
 from prunelab.methods.calibration import Batch
 from prunelab.methods.context import Loss, PruningContext
 from prunelab.methods.importance.criterion import warn_not_pruned
-from prunelab.methods.learning.method import Forward, LearningMethod
+from prunelab.methods.learning.method import Forward, LearningMethod, TrainingMode
 from prunelab.methods.learning.sampler import Sampler
 from prunelab.methods.learning.scratch import draw_afresh
 from prunelab.methods.search.supernet import Supernet, frozen_statistics
@@ -96,7 +96,7 @@ class TAS(LearningMethod):
     )
     covers: ClassVar[tuple[str, ...]] = ("filter", "stage", "block")
     eager: ClassVar[bool] = True
-    needs_training_mode: ClassVar[bool] = True
+    training_mode: ClassVar[TrainingMode] = "normalisation"
     decides_untrained: ClassVar[bool] = False
 
     def __init__(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from prunelab.structure.blocks import find_blocks
 from prunelab.structure.network import Network, arguments
 from prunelab.structure.plan import PruningPlan
-from prunelab.structure.surgery.apply import named_tensors
+from prunelab.structure.surgery.apply import checked_cuts, named_modules, named_tensors
 from prunelab.structure.surgery.precision import copied, double_precision
 from prunelab.structure.surgery.temporary import call_with
 from prunelab.structure.tracing.calls import Call, Calls
@@ -61,6 +61,7 @@ def masked_run(
 def _masked_run(
     model: nn.Module, plan: PruningPlan, inputs: Any, double: bool, watch: Watch, outputs: Outputs | None
 ) -> Any:
+    checked_cuts(named_modules(model), named_tensors(model), plan)  # the plan may be that of another network
     network = Network(model, inputs, outputs=outputs)
     trace = network.trace()
     tensors = copied(named_tensors(model), double)
