@@ -44,6 +44,7 @@ from .methods import Judge as Judge
 from .methods import L1Norm as L1Norm
 from .methods import L2Norm as L2Norm
 from .methods import LearningMethod as LearningMethod
+from .methods import MetaPruning as MetaPruning
 from .methods import NetworkAdjustment as NetworkAdjustment
 from .methods import PruningCallback as PruningCallback
 from .methods import PruningContext as PruningContext

@@ -30,6 +30,7 @@ HERE = {
     "ABCPruner on ResNet-152",
     "AutoSlim",
     "DMCP",
+    "MetaPruning",
     "TAS",
 }
 

@@ -24,7 +24,9 @@ LESS = {
     "curl_73": ("method.criterion.proxy_images=1",),
     "eagleeye": ("method.draws=2000",),
     "autoslim": ("method.steps=3",),
-}
+    "metapruning": ("method.hidden=1", "method.generations=2", "method.population=2", "method.mutants=1",
+                    "method.crossovers=1", "method.tolerance=0.02", "recipe.calibration_images=8"),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ SMALL = {"candidates": 4, "draws": 3000, "tolerance": 0.3, "epochs": 1, "validat
 SMALL_SEARCH: dict[str, dict[str, Any]] = {
     "abcpruner": {"training": None, "sources": 3, "cycles": 1},
     "amc": {"episodes": 6, "warmup": 4},
+    "metapruning": {"population": 6, "generations": 2, "parents": 2, "mutants": 2, "crossovers": 2},
     "network_adjustment": {"training": None, "iterations": 2, "repeats": 1},
 }
 """The same for searches, by their names; candidates are not trained."""

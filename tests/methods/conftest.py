@@ -256,7 +256,9 @@ def learned_widths() -> Callable[..., dict[str, int]]:
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(module)
-        plan = method.decide(method.context(module.net, example, validation=module.val_dataloader()))
+        calibration = [tuple(batch) for batch in module.train_dataloader()]
+        context = method.context(module.net, example, calibration, validation=module.val_dataloader())
+        plan = method.decide(context)
         graph = method.structure(module.net, example)
         assert graph.cost.flops(plan) <= method.budget.keep * graph.cost.flops()
         return {name: after for name, (_, after) in plan.widths.items()}

@@ -223,6 +223,8 @@ def test_nan_in_the_images_is_an_error_that_names_the_batch(battery: ModuleType,
     method, network = battery.made(name), battery.drawn(battery.Residual())
     if not method.reads_images:
         return
+    if not battery.decides_untrained(name):
+        battery.learn(method, network)
     broken = battery.images()
     broken[1][0][2, 0, 3, 3] = torch.nan
     with pytest.raises(UserError, match=r"batch 1 .*NaN"):

@@ -84,14 +84,19 @@ def small() -> nn.Module:
 @pytest.fixture
 def context() -> Callable[[LearningMethod, nn.Module], PruningContext]:
     """(method, network for digits) -> the context of the method."""
-    return lambda method, network: method.context(network, EXAMPLE, validation=held_out(method))
+    return lambda method, network: method.context(network, EXAMPLE, **images_of(method))
 
 
-def held_out(method: LearningMethod) -> Any:
-    """The validation images of digits, if the method reads some."""
+def images_of(method: LearningMethod) -> dict[str, Any]:
+    """The calibration and the validation images of digits, if the method reads some."""
     data = Digits()
     data.setup()
-    return data.validation_dataloader(method.validation_images) if method.reads_validation else None
+    return {
+        "calibration": data.calibration_dataloader(64) if method.reads_images else None,
+        "validation": data.validation_dataloader(method.validation_images)
+        if method.reads_validation
+        else None,
+    }
 
 
 @pytest.fixture
@@ -110,7 +115,7 @@ def learn(tmp_path: Path) -> Callable[..., dict[str, float]]:
         data = Digits()
         data.prepare_data()
         data.setup()
-        method.begin(method.context(network, EXAMPLE, validation=held_out(method)))
+        method.begin(method.context(network, EXAMPLE, **images_of(method)))
         fit(
             network,
             data,
@@ -210,7 +215,7 @@ def assert_resumes(learn: Any, small: nn.Module) -> Callable[..., None]:
         for name, tensor in unbroken.state_dict().items():
             assert torch.equal(tensor, resumed.state_dict()[name]), name
         plans = [
-            method.decide(method.context(network, EXAMPLE, validation=held_out(method)))
+            method.decide(method.context(network, EXAMPLE, **images_of(method)))
             for method, network in ((first, unbroken), (last, resumed))
         ]
         assert plans[0] == plans[1]

@@ -22,6 +22,7 @@ from prunelab.methods import (
     Budget,
     L1Norm,
     LearningMethod,
+    MetaPruning,
     PruningCallback,
     PruningContext,
 )
@@ -264,7 +265,7 @@ class Frozen(Normalised):
         self.net[1].eval()
 
 
-@pytest.mark.parametrize("method", [VCNN, AutoSlim, DMCP, TAS])
+@pytest.mark.parametrize("method", [VCNN, AutoSlim, DMCP, MetaPruning, TAS])
 def test_methods_that_learn_in_batch_normalisations_need_all_of_them_in_training_mode(method: Any) -> None:
     module, frozen = Normalised(), Frozen()
     module.net.eval()

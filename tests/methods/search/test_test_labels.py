@@ -25,6 +25,7 @@ SEARCHES = {
     "autoslim": ("method.epochs=1", "method.steps=3"),
     "dmcp": ("method.epochs=1",),
     "tas": ("method.epochs=1",),
+    "metapruning": ("method.epochs=1", "method.population=4", "method.mutants=1", "method.crossovers=1"),
 }
 
 
@@ -52,6 +53,7 @@ def test_no_search_is_left_out() -> None:
     searches = {file.stem for file in CONF.glob("*.yaml") if "/search@" in file.read_text()} | {
         "autoslim",
         "dmcp",
+        "metapruning",
         "tas",
     }
     assert searches == set(SEARCHES)

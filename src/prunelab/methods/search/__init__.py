@@ -7,6 +7,7 @@ from prunelab.methods.search.ddpg import AgentSettings
 from prunelab.methods.search.dmcp import DMCP
 from prunelab.methods.search.eagleeye import EagleEye
 from prunelab.methods.search.judge import Judge
+from prunelab.methods.search.metapruning import MetaPruning
 from prunelab.methods.search.method import SearchMethod
 from prunelab.methods.search.network_adjustment import NetworkAdjustment
 from prunelab.methods.search.tas import TAS
@@ -22,6 +23,7 @@ __all__ = [
     "Candidate",
     "EagleEye",
     "Judge",
+    "MetaPruning",
     "NetworkAdjustment",
     "SearchMethod",
     "WidthSpace",

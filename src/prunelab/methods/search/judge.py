@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +21,7 @@ from prunelab.methods.untouched import untouched
 from prunelab.structure import PruningPlan, candidate
 
 Prepare = Callable[[nn.Module, PruningPlan], None]
+Weights = Callable[[PruningPlan], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Judge:
         adapt: measure BatchNorm statistics of each candidate.
         prepare: called with each candidate before it is judged, for instance to train it. The candidate then has
             weights of its own.
+        weights: plan -> parameters that replace those of the candidate, in its shapes.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
@@ -52,6 +54,7 @@ class Judge:
     workers: int = 1
     adapt: bool = True
     prepare: Prepare | None = None
+    weights: Weights | None = None
 
     def __call__(self, plans: Sequence[PruningPlan]) -> NDArray[np.float64]:
         """The accuracy (B,) of each candidate, the same on every rank.
@@ -92,6 +95,10 @@ class Judge:
     def _accuracy(self, plan: PruningPlan) -> float:
         """The fraction of held-out images that the candidate classifies correctly."""
         network = candidate(self.context.model, plan, share=self.prepare is None)
+        if self.weights is not None:
+            parameters = dict(network.named_parameters())
+            for name, tensor in self.weights(plan).items():
+                parameters[name].data = tensor
         if self.prepare is not None:
             network.requires_grad_(True)
             with torch.enable_grad():

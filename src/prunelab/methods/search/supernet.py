@@ -54,6 +54,12 @@ class Supernet:
         ranked = Scores(scores)
         return cls(context, {name: ranked.removal_order(name)[::-1].tolist() for name in scores})
 
+    @classmethod
+    def first_channels(cls, context: PruningContext, names: Collection[str] | None = None) -> Supernet:
+        """Channels in the order of the network, of the groups of these names, or of all that may be pruned."""
+        groups = [group for group in context.groups if names is None or group.name in names]
+        return cls(context, {group.name: list(range(group.size)) for group in groups})
+
     @property
     def narrowest(self) -> Widths:
         """Every group at its smallest allowed width; int (groups,)."""

@@ -203,7 +203,7 @@ class TAS(LearningMethod):
         if self._shape is None:
             raise UserError("TAS decides by a learned distribution: it needs a learning fit first.")
         widths, depths, chances = self._shape
-        supernet = _first_channels(context, widths)
+        supernet = Supernet.first_channels(context, widths)
         stages = {stage.blocks[0]: stage for stage in stage_blocks(context)}
         row = supernet.row(widths)
         depths = _within_reach(supernet, stages, depths, chances)
@@ -231,7 +231,7 @@ class _Search:
     def __init__(self, context: PruningContext, lr: float, weight_decay: float) -> None:
         self.context = context
         names = [group.name for group in context.groups]
-        supernet = _first_channels(context, names)
+        supernet = Supernet.first_channels(context, names)
         choices = {name: fractions_of(supernet.space.choices[name]) for name in names}
         self.net = Transformable(context, supernet, choices, stage_blocks(context))
         self.space = supernet.space
@@ -352,12 +352,6 @@ def fractions_of(allowed: Widths) -> Widths:
     """Of the allowed widths (widest first) those nearest to ``FRACTIONS`` of the widest; rising, (8,)."""
     wanted = np.array(FRACTIONS) * allowed[0]
     return allowed[np.abs(allowed[:, None] - wanted).argmin(axis=0)]
-
-
-def _first_channels(context: PruningContext, names: Any) -> Supernet:
-    """The supernet in which each of the named groups keeps its first channels."""
-    sizes = {group.name: group.size for group in context.groups}
-    return Supernet(context, {name: list(range(sizes[name])) for name in names if name in sizes})
 
 
 def _within_reach(
