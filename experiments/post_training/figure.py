@@ -21,16 +21,19 @@ def main() -> None:
     )
     for network, row in zip(networks, axes, strict=True):
         found = records(network)
+        methods = sorted({record["method"] for record in found} - {"none"})
         full = 100 * next(record["top1"] for record in found if record["column"] == "full")
         for (column, title), axis in zip(PANELS.items(), row, strict=True):
             curves: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
             for record in found:
                 if record["column"] == column and record["allocation"] is None and "top1" in record:
                     curves[record["method"]][record["keep"]].append(100 * record["top1"])
-            for number, (method, points) in enumerate(sorted(curves.items())):
+            for number, method in enumerate(methods):  # the same colour and style in every panel
+                points = curves[method]
                 keeps = sorted(points)
                 style = "-" if method in ("obs", "fisher") else ("--", ":")[number % 2]
-                axis.plot(keeps, [mean(points[keep]) for keep in keeps], style, marker=".", label=method)
+                line = [mean(points[keep]) for keep in keeps]
+                axis.plot(keeps, line, style, marker=".", color=f"C{number}", label=method)
             axis.axhline(full, color="grey", linewidth=0.8)
             axis.set(title=f"{network}, {title}", xlabel="kept FLOPs", ylim=(0, 100))
         row[0].set_ylabel("top-1 accuracy, %")
