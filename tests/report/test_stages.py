@@ -61,7 +61,7 @@ def test_the_page_has_all_stages_of_a_run(study: Any) -> None:
         ["full, onnxruntime", "95.00%", "99.00%", "", "", "80.00", "800.00", "1.10 MB", times],
         ["pruned, onnxruntime", "50.00%", "99.00%", "", "", "40.00", "400.00", "400 KB", times],
         ["low rank, onnxruntime", "90.00%", "99.00%", "", "", "20.00", "200.00", "400 KB", times],
-        ["full, onnxruntime", "", "", "", "", "80.00", "800.00", "400 KB", times],
+        ["full, exported, onnxruntime", "", "", "", "", "80.00", "800.00", "400 KB", times],
         ["exported, onnxruntime", "90.00%", "99.00%", "100.00%", "1e-05", "40.00", "400.00", "400 KB", times],
         ["exported, onnxruntime, int8", "90.00%", "99.00%", "98.00%", "0.5", "40.00", "400.00", "100 KB", times],
     ]  # fmt: skip

@@ -20,7 +20,7 @@ def stages_of(record: Record, deployment: Deployment | None) -> tuple[Stage, ...
     exported = [
         replace(
             stage,
-            name="full" if stage.name == "full" else EXPORTED,
+            name=f"full, {EXPORTED}" if stage.name == "full" else EXPORTED,
             flops=costs.get(stage.name, record.pruned).flops,
             params=costs.get(stage.name, record.pruned).params,
         )
