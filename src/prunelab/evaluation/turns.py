@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from prunelab.evaluation.target import Target
 from prunelab.records.deployment import Percentiles
 
+WARM_S = 0.005
+
 Program = Callable[[], object]
 Clock = Callable[[], float]
 
@@ -85,9 +87,13 @@ def in_turns(
 
 
 def percentiles(programs: Sequence[Program], target: Target, seconds: float) -> list[Percentiles]:
-    """Median and 90th percentile of each program in milliseconds, in turns; processor time for one thread."""
+    """Median and 90th percentile over turns of one call of each program, in milliseconds.
+
+    Processor time for one thread. A turn lasts at least ``WARM_S``: the first call after another program is slower,
+    because caches hold the data of that program.
+    """
     with threads(target.threads), torch.inference_mode():
-        found = in_turns(programs, Clocks.of(target), seconds)
+        found = in_turns(programs, Clocks.of(target), seconds, shortest=WARM_S if seconds else 0.0)
     return [Percentiles.of((1000 * times.processor).tolist()) for times in found]
 
 
