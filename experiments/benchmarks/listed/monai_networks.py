@@ -20,6 +20,13 @@ def _volumes(dims: int, channels: int = 1) -> Callable[[int], Tensor]:
     return lambda size: torch.randn(2, channels, *[size] * dims)
 
 
+def _without_sampling(**settings: Any) -> nn.Module:
+    """The autoencoder draws random numbers in evaluation mode, and without its blocks it may draw other ones."""
+    network = nets.AutoencoderKL(**settings)
+    network.sampling = torch.add
+    return network
+
+
 def _entry(
     name: str, build: Callable[..., nn.Module], dims: int, size: int, other: int | None, **settings: Any
 ) -> Entry:
@@ -70,7 +77,7 @@ NETWORKS = [
     _entry("Quicknat", nets.Quicknat, 2, 64, 96, num_channels=1, num_filters=16),
     _entry("MedNeXt", nets.MedNeXt, 2, 64, 96, spatial_dims=2, in_channels=1, out_channels=3, init_filters=8),
     _entry("PatchDiscriminator", nets.PatchDiscriminator, 2, 64, 96, spatial_dims=2, channels=8, in_channels=1),
-    _entry("AutoencoderKL", nets.AutoencoderKL, 2, 32, 48, spatial_dims=2, channels=(16, 32), num_res_blocks=(1, 1),
+    _entry("AutoencoderKL", _without_sampling, 2, 32, 48, spatial_dims=2, channels=(16, 32), num_res_blocks=(1, 1),
            attention_levels=(False, True), norm_num_groups=8, latent_channels=3),
     _entry("VQVAE", nets.VQVAE, 2, 32, 64, spatial_dims=2, in_channels=1, out_channels=1, channels=(16, 16),
            num_res_channels=(16, 16), num_res_layers=1, num_embeddings=32, embedding_dim=8,

@@ -110,7 +110,6 @@ ROWS: tuple[Row, ...] = (
     ("DPT", SEMANTIC, 64, None, TINY_DPT),
     ("GLPN", DEPTH, 64, 96, PYRAMID | {"decoder_hidden_size": 32}),
     ("Swin2SR", "ForImageSuperResolution", 32, 40, TINY_SWIN2SR),
-    ("SuperPoint", "ForKeypointDetection", 64, 96, {}),
 )  # fmt: skip
 
 
