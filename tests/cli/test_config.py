@@ -79,7 +79,11 @@ def test_a_part_is_composed_although_others_miss_values() -> None:
             "'~budget.nothing': a key cannot be removed. To set it to nothing write budget.nothing=",
         ),
         (["model=null"], "choose one file of model by its name"),
-        (["study=${nowhere}"], "refers to an unknown key"),
+        (["study=${nowhere}"], "refers to an unknown key: nowhere"),
+        (
+            ["~seed"],
+            "If '~seed' on the command line removed it, leave that word out; to change the key write seed=",
+        ),
     ],
 )
 def test_mistakes_are_said_in_one_line(words: list[str], message: str) -> None:

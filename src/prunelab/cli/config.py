@@ -199,7 +199,14 @@ def _plain(config: DictConfig) -> dict[str, Any]:
         key = error.full_key or _first_line(error).rpartition(" ")[2]
         raise UserError(f"{key} is not given. Add {key}=... to the command line.") from error
     except InterpolationKeyError as error:
-        raise UserError(f"The configuration refers to an unknown key: {_first_line(error)}") from error
+        missing = re.search(r"Interpolation key '([^']+)' not found", str(error))
+        if missing is None:
+            raise UserError(f"The configuration refers to an unknown key: {_first_line(error)}") from error
+        key = missing[1]
+        raise UserError(
+            f"The configuration refers to an unknown key: {key}. If '~{key}' on the command line removed it, leave "
+            f"that word out; to change the key write {key}=VALUE."
+        ) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
