@@ -1,13 +1,15 @@
-"""The smallest real run: digits, one epoch of each training, a small ResNet."""
+"""The smallest real run (digits, one epoch of each training, a small ResNet), and settings of all tests."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from prunelab.cli.config import configure
 
@@ -19,6 +21,12 @@ SMALLEST = (
     "trainer=cpu",
     "study=tests",
 )
+
+# An example has no time limit: machines may be loaded. CI draws the same examples each time, so that its result depends
+# on the change that it tests; elsewhere each run draws new ones.
+settings.register_profile("new", deadline=None)
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.load_profile(os.environ.get("PRUNELAB_EXAMPLES", "new"))
 
 Configure = Callable[..., dict[str, Any]]
 

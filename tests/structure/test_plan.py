@@ -179,7 +179,7 @@ JUNK = st.recursive(
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_junk_anywhere_in_a_plan_is_an_error_or_a_sound_plan(plan: PruningPlan, data: st.DataObject) -> None:
     """Never an exception of another kind; what is accepted survives its own JSON."""

@@ -168,7 +168,7 @@ def networks(draw: st.DrawFn) -> nn.Sequential:
     return nn.Sequential(body, *head)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(model=networks(), seed=st.integers(0, 2**32 - 1), exact=st.booleans(), whole=st.booleans())
 def test_any_network_any_plan(
     prune: Callable[..., Any],
@@ -196,7 +196,7 @@ def test_any_network_any_plan(
     assert out.shape == (2, 4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(model=networks(), seed=st.integers(0, 2**32 - 1))
 def test_consumers_silenced_by_hand(
     prune: Callable[..., Any],
@@ -219,7 +219,7 @@ def is_complete(graph: prunelab.ChannelGraph, plan: PruningPlan) -> bool:
     return all(sizes.get(name) == before for name, (before, _) in plan.widths.items())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(model=networks(), seeds=st.tuples(*[st.integers(0, 2**32 - 1)] * 2))
 def test_two_rounds_are_one(
     random_plan: Callable[..., PruningPlan],

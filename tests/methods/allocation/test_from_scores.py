@@ -180,7 +180,7 @@ def tasks(draw: st.DrawFn) -> SimpleNamespace:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(task=tasks())
 def test_every_plan_keeps_the_promises(toy_graph: Callable[..., Any], task: SimpleNamespace) -> None:
     graph = toy_graph(task.sizes, task.coefficients, block_of=task.block_of)

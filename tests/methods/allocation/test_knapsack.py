@@ -42,7 +42,7 @@ def random_scores(seed: int, sizes: tuple[int, ...]) -> Scores:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     items=st.lists(
         st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=4),

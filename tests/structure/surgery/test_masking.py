@@ -200,7 +200,7 @@ class Mixed(nn.Module):
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), cardinality=st.booleans(), data=st.data())
 def test_check_notices_that_any_kept_index_of_any_plan_is_another(
     randomise: Callable[[nn.Module], nn.Module],

@@ -86,6 +86,11 @@ class Evolution(SearchMethod):
     def title(self) -> str:
         return "MetaPruning"
 
+    @property
+    def planned(self) -> int | None:
+        most = self.schedule.population * self.schedule.generations
+        return min(most, self.evaluations or most)
+
     def ranking(self, context: PruningContext) -> Scores:
         return self.net.supernet.scores
 

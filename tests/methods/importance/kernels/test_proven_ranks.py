@@ -41,7 +41,7 @@ def test_by_hand() -> None:
     assert proven_ranks(matrices, 1e-6).tolist() == [0, 3, 1, 1, 2, 2, -1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 24),
     st.integers(0, 24),
