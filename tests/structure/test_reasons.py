@@ -87,3 +87,26 @@ def test_inexact_groups_that_stay(network: Callable[..., Any]) -> None:
         "not exact: native_group_norm over channels (in 1)"
     ]
     assert malformed(graph) == []
+
+
+class Checks(nn.Module):
+    """The program checks its width, as Hugging Face's patch embeddings do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        if x.shape[1] != 8:
+            raise ValueError("Make sure that there are 8 channels.")
+        return self.head(x)
+
+
+def test_an_error_that_the_program_raises_is_a_reason() -> None:
+    graph = prunelab.analyze(Checks(), IMAGES)
+    (reason,) = (group.frozen for group in graph.frozen if group.name == "stem")
+    assert reason is not None
+    assert "raises ValueError" in reason
+    assert "Make sure that there are 8 channels." in reason
+    assert malformed(graph) == []

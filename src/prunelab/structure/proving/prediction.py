@@ -91,10 +91,10 @@ class Prediction:
             raise EndOfRun
 
     def ended(self, failed: str | None) -> Failure | None:
-        """The first difference, after the run; ``failed`` names the call that raised an error, if one did."""
+        """The first difference, after the run; ``failed`` is the reason why the network raised an error, if it did."""
         if self._over or (failed is None and self.place == len(self._expected)):
             return self.failure
-        return self._at_end(f"{failed} {reasons.CONSTANT}" if failed else reasons.OTHER_OPERATORS)
+        return self._at_end(failed or reasons.OTHER_OPERATORS)
 
     def _compare(self, after: Done) -> None:
         if self.place == len(self._expected):

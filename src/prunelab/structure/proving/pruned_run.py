@@ -20,6 +20,7 @@ from prunelab.structure.plan import PruningPlan
 from prunelab.structure.proving.prediction import Done, EndOfRun, Prediction
 from prunelab.structure.surgery.apply import drop_block, named_modules
 from prunelab.structure.surgery.temporary import as_pruned, call_with, pruned_tensors
+from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.data_decisions import Decisions, depends_on_data
 from prunelab.structure.tracing.marks import Step
 from prunelab.structure.tracing.operators import arithmetic, name_of, operands
@@ -57,7 +58,7 @@ class PrunedRun:
         self._entered: dict[str, _Entered] = {}
 
     def run_network(self, prediction: Prediction) -> str | None:
-        """Run the network -> the name of the call that failed, if one did."""
+        """Run the network -> the reason why it failed, if it did."""
 
         def entered(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._entered[path] = _Entered(args, kwargs, prediction.place, len(self._decisions.made))
@@ -71,7 +72,7 @@ class PrunedRun:
         return self._entered[module].place if module in self._entered else None
 
     def run_module(self, module: str, plan: PruningPlan, prediction: Prediction) -> str | None:
-        """Run ``module`` alone on the inputs of its last call -> the name of the call that failed, if one did.
+        """Run ``module`` alone on the inputs of its last call -> the reason why it failed, if it did.
 
         ``plan`` makes the same cuts as the plan of the run; its attributes and rewritten widths may differ.
         """
@@ -109,7 +110,7 @@ class PrunedRun:
                 return None
             except Exception as error:  # a program may raise any error for an unexpected width
                 self.error = error
-                return calls.function
+                return f"{calls.function} {reasons.CONSTANT}" if calls.inside else reasons.raises(error)
         return None
 
 
@@ -135,13 +136,15 @@ def _entering(model: nn.Module, entered: Callable[..., None]) -> Iterator[None]:
 
 
 class _LastCall(TorchFunctionMode):
-    """Stores the name of the newest Python-level call."""
+    """Stores the name of the newest Python-level call, and whether it has not returned (it raised an error)."""
 
-    function = ""
+    function, inside = "", False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.function = getattr(func, "__name__", str(func))
-        return func(*args, **(kwargs or {}))
+        self.function, self.inside = getattr(func, "__name__", str(func)), True
+        out = func(*args, **(kwargs or {}))
+        self.inside = False
+        return out
 
 
 class _Comparing(TorchDispatchMode):

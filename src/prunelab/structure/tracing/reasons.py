@@ -49,3 +49,10 @@ OTHER_OPERATORS = f"with another width the network runs other operators: {SAME_O
 SAME_PARTS = "the sizes of the parts would have to be computed from the shape of the tensor"
 UNREAD = "a layer would have to read them, or they would have to be an output that is not used (outputs=)"
 ALONE = "a single channel cannot be removed: its layer would have to make several"
+
+
+def raises(error: Exception) -> str:
+    """The reason if the program itself raises an error, such as a check of the number of channels."""
+    text = (str(error).splitlines() or [""])[0][:100]
+    wanted = "its code would have to accept any width"
+    return f"for another width the network raises {type(error).__name__}: {wanted}; it says {text!r}"
