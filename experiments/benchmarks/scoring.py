@@ -50,6 +50,7 @@ from torch.nn import functional
 
 import prunelab.models  # noqa: F401 - registers cifar_resnet56
 from prunelab.methods import (
+    CHIP,
     CURL,
     FPGM,
     NISP,
@@ -59,6 +60,7 @@ from prunelab.methods import (
     BNGamma,
     Budget,
     Criterion,
+    DepGraph,
     EagleEye,
     Entropy,
     Fisher,
@@ -90,6 +92,8 @@ CRITERIA: dict[str, Criterion] = {
     "fpgm": FPGM(),
     "scsp": SCSP(restarts=1),
     "fisher": Fisher(),
+    "chip": CHIP(),
+    "depgraph": DepGraph(),
 }
 
 

@@ -107,9 +107,8 @@ def folder_digest(root: Path) -> str:
         status = os.stat(path)  # noqa: PTH116  # a million Path objects take seconds
         size += status.st_size
         manifest.update(os.fsencode(f"{path[len(str(root)) :]}\0{status.st_size}\0{status.st_mtime_ns}\n"))
-        changes.update(
-            f"{status.st_ino}\0{status.st_ctime_ns}\n".encode()
-        )  # cp -p and rsync restore st_mtime_ns
+        # Programs that copy files can restore st_mtime_ns, but not these.
+        changes.update(f"{status.st_ino}\0{status.st_ctime_ns}\n".encode())
     if size > CONTENT_BYTES:
         return manifest.hexdigest()
     changes.update(manifest.digest())

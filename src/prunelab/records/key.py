@@ -60,7 +60,7 @@ NETWORK_SETTINGS = "prunelab.steps.NetworkSettings"
 """The class that takes the settings of conf/model."""
 
 SETS = ("levels", "exclude")
-"""Lists whose order and repetitions have no effect."""
+"""Lists whose order and repetitions have no effect; a single name is a list of one, null an empty one."""
 
 PRECISIONS: Mapping[str, str] = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 """Short forms that Lightning accepts for ``trainer.precision``."""
@@ -117,6 +117,8 @@ def canonical(name: str, value: Any) -> Any:
     last = name.rpartition(".")[2]
     if isinstance(value, Mapping):
         return _of_group(name, value)
+    if last in SETS and (value is None or isinstance(value, str)):
+        value = [] if value is None else [value]
     if isinstance(value, list | tuple):
         values = [canonical(f"{name}[{number}]", each) for number, each in enumerate(value)]
         is_set = last in SETS and all(isinstance(each, str) for each in values)

@@ -19,10 +19,12 @@ from prunelab.cli.run import main
 from prunelab.cli.slurm import SlurmSettings, wait, work
 from prunelab.cli.slurm.jobs import State, states
 from prunelab.cli.slurm.launch import Run
+from prunelab.cli.slurm.result_file import read_result
 from prunelab.cli.slurm.wait import Submitted, endings
 from prunelab.cli.summary import Job
 from prunelab.errors import UserError
 from prunelab.experiment import run
+from prunelab.records.latency import Spread
 
 Configure = Callable[..., dict[str, Any]]
 SWEEP = ["prunelab", "-m", "hydra/launcher=slurm", "trainer=cpu", "budget.flops=0.5"]
@@ -175,7 +177,7 @@ def test_the_result_of_a_job_runs_no_code(kind: str, tmp_path: Path, monkeypatch
     job = Submitted("7", "seed=0", tmp_path)
     contents = {
         "code": pickle.dumps(Bomb(ran)),
-        "a result with code": pickle.dumps(("success", Job("seed=0", error=Bomb(ran)))),  # type: ignore[arg-type]
+        "a result with code": pickle.dumps(("success", Job("seed=0", error=Bomb(ran)))),
         "another value": pickle.dumps(("success", "done")),
         "cut": pickle.dumps(("success", Job("seed=0")))[:-9],
         "empty": b"",
@@ -186,6 +188,12 @@ def test_the_result_of_a_job_runs_no_code(kind: str, tmp_path: Path, monkeypatch
     assert (ended.label, ended.record) == ("seed=0", None)
     assert "Slurm job 7: its result 7_0_result.pkl cannot be used" in (ended.error or "")
     assert not ran.exists()
+
+
+def test_dataclasses_at_any_depth_of_a_result_are_read(tmp_path: Path) -> None:
+    times = Spread(1.0, 2.0, 1.5, 2.5)
+    (tmp_path / "7_0_result.pkl").write_bytes(pickle.dumps(("success", Job("l1", record=times))))
+    assert read_result(tmp_path / "7_0_result.pkl") == ("success", Job("l1", record=times))
 
 
 @pytest.mark.slow

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from prunelab.cli.summary import Job
-from prunelab.records import schema
 
-CLASSES = {
-    (found.__module__, found.__qualname__): found
-    for found in (Job, type(Path()), *filter(is_dataclass, vars(schema).values()))
-    if isinstance(found, type)
-}
+
+def _dataclasses(kind: Any) -> Iterator[type]:
+    """``kind`` if it is a dataclass, and the dataclasses in the types of its fields, at any depth."""
+    if is_dataclass(kind) and isinstance(kind, type):
+        yield kind
+        for each in get_type_hints(kind).values():
+            yield from _dataclasses(each)
+    for argument in get_args(kind):
+        yield from _dataclasses(argument)
+
+
+CLASSES = {(found.__module__, found.__qualname__): found for found in (type(Path()), *_dataclasses(Job))}
 """The classes of a Job and of the record in it, all of which are plain dataclasses."""
 
 
