@@ -25,7 +25,13 @@ SEARCHES = {
     "autoslim": ("method.epochs=1", "method.steps=3"),
     "dmcp": ("method.epochs=1",),
     "tas": ("method.epochs=1",),
-    "metapruning": ("method.epochs=1", "method.population=4", "method.mutants=1", "method.crossovers=1"),
+    "metapruning": (
+        "method.epochs=1",
+        "method.population=4",
+        "method.generations=2",
+        "method.mutants=1",
+        "method.crossovers=1",
+    ),
 }
 
 
