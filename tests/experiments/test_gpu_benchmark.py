@@ -48,7 +48,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Calla
         sys.modules.pop(name, None)
 
 
-@pytest.mark.slow
+@pytest.mark.devices
 def test_every_row_can_be_measured(benchmark: Callable[..., dict[str, Any]]) -> None:
     record = benchmark()
     import gpu

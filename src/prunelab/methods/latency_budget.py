@@ -57,10 +57,23 @@ def decide(method: PruningMethod, context: PruningContext) -> tuple[PruningPlan,
         info(_progress(number, asked, attempts[-1]))
         if abs(attempts[-1].found.ratio / asked - 1) <= TOLERANCE:
             break
-        aim = max(corrected([(each.predicted, each.found.ratio) for each in attempts], asked), smallest)
-        if any(abs(aim / each.aim - 1) < 1e-3 for each in attempts):
+        aim = max(_next_aim(attempts, asked), smallest)
+        if _is_known(aim, attempts):
             break
     return _chosen(context, attempts, smallest)
+
+
+def _next_aim(attempts: Sequence[_Attempt], asked: float) -> float:
+    """The corrected budget. If it was tried before and all networks were too slow, because measurements vary, it is a
+    smaller one."""
+    aim = corrected([(each.predicted, each.found.ratio) for each in attempts], asked)
+    if _is_known(aim, attempts) and all(each.found.ratio > asked * (1 + TOLERANCE) for each in attempts):
+        return min(each.aim * asked / each.found.ratio for each in attempts)
+    return aim
+
+
+def _is_known(aim: float, attempts: Sequence[_Attempt]) -> bool:
+    return any(abs(aim / each.aim - 1) < 1e-3 for each in attempts)
 
 
 def corrected(points: Sequence[tuple[float, float]], asked: float) -> float:
