@@ -37,7 +37,7 @@ test-page: setup  ## Test the report's page in headless Chromium, which must be 
 test-rows: setup  ## Run every row of the studies of ResNet-50 and ResNet-56 once, on tiny images (10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m rows tests/experiments
 
-test-devices: setup  ## Run every step on a simulated device, and some tests and the benchmark for a GPU on the processor (3 minutes)
+test-devices: setup  ## Run some tests and the benchmark for a GPU on the processor (3 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m devices tests/devices tests/experiments/test_gpu_benchmark.py
 
 test-gpu: setup  ## Test on a CUDA GPU (5 minutes); skipped where there is none

@@ -21,6 +21,13 @@ WORDS = {
     "amc": ("method.episodes=3",),
     "abcpruner": ("method.evaluations=3", "method.training.epochs=1"),
     "network_adjustment": ("method.iterations=2", "method.repeats=1", "method.training.epochs=1"),
+    "metapruning": (
+        "method.population=6",
+        "method.generations=2",
+        "method.parents=2",
+        "method.mutants=2",
+        "method.crossovers=2",
+    ),
     "channel_pruning": ("levels=[filter]",),
     "slimming": ("levels=[filter,stage,block]",),
     "ssl": ("levels=[filter,stage,block]", "method.step=subgradient"),
