@@ -11,7 +11,7 @@ from torch import nn
 
 from prunelab.cli.config import configure
 from prunelab.experiment import run
-from prunelab.steps import rounds
+from prunelab.steps import phase
 from prunelab.steps.setup import Setup
 
 pytestmark = pytest.mark.slow
@@ -31,13 +31,13 @@ def test_the_last_round_trains_from_scratch(
         "baseline.training.epochs=1", "study=tests", f"outputs={tmp_path}", *words,
     ])  # fmt: skip
     trained: list[dict[str, torch.Tensor]] = []
-    fit = rounds.fit
+    fit = phase.fit
 
     def observed(network: nn.Module, *arguments: Any, **more: Any) -> float:
         trained.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         return fit(network, *arguments, **more)
 
-    monkeypatch.setattr(rounds, "fit", observed)
+    monkeypatch.setattr(phase, "fit", observed)
     outcome = run(config)
 
     *earlier, last = trained

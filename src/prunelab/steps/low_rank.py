@@ -17,12 +17,12 @@ from prunelab.records import Accuracy
 from prunelab.records.atomic import Write
 from prunelab.steps.decision import fingerprint
 from prunelab.steps.full import FullNetwork
+from prunelab.steps.phase import fit_phase
 from prunelab.steps.rounds import Pruned, best_epoch
 from prunelab.steps.setup import Setup
 from prunelab.structure.low_rank import Factorisation
-from prunelab.structure.plan_steps import PlanSteps
-from prunelab.tracking import Curves
-from prunelab.training import Teacher, fit
+from prunelab.structure.plan_steps import steps_of
+from prunelab.training import Teacher
 from prunelab.training.best import KeepBest
 from prunelab.training.divergence import require_finite
 
@@ -48,11 +48,9 @@ class Factorised:
     @property
     def layers(self) -> Mapping[str, str]:
         """The replaced layers, with form and ranks in words."""
-        plan = getattr(self.network, "prunelab_plan", None)
-        steps = plan.steps if isinstance(plan, PlanSteps) else ()
         return {
             path: str(factors)
-            for step in steps
+            for step in steps_of(getattr(self.network, "prunelab_plan", None))
             if isinstance(step, Factorisation)
             for path, factors in step.layers.items()
         }
@@ -76,18 +74,8 @@ def factorise_and_recover(
         return Factorised(network, after, seconds, None)
     place = folder / f"low-rank-{fingerprint(network)[:12]}"
     keeper = KeepBest(place, write)
-    recovery_s = fit(
-        network,
-        setup.task.data,
-        last.training,
-        machine=setup.task.machine,
-        seed=setup.task.seed,
-        folder=place,
-        title=PHASE,
-        callbacks=[Curves(PHASE, setup.logger.epoch, setup.logger.restore), keeper],
-        write=write,
-        teacher=None if last.distillation is None else Teacher(full.network, last.distillation),
-    )
+    teacher = None if last.distillation is None else Teacher(full.network, last.distillation)
+    recovery_s = fit_phase(setup, network, last.training, place, PHASE, write, [keeper], teacher)
     return Factorised(network, after, seconds, recovery_s, *best_epoch(network, keeper))
 
 

@@ -30,6 +30,7 @@ from prunelab.steps.candidates import CandidateTraining
 from prunelab.steps.decision import Decision, RoundFolder, fingerprint
 from prunelab.steps.full import FullNetwork
 from prunelab.steps.parts import portion
+from prunelab.steps.phase import fit_phase
 from prunelab.steps.setup import Setup
 from prunelab.structure import ChannelGraph, PruningPlan, apply, check
 from prunelab.tracking import Curves
@@ -257,18 +258,7 @@ def _recover(
         _draw_weights(setup, network)
     if step.training is None:
         return 0.0
-    return fit(
-        network,
-        setup.task.data,
-        step.training,
-        machine=setup.task.machine,
-        seed=setup.task.seed,
-        folder=place.recovery(decision),
-        title=phase,
-        callbacks=[
-            Curves(phase, setup.logger.epoch, setup.logger.restore),
-            *([] if keeper is None else [keeper]),
-        ],
-        write=place.write,
-        teacher=teacher,
+    keepers = [] if keeper is None else [keeper]
+    return fit_phase(
+        setup, network, step.training, place.recovery(decision), phase, place.write, keepers, teacher
     )

@@ -163,9 +163,7 @@ class ABCPruner(SearchMethod):
 
     @property
     def planned(self) -> int | None:
-        return min(
-            self.sources * (1 + 2 * self.cycles), self.evaluations or self.sources * (1 + 2 * self.cycles)
-        )
+        return self.sources * (1 + 2 * self.cycles)
 
     def start(self, context: PruningContext, space: WidthSpace) -> None:
         self._space = space

@@ -156,7 +156,7 @@ class AMC(SearchMethod):
 
     @property
     def planned(self) -> int | None:
-        return min(self.episodes, self.evaluations or self.episodes)
+        return self.episodes
 
     def start(self, context: PruningContext, space: WidthSpace) -> None:
         self._space, self._walls = space, Walls(space, self.lower)

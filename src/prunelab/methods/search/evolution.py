@@ -88,8 +88,7 @@ class Evolution(SearchMethod):
 
     @property
     def planned(self) -> int | None:
-        most = self.schedule.population * self.schedule.generations
-        return min(most, self.evaluations or most)
+        return self.schedule.population * self.schedule.generations
 
     def ranking(self, context: PruningContext) -> Scores:
         return self.net.supernet.scores

@@ -110,8 +110,8 @@ class SearchMethod(PruningMethod):
 
     @property
     def planned(self) -> int | None:
-        """The number of candidates that the search judges at most, for the remaining time; None: unknown."""
-        return self.evaluations
+        """The number of candidates that the schedule of the search judges at most; None: unknown."""
+        return None
 
     def ranking(self, context: PruningContext) -> Scores:
         """The order in which channels of a group are removed; by default l1 norms of the filters."""
@@ -147,7 +147,8 @@ class SearchMethod(PruningMethod):
         """All candidates with their scores, in the order of evaluation."""
         judge, state = self.judge(context), SearchState(context.folder, context.write)
         self.start(context, space)
-        progress = Progress(self.title, space, self.planned, context.report)
+        planned = min((each for each in (self.planned, self.evaluations) if each is not None), default=None)
+        progress = Progress(self.title, space, planned, context.report)
         if (saved := state.load()) is not None:
             self.load_state_dict(saved)
             progress.resumed(state.history)

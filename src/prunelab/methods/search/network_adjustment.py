@@ -144,7 +144,7 @@ class NetworkAdjustment(SearchMethod):
 
     @property
     def planned(self) -> int | None:
-        return min(self.iterations, self.evaluations or self.iterations)
+        return self.iterations
 
     def start(self, context: PruningContext, space: WidthSpace) -> None:
         self._space = space
