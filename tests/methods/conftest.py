@@ -264,3 +264,14 @@ def learned_widths() -> Callable[..., dict[str, int]]:
         return {name: after for name, (_, after) in plan.widths.items()}
 
     return learned
+
+
+@pytest.fixture
+def relu_maps(plain: nn.Module, batches: Any, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The outputs of the two ReLUs of ``plain`` for all images."""
+    maps: list[Tensor] = []
+    relu = functional.relu
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(functional, "relu", lambda tensor: maps.append(relu(tensor)) or maps[-1])
+        plain(torch.cat([images for images, _ in batches]))
+    return maps
