@@ -21,10 +21,17 @@ class Images:
     evaluation: tuple[Tensor, Tensor]
     others: tuple[Tensor, Tensor]
 
+    def to(self, device: torch.device) -> Images:
+        """The same images on a device."""
+        (shown, classes), (images, others) = self.evaluation, self.others
+        return Images((shown.to(device), classes.to(device)), (images.to(device), others.to(device)))
+
     def calibration(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
         """A number of calibration images, drawn with this seed."""
         images, classes = self.others
-        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]
+        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count].to(
+            images.device
+        )
         return images[chosen], classes[chosen]
 
 

@@ -7,7 +7,7 @@ re-estimated.
 On EfficientNet-Lite0: torch-pruning 1.6.1 does not support the zero-padded shortcuts of the CIFAR ResNets (the stored
 indices of the padding are not adapted). Each criterion prunes globally in steps (the gradients of Taylor are computed
 again at every step, with labels), until the FLOPs that PyTorch counts are within the budget. Takes ``--count``,
-``--keeps``, ``--evaluate`` and ``--seed`` as ``study.py`` does. Appends to records/lite0.jsonl.
+``--keeps``, ``--evaluate``, ``--seed`` and ``--device`` as ``study.py`` does. Appends to records/lite0.jsonl.
 """
 
 from __future__ import annotations
@@ -87,10 +87,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--evaluate", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = network(NETWORK, options.weights)
-    images = load_images(NETWORK, options.images, options.evaluate)
+    torch.backends.cudnn.allow_tf32 = False  # float32 on a GPU as on a CPU
+    device = torch.device(options.device)
+    model = network(NETWORK, options.weights).to(device)
+    images = load_images(NETWORK, options.images, options.evaluate).to(device)
     calibration, classes = images.calibration(options.count, options.seed)
     batches = list(zip(calibration.split(25), classes.split(25), strict=True))
     full = operations(model, calibration[:1])
@@ -109,6 +112,7 @@ def main() -> None:
                     "score_s": round(time.process_time() - start, 1),
                     "flops": operations(found, calibration[:1]) / full,
                     "torch_pruning": torch_pruning.__version__,
+                    "device": str(device),
                 }
                 for column in ("cut", "bn"):
                     if column == "bn":

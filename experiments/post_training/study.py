@@ -7,7 +7,8 @@
 tf_efficientnet_lite0.safetensors, resnet56.safetensors or resnet20.safetensors. All choices use calibration images,
 evaluation images are not used. Writes records/<network>.jsonl (or another name, ``--records``), one line for each
 network that was evaluated; existing lines are not measured again. Seconds are processor time of one thread, which is
-independent of other programs. ``table.py`` makes the tables.
+independent of other programs; records made on a GPU name it (``device``), and their seconds are those of the processor
+that controls it. ``table.py`` makes the tables.
 """
 
 from __future__ import annotations
@@ -127,8 +128,9 @@ class Study:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.model = network(options.network, options.weights)
-        self.images: Images = load_images(options.network, options.images, options.evaluate)
+        self.device = torch.device(options.device)
+        self.model = network(options.network, options.weights).to(self.device)
+        self.images: Images = load_images(options.network, options.images, options.evaluate).to(self.device)
         self.path = RECORDS / f"{options.records or options.network}.jsonl"
         self.scores: dict[tuple[str, int], tuple[Scores, float]] = {}
         self.done = {self._key(json.loads(line)) for line in self._lines()}
@@ -180,7 +182,7 @@ class Study:
         """The plan of a method, and its seconds; a criterion scores once for all budgets."""
         count = sum(len(images) for images, _ in batches)
         method = method_of(name, keep, self.options.allocation, count, seed)
-        context = method.context(self.model, batches[0][0][:1], batches)
+        context = method.context(self.model, batches[0][0][:1], batches, self.device)
         start = time.process_time()
         if not isinstance(method, ImportanceMethod):
             plan = method.decide(context)
@@ -217,6 +219,8 @@ class Study:
             "images": self.options.count,
             "evaluated": len(self.images.evaluation[1]),
         }
+        if self.device.type != "cpu":
+            settings["device"] = str(self.device)
         line = json.dumps({**settings, **record})
         with self.path.open("a") as file:
             file.write(line + "\n")
@@ -237,7 +241,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=512, help="calibration images at most")
     parser.add_argument("--evaluate", type=int, default=None, help="evaluation images at most")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; seconds are comparable on one device")
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # float32 on a GPU as on a CPU
     Study(parser.parse_args()).run()
 
 

@@ -96,7 +96,7 @@ def cell(values: Sequence[float]) -> str:
 
 def cost_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Seconds of processor time of one thread, and memory, for obs."""
-    own = [row for row in rows if row["method"] == "obs" and "seconds" in row]
+    own = [row for row in rows if row["method"] == "obs" and "seconds" in row and "device" not in row]
     if not own:
         return []
     parts = [f"scores {mean(row['score_s'] for row in own):.0f} s"]
