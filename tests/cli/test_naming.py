@@ -35,6 +35,14 @@ def test_the_experiments_replace_no_class(experiment: str) -> None:
     assert not any("(" in name for group, name in names.items() if group != "data"), names
 
 
+def test_a_run_of_a_row_has_its_name() -> None:
+    one = configure(["experiment=cifar10_resnet56/hrankplus_74"])
+    swept = configure(["experiment=cifar10_resnet56", "experiment/cifar10_resnet56=hrankplus_74"])
+    assert one["names"] == swept["names"]
+    assert one["names"]["row"] == "hrankplus_74"
+    assert "row" not in configure(["experiment=demo"])["names"]
+
+
 @pytest.mark.parametrize(
     ("words", "group", "name"),
     [

@@ -96,6 +96,22 @@ def test_a_point_is_known_by_the_name_of_its_choice_too(tmp_path: Path) -> None:
     assert beside("sfp", 0.5, points) is None
 
 
+def test_of_points_of_one_method_that_of_the_row_that_ran_is_shown(study: StudyFolder, tmp_path: Path) -> None:
+    file = tmp_path / "published.csv"
+    head = "row,method,choice,top1,baseline_top1,computed_flops_g,baseline_flops_g\n"
+    file.write_text(head + "plus_50,L1Plus,l1,92,93,0.04,0.08\nl1_50,L1,l1,91,93,0.0401,0.08\n")
+    for recipe, names in (("one", {}), ("two", {"row": "plus_50"}), ("three", {"row": "l1_50"})):
+        study.finished("l1", recipe=recipe, folder=recipe, key=recipe, config={"names": names})
+
+    (table,) = aggregate(read_study(study.path), read_published(file)).tables
+
+    assert {row.key.recipe: row.published and row.published.row for row in table.rows} == {
+        "one": "l1_50",
+        "two": "plus_50",
+        "three": "l1_50",
+    }
+
+
 def test_points_of_another_network_are_said_to_be(study: StudyFolder, tmp_path: Path) -> None:
     study.finished("l1")
 

@@ -25,6 +25,7 @@ def run_names(config: Mapping[str, Any], runtime: Any) -> dict[str, str]:
     A name is that of the chosen file, or, where one file serves many networks or data sets (``model=timm``,
     ``data=image_folder``), the value of its ``name``. A class or network that a setting has replaced is added in
     brackets: ``l1 (criterion: mine.Mine)``. A table therefore never shows a figure under the name of another method.
+    A run of an experiment with one file for each row also has the name of its ``row``.
 
     Args:
         runtime: ``hydra.runtime`` of the composed configuration: its choices and their folders.
@@ -33,7 +34,18 @@ def run_names(config: Mapping[str, Any], runtime: Any) -> dict[str, str]:
     folders = tuple(
         f"{each.schema}://{each.path}" for each in runtime.config_sources if each.schema in ("file", "pkg")
     )
-    return {group: _name(group, str(choices[group]), config[group], folders) for group in NAMED}
+    names = {group: _name(group, str(choices[group]), config[group], folders) for group in NAMED}
+    row = _row(choices)
+    return names if row is None else {**names, "row": row}
+
+
+def _row(choices: Mapping[str, Any]) -> str | None:
+    """The name of a file in a folder of conf/experiment: ``experiment=table2/fpgm_42``, or ``experiment=table2`` with
+    ``experiment/table2=fpgm_42``."""
+    experiment = str(choices.get("experiment"))
+    folder, _, name = experiment.rpartition("/")
+    row = name if folder else choices.get(f"experiment/{experiment}")
+    return None if row is None else str(row)
 
 
 def _name(group: str, choice: str, settings: Any, folders: tuple[str, ...]) -> str:

@@ -166,8 +166,16 @@ def _row(
         seeds=tuple(sorted(seeds)),
         missing_seeds=tuple(sorted(set(all_seeds) - seeds)),
         statistics=statistics,
-        published=beside(key.method, kept.mean, published) if kept and not key.lowrank else None,
+        published=beside(key.method, kept.mean, published, _row_of(records))
+        if kept and not key.lowrank
+        else None,
     )
+
+
+def _row_of(records: Iterable[Record]) -> str | None:
+    """The row of an experiment that all these runs have; None if there is none, and in records of earlier versions."""
+    rows = {record.config.get("names", {}).get("row") for record in records}
+    return rows.pop() if len(rows) == 1 else None
 
 
 def _with_fronts(rows: Sequence[Row], baseline: Baseline) -> list[Row]:

@@ -27,7 +27,8 @@ class PublishedPoint:
 
     ``flops`` follows the convention of this project (2 x MAC), independent of that of the paper. ``printed_change`` and
     ``printed_pruned`` (the fraction of FLOPs) are as printed, None if they are not. ``flag`` names a figure that
-    contradicts the others, and ``note`` explains it. ``choice`` is the name of the method after ``method=``.
+    contradicts the others, and ``note`` explains it. ``choice`` is the name of the method after ``method=``, and
+    ``row`` that of the file in a folder of conf/experiment that repeats this point ("" if there is none).
     """
 
     method: str
@@ -43,6 +44,7 @@ class PublishedPoint:
     flag: str
     note: str
     choice: str = ""
+    row: str = ""
 
     @property
     def change(self) -> float:
@@ -94,15 +96,27 @@ def read_published(path: Path) -> Published:
     return Published(path, tuple(point for point in points if point.flops_fraction < 1), tuple(problems))
 
 
-def beside(method: str, flops_fraction: float, points: Iterable[PublishedPoint]) -> PublishedPoint | None:
-    """The point of this method with the most similar fraction of FLOPs, if the difference is at most SAME_BUDGET."""
+def beside(
+    method: str, flops_fraction: float, points: Iterable[PublishedPoint], row: str | None = None
+) -> PublishedPoint | None:
+    """The point of this method with the most similar fraction of FLOPs, if the difference is at most SAME_BUDGET.
+
+    If several points are of this choice of a method, the one of the ``row`` that ran comes first, then those of the
+    same name: a run of ``hrank`` is compared with HRank, and with HRankPlus only if it is the row ``hrankplus_74``.
+    """
     near = [
         point
         for point in points
         if _plain(method) in (_plain(point.method), _plain(point.choice))
         and abs(point.flops_fraction - flops_fraction) <= SAME_BUDGET
     ]
-    return min(near, key=lambda point: abs(point.flops_fraction - flops_fraction), default=None)
+
+    def distance(point: PublishedPoint) -> tuple[bool, bool, float]:
+        of_another_row = not row or point.row != row
+        of_another_name = _plain(point.method) != _plain(method)
+        return of_another_row, of_another_name, abs(point.flops_fraction - flops_fraction)
+
+    return min(near, key=distance, default=None)
 
 
 def _plain(name: str) -> str:
@@ -128,6 +142,7 @@ def _point(line: Mapping[str, str]) -> PublishedPoint:
         flag=line.get("flag") or "",
         note=line.get("note") or "",
         choice=line.get("choice") or "",
+        row=line.get("row") or "",
     )
 
 

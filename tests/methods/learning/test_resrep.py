@@ -43,6 +43,18 @@ class Chain(nn.Module):
         return self.head(torch.relu(self.plain(hidden)).mean(dim=(2, 3)))
 
 
+class ReadTwice(nn.Module):
+    """The outputs of a convolution are added to their normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.conv(images)
+        return self.head(torch.relu(self.norm(hidden) + torch.tanh(hidden)).mean(dim=(2, 3)))
+
+
 def drawn(network: nn.Module) -> nn.Module:
     """All values of the normalisations different; evaluation mode."""
     torch.manual_seed(0)
@@ -86,6 +98,18 @@ def test_a_folded_network_computes_the_same(make: Any, full: set[str] | None) ->
     assert set(network.state_dict()) == names
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
     torch.testing.assert_close(network(images), mixed, rtol=1e-4, atol=1e-4 * float(mixed.abs().max()))
+
+
+def test_outputs_with_another_reader_are_not_mixed() -> None:
+    network, images = drawn(ReadTwice()), torch.randn(2, 3, 8, 8)
+    with pytest.warns(UserWarning, match="outputs of conv are read by the network in addition to norm"):
+        compactors = Compactors(resrep().context(network, images[:1]))
+    (factors,) = compactors.rows.values()
+    assert factors.dim() == 1
+    factors.data.uniform_(0.5, 2.0)
+    scaled = network(images).detach()
+    compactors.fold()
+    torch.testing.assert_close(network(images), scaled)
 
 
 def test_a_full_compactor_follows_the_normalisation(small: Any, context: Any) -> None:

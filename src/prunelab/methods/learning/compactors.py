@@ -7,6 +7,7 @@ the channels are read (``Gates``).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from prunelab.distributed.messages import warn
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.criterion import warn_not_pruned
 from prunelab.methods.learning.gates import Gates
 from prunelab.methods.reconstruction.shifts import norms_behind
+from prunelab.methods.untouched import untouched
 from prunelab.structure import ChannelGroup
+from prunelab.structure.output_readers import output_readers
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,8 @@ def _foldable(context: PruningContext) -> dict[str, _Layers]:
         ordered = all(np.array_equal(part.index, whole) for part in (made[0], scaled[0]))
         if type(conv) is nn.Conv2d and conv.groups == 1 and name == "weight" and ordered:
             pairs[path] = (group, conv)
-    found = {}
+    found: dict[str, _Layers] = {}
+    paths: dict[str, tuple[str, str]] = {}
     for path, norm in norms_behind(context, {path: conv for path, (_, conv) in pairs.items()}).items():
         group, conv = pairs[path]
         if (
@@ -138,4 +143,25 @@ def _foldable(context: PruningContext) -> dict[str, _Layers]:
             and conv.out_channels == norm.num_features == group.size
         ):
             found[group.name] = _Layers(conv, norm)
-    return found
+            paths[group.name] = path, modules[norm]
+    return {name: found[name] for name in _read_by_the_norm_only(context, paths)}
+
+
+def _read_by_the_norm_only(context: PruningContext, paths: Mapping[str, tuple[str, str]]) -> list[str]:
+    """The groups whose convolution is read by its batch normalisation alone; ``paths`` are those of both modules.
+
+    A folded matrix changes the outputs of the convolution, so that every other reader would compute something else.
+    """
+    with untouched(context.model, next(context.model.parameters()).device, context.seed), torch.no_grad():
+        readers = output_readers(context.model, context.example_input, [conv for conv, _ in paths.values()])
+    alone = []
+    for name, (conv, norm) in paths.items():
+        others = [reader or "the network" for reader in readers[conv] if reader != norm]
+        if others or readers[conv].count(norm) > 1:
+            warn(
+                f"The outputs of {conv} are read by {' and '.join(others or [norm])} in addition to {norm}, so that "
+                "they cannot be mixed by a matrix: each of its channels has one factor instead."
+            )
+        else:
+            alone.append(name)
+    return alone
