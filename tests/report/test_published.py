@@ -96,7 +96,9 @@ def test_a_point_is_known_by_the_name_of_its_choice_too(tmp_path: Path) -> None:
     assert beside("sfp", 0.5, points) is None
 
 
-def test_of_points_of_one_method_that_of_the_row_that_ran_is_shown(study: StudyFolder, tmp_path: Path) -> None:
+def test_of_points_of_one_method_that_of_the_row_that_ran_is_shown(
+    study: StudyFolder, tmp_path: Path
+) -> None:
     file = tmp_path / "published.csv"
     head = "row,method,choice,top1,baseline_top1,computed_flops_g,baseline_flops_g\n"
     file.write_text(head + "plus_50,L1Plus,l1,92,93,0.04,0.08\nl1_50,L1,l1,91,93,0.0401,0.08\n")

@@ -40,7 +40,9 @@ class _Reads(Calls):
     def __init__(self, found: dict[str, list[str]]) -> None:
         super().__init__(lambda call, out: None)
         self._found = found
-        self._outputs: dict[int, tuple[str, Tensor]] = {}  # keeps each tensor alive, so that its id is not reused
+        self._outputs: dict[
+            int, tuple[str, Tensor]
+        ] = {}  # keeps each tensor alive, so that its id is not reused
 
     def left(self, path: str, out: Any) -> None:
         """A module has returned."""

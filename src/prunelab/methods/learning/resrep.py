@@ -47,11 +47,11 @@ class ResRep(LearningMethod):
     Differences from the official code: it prunes the layers inside blocks. Here a group that is not made by one
     convolution, directly followed by a batch normalisation as the only reader of its outputs, has one factor for each
     channel instead of a matrix: stages, depthwise and grouped convolutions, other normalisations, or none. These
-    factors scale the weights that read the channels. Stages that zero-padded shortcuts read, without weights, are not pruned. Masked rows shrink in
-    proximal steps of the length strength x rate / (1 - momentum), which reach zero exactly; there by gradients with
-    momentum, and rows below 1e-5 are removed. The masks are final when the budget is met; there they are sorted again
-    every ``interval`` steps. It replaces each normalisation by a bias; here the normalisation remains, so that the
-    pruned network can be trained further.
+    factors scale the weights that read the channels. Stages that zero-padded shortcuts read, without weights, are not
+    pruned. Masked rows shrink in proximal steps of the length strength x rate / (1 - momentum), which reach zero
+    exactly; there by gradients with momentum, and rows below 1e-5 are removed. The masks are final when the budget is
+    met; there they are sorted again every ``interval`` steps. It replaces each normalisation by a bias; here the
+    normalisation remains, so that the pruned network can be trained further.
 
     Args:
         budget: how much to keep.
