@@ -259,7 +259,8 @@ def projected_states(model: nn.Module) -> dict[str, str]:
 
 
 def _stuck(trace: Trace, carry: Mapping[Place, int]) -> dict[Place, int]:
-    """For each view that splits channels and freezes all of them: the next part to carry them (from the right)."""
+    """For each view that splits channels and freezes all of them, or whose result needs them at another part: the next
+    part to carry them (from the right)."""
     if not trace.splits:
         return {}
     components = trace.ids.components()
@@ -267,7 +268,8 @@ def _stuck(trace: Trace, carry: Mapping[Place, int]) -> dict[Place, int]:
     for place, (ids, places) in trace.splits.items():
         tried = carry.get(place, 0)
         labels = set(components.label[ids].tolist())
-        if tried + 1 < places and labels <= components.frozen.keys():
+        stuck = place in trace.to_other_part or labels <= components.frozen.keys()
+        if tried + 1 < places and stuck:
             other[place] = tried + 1
     return other
 

@@ -188,9 +188,20 @@ class Normed(nn.Module):
         return self.head(hidden / hidden.norm(dim=1, keepdim=True))
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.states, self.head = nn.Conv2d(2, 4, 1), nn.GRU(4, 5), nn.Linear(5, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.states(self.conv(images).flatten(2).permute(2, 0, 1))[0][-1])
+
+
 def test_an_operator_that_is_not_linear_is_an_error(residual: nn.Module, make_context: MakeContext) -> None:
     with pytest.raises(UserError, match="cannot propagate importance through Normed"):
         scores_of(NISP(), Normed(), torch.randn(10, 2, 3, 3))
+    with pytest.raises(UserError, match=r"through Recurrent: .* It raises ValueError"):
+        scores_of(NISP(), Recurrent(), torch.randn(10, 2, 3, 3))
     with pytest.raises(UserError, match="NISP is not defined for level block: take block out of levels"):
         ImportanceMethod(NISP(), Budget(flops=0.5), levels=["stage", "block"])
     with pytest.raises(UserError, match="alpha=2"):

@@ -91,3 +91,24 @@ def test_attributes_that_a_module_reads_follow_its_widths_only() -> None:
         with pytest.raises(UserError, match=f"it sets '{next(iter(attributes))}'"):
             apply(Attention(), changed(plan, "", **attributes))
     assert apply(model, plan)(example).shape == (2, 3)
+
+
+class Halves(nn.Conv2d):
+    """Applies the first ``high`` filters to its input, and the others to the doubled input."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 8, 1)
+        self.high = 5
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.weight[: self.high], self.weight[self.high :]
+        return torch.cat([nn.functional.conv2d(x, parts[0]), nn.functional.conv2d(2 * x, parts[1])], 1)
+
+
+def test_own_attributes_of_a_subclass_of_a_convolution_follow_too() -> None:
+    model, example = nn.Sequential(Halves(), nn.ReLU(), nn.Conv2d(8, 4, 1)), torch.randn(1, 3, 9, 9)
+    plan = analyze(model, example).plan({"0": [0, 2, 3, 7]})
+    assert plan.attributes["0"] == {"high": 3}
+    with pytest.raises(UserError, match="it sets 'high' of"):
+        apply(model, changed(plan, "0", high=4))
+    assert apply(model, plan)(example).shape == (1, 4, 9, 9)

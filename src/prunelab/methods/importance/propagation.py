@@ -86,7 +86,12 @@ def propagate(
     with untouched(context.model, context.device, context.seed):
         collectors = {hook_point: collector(hook_point) for hook_point in hook_points}
         with _Importance(batch_norm_scale), last, observe(context.model, collectors):
-            context.model(_probe(image_shape, context.device).requires_grad_())
+            try:
+                context.model(_probe(image_shape, context.device).requires_grad_())
+            except Exception as error:  # the network itself has run, in ``final_response``
+                raise UserError(
+                    f"{_refusal(context.name)} It raises {type(error).__name__}: {error}"
+                ) from error
         responses = last.features()
         _require_linear(responses.detach(), context.name)
         (responses[0] @ importance.to(responses)).backward()
@@ -102,11 +107,15 @@ def _probe(image_shape: tuple[int, ...], device: torch.device) -> Tensor:
 def _require_linear(responses: Tensor, name: str) -> None:
     difference = (responses[0] + responses[1] - responses[2]).abs().max()
     if not difference <= 1e-6 * responses.abs().max():
-        raise UserError(
-            f"NISP cannot propagate importance through {name}: besides convolutions, linear layers, pooling, sums, "
-            "gates and the usual activations and normalisations it computes something that is not a weighted sum of "
-            "its inputs (attention, a norm written out, ...). Choose another method."
-        )
+        raise UserError(_refusal(name))
+
+
+def _refusal(name: str) -> str:
+    return (
+        f"NISP cannot propagate importance through {name}: besides convolutions, linear layers, pooling, sums, "
+        "gates and the usual activations and normalisations it computes something that is not a weighted sum of "
+        "its inputs (attention, a recurrent layer, a norm written out, ...). Choose another method."
+    )
 
 
 class _LastRead(TorchFunctionMode):

@@ -61,12 +61,12 @@ def options(
     are already adapted. Attributes are tried first, so that their values stay correct."""
     own = {name: value for name, value in _integers(module).items() if _at(step, name) not in known}
     single = {
-        (name, ids.tobytes()): ((name, place),)
+        (name, ids.tobytes()): tuple((each, place) for each in _entries_alike(own, name))
         for name, value in own.items()
         for place, ids in reversed(list(enumerate(widths)))
         if ids.size == value
     }
-    follows = [*_divided(step, own, widths), *single.values()]
+    follows = list(dict.fromkeys([*_divided(step, own, widths), *single.values()]))
     channels, others = _hard_coded(module, step)
     return [
         *(Option(follow, None) for follow in follows),
@@ -88,6 +88,15 @@ def remedies(module: nn.Module, step: Step, widths: list[Ids], option: Option) -
             return []
         found.append(ComputedWidth(step.module, option.width))
     return found
+
+
+def _entries_alike(own: Mapping[str, int], name: str) -> list[str]:
+    """``name`` and, if it is an entry with a key, all entries of the module with this key and value (a copy of a
+    dict)."""
+    key = name.partition("[")[2]
+    if not key or key.rstrip("]").isdigit():
+        return [name]
+    return [each for each, value in own.items() if each.partition("[")[2] == key and value == own[name]]
 
 
 def _divided(step: Step, own: Mapping[str, int], widths: list[Ids]) -> list[tuple[tuple[str, int], ...]]:

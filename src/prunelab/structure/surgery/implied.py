@@ -8,11 +8,14 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from prunelab.errors import UserError
-from prunelab.structure.plan import PruningPlan
+from prunelab.structure.plan import Cut, PruningPlan
 from prunelab.structure.surgery.attributes import integers
 
 GROUPS = ("groups", "num_groups")
 """Attributes that count sets of channels: their value divides the number of channels."""
+
+_OF_CONVOLUTIONS = frozenset(vars(nn.Conv2d(1, 1, 1)))
+"""The attributes of PyTorch's own convolutions."""
 
 Kept = tuple[int, tuple[int, ...]]
 """The size of a dimension or group, and the indices of it that are kept."""
@@ -21,9 +24,10 @@ Kept = tuple[int, tuple[int, ...]]
 def require_implied(modules: Mapping[str, nn.Module], plan: PruningPlan) -> None:
     """Check that each attribute in ``plan`` is set to the number of channels that is left where it counts channels.
 
-    The ``groups`` of a convolution follow from the filters that its weight keeps, and nothing else of a convolution
-    may change. Any other attribute must change like the width of a group or the dimension of a tensor that has its size
-    (which a stride has not).
+    The ``groups`` of a convolution follow from the filters that its weight keeps, and no other attribute that PyTorch's
+    convolutions have may change. Any other attribute (also of a subclass of them) must change like the width of a group
+    or the dimension of a tensor that has its size (which a stride has not), or like the first or last part of a
+    dimension of the module's own tensor (``weight[: self.high]``).
 
     Args:
         modules: all modules of the full network by path.
@@ -40,10 +44,14 @@ def require_implied(modules: Mapping[str, nn.Module], plan: PruningPlan) -> None
             before = own.get(name)
             if before is None or not 0 < value <= before:
                 raise _refusal(path, name, before, value)
-            if isinstance(module, _ConvNd):
+            if isinstance(module, _ConvNd) and name.partition("[")[0] in _OF_CONVOLUTIONS:
                 follows = name == "groups"  # the value is checked below
             else:
-                follows = any(_follows(name, before, value, each) for each in kept)
+                follows = any(_follows(name, before, value, each) for each in kept) or any(
+                    _divides(before, value, each)
+                    for each in plan.cuts
+                    if each.tensor.rpartition(".")[0] == path
+                )
             if not follows:
                 raise _refusal(path, name, before, value)
         if isinstance(module, _ConvNd) and module.groups > 1:
@@ -73,6 +81,13 @@ def _follows(name: str, before: int, after: int, kept: Kept) -> bool:
     if name in GROUPS and width % before == 0 and _sets_left(before, kept) == after:
         return True
     return before % width == 0 and before * len(indices) == after * width
+
+
+def _divides(before: int, after: int, cut: Cut) -> bool:
+    """Whether an attribute changes like the number of channels in the first or the last ``before`` of a dimension."""
+    first = sum(index < before for index in cut.indices)
+    last = sum(index >= cut.size - before for index in cut.indices)
+    return before < cut.size and after in (first, last)
 
 
 def _refusal(path: str, name: str, before: int | None, after: int) -> UserError:

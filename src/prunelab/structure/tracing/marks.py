@@ -37,6 +37,7 @@ class Marked:
     tensor: str | None = None  # the name of the parameter or buffer, if it is one
     call: Call | None = None  # the Python-level call that returned it
     made_in: Call | None = None  # the Python-level call in which it was made
+    split: Place | None = None  # the view that made it by splitting a channel dimension
 
     @property
     def carries(self) -> bool:
@@ -123,6 +124,9 @@ class Visit:
 class Trace:
     """Everything that one run has recorded.
 
+    ``splits``: the views that split a channel dimension: its ids, and the number of parts that can carry them.
+    ``to_other_part``: those of them whose result is multiplied by heads, but has its channels elsewhere.
+
     ``scaled``: numbers of the steps whose constants are computed from a width (``x * width ** -0.5``).
 
     ``numbers``: (module, attribute that counts its groups) -> one id of each group; the count decreases by the groups
@@ -139,6 +143,7 @@ class Trace:
     sums: list[tuple[Ids, Ids]] = field(default_factory=list)
     gates: list[Ids] = field(default_factory=list)
     splits: dict[Place, tuple[Ids, int]] = field(default_factory=dict)
+    to_other_part: set[Place] = field(default_factory=set)
     scaled: set[int] = field(default_factory=set)
     numbers: dict[tuple[str, str], Ids] = field(default_factory=dict)
 

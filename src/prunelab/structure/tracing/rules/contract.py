@@ -11,7 +11,7 @@ from torch import Tensor
 from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ids import Ids
 from prunelab.structure.tracing.ledger import Ledger
-from prunelab.structure.tracing.marks import Dims, Marked, Read
+from prunelab.structure.tracing.marks import Dims, Marked, Place, Read
 from prunelab.structure.tracing.rules.common import Rule, argument, beside, statistics_end_here
 
 
@@ -235,6 +235,7 @@ def matmul(
     out = outputs[0]
     dims: Dims = [None] * out.dim()
     if out.dim() == 3 and out.shape[0] > 1:
+        _require_heads(ledger, left, right, 0)
         dims[0] = (
             ledger.tie(left.dims[0], right.dims[0], f"{op} {reasons.UNKNOWN_INPUT}")
             if left.carries or right.carries
@@ -253,6 +254,23 @@ def matmul(
     coefficient = total / prod(ids.size for ids in factors)
     ledger.count(coefficient, factors)
     return [Marked(tuple(out.shape), dims)]
+
+
+def _require_heads(ledger: Ledger, first: Marked, second: Marked, dim: int) -> None:
+    """Dimension ``dim`` of two operands are heads. If only one of them has channels there, the view that split the
+    channels of the other (queries, keys and values of layers of their own) has to choose its heads as well."""
+    for operand, other in ((first, second), (second, first)):
+        if operand.dims[dim] is None and other.dims[dim] is not None:
+            place = _split_of(operand)
+            if place is not None:
+                ledger.trace.to_other_part.add(place)
+
+
+def _split_of(marked: Marked) -> Place | None:
+    """The view that split the channels of ``marked``, if only their places and signs have changed since."""
+    while marked.split is None and marked.kind in ("transport", "pointwise") and marked.parents:
+        marked = next((each for each in marked.parents if each.activation), marked.parents[0])
+    return marked.split
 
 
 def _contract(ledger: Ledger, op: str, left: Marked, right: Marked) -> Ids | None:
@@ -295,6 +313,7 @@ def attention(
     heads = query.dims[1]
     for operand in (key, value):
         if operand.shape[1] == query.shape[1] > 1:
+            _require_heads(ledger, query, operand, 1)
             heads = (
                 ledger.tie(heads, operand.dims[1], f"{op} {reasons.UNKNOWN_INPUT}")
                 if heads is not None or operand.dims[1] is not None

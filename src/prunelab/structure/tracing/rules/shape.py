@@ -32,6 +32,7 @@ def view(
     if source.uniform:
         return [Marked(tuple(out.shape), [None] * out.dim(), uniform=True, zero=source.zero)]
     dims: Dims = [None] * out.dim()
+    known = len(ledger.trace.splits)
     for entering, leaving in _segments(source.shape, tuple(out.shape)):
         carriers = [dim for dim in entering if source.dims[dim] is not None]
         if not carriers or not leaving:
@@ -44,7 +45,8 @@ def view(
         sizes = tuple(out.shape[dim] for dim in leaving)
         place, ids = _reshaped(ledger, source, entering, carrier, sizes)
         dims[leaving[place]] = ids
-    return [Marked(tuple(out.shape), dims, statistics=source.statistics)]
+    split = list(ledger.trace.splits)[-1] if len(ledger.trace.splits) > known else None
+    return [Marked(tuple(out.shape), dims, statistics=source.statistics, split=split)]
 
 
 def _merged(ledger: Ledger, op: str, source: Marked, carriers: list[int]) -> int:
