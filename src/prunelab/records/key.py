@@ -87,6 +87,17 @@ def baseline_key(config: Mapping[str, Any], contents: Mapping[str, str] | None =
     return digest({name: whole[name] for name in ("schema", *OF_THE_BASELINE, "contents") if name in whole})
 
 
+def search_key(config: Mapping[str, Any], contents: Mapping[str, str] | None = None) -> str:
+    """The key of a search that gives the networks of all budgets: of the baseline, and of the method without its
+    budget. Arguments as for ``run_key``."""
+    whole = identity(config, contents)
+    method = {name: value for name, value in whole["method"].items() if name != "budget"}
+    of_the_baseline = {
+        name: whole[name] for name in ("schema", *OF_THE_BASELINE, "contents") if name in whole
+    }
+    return digest({**of_the_baseline, "method": method})
+
+
 def identity(config: Mapping[str, Any], contents: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The identity of a run as plain data: settings that differ from defaults, stable names of classes, digests of
     contents.

@@ -32,6 +32,7 @@ from prunelab.steps.full import FullNetwork
 from prunelab.steps.parts import portion
 from prunelab.steps.phase import fit_phase
 from prunelab.steps.setup import Setup
+from prunelab.steps.shared_search import search_folder
 from prunelab.structure import ChannelGraph, PruningPlan, apply, check
 from prunelab.tracking import Curves
 from prunelab.training import Teacher, fit
@@ -88,9 +89,10 @@ def prune_and_recover(
         last = number == len(rounds)
         place = RoundFolder(folder / str(number), write)
         teacher = None if step.distillation is None else Teacher(full.network, step.distillation)
-        context = _context(setup, network, step, full, place, teacher, number, last)
-        score_s += _learn(setup, context, place, "learning" if last else f"learning {number}")
-        decision = _decide(setup, context, place)
+        with search_folder(setup, place, len(rounds)) as searched:
+            context = _context(setup, network, step, full, searched, teacher, number, last)
+            score_s += _learn(setup, context, searched, "learning" if last else f"learning {number}")
+            decision = _decide(setup, context, place)
         before = copy.deepcopy(network) if step.calibration else network
         score_s += decision.seconds + _reconstruct(setup, context, decision.plan)
         difference = max(difference, _prune(setup, network, decision.plan, context.graph))

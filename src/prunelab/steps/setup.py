@@ -23,6 +23,7 @@ from prunelab.methods.allocation.budget import Resource
 from prunelab.models.user_models import import_user_module
 from prunelab.recipes import Recipe
 from prunelab.records import BASELINES, baseline_key
+from prunelab.records.key import search_key
 from prunelab.records.known_keys import check_keys
 from prunelab.steps.baseline import BaselineSource
 from prunelab.steps.baseline_store import BaselineStore
@@ -45,6 +46,7 @@ class Setup:
     task: Task
     store: BaselineStore
     baseline_key: str
+    search_key: str
     baseline: BaselineSource
     method: PruningMethod
     recipe: Recipe
@@ -82,6 +84,7 @@ class Setup:
             task=task,
             store=BaselineStore(Path(config["outputs"]).expanduser() / BASELINES),
             baseline_key=baseline_key(config),
+            search_key=search_key(config),
             baseline=_made(config["baseline"], "baseline"),
             method=_made(config["method"], "method"),
             recipe=_made(config["recipe"], "recipe"),

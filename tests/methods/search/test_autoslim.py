@@ -141,6 +141,26 @@ def test_a_killed_descent_continues_with_the_next_decision(
     assert rows == whole  # no decision is made twice
 
 
+def test_one_descent_gives_the_networks_of_several_budgets(
+    residual: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, rows, best = batches(), [], Descent._best
+
+    def watched(self: Descent, row: Any, *given: Any) -> Any:
+        rows.append(row.tolist())
+        return best(self, row, *given)
+
+    def descent(keep: float, folder: Path | None) -> list[int]:
+        context = context_of(residual, found, budget=Budget(flops=keep), folder=folder)
+        return Descent(context, Supernet.by_importance(context), steps=8)().tolist()
+
+    alone = {keep: descent(keep, None) for keep in (0.8, 0.3, 0.5)}
+    assert len({tuple(row) for row in alone.values()}) == 3
+    monkeypatch.setattr(Descent, "_best", watched)
+    assert {keep: descent(keep, tmp_path) for keep in alone} == alone
+    assert len({tuple(row) for row in rows}) == len(rows)
+
+
 def test_the_last_group_keeps_what_the_budget_allows(residual: nn.Module) -> None:
     """With two widths per group a step would remove half of a group."""
     found = batches()

@@ -88,6 +88,10 @@ class LearningMethod(PruningMethod):
     decides_untrained: ClassVar[bool] = True
     """Whether ``decide`` also works without a learning fit, from the weights of the network."""
 
+    any_budget: ClassVar[bool] = False
+    """Whether learning, and the search in ``context.folder``, are the same for every budget: runs that differ in the
+    budget then share them, and each takes its own plan from the result."""
+
     learning: PruningContext | None
     step: int
     steps: float

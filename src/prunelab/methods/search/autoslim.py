@@ -45,7 +45,11 @@ class AutoSlim(LearningMethod):
     batch. BatchNorm uses the statistics of the batches, as in the code. Of equal errors the one with the smaller cross
     entropy is chosen. The last step removes only as many channels as the budget requires. The paper's networks may
     start wider than the original (1.5 times); here they do not. Channels are sorted by the l1 norms of their filters
-    before training. Each budget is a separate search; the paper takes networks of several budgets from one descent.
+    before training.
+
+    Neither the training nor the descent depends on the budget. As in the paper, one descent gives the networks of
+    several budgets: in a sweep over ``budget.flops`` all runs share the training, and each continues the descent where
+    the others ended it.
 
     Args:
         budget: how much to keep.
@@ -76,6 +80,7 @@ class AutoSlim(LearningMethod):
     eager: ClassVar[bool] = True
     training_mode: ClassVar[TrainingMode] = "normalisation"
     decides_untrained: ClassVar[bool] = False
+    any_budget: ClassVar[bool] = True
 
     def __init__(
         self,

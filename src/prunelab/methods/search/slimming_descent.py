@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -30,9 +31,11 @@ from prunelab.structure import ChannelGroup
 class Descent:
     """From full widths, the group whose next narrower width costs the least accuracy takes it, until the budget is met.
 
-    Of equal accuracies the one with the smaller cross entropy is chosen. The last group keeps as many channels as the
-    budget allows. Networks run over the held-out images with the batch statistics of these images, and are compared by
-    their error, not by error per removed FLOP.
+    Of equal accuracies the one with the smaller cross entropy is chosen. The path of the descent does not depend on the
+    budget, so that one descent serves several: with a state in ``context.folder`` a smaller budget continues where a
+    larger one ended. The result is the first network of the path that meets the budget; the group that was changed last
+    keeps as many channels as the budget allows. Networks run over the held-out images with the batch statistics of
+    these images, and are compared by their error, not by error per removed FLOP.
 
     A candidate differs from the current network in one group. All modules that finish before the first module with
     channels of the group return cached outputs of the current network (``reuse``); the decisions are the same without
@@ -55,20 +58,39 @@ class Descent:
         Raises:
             UserError: there are no held-out images, or their targets are not classes.
         """
-        state = SearchState(self.context.folder)
+        state = SearchState(self.context.folder, self.context.write)
         found = state.load()
-        row = self.supernet.full.copy() if found is None else np.array(found["row"], dtype=np.int64)
-        scale, space = self.supernet.space.scale, self.supernet.space
+        path = [self.supernet.full] if found is None else [np.array(row) for row in found["path"]]
         batches = held_out_batches(self.context)
-        grids = {name: grid(allowed, self.steps) for name, allowed in space.choices.items()}
+        grids = {name: grid(allowed, self.steps) for name, allowed in self.supernet.space.choices.items()}
         with untouched(self.context.model, self.context.device, self.context.seed), torch.no_grad():
             prefixes = self._prefixes(batches[0][0]) if self.reuse else {}
-            while space.costs(row[None])[0] > space.target:
-                moves = self._moves(row, grids)
-                row = self._best(row, moves, batches, prefixes)
-                state.save({"row": row.tolist()})
-        info(f"Greedy slimming ended at {space.costs(row[None])[0] / scale:.1%} of the cost.")
+            while not self._fits(np.stack(path)).any():
+                path.append(self._best(path[-1], self._moves(path[-1], grids), batches, prefixes))
+                state.save({"path": [row.tolist() for row in path]})
+        row = self._result(path)
+        kept = self.supernet.space.costs(row[None])[0] / self.supernet.space.scale
+        info(f"Greedy slimming ended at {kept:.1%} of the cost.")
         return row
+
+    def _fits(self, rows: Widths) -> NDArray[np.bool_]:
+        """Which of these widths (B, groups) meet the budget."""
+        found: NDArray[np.bool_] = self.supernet.space.costs(rows) <= self.supernet.space.target
+        return found
+
+    def _result(self, path: Sequence[Widths]) -> Widths:
+        """The first widths that meet the budget, with the largest width of the group that was changed last."""
+        last = int(np.argmax(self._fits(np.stack(path))))
+        if last == 0:
+            return path[0]
+        (column,) = np.flatnonzero(path[last] != path[last - 1])
+        name = self.context.graph.groups[column].name
+        allowed = self.supernet.space.choices[name]
+        between = allowed[(allowed >= path[last][column]) & (allowed < path[last - 1][column])]
+        rows = np.tile(path[last], (len(between), 1))
+        rows[:, column] = between  # widest first
+        widest: Widths = rows[int(np.argmax(self._fits(rows)))]
+        return widest
 
     def _moves(self, row: Widths, grids: Mapping[str, Widths]) -> dict[str, Widths]:
         """The widths after one step of each group that can be narrower."""
@@ -81,18 +103,8 @@ class Descent:
             if narrower[-1] < row[column]:
                 moved = row.copy()
                 moved[column] = narrower[-1]
-                moves[name] = self._filled(row, moved, column, name)
+                moves[name] = moved
         return moves
-
-    def _filled(self, row: Widths, moved: Widths, column: int, name: str) -> Widths:
-        """``moved``; if it meets the budget, with the largest width of this group that still meets it."""
-        allowed = self.supernet.space.choices[name]
-        between = allowed[(allowed >= moved[column]) & (allowed < row[column])]
-        rows = np.tile(moved, (len(between), 1))
-        rows[:, column] = between  # widest first
-        fits = self.supernet.space.costs(rows) <= self.supernet.space.target
-        chosen: Widths = rows[int(np.argmax(fits))] if fits.any() else moved
-        return chosen
 
     def _best(
         self,
