@@ -28,7 +28,8 @@ from torch import nn
 import prunelab
 from prunelab.errors import UserError
 from prunelab.evaluation import LatencyModel
-from prunelab.methods.latency_budget import TOLERANCE, decide
+from prunelab.evaluation.latency_rounds import TOLERANCE
+from prunelab.methods.latency_budget import decide
 from prunelab.records.atomic import write_atomically
 
 RECORD = Path(__file__).parent / "records" / "latency.json"

@@ -45,6 +45,11 @@ def test_a_missing_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target_module.torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"budget\.target\.device=cuda: this machine has no such device"):
         Target(runtime="eager", device="cuda").require_available()
+    monkeypatch.setattr(target_module.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(target_module.torch.cuda, "device_count", lambda: 2)
+    Target(runtime="eager", device="cuda:1").require_available()
+    with pytest.raises(UserError, match=r"budget\.target\.device=cuda:2: this machine has only 2 of them"):
+        Target(runtime="eager", device="cuda:2").require_available()
 
 
 def test_a_target_belongs_to_a_latency() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,16 @@ from torch.nn import functional as F
 
 import prunelab
 from prunelab import LowRank, UserError
+from prunelab.evaluation import Comparison, LatencyModel, LatencyTable, Target
+from prunelab.evaluation.latency_rounds import TOLERANCE
+from prunelab.evaluation.layer_shapes import LayerShape
 from prunelab.factorisation import decomposition
+from prunelab.factorisation.rank_choice import chosen_by_latency
+from prunelab.factorisation.target_layers import target_layers
+from prunelab.records.latency import Spread
+from prunelab.structure.low_rank import Factorisation
 from prunelab.structure.plan_steps import PlanSteps
+from prunelab.structure.surgery.substituting import substitute
 
 
 @pytest.fixture(autouse=True)
@@ -206,6 +216,9 @@ def test_the_network_is_trained_as_any_other_one() -> None:
         ({"decomposition": "svd"}, "Exactly one of"),
         ({"decomposition": "svd", "flops": 0.5, "params": 0.5}, "lowrank.flops and lowrank.params"),
         ({"decomposition": "svd", "flops": 1.5}, "not a fraction"),
+        ({"decomposition": "svd", "latency": 1.5}, r"lowrank\.latency=1\.5 is not a fraction"),
+        ({"decomposition": "svd", "latency": 0.5, "flops": 0.5}, "lowrank.flops and lowrank.latency"),
+        ({"decomposition": "svd", "flops": 0.5, "target": Target()}, r"no effect without lowrank\.latency"),
         ({"decomposition": "svd", "ranks": 3}, "write vbmf, or a rank for each layer"),
         ({"decomposition": "svd", "flops": 0.5, "forms": ["spatail"]}, "Did you mean 'spatial'"),
         ({"decomposition": "svd", "flops": 0.5, "forms": []}, "at least one"),
@@ -238,3 +251,74 @@ def test_ranks_are_multiples_of_the_divisor() -> None:
         sequences = [each for each in network if isinstance(each, nn.Sequential)]
         assert sequences
         assert all(part.weight.shape[0] % 4 == 0 for each in sequences for part in each[:-1])
+
+
+def work(shape: LayerShape) -> float:
+    """Milliseconds of a layer: proportional to its operations, and something for the call."""
+    places = math.prod(-(-size // step) for size, step in zip(shape.size, shape.stride or (1,), strict=True))
+    return 1.0 + places * math.prod(shape.kernel) * shape.inputs * shape.outputs / shape.groups / 1e4
+
+
+@dataclass(frozen=True)
+class Machine(LatencyModel):
+    """A target on which a network takes ``offset`` of the full time more than the table predicts."""
+
+    offset: float = 0.0
+    seen: list[nn.Module] = field(default_factory=list)
+
+    def compare(self, network: nn.Module) -> Comparison:
+        self.seen.append(network)
+        ratio = self.predicted(network) / self.predicted(wide()) + self.offset
+        return Comparison(ratio, Spread(1, 1, 1, 1), Spread(ratio, ratio, ratio, ratio), 11)
+
+    def predicted(self, network: nn.Module) -> float:
+        return float(self.attach(prunelab.analyze(network, EXAMPLE)).cost.function("latency")())
+
+
+def wide() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 48, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(48), nn.ReLU(), nn.Conv2d(48, 40, 3, padding="same"), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 32), nn.Linear(32, 10),
+    ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "offset", "rounds"), [("svd", 0.0, 1), ("tucker", 0.0, 1), ("svd", 0.1, 2)])
+def test_ranks_meet_a_latency_as_it_is_measured(name: Any, offset: float, rounds: int) -> None:
+    target = Target(runtime="eager")
+    machine = Machine(target, LatencyTable(target, measure=work), (3, 12, 12), 3.0, lambda: None, offset)
+    network = wide()
+    layers = target_layers(network, EXAMPLE, ())
+    settings = LowRank(name, latency=0.6, target=target)
+    choice = chosen_by_latency(network, EXAMPLE, layers, settings, dict, machine)
+    found = choice.latency
+    assert found is not None and found.target == target.settings()
+    assert found.asked == 0.6 and 0.4 < found.measured <= 0.6 * (1 + TOLERANCE)
+    assert found.measured == pytest.approx(found.predicted + offset)
+    assert rounds <= len(found.rounds) <= 3 and found.rounds[0].aim == 0.6
+    assert {rank % 8 for factors in choice.layers.values() for rank in factors.ranks} == {0}
+    made = substitute(wide(), Factorisation(choice.layers))
+    # The table has an entry for every layer of the sequences: the analysis of the built network finds the same ones.
+    assert machine.predicted(made) / machine.predicted(wide()) == pytest.approx(found.predicted)
+
+
+def test_a_latency_that_ranks_cannot_reach_names_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Target(runtime="eager")
+    machine = Machine(target, LatencyTable(target, measure=work), (3, 12, 12), 1.0, lambda: None)
+    monkeypatch.setattr(LatencyModel, "of", lambda *given: machine)
+    network = wide()
+    with pytest.raises(
+        UserError, match=r"lowrank\.latency=0\.05 cannot be reached: with rank 8 .* 0\.\d+ is left"
+    ):
+        prunelab.factorise(network, EXAMPLE, LowRank("svd", latency=0.05, target=target))
+    assert machine.seen == [] and not hasattr(network, "prunelab_plan")
+    slow = replace(machine, offset=0.7)
+    monkeypatch.setattr(LatencyModel, "of", lambda *given: slow)
+    with pytest.raises(
+        UserError, match=r"lowrank\.latency=0\.6 was not met: the smallest latency .* network before"
+    ):
+        prunelab.factorise(network, EXAMPLE, LowRank("svd", latency=0.6, target=target))
+    monkeypatch.setattr(LatencyModel, "of", lambda *given: machine)
+    prunelab.factorise(network, EXAMPLE, LowRank("svd", latency=0.6, target=target))
+    assert machine.predicted(network) <= 0.6 * machine.predicted(wide())

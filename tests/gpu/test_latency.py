@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 from torch import nn
 
-from prunelab.evaluation import forward_milliseconds
+from prunelab.evaluation import forward_times
 
 
 class Products(nn.Module):
@@ -33,7 +35,8 @@ def test_times_are_those_of_the_work(device: torch.device) -> None:
     one, ten = Products(1), Products(10)
     found = []
     for _ in range(ATTEMPTS):
-        times = forward_milliseconds([one, ten], (1, 64, 64), 4096, device, seconds=0.5)
+        passes = forward_times([one, ten], (1, 64, 64), 4096, device, seconds=0.5)
+        times = [statistics.median(each) for each in passes]
         expected = milliseconds_between_events(ten, device)
         found.append((*times, expected))
         if 6 < times[1] / times[0] < 14 and times[1] == pytest.approx(expected, rel=0.25):
@@ -59,6 +62,6 @@ def milliseconds_between_events(network: nn.Module, device: torch.device, passes
 
 def test_networks_end_on_the_cpu(device: torch.device) -> None:
     network = Products(1).train()
-    forward_milliseconds([network], (1, 64, 64), 1, device, torch.channels_last, seconds=0.0)
+    forward_times([network], (1, 64, 64), 1, device, torch.channels_last, seconds=0.0)
     assert not network.weight.is_cuda
     assert network.training

@@ -15,9 +15,10 @@ from torch import nn
 import prunelab
 from prunelab import Budget, Target, UserError
 from prunelab.evaluation import Comparison, LatencyModel, LatencyTable
+from prunelab.evaluation.latency_rounds import TOLERANCE, corrected
 from prunelab.evaluation.layer_shapes import LayerShape
 from prunelab.methods import ImportanceMethod, L1Norm, PruningContext
-from prunelab.methods.latency_budget import TOLERANCE, corrected, decide
+from prunelab.methods.latency_budget import decide
 from prunelab.records.latency import LatencySummary, Spread
 
 EAGER = Target(runtime="eager")

@@ -38,7 +38,7 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 ACT_THROUGH_OTHERS = (
     "names", "study", "outputs", "sweep", "logger", "learning_epochs", "search_evaluations", "budget", "levels",
-    "exclude", "exact", "cardinality", "deploy",
+    "exclude", "exact", "cardinality", "deploy", "stage_batches",
 )  # fmt: skip
 """Settings that act through those of the method, to which their values are copied, or not at all."""
 

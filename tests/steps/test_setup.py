@@ -85,3 +85,24 @@ def test_settings_of_the_data_are_not_arguments_of_the_network(name: str) -> Non
     words = ["data=digits", "budget.flops=0.5", f"+model.arguments.{name}"]
     with pytest.raises(UserError, match=rf"model\.arguments\.{name.split('=')[0]}: .* leave it out"):
         Setup.of(configure(words))
+
+
+LOW = ("budget.flops=0.5", "lowrank=svd", "budget.target.runtime=eager")
+
+
+def test_a_target_that_is_not_there_is_an_error_before_the_run_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for words in ((), ("lowrank.flops=null", "lowrank.latency=0.5")):
+        with pytest.raises(UserError, match=r"budget\.target\.device=cuda: this machine has no such device"):
+            Setup.of(configure([*LOW, *words, "budget.target.device=cuda"]))
+
+
+def test_the_target_of_a_run_is_that_of_its_ranks_only_for_a_latency() -> None:
+    plain = Setup.of(configure(LOW))
+    timed = Setup.of(configure([*LOW, "lowrank.flops=null", "lowrank.latency=0.5", "stage_batches=[8]"]))
+    assert plain.lowrank.target is None and plain.stage_batches == (1, 64)
+    assert timed.lowrank.target == timed.target and timed.stage_batches == (8,)
+    with pytest.raises(UserError, match="batch sizes are whole numbers of at least 1"):
+        Setup.of(configure([*LOW, "stage_batches=[0]"]))

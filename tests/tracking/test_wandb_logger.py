@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,16 @@ def test_a_run_offline_keeps_configuration_curves_widths_and_figures(
     assert json.loads(stages.read_text())["data"] == [
         ["full, eager", "90.00%", "100.00%", "100", "10", "40 KB", "0.50 / 0.75 ms"]
     ]
+    record = record_of(config)
+    WandbLogger(project="tests").deployed(
+        folder, config, [*record.stages, replace(record.stages[0], name="exported", runtime="onnxruntime")]
+    )
+    (after,) = set(folder.glob("wandb/offline-run-*/files/media/table/*.json")) - {stages, widths}
+    assert [row[0] for row in json.loads(after.read_text())["data"]] == [
+        "full, eager",
+        "exported, onnxruntime",
+    ]
+    assert "abc-result" in str(after)
     assert wandb.run is None
     assert (folder / "curves.csv").read_text().count("recovery,1") == 1
     assert not (tmp_path / "wandb").exists()

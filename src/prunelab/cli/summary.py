@@ -163,6 +163,8 @@ def _result(job: Job, record: Record) -> Text:
         lines.append(f"  latency      {record.latency}")
     if record.lowrank:
         lines.append(f"  low rank     {record.lowrank}: {len(record.plan.factorised)} layers")
+    if record.lowrank_latency is not None:
+        lines.append(f"               {record.lowrank_latency}")
     for batch, before in full.latency_ms.items():
         lines.append(f"  batch {batch:<6} {before:.2f} ms -> {small.latency_ms[batch]:.2f} ms")
     if record.lowrank:

@@ -2,7 +2,7 @@
 
 from prunelab.evaluation.accuracy import accuracy, predicted_classes
 from prunelab.evaluation.agreement import Compared, compared
-from prunelab.evaluation.latency import forward_milliseconds, forward_times
+from prunelab.evaluation.latency import forward_times
 from prunelab.evaluation.latency_table import LatencyTable
 from prunelab.evaluation.latency_target import Comparison, LatencyModel
 from prunelab.evaluation.load import other_load
@@ -16,7 +16,6 @@ __all__ = [
     "Target",
     "accuracy",
     "compared",
-    "forward_milliseconds",
     "forward_times",
     "other_load",
     "predicted_classes",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 
@@ -13,19 +12,6 @@ FEWEST_REPEATS = 3
 MOST_REPEATS = 100
 WARM_UP = 0.25
 """The fraction of the time for warming up; at least one pass, at most as many as are measured."""
-
-
-def forward_milliseconds(
-    models: Sequence[nn.Module],
-    image_shape: tuple[int, int, int],
-    batch_size: int,
-    device: torch.device,
-    memory_format: torch.memory_format = torch.contiguous_format,
-    seconds: float = 2.0,
-) -> tuple[float, ...]:
-    """The median time of one forward pass of each model, in milliseconds; see ``forward_times``."""
-    times = forward_times(models, image_shape, batch_size, device, memory_format, seconds)
-    return tuple(statistics.median(each) for each in times)
 
 
 def forward_times(

@@ -80,12 +80,22 @@ class Target:
                 f"budget.target.runtime=onnxruntime needs {', '.join(missing)}: pip install 'prunelab[deploy]', or "
                 "set budget.target.runtime=eager."
             )
-        kind = torch.device(self.device).type
-        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        if not there.get(kind, False):
+        self.require_device()
+
+    def require_device(self) -> None:
+        """Check that this machine has the device. Raises UserError."""
+        device = torch.device(self.device)
+        there = {
+            "cpu": 1,
+            "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+            "mps": int(torch.backends.mps.is_available()),
+        }
+        number = there.get(device.type, 0)
+        if (device.index or 0) >= number:
+            what = f"only {number} of them" if number else "no such device"
             raise UserError(
-                f"budget.target.device={self.device}: this machine has no such device. Latencies are measured on the "
-                "machine that prunes; set budget.target.device=cpu or start the run on the target."
+                f"budget.target.device={self.device}: this machine has {what}. Latencies are measured on the machine "
+                "that prunes; set budget.target.device=cpu or start the run on the target."
             )
 
     def settings(self) -> dict[str, Any]:

@@ -12,13 +12,10 @@ from torch import Tensor, nn
 from prunelab.calibration import LeastSquares, Pair
 from prunelab.distributed.messages import info
 from prunelab.errors import UserError
+from prunelab.factorisation.costs import Counted
 from prunelab.factorisation.decomposition import factor_weights, require_tensorly
-from prunelab.factorisation.options import (
-    chosen_by_budget,
-    chosen_by_hand,
-    chosen_by_vbmf,
-    response_moments,
-)
+from prunelab.factorisation.options import chosen_by_hand, chosen_by_vbmf, knapsack_of, response_moments
+from prunelab.factorisation.rank_choice import RankChoice, chosen_by_latency
 from prunelab.factorisation.settings import LowRank
 from prunelab.factorisation.target_layers import TargetLayer, sample_inputs, target_layers
 from prunelab.structure import PruningPlan, analyze
@@ -66,8 +63,25 @@ def factorise(
           (1): Conv2d(4, 16, kernel_size=(1, 3), stride=(1, 1))
         )
     """
+    factorise_as(model, example_input, settings, images, seed)
+    return model
+
+
+def factorise_as(
+    model: nn.Module,
+    example_input: Tensor,
+    settings: LowRank,
+    images: Iterable[Tensor] = (),
+    seed: int = 0,
+    known: RankChoice | None = None,
+) -> RankChoice:
+    """``factorise``, with the ranks that were chosen.
+
+    Args:
+        known: an earlier choice for this network; None: it is made now.
+    """
     if settings.decomposition == "none":
-        return model
+        return RankChoice({})
     require_tensorly()
     batches = list(images)
     with uncompiled(model) as network:
@@ -76,12 +90,22 @@ def factorise(
             raise UserError(f"lowrank.exclude: there is no layer {unknown[0]!r} in this network.")
         if batches and settings.decomposition == "svd":
             sample_inputs(network, layers.values(), batches, seed)
-        chosen = _smaller(layers, _chosen(network, example_input, layers, settings))
-        chosen = _replaceable(network, example_input, chosen)
-        if chosen:
-            _factorise(network, layers, chosen, batches, example_input, settings.reconstruct, seed)
-        _report(layers, chosen)
-    return model
+        choice = _choice(network, example_input, layers, settings) if known is None else known
+        if choice.layers:
+            _factorise(network, layers, choice.layers, batches, example_input, settings.reconstruct, seed)
+        _report(layers, choice.layers)
+    return choice
+
+
+def _choice(
+    network: nn.Module, example: Tensor, layers: Mapping[str, TargetLayer], settings: LowRank
+) -> RankChoice:
+    if settings.latency is not None:
+        return chosen_by_latency(
+            network, example, layers, settings, lambda chosen: _replaceable(network, example, chosen)
+        )
+    chosen = _smaller(layers, _chosen(network, example, layers, settings))
+    return RankChoice(_replaceable(network, example, chosen))
 
 
 def _chosen(
@@ -90,8 +114,8 @@ def _chosen(
     if settings.keep is None:
         by_hand = isinstance(settings.ranks, Mapping)
         return (chosen_by_hand if by_hand else chosen_by_vbmf)(layers, settings)
-    total = analyze(network, example).cost.function(settings.resource)()
-    return chosen_by_budget(layers, settings, int(total), settings.keep)
+    total = float(analyze(network, example).cost.function(settings.resource)())
+    return knapsack_of(layers, settings, Counted(settings.resource), total).solved(settings.keep)[0]
 
 
 def _smaller(layers: Mapping[str, TargetLayer], chosen: Mapping[str, Factors]) -> dict[str, Factors]:

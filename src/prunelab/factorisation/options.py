@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunelab.errors import UserError
+from prunelab.factorisation.costs import Cost
 from prunelab.factorisation.decomposition import (
     factor_weights,
     product,
@@ -27,6 +28,9 @@ Array = NDArray[np.float64]
 
 MOST_RANKS = 32
 """Ranks of a form that are compared for each layer."""
+
+MOST_TIMED_RANKS = 12
+"""The same under a latency budget, where each rank of each layer is measured."""
 
 CP_RANKS = 5
 CP_ITERATIONS = 8
@@ -55,7 +59,7 @@ def options_of(layer: TargetLayer, settings: LowRank) -> list[Option]:
         option
         for form in _forms(layer, settings)
         for option in (
-            _tucker(layer, settings.divisor)
+            _tucker(layer, settings)
             if form == "tucker"
             else _CURVES[form](layer, _ranks(layer, form, settings))
         )
@@ -63,39 +67,74 @@ def options_of(layer: TargetLayer, settings: LowRank) -> list[Option]:
     return [option for option in found if layer.shrinks(option.factors)]
 
 
-def chosen_by_budget(
-    layers: Mapping[str, TargetLayer], settings: LowRank, total: int, keep: float
-) -> dict[str, Factors]:
-    """The sequences with the least sum of losses such that the network keeps the fraction ``keep`` of ``total``.
+@dataclass(frozen=True)
+class Knapsack:
+    """The sequences of all layers with their losses and costs.
+
+    Args:
+        options: of each layer that has any, by its path.
+        losses, costs: for each layer an array (1 + options,); the first entry is the layer itself.
+        total: cost of the network.
+    """
+
+    options: Mapping[str, list[Option]]
+    losses: Sequence[Array]
+    costs: Sequence[Array]
+    total: float
+
+    @classmethod
+    def of(cls, layers: Mapping[str, TargetLayer], settings: LowRank, cost: Cost, total: float) -> Knapsack:
+        """The options of all layers; ``cost`` is that of a sequence, ``total`` that of the network."""
+        options = {path: options_of(layer, settings) for path, layer in layers.items()}
+        options = {path: found for path, found in options.items() if found}
+        costs = [
+            np.array(
+                [cost(layers[path], factors) for factors in (None, *(each.factors for each in found))],
+                dtype=np.float64,
+            )
+            for path, found in options.items()
+        ]
+        losses = [np.array([0.0, *(each.loss for each in found)]) for found in options.values()]
+        return cls(options, losses, costs, total)
+
+    @property
+    def rest(self) -> float:
+        """The cost of everything except these layers."""
+        return self.total - sum(float(each[0]) for each in self.costs)
+
+    @property
+    def smallest(self) -> float:
+        """The smallest fraction of the cost that can be reached."""
+        return (self.rest + sum(float(each.min()) for each in self.costs)) / self.total
+
+    def solved(self, keep: float) -> tuple[dict[str, Factors], float]:
+        """The sequences with the least sum of losses within the fraction ``keep``, at least ``smallest``, of the cost;
+        and the fraction that they have."""
+        found = pareto_choices(self.costs, self.losses, keep * self.total - self.rest)
+        items = found.chosen[-1].tolist() if len(found.costs) else [int(each.argmin()) for each in self.costs]
+        reached = self.rest + sum(float(each[item]) for each, item in zip(self.costs, items, strict=True))
+        chosen = {
+            path: options[item - 1].factors
+            for (path, options), item in zip(self.options.items(), items, strict=True)
+            if item
+        }
+        return chosen, reached / self.total
+
+
+def knapsack_of(layers: Mapping[str, TargetLayer], settings: LowRank, cost: Cost, total: float) -> Knapsack:
+    """The sequences of all layers, for the budget of ``settings``.
 
     Raises:
         UserError: the budget cannot be reached; names the smallest that can.
     """
-    resource = settings.resource
-    options = {path: options_of(layer, settings) for path, layer in layers.items()}
-    options = {path: found for path, found in options.items() if found}
-    full = {path: layers[path].cost(resource, None) for path in options}
-    rest = total - sum(full.values())
-    costs = [
-        np.array(
-            [full[path], *(layers[path].cost(resource, each.factors) for each in found)], dtype=np.float64
-        )
-        for path, found in options.items()
-    ]
-    losses = [np.array([0.0, *(each.loss for each in found)]) for found in options.values()]
-    room = keep * total - rest
-    smallest = sum(float(each.min()) for each in costs)
-    if room < smallest:
+    found = Knapsack.of(layers, settings, cost, total)
+    assert settings.keep is not None
+    if settings.keep < found.smallest:
         raise UserError(
-            f"lowrank.{resource}={keep:g} cannot be reached: with rank {settings.divisor} in every layer "
-            f"{(rest + smallest) / total:.3g} is left. Use a larger fraction."
+            f"lowrank.{settings.resource}={settings.keep:g} cannot be reached: with rank {settings.step} in every "
+            f"layer {found.smallest:.3g} is left. Use a larger fraction."
         )
-    chosen = pareto_choices(costs, losses, room).chosen[-1]
-    return {
-        path: found[item - 1].factors
-        for (path, found), item in zip(options.items(), chosen.tolist(), strict=True)
-        if item
-    }
+    return found
 
 
 def chosen_by_vbmf(layers: Mapping[str, TargetLayer], settings: LowRank) -> dict[str, Factors]:
@@ -103,7 +142,7 @@ def chosen_by_vbmf(layers: Mapping[str, TargetLayer], settings: LowRank) -> dict
     found = {}
     for path, layer in layers.items():
         tried = [_estimated(layer, form, settings.divisor) for form in _forms(layer, settings)]
-        found[path] = min(tried, key=lambda factors: layer.cost(settings.resource, factors))
+        found[path] = min(tried, key=lambda factors: layer.cost("flops", factors))
     return found
 
 
@@ -189,13 +228,17 @@ def _multiple(rank: int, divisor: int) -> int:
 
 def _ranks(layer: TargetLayer, form: str, settings: LowRank) -> list[int]:
     """Ranks in about equal steps from the smallest to the largest that still makes the layer smaller."""
-    step = settings.divisor
+    step = settings.step
     every = range(step, largest_ranks(layer, form)[0] + 1, step)
     most = sum(1 for rank in every if layer.shrinks(Factors(form, (rank,))))  # cost grows with the rank
-    number = min(most, CP_RANKS if form == "cp" else MOST_RANKS)
+    number = min(most, CP_RANKS if form == "cp" else _most_ranks(settings))
     return sorted(
         {every[place] for place in np.linspace(0, most - 1, number).round().astype(int)} if most else set()
     )
+
+
+def _most_ranks(settings: LowRank) -> int:
+    return MOST_TIMED_RANKS if settings.resource == "latency" else MOST_RANKS
 
 
 def _channel(layer: TargetLayer, ranks: Sequence[int]) -> Iterator[Option]:
@@ -248,16 +291,17 @@ def _spatial(layer: TargetLayer, ranks: Sequence[int]) -> Iterator[Option]:
         yield Option(Factors("spatial", (rank,)), float(min(error / max(np.sum(whole**2), 1e-300), 1.0)))
 
 
-def _tucker(layer: TargetLayer, divisor: int) -> Iterator[Option]:
+def _tucker(layer: TargetLayer, settings: LowRank) -> Iterator[Option]:
     """Pairs of ranks that keep the same energy of both unfoldings; the sum of what they lose bounds the error."""
     kernel = layer.kernel
     energies = [singular_values(unfolded(kernel, mode)) ** 2 for mode in (1, 0)]
     kept = [np.cumsum(each) / max(each.sum(), 1e-300) for each in energies]
     seen = set()
-    for missing in np.geomspace(0.95, 1e-3, MOST_RANKS):
+    for missing in np.geomspace(0.95, 1e-3, _most_ranks(settings)):
         first, last = (int(np.searchsorted(each, 1 - missing)) + 1 for each in kept)
         ranks = tuple(
-            min(_multiple(rank, divisor), len(each)) for rank, each in zip((first, last), kept, strict=True)
+            min(_multiple(rank, settings.step), len(each))
+            for rank, each in zip((first, last), kept, strict=True)
         )
         if ranks not in seen:
             seen.add(ranks)

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from prunelab.errors import UserError, nearest
+from prunelab.evaluation.target import Target
 
 Decomposition = Literal["none", "svd", "tucker", "cp"]
+Resource = Literal["flops", "params", "latency"]
+RULES = (*get_args(Resource), "ranks")
 SVD_FORMS = ("channel", "spatial")
 
 
@@ -16,7 +19,7 @@ SVD_FORMS = ("channel", "spatial")
 class LowRank:
     """The decomposition of convolutions and linear layers, and the rule for their ranks.
 
-    Exactly one of ``flops``, ``params`` and ``ranks`` is given.
+    Exactly one of ``flops``, ``params``, ``latency`` and ``ranks`` is given.
 
     Args:
         decomposition: "svd" (Zhang et al., IEEE TPAMI 2016, arXiv:1505.06798; Jaderberg et al., BMVC 2014,
@@ -24,6 +27,9 @@ class LowRank:
             2015, arXiv:1412.6553), or "none".
         flops: fraction of the network's FLOPs that is kept, in (0, 1].
         params: fraction of its parameters, in (0, 1].
+        latency: fraction of the time of its forward pass on ``target``, in (0, 1]; networks are built and measured as
+            for a latency budget of pruning.
+        target: where the latency counts; None: onnxruntime on this machine, see ``Target``.
         ranks: "vbmf" (estimated for each layer from its weights), or layer -> rank; a list [inputs, outputs] for
             Tucker. Layers that are not named are left alone.
         forms: of "svd": "channel" (k x k, then 1 x 1) and "spatial" (k x 1, then 1 x k); each layer gets the one that
@@ -31,7 +37,7 @@ class LowRank:
         images: number of training images for the responses of layers; 0: the weights alone are approximated.
         reconstruct: refit the last layer of each sequence, and all other layers, to the responses of the network
             before, layer by layer (``prunelab.calibration.LeastSquares``). Needs images.
-        divisor: ranks are multiples of it; 8 suits most hardware.
+        divisor: ranks are multiples of it; 8 suits most hardware, and is used for a latency if this is 1.
         exclude: paths of layers that are left alone.
         recover: in a run: train after the factorisation, as the recipe's last training.
 
@@ -46,6 +52,8 @@ class LowRank:
     decomposition: Decomposition = "none"
     flops: float | None = None
     params: float | None = None
+    latency: float | None = None
+    target: Target | None = None
     ranks: Literal["vbmf"] | Mapping[str, Any] | None = None
     forms: Sequence[str] = SVD_FORMS
     images: int = 256
@@ -78,14 +86,16 @@ class LowRank:
             self._check_rule()
 
     def _check_rule(self) -> None:
-        given = [name for name in ("flops", "params", "ranks") if getattr(self, name) is not None]
+        given = [name for name in RULES if getattr(self, name) is not None]
         if len(given) != 1:
             listed = " and ".join(f"lowrank.{name}" for name in given) or "none"
             raise UserError(
-                "Exactly one of lowrank.flops, lowrank.params and lowrank.ranks determines the ranks; given: "
-                f"{listed}. Set the others to null."
+                "Exactly one of lowrank.flops, lowrank.params, lowrank.latency and lowrank.ranks determines the ranks; "
+                f"given: {listed}. Set the others to null."
             )
-        for name in ("flops", "params"):
+        if self.target is not None and self.latency is None:
+            raise UserError(f"target={self.target} has no effect without lowrank.latency.")
+        for name in get_args(Resource):
             value = getattr(self, name)
             if value is not None and (
                 isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1
@@ -97,18 +107,29 @@ class LowRank:
             )
 
     @property
-    def resource(self) -> Literal["flops", "params"]:
-        """The resource that decides among sequences of a layer: that of the budget, FLOPs without one."""
-        return "params" if self.params is not None else "flops"
+    def resource(self) -> Resource:
+        """The resource of the budget; FLOPs if no budget determines the ranks."""
+        return next((name for name in get_args(Resource) if getattr(self, name) is not None), "flops")
 
     @property
     def keep(self) -> float | None:
         """The fraction of the resource that is kept; None if no budget determines the ranks."""
-        return self.params if self.params is not None else self.flops
+        keep: float | None = getattr(self, self.resource)
+        return keep
+
+    @property
+    def goal(self) -> Target:
+        """The target of a latency: the given one, or the default."""
+        return self.target or Target()
+
+    @property
+    def step(self) -> int:
+        """The number of which ranks are multiples."""
+        return self.goal.divisor if self.divisor == 1 and self.latency is not None else self.divisor
 
     @property
     def title(self) -> str:
         """``svd, flops=0.7``; empty for none."""
-        rule = next((name for name in ("flops", "params", "ranks") if getattr(self, name) is not None), None)
-        value = "given" if isinstance(self.ranks, Mapping) else getattr(self, rule or "ranks")
+        rule = next((name for name in RULES if getattr(self, name) is not None), "ranks")
+        value = "given" if isinstance(self.ranks, Mapping) else getattr(self, rule)
         return "" if self.decomposition == "none" else f"{self.decomposition}, {rule}={value}"

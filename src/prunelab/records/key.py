@@ -29,6 +29,7 @@ WITHOUT_EFFECT = frozenset(
         "method.module",
         # the folder of latency tables
         "method.budget.target.tables",
+        "lowrank.target.tables",
         # speed of judging networks and reading images
         "method.workers",
         "method.save_every",

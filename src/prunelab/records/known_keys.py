@@ -11,7 +11,7 @@ from prunelab.records.defaults import parameters_of
 KEYS = (
     "names", "study", "seed", "levels", "exclude", "exact", "cardinality", "outputs", "fast_dev_run", "sweep",
     "data", "model", "baseline", "method", "budget", "recipe", "lowrank", "trainer", "logger", "deploy",
-    "learning_epochs", "search_evaluations",
+    "learning_epochs", "search_evaluations", "stage_batches",
 )  # fmt: skip
 OF_A_SWEEP = ("retry_failed", "redo")
 OF_AN_ALLOCATION = ("allocation", "normalisation", "min_keep", "divisor")

@@ -48,7 +48,8 @@ class Record:
 
     ``lowrank`` describes the factorisation of layers ("svd, flops=0.7"; "" without one), which follows the recovery;
     ``pruned`` and ``validation`` are then those of the factorised network after its own recovery. ``stages``: the
-    full network, and the network after each stage; () in older records.
+    full network, and the network after each stage; () in older records. ``lowrank_latency`` describes how
+    ``lowrank.latency`` was met, in fractions of the network before; None for other rules of the ranks.
 
     ``title`` is the title of the method; ``classes`` maps places of the configuration (``method.criterion``) to the
     stable names of the classes that were used; ``contents`` maps settings to digests of what they name, see
@@ -87,6 +88,7 @@ class Record:
     latency: LatencySummary | None = None
     lowrank: str = ""
     stages: tuple[Stage, ...] = ()
+    lowrank_latency: LatencySummary | None = None
 
     @classmethod
     def from_dict(cls, values: Any) -> Record:
@@ -101,7 +103,7 @@ class Record:
         budget = fields.nested("budget")
         validation = fields.nested_or_none("validation")
         best_epoch, test_set = fields.nested_or_none("best_epoch"), fields.nested_or_none("test_set")
-        latency = fields.nested_or_none("latency")
+        latency, lowrank = fields.nested_or_none("latency"), fields.nested_or_none("lowrank_latency")
         return cls(
             key=fields.text("key"),
             study=fields.text("study"),
@@ -140,6 +142,7 @@ class Record:
             stages=tuple(Stage.from_fields(each) for each in fields.nested_list("stages"))
             if fields.has("stages")
             else (),
+            lowrank_latency=None if lowrank is None else LatencySummary.from_fields(lowrank),
         )
 
     @classmethod

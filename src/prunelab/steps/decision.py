@@ -85,7 +85,7 @@ class RoundFolder:
             "plan": json.loads(decision.plan.to_json()),
             **({} if decision.latency is None else {"latency": asdict(decision.latency)}),
         }
-        self.write(self.path / DECISION_FILE, json.dumps({**content, "sha256": _digest(content)}))
+        self.write(self.path / DECISION_FILE, sealed(content))
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -99,15 +99,25 @@ def fingerprint(network: nn.Module) -> str:
 
 def _parsed(text: str) -> Decision:
     """The decision in the text of a file. Raises ValueError, RecordError or UserError if it is damaged."""
-    content = loads_strictly(text)
-    fields = Fields(content)
-    digest = fields.text("sha256")
-    if digest != _digest({name: value for name, value in content.items() if name != "sha256"}):
-        raise RecordError("its content does not match its digest")
+    fields = opened(text)
     plan = PruningPlan.from_json(json.dumps(fields.mapping("plan")))
     latency = fields.nested_or_none("latency")
     measured = None if latency is None else LatencySummary.from_fields(latency)
     return Decision(plan, fields.text("weights"), fields.number("seconds"), measured)
+
+
+def sealed(content: dict[str, Any]) -> str:
+    """``content`` as JSON with its digest."""
+    return json.dumps({**content, "sha256": _digest(content)})
+
+
+def opened(text: str) -> Fields:
+    """The fields of a ``sealed`` text. Raises ValueError or RecordError if it was changed."""
+    content = loads_strictly(text)
+    fields = Fields(content)
+    if fields.text("sha256") != _digest({name: value for name, value in content.items() if name != "sha256"}):
+        raise RecordError("its content does not match its digest")
+    return fields
 
 
 def _digest(content: dict[str, Any]) -> str:

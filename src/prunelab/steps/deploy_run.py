@@ -16,10 +16,13 @@ from prunelab.export import load
 from prunelab.export.checkpoint import INPUT
 from prunelab.export.deploy import Deploy
 from prunelab.models.state import load_state
+from prunelab.records import Record
 from prunelab.records.claim import claimed
 from prunelab.records.deployment import DEPLOYMENT_FOLDER, Deployment
+from prunelab.records.folder import RECORD_FILE
 from prunelab.records.input_format import InputFormat
 from prunelab.records.whole_folder import write_folder
+from prunelab.report.stages import stages_of
 from prunelab.steps.baseline_store import DamagedBaseline
 from prunelab.steps.deployed_files import Batches, DeploymentImages
 from prunelab.steps.deployment import SECONDS, Full, make_deployment
@@ -54,6 +57,8 @@ def deploy_run(folder: Path, config: Mapping[str, Any], settings: Deploy, key: s
     seconds = SECONDS if batches is None else 0.0
     deployment, contents = make_deployment(network, form, settings, images, _full(setup), key, seconds)
     _write(folder, contents)
+    record = Record.from_json((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    setup.logger.deployed(folder, config, stages_of(record, deployment))
     return deployment
 
 

@@ -53,6 +53,7 @@ def record_of(
         contents=folder.contents,
         key_schema=KEY_SCHEMA,
         latency=pruned.latency,
+        lowrank_latency=None if factorised is None else factorised.latency,
         stages=figures.stages,
     )
 

@@ -36,6 +36,9 @@ from prunelab.training import Machine
 GROUPS = ("data", "baseline", "method", "recipe", "trainer", "logger")
 """The groups whose choices have a ``_target_``, the class of the object."""
 
+STAGE_BATCHES = (1, 64)
+"""The batch sizes at which the stages of a run are timed on the target."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -53,6 +56,7 @@ class Setup:
     logger: RunLogger
     lowrank: LowRank
     target: Target
+    stage_batches: tuple[int, ...] = STAGE_BATCHES
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Setup:
@@ -78,6 +82,12 @@ class Setup:
             machine=machine,
             seed=config["seed"],
         )
+        lowrank = _low_rank(config)
+        target = (
+            _made(config["budget"]["target"], "budget.target") if "target" in config["budget"] else Target()
+        )
+        if lowrank.decomposition != "none":
+            (target if lowrank.latency is None else lowrank.goal).require_device()  # before any training
         return cls(
             study=config["study"],
             names=config["names"],
@@ -89,10 +99,9 @@ class Setup:
             method=_made(config["method"], "method"),
             recipe=_made(config["recipe"], "recipe"),
             logger=_made(config["logger"], "logger"),
-            lowrank=_low_rank(config),
-            target=_made(config["budget"]["target"], "budget.target")
-            if "target" in config["budget"]
-            else Target(),
+            lowrank=lowrank,
+            target=target,
+            stage_batches=tuple(config.get("stage_batches", STAGE_BATCHES)),
         )
 
     @property

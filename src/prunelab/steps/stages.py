@@ -24,7 +24,7 @@ Latencies = Mapping[int, Percentiles]
 """Batch size -> milliseconds of one forward pass."""
 
 SECONDS = 3.0
-"""About how long all networks together are timed on the target."""
+"""About how long all networks together are timed at each batch size."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,16 @@ def usable(target: Target) -> Target:
 def times_on_target(setup: Setup, networks: Sequence[nn.Module], target: Target) -> list[Latencies]:
     """The times of the networks on a target, in turns: processor time for one thread.
 
+    At the batch sizes of ``setup`` and that of the target.
+
     Raises:
         UserError: the runtime does not support a network.
     """
     shape = setup.task.data.image_shape
     trial = setup.task.machine.batches is not None
-    programs = [network_program(network, shape, target) for network in networks]
-    found = percentiles(programs, target, 0.0 if trial else SECONDS)
-    return [{target.batch_size: each} for each in found]
+    by_batch = {}
+    for batch in sorted({target.batch_size, *setup.stage_batches}):
+        there = replace(target, batch_size=batch)
+        programs = [network_program(network, shape, there) for network in networks]
+        by_batch[batch] = percentiles(programs, there, 0.0 if trial else SECONDS)
+    return [{batch: found[place] for batch, found in by_batch.items()} for place in range(len(networks))]

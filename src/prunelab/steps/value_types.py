@@ -23,6 +23,7 @@ COMMON: Mapping[str, Any] = {
     "exclude": Collection[str],
     "exact": bool,
     "cardinality": bool,
+    "stage_batches": Collection[int],
     "learning_epochs": int | None,
     "search_evaluations": int | None,
     "sweep.redo": bool,
@@ -45,6 +46,10 @@ def check_common(config: Mapping[str, Any]) -> None:
             _check_value(name, values[key], hint)
     if config.get("seed", 0) < 0:
         raise UserError(f"seed must be 0 or more, not {config['seed']}.")
+    if any(isinstance(each, bool) or each < 1 for each in config.get("stage_batches", ())):
+        raise UserError(
+            f"stage_batches={config['stage_batches']}: batch sizes are whole numbers of at least 1."
+        )
 
 
 def check_kinds(settings: Mapping[str, Any], where: str, made: Any = None) -> None:

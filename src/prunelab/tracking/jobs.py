@@ -8,12 +8,13 @@ There is one job for each kind of phase (``learning``, ``search``, ``round``, ``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from prunelab.records import Record
+from prunelab.records.deployment import Stage
 from prunelab.records.known_keys import RESOURCES
 from prunelab.tracking.curves import EpochRow
 
@@ -69,6 +70,9 @@ class Job(Protocol):
     def result(self, figures: Mapping[str, float], record: Record | None) -> None:
         """Log final figures. ``record`` is None for a baseline."""
 
+    def stages(self, stages: Sequence[Stage]) -> None:
+        """Log the stages of a run that was exported, with those in other runtimes."""
+
     def close(self, finished: bool) -> None:
         """End the job; ``finished`` is false after an error or an interruption. Returns when everything is written."""
 
@@ -80,6 +84,9 @@ class NoJob:
         pass
 
     def result(self, figures: Mapping[str, float], record: Record | None) -> None:
+        pass
+
+    def stages(self, stages: Sequence[Stage]) -> None:
         pass
 
     def close(self, finished: bool) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from prunelab.errors import UserError
 from prunelab.records import Record
+from prunelab.records.deployment import Stage
 from prunelab.tracking.jobs import JobPlace, flattened
 from prunelab.tracking.run_logger import RunLogger
 
@@ -86,6 +87,9 @@ class MlflowJob:
         if record is not None:
             plan = record.plan
             self._attempt(lambda: self._client.set_tag(self._run_id, "plan", plan.digest))
+
+    def stages(self, stages: Sequence[Stage]) -> None:
+        """Nothing is logged: W&B alone has tables of stages."""
 
     def close(self, finished: bool) -> None:
         status = "FINISHED" if finished else "FAILED"

@@ -8,6 +8,7 @@ from typing import Any
 
 from prunelab.records import Accuracy, Record
 from prunelab.records.atomic import Write, write_atomically
+from prunelab.records.deployment import Stage
 from prunelab.records.evaluations import Evaluation
 from prunelab.records.folder import CURVES_FILE, SEARCH_FILE
 from prunelab.report.measures import MEASURES
@@ -21,8 +22,8 @@ class RunLogger:
 
     A run calls ``start`` once, ``epoch`` after each epoch of its trainings, ``restore`` when it resumes a training,
     ``evaluations`` during a search, and ``finish`` with its record; ``close`` is called at the end in any case. The run
-    that trains the baseline calls ``baseline_epoch`` and ``baseline_finished`` as well. Only rank zero makes these
-    calls.
+    that trains the baseline calls ``baseline_epoch`` and ``baseline_finished`` as well. ``deployed`` is independent of
+    these. Only rank zero makes the calls.
 
     A subclass for a tracker overrides ``begin``, ``start_job`` and ``end``.
     """
@@ -97,6 +98,16 @@ class RunLogger:
         known = {name: value for name, value in figures.items() if value is not None}
         self._job(RESULT).result(known, record)
         self._finished = True
+
+    def deployed(self, folder: Path, config: Mapping[str, Any], stages: Sequence[Stage]) -> None:
+        """Called after the export of a finished run in ``folder``: its stages, with those in other runtimes."""
+        self._folder, self._config, self._baseline_key = folder, config, ""
+        self._jobs, self._finished = {}, True
+        self.begin(folder, config)
+        try:
+            self._job(RESULT).stages(stages)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Called at the end of the run, with or without success. Returns when everything is written or uploaded."""

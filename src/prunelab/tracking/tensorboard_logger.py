@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunelab.errors import UserError
 from prunelab.records import Record
+from prunelab.records.deployment import Stage
 from prunelab.tracking.jobs import JobPlace, flattened
 from prunelab.tracking.run_logger import RunLogger
 
@@ -72,6 +73,9 @@ class TensorboardJob:
         lines = [f"| {group} | {before} | {after} |" for group, (before, after) in record.plan.widths.items()]
         header = "| group | channels before | channels after |\n| :-- | --: | --: |\n"
         writer.add_text("widths", header + "\n".join(lines))
+
+    def stages(self, stages: Sequence[Stage]) -> None:
+        """Nothing is logged: W&B alone has tables of stages."""
 
     def close(self, finished: bool) -> None:
         if self._writer is not None:

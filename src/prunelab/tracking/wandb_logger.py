@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import wandb
 
 from prunelab.errors import UserError, nearest
 from prunelab.records import Record
+from prunelab.records.deployment import Stage
 from prunelab.report.stages import stage_table
 from prunelab.report.wandb_report import LONGEST_TAG
 from prunelab.tracking.jobs import JobPlace
@@ -150,12 +151,15 @@ class WandbJob:
             widths = [[group, before, after] for group, (before, after) in record.plan.widths.items()]
             columns: list[str | int] = ["group", "channels before", "channels after"]
             run.log({"widths": wandb.Table(columns=columns, data=widths)})
-            if record.stages:
-                headings, stages = stage_table(record.stages)
-                run.log({"stages": wandb.Table(columns=[*headings], data=stages)})
+            self.stages(record.stages)
             run.summary["dropped_blocks"] = list(record.plan.dropped_blocks)
             run.summary["plan"] = record.plan.digest
         run.summary.update(dict(figures))
+
+    def stages(self, stages: Sequence[Stage]) -> None:
+        if stages:
+            headings, rows = stage_table(stages)
+            self._live().log({"stages": wandb.Table(columns=[*headings], data=rows)})
 
     def close(self, finished: bool) -> None:
         self._live().finish(exit_code=0 if finished else 1)
