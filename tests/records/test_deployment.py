@@ -29,6 +29,11 @@ def test_it_is_read_as_it_was_written() -> None:
     assert Deployment.from_json(none.to_json()) == none
 
 
+def test_an_edited_digit_is_noticed() -> None:
+    with pytest.raises(RecordError, match="do not match their digest"):
+        Deployment.from_json(DEPLOYMENT.to_json().replace('"checked_images": 4', '"checked_images": 5'))
+
+
 def test_no_number_that_json_lacks_is_written() -> None:
     with pytest.raises(ValueError, match="JSON"):
         replace(DEPLOYMENT, largest_logit=float("nan")).to_json()

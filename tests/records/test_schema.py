@@ -101,6 +101,19 @@ def test_a_record_survives_json() -> None:
     assert Record.from_json(RECORD.to_json()) == RECORD
 
 
+def test_an_edited_digit_is_noticed() -> None:
+    text = RECORD.to_json()
+    with pytest.raises(RecordError, match="do not match their digest"):
+        Record.from_json(text.replace('"seed": 0', '"seed": 1'))
+
+    values = json.loads(text)
+    assert (
+        Record.from_json(json.dumps(dict(reversed(values.items())))) == RECORD
+    )  # order and white space are free
+    del values["digest"]
+    assert Record.from_json(json.dumps(values)) == RECORD  # of an earlier version
+
+
 def test_a_failure_survives_json() -> None:
     assert Failure.from_json(FAILURE.to_json()) == FAILURE
 

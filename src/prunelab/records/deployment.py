@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prunelab.records.fields import Fields, RecordError
+from prunelab.records.own_digest import check_digest, with_digest
 from prunelab.strict_json import loads_strictly
 
 SCHEMA = 1
@@ -121,18 +122,20 @@ class Deployment:
 
     @classmethod
     def from_json(cls, text: str) -> Deployment:
-        """Parse and check the text of a ``deployment.json``. Raises RecordError, which names the first wrong field."""
+        """Parse and check the text of a ``deployment.json``.
+
+        Raises RecordError, which names the first wrong field, also if a value was changed after the file was written.
+        """
         try:
-            fields = Fields(loads_strictly(text))
-        except RecordError:
-            raise
+            values = loads_strictly(text)
         except ValueError as error:
             raise RecordError(f"not valid JSON ({error})") from error
+        fields = Fields(values)
         if (schema := fields.integer("schema")) != SCHEMA:
             raise RecordError(f"schema {schema}; this version of prunelab reads schema {SCHEMA}")
         files = fields.nested("files")
         quantisation = fields.nested_or_none("quantisation")
-        return cls(
+        deployment = cls(
             run_key=fields.text_or_none("run_key"),
             network=fields.text("network"),
             settings=fields.mapping("settings"),
@@ -150,10 +153,13 @@ class Deployment:
             other_load=fields.number_or_none("other_load"),
             made=fields.text("made"),
         )
+        check_digest(values)
+        return deployment
 
     def to_json(self) -> str:
         """Strict JSON: no NaN, no infinity."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2, allow_nan=False) + "\n"
+        content = with_digest({"schema": SCHEMA, **asdict(self)})
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def _count(fields: Fields, name: str) -> int | None:

@@ -22,6 +22,7 @@ from prunelab.records.contents import content_digests
 from prunelab.records.fields import RecordError
 from prunelab.records.folder import BASELINES, CONFIG_FILE, CONTENTS_FILE, FAILURE_FILE, RECORD_FILE
 from prunelab.records.key import KEY_SCHEMA, OF_THE_BASELINE, baseline_key, digest, run_key
+from prunelab.records.own_digest import with_digest
 from prunelab.records.renamed import upgraded
 from prunelab.records.schema import Record
 
@@ -180,7 +181,7 @@ def _rewrite(run: Path, record: dict[str, Any] | None, config: Config, contents:
             "contents": contents,
             "key_schema": KEY_SCHEMA,
         }
-        write_atomically(run / RECORD_FILE, json.dumps(record, indent=2) + "\n")
+        write_atomically(run / RECORD_FILE, json.dumps(with_digest(record), indent=2) + "\n")
     if (run / FAILURE_FILE).is_file():
         failure = json.loads((run / FAILURE_FILE).read_text(encoding="utf-8"))
         write_atomically(run / FAILURE_FILE, json.dumps({**failure, "key": key}, indent=2) + "\n")

@@ -11,6 +11,7 @@ from typing import Any
 from prunelab.records.deployment import Stage
 from prunelab.records.fields import Fields, RecordError
 from prunelab.records.latency import LatencySummary
+from prunelab.records.own_digest import check_digest, with_digest
 from prunelab.records.parts import (
     Accuracy,
     BestEpoch,
@@ -147,15 +148,22 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """Parse the text of a ``record.json``; ``RecordError`` also if it is not JSON (a truncated file)."""
-        return cls.from_dict(_parsed(text))
+        """Parse the text of a ``record.json``.
+
+        ``RecordError`` also if it is not JSON (a truncated file), or if a value was changed after it was written.
+        """
+        values = _parsed(text)
+        record = cls.from_dict(values)
+        check_digest(values)
+        return record
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain data for ``json.dump``; ``from_dict`` returns an equal record."""
         return {"schema": SCHEMA, "status": FINISHED, **_plain(asdict(self))}
 
     def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2) + "\n"
+        """The text of ``record.json``: ``to_dict`` and its digest."""
+        return json.dumps(with_digest(self.to_dict()), indent=2) + "\n"
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,13 @@ from prunelab.errors import UserError
 from prunelab.records.atomic import remove_partial_files, set_aside
 from prunelab.records.claim import Claim, claimed
 from prunelab.records.fields import Fields, RecordError
+from prunelab.records.own_digest import check_digest, with_digest
 from prunelab.records.parts import Accuracy
 from prunelab.strict_json import loads_strictly
 
 WEIGHTS_FILE = "model.safetensors"
 METRICS_FILE = "metrics.json"
+DIGEST_OF_METRICS = "metrics_sha256"
 TRAINING_FOLDER = "training"
 """Folder of the checkpoints, inside that of a baseline. It is removed when the baseline is complete."""
 
@@ -138,9 +140,10 @@ class BaselineStore:
             "sha256": hashlib.sha256(content).hexdigest(),
             "sample": None if baseline.sample is None else asdict(baseline.sample),
         }
-        metrics["metrics_sha256"] = _digest(metrics)
         claim.write(folder / WEIGHTS_FILE, content)
-        claim.write_once(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
+        claim.write_once(
+            folder / METRICS_FILE, json.dumps(with_digest(metrics, DIGEST_OF_METRICS), indent=2) + "\n"
+        )
         self.tidy(key)
 
     def tidy(self, key: str) -> None:
@@ -157,15 +160,8 @@ def _metrics(text: str) -> Fields:
     """The content of metrics.json. Raises ValueError or RecordError if it is damaged."""
     values = loads_strictly(text)
     fields = Fields(values)
-    # Baselines that were stored by earlier versions have no digest of the metrics.
-    if "metrics_sha256" in fields.names() and fields.text("metrics_sha256") != _digest(values):
-        raise RecordError(f"{METRICS_FILE} does not match its digest")
+    check_digest(values, DIGEST_OF_METRICS)
     return fields
-
-
-def _digest(metrics: dict[str, Any]) -> str:
-    content = {name: value for name, value in metrics.items() if name != "metrics_sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _sample(fields: Fields) -> Sample | None:
