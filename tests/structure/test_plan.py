@@ -338,3 +338,19 @@ def test_the_cost_of_a_plan_of_another_network_is_an_error(graph: ChannelGraph) 
     other = prunelab.analyze(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)), IMAGES)
     with pytest.raises(UserError, match="which this network lacks"):
         other.cost.flops(graph.plan())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kept": {"a": (0,)}, "widths": {"a": 1}},
+        {"kept": {"a": 0}, "widths": {"a": (2, 1)}},
+        {"kept": {"a": [0]}, "widths": {"a": (2, 1)}},
+        {"kept": {"a": (0,)}, "widths": {}},
+        {"kept": {}, "widths": {}, "dropped_blocks": "layer1"},
+        {"kept": {}, "widths": {}, "cuts": (("conv.weight", 0),)},
+    ],
+)
+def test_a_plan_made_by_hand_with_other_types_is_an_error(fields: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"structure.plan\(kept="):
+        PruningPlan(**fields)

@@ -19,6 +19,7 @@ from prunelab.models.state import load_state
 from prunelab.records.atomic import Write, write_atomically
 from prunelab.records.fields import RecordError
 from prunelab.records.input_format import InputFormat
+from prunelab.records.own_digest import check_digest, with_digest
 from prunelab.strict_json import DuplicateKey, loads_strictly
 from prunelab.structure import PruningPlan
 from prunelab.structure.plan_steps import Plan, plan_from_json, steps_of
@@ -28,6 +29,7 @@ from prunelab.structure.wrappers import uncompiled
 
 INPUT = "prunelab_input"
 SCHEMA = 2
+DIGEST_OF_PAGE = "page_sha256"
 WEIGHTS_FILE, PLAN_FILE = "model.safetensors", "plan.json"
 LARGEST_PLAN = 2**26
 """Bytes of plan.json; the plan of a ResNet-50 has about 200 KB."""
@@ -84,9 +86,8 @@ def write_network(model: nn.Module, folder: Path, write: Write) -> None:
     form: InputFormat | None = getattr(model, INPUT, None)
     if form is not None:
         page["input"] = form.to_dict()
-    page["page_sha256"] = _digest(page)
     write(folder / WEIGHTS_FILE, content)
-    write(folder / PLAN_FILE, json.dumps(page) + "\n")
+    write(folder / PLAN_FILE, json.dumps(with_digest(page, DIGEST_OF_PAGE)) + "\n")
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -171,17 +172,17 @@ def _page(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is not readable JSON ({error}); copy it again from the original folder."
         ) from error
-    needed = {"schema", "origin", "network", "plan", "weights_sha256", "torch", "page_sha256"}
+    needed = {"schema", "origin", "network", "plan", "weights_sha256", "torch", DIGEST_OF_PAGE}
     known = isinstance(page, dict) and page.get("schema") == SCHEMA and set(page) - {"input"} == needed
     if not known:
         raise UserError(f"{path} does not describe a network saved by prunelab (schema {SCHEMA}).")
-    if page.pop("page_sha256") != _digest(page):
-        raise UserError(f"{path} was edited after it was written; copy it again from the original folder.")
+    try:
+        check_digest(page, DIGEST_OF_PAGE)
+    except RecordError as error:
+        raise UserError(
+            f"{path} was edited after it was written; copy it again from the original folder."
+        ) from error
     return page
-
-
-def _digest(page: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(page, sort_keys=True).encode()).hexdigest()
 
 
 def _origin(page: dict[str, Any], folder: Path) -> Origin:

@@ -36,7 +36,8 @@ class PruningPlan:
     """Which channels of each group are kept and which blocks are dropped.
 
     The fields from ``cuts`` on are the same decision resolved to tensors, so a plan can be applied, or a checkpoint
-    loaded, without another analysis.
+    loaded, without another analysis. ``ChannelGraph.plan``, methods and ``from_json`` make plans; a plan that is made
+    by hand is only checked for the types of its fields (UserError).
 
     Attributes:
         kept: group -> indices of the kept channels, for every prunable group.
@@ -70,6 +71,7 @@ class PruningPlan:
     rewritten: Mapping[str, tuple[Width, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        _check_types(self)
         object.__setattr__(self, "cuts", tuple(sorted(self.cuts, key=lambda cut: (cut.tensor, cut.dim))))
 
     def cuts_by_tensor(self) -> dict[str, list[Cut]]:
@@ -217,6 +219,25 @@ _ENTRIES = frozenset(
     ("version", "kept", "widths", "dropped_blocks", "makers", "cuts", "values", "attributes", "replaced",
      "rewritten", "lists")
 )  # fmt: skip
+
+
+def _check_types(plan: PruningPlan) -> None:
+    kept, widths = plan.kept, plan.widths
+    is_right = (
+        isinstance(kept, Mapping)
+        and isinstance(widths, Mapping)
+        and kept.keys() == widths.keys()
+        and all(isinstance(indices, tuple) for indices in kept.values())
+        and all(isinstance(pair, tuple) and len(pair) == 2 for pair in widths.values())
+        and not isinstance(plan.dropped_blocks, str)
+        and all(isinstance(cut, Cut) for cut in plan.cuts)
+    )
+    if not is_right:
+        raise UserError(
+            "PruningPlan: kept maps each group to a tuple of indices, widths maps the same groups to (channels before, "
+            "after), dropped_blocks is a tuple of names, and cuts a tuple of Cut. structure.plan(kept={...}, "
+            "dropped_blocks=[...]) computes all fields."
+        )
 
 
 def _plan(raw: dict[str, Any]) -> PruningPlan:
