@@ -210,6 +210,7 @@ def _rank(row: Row) -> tuple[object, ...]:
         key.allocation,
         key.recipe,
         key.lowrank,
+        key.target,
         key.settings,
     )
 

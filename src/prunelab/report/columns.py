@@ -106,6 +106,7 @@ NAMES: tuple[tuple[str, Callable[[RowKey], str]], ...] = (
     ("Budget", budget_text),
     ("Recipe", lambda key: key.recipe),
     ("Low rank", lambda key: key.lowrank),
+    ("Target", lambda key: key.target),
     ("Settings", lambda key: key.settings),
 )
 

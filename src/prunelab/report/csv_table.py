@@ -26,6 +26,7 @@ NAMES = (
     "divisor",
     "recipe",
     "lowrank",
+    "target",
     "settings",
     "seed_count",
     "seeds",
@@ -163,6 +164,7 @@ def _key(table: Table, key: RowKey) -> dict[str, object]:
         "divisor": key.divisor,
         "recipe": key.recipe,
         "lowrank": key.lowrank,
+        "target": key.target,
         "settings": key.settings,
     }
 

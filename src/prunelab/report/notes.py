@@ -145,6 +145,7 @@ def _named(key: RowKey) -> str:
         budget_text(key),
         key.recipe,
         key.lowrank,
+        key.target,
         key.settings,
     )
     return one_line(", ".join(part for part in parts if part))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prunelab.records.schema import Failure, Record
+from prunelab.report.targets import target_text
 
 LEVELS = ("filter", "stage", "block")
 
 
 @dataclass(frozen=True)
 class RowKey:
-    """The identity of a row. ``settings`` distinguishes rows that are otherwise equal."""
+    """The identity of a row. ``settings`` distinguishes rows that are otherwise equal. ``target``: of a latency budget,
+    with the machine, because latencies of two targets are not comparable."""
 
     method: str
     levels: tuple[str, ...]
@@ -22,6 +24,7 @@ class RowKey:
     recipe: str
     settings: str = ""
     lowrank: str = ""
+    target: str = ""
 
     @classmethod
     def of(cls, run: Record | Failure) -> RowKey:
@@ -36,4 +39,5 @@ class RowKey:
             divisor=run.budget.divisor,
             recipe=run.recipe,
             lowrank=run.lowrank,
+            target=target_text((run.latency or run.lowrank_latency) if isinstance(run, Record) else None),
         )

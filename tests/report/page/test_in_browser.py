@@ -335,3 +335,31 @@ def counting_processor_time(page: Page) -> CDPSession:
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
     return session
+
+
+def test_accuracy_against_latency_has_the_networks_and_the_front_of_the_chosen_target(
+    study: StudyFolder, opened: Open
+) -> None:
+    def stage(name: str, precision: str, ms: float, top1: float) -> dict[str, object]:
+        times = {"1": {"p50": ms, "p90": ms}, "64": {"p50": 30 * ms, "p90": 30 * ms}}
+        return {
+            "name": name, "runtime": "onnxruntime", "precision": precision, "bytes": 1, "top1": top1, "top5": None,
+            "agreement": None, "largest_difference": None, "latency_ms": times, "flops": 1, "params": 1,
+        }  # fmt: skip
+
+    for method, ms in (("l1", 1.0), ("fpgm", 1.5)):
+        study.finished(method, stages=[stage("full", "fp32", 2.0, 0.95), stage("pruned", "int8", ms, 0.9)])
+    page = opened(study.path)
+    figure = page.locator("[data-figure=target]")
+    figure.scroll_into_view_if_needed()
+    page.wait_for_selector("[data-figure=target][data-drawn]")
+
+    def traces() -> dict[str, list[float]]:
+        found = figure.evaluate("element => element.data.map((trace) => [trace.name, trace.x])")
+        return dict(found)
+
+    assert traces() == {"Pareto front": [1.0, 2.0], "l1": [1.0], "fpgm": [1.5], "baseline": [2.0]}
+    page.select_option("select.target", "1")
+    assert traces()["fpgm"] == [45.0]
+    symbols = figure.evaluate("element => element.data.find((trace) => trace.name === 'l1').marker.symbol")
+    assert symbols[0].endswith("-open")

@@ -14,6 +14,7 @@ from prunelab.report.page.runs import curves_of, runs_of, searches_of
 from prunelab.report.pareto import COSTS
 from prunelab.report.published import PublishedPoint
 from prunelab.report.quantities import one_line
+from prunelab.report.targets import targets_of
 
 DIGITS = 6
 """Significant digits of a number in a figure."""
@@ -45,6 +46,7 @@ def _table(table: Table, report: Report, study: str) -> Plain:
         "baseline": _baseline(table.baseline),
         "rows": [_row(row, index, layout, groups, study) for index, row in enumerate(table.rows)],
         "groups": groups,
+        "targets": _targets(table),
         "published": [_published(point, alone=point in table.only_published) for point in table.published],
         "warnings": notes.warnings(table),
         "flags": notes.flags(table),
@@ -67,6 +69,20 @@ def _row(row: Row, index: int, layout: Layout, groups: Sequence[str], study: str
         "searches": searches_of(row.runs),
         **runs_of(row.runs, study),
     }
+
+
+def _targets(table: Table) -> list[Plain]:
+    """The figures of accuracy against the latency on a target."""
+    return [
+        {
+            "name": one_line(name, 200),
+            "points": [
+                [each.row, one_line(each.stage), rounded(each.ms), rounded(each.top1), each.on_front]
+                for each in points
+            ],
+        }
+        for name, points in targets_of([row.runs for row in table.rows]).items()
+    ]
 
 
 def _baseline(baseline: Baseline) -> Plain:

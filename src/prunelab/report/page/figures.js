@@ -48,6 +48,31 @@ function accuracyAgainst(section, rows, cost) {
   return [traces, layout({ xaxis: { title: { text: COSTS[cost] }, ...scale }, yaxis: { title: { text: "Top-1, %" } } })];
 }
 
+// Accuracy against the median latency on a target: a marker for each network, hollow if its precision is below float32,
+// the full network, and the front of all networks on this target.
+function accuracyOnTarget(section, rows, target) {
+  const { table, colours, symbols } = section;
+  const { text, faint } = theme();
+  const shown = new Set(rows);
+  const all = target.points.map(([row, stage, ms, top1, front]) => ({ row: row === null ? null : table.rows[row], stage, ms, top1, front }));
+  const front = all.filter((point) => point.front).sort((a, b) => a.ms - b.ms);
+  const traces = [];
+  if (front.length > 1) traces.push({ name: "Pareto front", x: front.map((point) => point.ms), y: front.map((point) => 100 * point.top1), mode: "lines", line: { shape: "hv", dash: "dot", width: 1.5, color: faint }, hoverinfo: "skip" });
+  for (const method of section.filters.methods) {
+    const own = all.filter((point) => point.row && point.row.method === method && shown.has(point.row));
+    if (!own.length) continue;
+    const low = (point) => /, (int8|fp16|bf16)/.test(point.stage);
+    traces.push({
+      name: method, mode: "markers", x: own.map((point) => point.ms), y: own.map((point) => 100 * point.top1),
+      marker: { size: 9, color: colours.get(method), line: { width: 1.6, color: colours.get(method) }, symbol: own.map((point) => `${symbols.get(method)}${low(point) ? "-open" : ""}`) },
+      text: own.map((point) => `${escaped(point.row.label)}<br>${escaped(point.stage)}`), hovertemplate: "%{text}<br>%{y:.2f} % top-1, %{x:.4g} ms<extra></extra>",
+    });
+  }
+  const full = all.filter((point) => !point.row);
+  if (full.length) traces.push({ name: "baseline", mode: "markers", x: full.map((point) => point.ms), y: full.map((point) => 100 * point.top1), marker: { symbol: "star", size: 13, color: text }, hovertemplate: "full network<br>%{y:.2f} % top-1, %{x:.4g} ms<extra></extra>" });
+  return [traces, layout({ xaxis: { title: { text: "Milliseconds, median" }, rangemode: "tozero" }, yaxis: { title: { text: "Top-1, %" } } })];
+}
+
 function publishedMarkers(section) {
   const shown = section.table.published;
   const plain = (name) => name.toLowerCase().replace(/[^a-z0-9]/g, "");

@@ -30,6 +30,7 @@ class Section {
       <div class="facts">${facts.map(([value, what]) => `<div class="fact"><b>${escaped(value)}</b><span>${escaped(what)}</span></div>`).join("")}</div>
       <div class="card filters" role="search">${this.controls()}</div>
       <div class="charts">${["flops", "params", "time"].map((each) => `<div class="card"><div class="head"><h3>Accuracy against ${each === "time" ? this.batches() : each === "params" ? "parameters" : COSTS[each]}</h3></div><div class="figure" data-figure="${each}"></div></div>`).join("")}</div>
+      ${this.targetCard()}
       <p class="key">★ full network · dotted line: Pareto front · bars: standard deviation over seeds${table.published.length ? " · hollow: published" : ""}</p>
       <div class="card"><div class="head"><h3>All rows</h3><span class="faint shown" aria-live="polite"></span></div><p class="key">Click a column to sort by it, or a method to show the stages of its runs and the commands that repeat them.</p><div class="scroll" tabindex="0" role="region" aria-label="All rows"></div></div>
       <div class="card"><h3>Channels kept in each group</h3><div data-figure="widths"></div></div>
@@ -78,6 +79,14 @@ class Section {
     return `<div class="card"><h3>Searches</h3><p class="key">Each point is a candidate that a search has judged. The outline has the colour of the method.</p><div class="figure tall" data-figure="searches"></div></div>`;
   }
 
+  // The figure of accuracy against latency, if the networks were timed after their stages.
+  targetCard() {
+    const { targets } = this.table;
+    if (!targets.length) return "";
+    const choices = targets.map(({ name }, index) => `<option value="${index}">${escaped(name)}</option>`).join("");
+    return `<div class="card"><div class="head"><h3>Accuracy against latency on a target</h3><select class="target" aria-label="Target">${choices}</select></div><p class="key">Each network after its last stage, and exported. Hollow: fewer bits than float32. "file": an exported file, with the conversion of its inputs.</p><div class="figure tall" data-figure="target"></div></div>`;
+  }
+
   curveNote() {
     const lacking = this.runs.filter((curves) => !curves).length;
     return lacking ? `<p class="faint">${lacking} of ${counted(this.runs.length, "run")} ${lacking === 1 ? "has" : "have"} no curves.csv beside the record.</p>` : "";
@@ -105,6 +114,7 @@ class Section {
     }
     find(".methods").addEventListener("click", (event) => this.toggle(event.target.closest("button")));
     find(".batch").addEventListener("change", () => this.drawSeen());
+    find(".target")?.addEventListener("change", () => this.drawSeen());
     find(".figure-name")?.addEventListener("change", () => this.drawSeen());
   }
 
@@ -136,6 +146,7 @@ class Section {
       flops: (rows) => accuracyAgainst(this, rows, "flops"),
       params: (rows) => accuracyAgainst(this, rows, "params"),
       time: (rows) => accuracyAgainst(this, rows, value(".batch")),
+      target: (rows) => accuracyOnTarget(this, rows, this.table.targets[Number(value(".target"))]),
       widths: (rows) => widthsKept(this, rows),
       searches: (rows) => searches(this, rows),
       curves: (rows) => learningCurves(this, rows, value(".figure-name")),
