@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,15 @@ def found() -> dict[str, About]:
     return methods()
 
 
-def test_the_readme_is_current(found: dict[str, About]) -> None:
+def test_the_readme_names_every_method_once() -> None:
+    text = (ROOT / "README.md").read_text()
+    table = text.partition("\n## Methods\n")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    named = re.findall(r"`(\w+)`", "".join(rows))
+    assert sorted(named) == sorted(file.stem for file in (ROOT / "conf" / "method").glob("*.yaml"))
+
+
+def test_the_page_of_methods_is_current(found: dict[str, About]) -> None:
     """prunelab-methods --write docs/reference/methods.md"""
     text = (ROOT / "docs/reference/methods.md").read_text()
     assert written_into(text, found) == text

@@ -45,6 +45,9 @@ class Descent:
     supernet: the trained weights for all widths.
     steps: number of widths of each group.
     reuse: whether candidates reuse outputs of the current network.
+
+    All candidates are evaluated in each step. Errors of an earlier step are no lower bounds: with lazy evaluation,
+    which takes them as such, about half of the decisions differ (experiments/benchmarks/search.py).
     """
 
     context: PruningContext
@@ -113,6 +116,18 @@ class Descent:
         batches: Sequence[Batch],
         prefixes: Mapping[str, Prefix],
     ) -> Widths:
+        sums = self._sums(row, moves, batches, prefixes).numpy()
+        order = np.lexsort((sums[:, 1], sums[:, 0]))  # errors first, then cross entropy
+        return list(moves.values())[int(order[0])]
+
+    def _sums(
+        self,
+        row: Widths,
+        moves: Mapping[str, Widths],
+        batches: Sequence[Batch],
+        prefixes: Mapping[str, Prefix],
+    ) -> Tensor:
+        """(moves, 2): errors and summed cross entropy of each candidate on all held-out images."""
         sums = torch.zeros(len(moves), 2, dtype=torch.float64)
         rank, ranks = world()
 
@@ -122,8 +137,7 @@ class Descent:
 
         on_all_ranks(work)
         sum_over_ranks(sums)
-        order = np.lexsort((sums[:, 1].numpy(), sums[:, 0].numpy()))  # errors first, then cross entropy
-        return list(moves.values())[int(order[0])]
+        return sums
 
     def _judged(
         self, row: Widths, moves: Mapping[str, Widths], batch: Batch, prefixes: Mapping[str, Prefix]
