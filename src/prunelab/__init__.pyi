@@ -62,6 +62,7 @@ from .methods import ThiNet as ThiNet
 from .methods import WidthSpace as WidthSpace
 from .methods import allocate as allocate
 from .methods import load_from_checkpoint as load_from_checkpoint
+from .quantisation import Precision as Precision
 from .steps.deploy_run import deploy as deploy
 from .structure import ChannelGraph as ChannelGraph
 from .structure import ChannelGroup as ChannelGroup

@@ -22,6 +22,7 @@ from prunelab.steps import (
     full_network,
     measure,
     prune_and_recover,
+    quantise,
     record_of,
 )
 from prunelab.tracking import RunLogger, writing_log
@@ -73,12 +74,14 @@ def _perform(setup: Setup, folder: RunFolder, config: Mapping[str, Any], claim: 
         full = full_network(setup)
         pruned = prune_and_recover(setup, full, folder.rounds, claim.write)
         factorised = factorise_and_recover(setup, full, pruned, folder.rounds, claim.write)
-        figures = measure(setup, full, pruned, factorised)
-        network = pruned.network if factorised is None else factorised.network
+        last = pruned.network if factorised is None else factorised.network
+        quantised = quantise(setup, full, last, folder.rounds, claim.write)
+        figures = measure(setup, full, pruned, factorised, quantised)
+        network = last if quantised is None else quantised.network
         network.prunelab_input = setup.task.data.input_format  # type: ignore[assignment]  # travels with it
         from_rank_zero(lambda: write_network(network, folder.path, claim.write))
         record = from_rank_zero(
-            lambda: record_of(setup, full, pruned, factorised, figures, folder, config, started)
+            lambda: record_of(setup, full, pruned, factorised, quantised, figures, folder, config, started)
         )
         logger.finish(record)
     finally:

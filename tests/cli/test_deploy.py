@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 import prunelab as library
 from prunelab.cli.deploy import main
 from prunelab.models import build
-from prunelab.records import InputFormat
+from prunelab.records import InputFormat, Record
 from prunelab.records.deployment import Deployment
 
 pytestmark = pytest.mark.slow
@@ -73,6 +74,31 @@ def test_a_run_is_deployed_once_and_again_with_other_settings(prunelab: Command,
     assert redone.code == 0
     assert not (folder / "deployment").exists()
     assert [*folder.glob("earlier/*/deployment/deployment.json")]
+
+
+def test_a_run_in_int8_records_its_agreement_and_is_deployed_in_int8(
+    prunelab: Command, tmp_path: Path
+) -> None:
+    ended = prunelab(*SMALL, "precision=int8", "precision.epochs=1", "precision.agreement=1.0")
+    assert ended.code == 0, ended.err
+    assert "int8 in onnxruntime: the class of float32 for" in ended.out
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    record = Record.from_json((folder / "record.json").read_text())
+    first, trained = record.stages[-2:]
+    assert (first.name, trained.name) == ("quantised", "quantised, trained")
+    assert (trained.runtime, trained.precision) == ("onnxruntime", "int8")
+    assert record.pruned.top1 == trained.top1 and trained.bytes < record.stages[1].bytes
+    assert trained.params == record.pruned.params
+    summary = record.quantisation
+    assert summary is not None and record.precision == "int8, 1 epoch"
+    assert (summary.without_training, summary.agreement) == (first.agreement, trained.agreement)
+    assert bool(summary.warnings) == (summary.agreement < 1) and "bits" in summary.notes[0]
+    assert {row["phase"] for row in csv.DictReader((folder / "curves.csv").open())} == {"quantisation"}
+
+    assert main([str(folder)]) == 0  # in the precision of the run
+    made = Deployment.from_json((folder / "deployment" / "deployment.json").read_text())
+    assert made.shipped == "model_int8.onnx" and made.stages[-1].bytes > trained.bytes  # with metadata
+    assert made.stages[-1].top1 == trained.top1
 
 
 def test_what_cannot_be_deployed_is_said_before_the_run_starts(

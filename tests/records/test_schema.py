@@ -93,6 +93,8 @@ LATER = {
     "after_calibration",
     "lowrank",
     "stages",
+    "precision",
+    "quantisation",
 }
 """Fields that the records of earlier versions lack."""
 

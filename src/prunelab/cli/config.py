@@ -42,6 +42,13 @@ WITH_LATENCY = "with_latency"
 OmegaConf.register_new_resolver(
     WITH_LATENCY, lambda latency, target: None if latency is None else target, replace=True
 )
+EXPORTED = "exported"
+"""``${exported:${precision.name}}`` in conf/ is the number format in which files for other runtimes hold this
+precision: weights of one and two bits are stored as float32 there."""
+
+FORMATS = ("fp32", "fp16", "bf16", "int8")
+
+OmegaConf.register_new_resolver(EXPORTED, lambda name: name if name in FORMATS else "fp32", replace=True)
 OmegaConf.register_new_resolver(PREFER, lambda value, other: other if value is None else value, replace=True)
 
 

@@ -25,6 +25,9 @@ PROGRAM = "prunelab-deploy"
 PLAN_FILE = "plan.json"
 FORMATS = {"onnxruntime": "onnx", "torch.export": "pt2", "torchscript": "torchscript"}
 GROUP = "deploy."
+STORED = ("fp16", "bf16", "int8")
+"""Precisions of a run that its files have too."""
+
 CHECKED = 1000
 """Of a folder given with --images, at most this many images are used for the check."""
 
@@ -47,7 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of a run, or of prunelab.save")
     parser.add_argument("--runtime", choices=[*FORMATS], default="onnxruntime", help="default: onnxruntime")
-    parser.add_argument("--precision", default="fp32", metavar="P", help="fp32 (default), fp16, bf16 or int8")
+    parser.add_argument(
+        "--precision",
+        metavar="P",
+        help="fp32, fp16, bf16 or int8; default: that of the run, fp32 without one",
+    )
     parser.add_argument(
         "--images",
         type=Path,
@@ -84,7 +91,9 @@ def _deploy(options: argparse.Namespace) -> int:
     from prunelab.cli.run import console_messages
     from prunelab.steps.setup import made
 
-    given = {"format": FORMATS[options.runtime], "precision": options.precision, **_values(own)}
+    given = {**_defaults(folder), "format": FORMATS[options.runtime], **_values(own)}
+    if options.precision is not None:
+        given["precision"] = options.precision
     settings: Deploy = made({TARGET: SETTINGS, **given}, "deploy")
     settings.require_packages()
     with console_messages():
@@ -94,6 +103,17 @@ def _deploy(options: argparse.Namespace) -> int:
             deployment = _of_saved(folder, settings, others, options.images)
     print("\n".join(described(deployment, folder)))
     return 0
+
+
+def _defaults(folder: Path) -> dict[str, Any]:
+    """The settings of a deployment that follow from the precision of a run."""
+    if not (folder / RECORD_FILE).is_file():
+        return {}
+    precision = recorded(folder).config.get("precision") or {}
+    if precision.get("name") not in STORED:
+        return {}
+    shared = ("calibration_images", "reduce_range", "agreement")
+    return {"precision": precision["name"], **{name: precision[name] for name in shared if name in precision}}
 
 
 def _values(words: Sequence[str]) -> dict[str, Any]:

@@ -165,9 +165,12 @@ def _result(job: Job, record: Record) -> Text:
         lines.append(f"  low rank     {record.lowrank}: {len(record.plan.factorised)} layers")
     if record.lowrank_latency is not None:
         lines.append(f"               {record.lowrank_latency}")
+    if record.quantisation is not None:
+        lines.append(f"  precision    {record.quantisation}")
+        lines += [f"  Warning: {each}" for each in record.quantisation.warnings]
     for batch, before in full.latency_ms.items():
         lines.append(f"  batch {batch:<6} {before:.2f} ms -> {small.latency_ms[batch]:.2f} ms")
-    if record.lowrank:
+    if record.lowrank or record.precision:
         lines += stage_lines(record.stages)
     return Text("\n".join([*lines, f"  {job.folder}"]))
 

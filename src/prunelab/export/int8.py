@@ -41,10 +41,10 @@ def weight_range(setting: bool | Literal["auto"], cpuinfo: Path = CPUINFO) -> Ra
 
     Example:
         >>> weight_range(True)
-        Range(reduced=True, reason='deploy.reduce_range=true')
+        Range(reduced=True, reason='reduce_range=true')
     """
     if setting != "auto":
-        return Range(setting, f"deploy.reduce_range={str(setting).lower()}")
+        return Range(setting, f"reduce_range={str(setting).lower()}")
     if platform.machine().lower() in ("arm64", "aarch64"):
         return Range(False, "ARM processors add products of 8 bits in 32 bits")
     try:

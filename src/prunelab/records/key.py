@@ -54,9 +54,9 @@ levels, ...)."""
 OF_THE_BASELINE = ("data", "model", "baseline", "seed", "trainer", "fast_dev_run")
 """The settings on which a baseline depends; runs of a sweep with the same ones share it."""
 
-OF_A_RUN = (*OF_THE_BASELINE, "method", "recipe", "lowrank")
+OF_A_RUN = (*OF_THE_BASELINE, "method", "recipe", "lowrank", "precision")
 
-TOP_LEVEL_DEFAULTS: Mapping[str, Any] = {"seed": 0, "fast_dev_run": None, "lowrank": None}
+TOP_LEVEL_DEFAULTS: Mapping[str, Any] = {"seed": 0, "fast_dev_run": None, "lowrank": None, "precision": None}
 NETWORK_SETTINGS = "prunelab.steps.NetworkSettings"
 """The class that takes the settings of conf/model."""
 
@@ -197,6 +197,17 @@ def factorises(config: Mapping[str, Any]) -> bool:
     return isinstance(settings, Mapping) and settings.get("decomposition", "none") != "none"
 
 
+def _of_precision(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings of the number format; None for float32."""
+    return _of_group("precision", config["precision"]) if quantises(config) else None
+
+
+def quantises(config: Mapping[str, Any]) -> bool:
+    """Whether the resolved ``config``, which may be of an earlier version, asks for another format than float32."""
+    settings = config.get("precision")
+    return isinstance(settings, Mapping) and settings.get("name", "fp32") != "fp32"
+
+
 def _depends_on_processes(model: Mapping[str, Any]) -> bool:
     """Whether training steps of several processes may differ from those of one (``training/whole_batch.py``).
 
@@ -215,7 +226,9 @@ def _number(devices: Any) -> Any:
     return int(devices) if isinstance(devices, str) and devices.isdigit() else devices
 
 
-SPECIAL_FORMS: Mapping[str, Any] = {"model": _of_model, "trainer": _of_trainer, "lowrank": _of_lowrank}
+SPECIAL_FORMS: Mapping[str, Any] = {
+    "model": _of_model, "trainer": _of_trainer, "lowrank": _of_lowrank, "precision": _of_precision,
+}  # fmt: skip
 """The groups with settings that count only together with others, and their form in the configuration."""
 
 

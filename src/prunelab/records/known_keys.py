@@ -10,7 +10,7 @@ from prunelab.records.defaults import parameters_of
 
 KEYS = (
     "names", "study", "seed", "levels", "exclude", "exact", "cardinality", "outputs", "fast_dev_run", "sweep",
-    "data", "model", "baseline", "method", "budget", "recipe", "lowrank", "trainer", "logger", "deploy",
+    "data", "model", "baseline", "method", "budget", "recipe", "lowrank", "precision", "trainer", "logger", "deploy",
     "learning_epochs", "search_evaluations", "stage_batches",
 )  # fmt: skip
 OF_A_SWEEP = ("retry_failed", "redo")

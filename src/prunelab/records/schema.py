@@ -22,6 +22,7 @@ from prunelab.records.parts import (
     PlanSummary,
     Timings,
 )
+from prunelab.records.quantisation import QuantisationSummary
 from prunelab.records.renamed import upgraded
 from prunelab.records.test_set import TestSet
 from prunelab.strict_json import DuplicateKey, loads_strictly
@@ -51,6 +52,10 @@ class Record:
     ``pruned`` and ``validation`` are then those of the factorised network after its own recovery. ``stages``: the
     full network, and the network after each stage; () in older records. ``lowrank_latency`` describes how
     ``lowrank.latency`` was met, in fractions of the network before; None for other rules of the ranks.
+
+    ``precision`` is the number format of the final network ("int8"; "" for float32), and ``quantisation`` says how it
+    was made and checked. ``pruned`` and ``validation`` are then the accuracies of the quantised network; the times in
+    ``pruned`` are those of the float32 network in PyTorch, those of the quantised one are in ``stages``.
 
     ``title`` is the title of the method; ``classes`` maps places of the configuration (``method.criterion``) to the
     stable names of the classes that were used; ``contents`` maps settings to digests of what they name, see
@@ -90,6 +95,8 @@ class Record:
     lowrank: str = ""
     stages: tuple[Stage, ...] = ()
     lowrank_latency: LatencySummary | None = None
+    precision: str = ""
+    quantisation: QuantisationSummary | None = None
 
     @classmethod
     def from_dict(cls, values: Any) -> Record:
@@ -105,6 +112,7 @@ class Record:
         validation = fields.nested_or_none("validation")
         best_epoch, test_set = fields.nested_or_none("best_epoch"), fields.nested_or_none("test_set")
         latency, lowrank = fields.nested_or_none("latency"), fields.nested_or_none("lowrank_latency")
+        quantisation = fields.nested_or_none("quantisation")
         return cls(
             key=fields.text("key"),
             study=fields.text("study"),
@@ -144,6 +152,8 @@ class Record:
             if fields.has("stages")
             else (),
             lowrank_latency=None if lowrank is None else LatencySummary.from_fields(lowrank),
+            precision=fields.text("precision") if fields.has("precision") else "",
+            quantisation=None if quantisation is None else QuantisationSummary.from_fields(quantisation),
         )
 
     @classmethod
@@ -182,6 +192,7 @@ class Failure:
     error: str
     when: str
     lowrank: str = ""
+    precision: str = ""
 
     @classmethod
     def from_dict(cls, values: Any) -> Failure:
@@ -201,6 +212,7 @@ class Failure:
             error=fields.text("error"),
             when=fields.text("when"),
             lowrank=fields.text("lowrank") if fields.has("lowrank") else "",
+            precision=fields.text("precision") if fields.has("precision") else "",
         )
 
     @classmethod

@@ -167,7 +167,7 @@ def _row(
         missing_seeds=tuple(sorted(set(all_seeds) - seeds)),
         statistics=statistics,
         published=beside(key.method, kept.mean, published, _row_of(records))
-        if kept and not key.lowrank
+        if kept and not key.lowrank and not key.precision
         else None,
     )
 
@@ -211,6 +211,7 @@ def _rank(row: Row) -> tuple[object, ...]:
         key.recipe,
         key.lowrank,
         key.target,
+        key.precision,
         key.settings,
     )
 

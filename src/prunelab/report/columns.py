@@ -107,6 +107,7 @@ NAMES: tuple[tuple[str, Callable[[RowKey], str]], ...] = (
     ("Recipe", lambda key: key.recipe),
     ("Low rank", lambda key: key.lowrank),
     ("Target", lambda key: key.target),
+    ("Precision", lambda key: key.precision),
     ("Settings", lambda key: key.settings),
 )
 

@@ -27,6 +27,7 @@ NAMES = (
     "recipe",
     "lowrank",
     "target",
+    "precision",
     "settings",
     "seed_count",
     "seeds",
@@ -165,6 +166,7 @@ def _key(table: Table, key: RowKey) -> dict[str, object]:
         "recipe": key.recipe,
         "lowrank": key.lowrank,
         "target": key.target,
+        "precision": key.precision,
         "settings": key.settings,
     }
 

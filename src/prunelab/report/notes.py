@@ -146,6 +146,7 @@ def _named(key: RowKey) -> str:
         key.recipe,
         key.lowrank,
         key.target,
+        key.precision,
         key.settings,
     )
     return one_line(", ".join(part for part in parts if part))

@@ -25,6 +25,7 @@ class RowKey:
     settings: str = ""
     lowrank: str = ""
     target: str = ""
+    precision: str = ""
 
     @classmethod
     def of(cls, run: Record | Failure) -> RowKey:
@@ -40,4 +41,5 @@ class RowKey:
             recipe=run.recipe,
             lowrank=run.lowrank,
             target=target_text((run.latency or run.lowrank_latency) if isinstance(run, Record) else None),
+            precision=run.precision,
         )

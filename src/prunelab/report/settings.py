@@ -8,7 +8,7 @@ from typing import Any
 from prunelab.records.classes import TARGET, class_name, present_target
 from prunelab.records.contents import PUBLISHED_DATA
 from prunelab.records.defaults import defaults_of
-from prunelab.records.key import NETWORK_SETTINGS, OF_A_RUN, WITHOUT_EFFECT, canonical, factorises
+from prunelab.records.key import NETWORK_SETTINGS, OF_A_RUN, WITHOUT_EFFECT, canonical, factorises, quantises
 from prunelab.records.schema import Record
 
 IGNORED = (*WITHOUT_EFFECT, "baseline.path")
@@ -28,6 +28,8 @@ def settings_of(record: Record) -> dict[str, str]:
     config = {name: record.config[name] for name in OF_A_RUN if name in record.config}
     if not factorises(record.config):
         config.pop("lowrank", None)  # older records have none
+    if not quantises(record.config):
+        config.pop("precision", None)
     settings = dict(_flattened(config))
     published = (
         class_name(settings.get(f"data.{TARGET}", "")) in PUBLISHED_DATA

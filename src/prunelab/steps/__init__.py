@@ -4,6 +4,7 @@ from prunelab.steps.baseline import BaselineSource, FileBaseline, PretrainedBase
 from prunelab.steps.full import FullNetwork, full_network
 from prunelab.steps.low_rank import Factorised, factorise_and_recover
 from prunelab.steps.measure import Figures, measure
+from prunelab.steps.quantisation import Quantised, quantise
 from prunelab.steps.record import failure_of, record_of
 from prunelab.steps.rounds import Pruned, prune_and_recover
 from prunelab.steps.setup import Setup
@@ -18,6 +19,7 @@ __all__ = [
     "NetworkSettings",
     "PretrainedBaseline",
     "Pruned",
+    "Quantised",
     "Setup",
     "Task",
     "TrainedBaseline",
@@ -26,5 +28,6 @@ __all__ = [
     "full_network",
     "measure",
     "prune_and_recover",
+    "quantise",
     "record_of",
 ]

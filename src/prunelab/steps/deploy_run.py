@@ -53,7 +53,7 @@ def deploy_run(folder: Path, config: Mapping[str, Any], settings: Deploy, key: s
     network = load(folder)
     form: InputFormat = getattr(network, INPUT, None) or data.input_format
     batches = setup.task.machine.batches  # of a trial run
-    images = _images_of(data, settings, batches)
+    images = images_of(data, settings, batches)
     seconds = SECONDS if batches is None else 0.0
     deployment, contents = make_deployment(network, form, settings, images, _full(setup), key, seconds)
     _write(folder, contents)
@@ -120,7 +120,7 @@ def _write(folder: Path, contents: Mapping[str, str | bytes]) -> None:
         write_folder(folder / DEPLOYMENT_FOLDER, contents, claim.check)
 
 
-def _images_of(data: ImageData, settings: Deploy, batches: int | None) -> DeploymentImages:
+def images_of(data: ImageData, settings: Deploy, batches: int | None) -> DeploymentImages:
     """The images of a data set; with a limit of ``batches`` for each use."""
 
     def test() -> Batches:

@@ -110,7 +110,7 @@ def make_deployment(
         ),
     ]
     with other_load() as load:
-        times = _times([each.module for each in forms], form.image_shape, settings.threads, seconds)
+        times = times_in_turns([each.module for each in forms], form.image_shape, settings.threads, seconds)
     stages = tuple(each.stage(measured) for each, measured in zip(forms, times, strict=True))
     deployment = Deployment(
         run_key=run_key,
@@ -161,14 +161,18 @@ def _quantisation(settings: Deploy, chosen: Range | None) -> dict[str, Any] | No
     }
 
 
-def _times(
-    networks: Sequence[nn.Module], image_shape: tuple[int, int, int], number: int, seconds: float
+def times_in_turns(
+    networks: Sequence[nn.Module],
+    image_shape: tuple[int, int, int],
+    number: int,
+    seconds: float,
+    batches: Sequence[int] = BATCHES,
 ) -> list[dict[int, Percentiles]]:
     """For each network the percentiles by batch size; the networks take turns. Processor time for one thread."""
     log.info("Measuring times with %d thread(s).", number)
     target = Target(runtime="eager", threads=number)
     by_batch = {}
-    for batch in BATCHES:
+    for batch in batches:
         images = torch.rand(batch, *image_shape, generator=torch.Generator().manual_seed(0))
         by_batch[batch] = percentiles([partial(network, images) for network in networks], target, seconds)
     return [{batch: found[place] for batch, found in by_batch.items()} for place in range(len(networks))]

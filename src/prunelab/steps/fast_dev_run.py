@@ -24,6 +24,7 @@ def shortened(config: Mapping[str, Any]) -> dict[str, Any]:
     limits = {
         "recipe": {"calibration_images": images, "number": MOST_ROUNDS, "parts": MOST_ROUNDS},
         "lowrank": {"images": images},
+        "precision": {"calibration_images": images},
         "method": {"images": images, "validation_images": images, "candidates": MOST_CANDIDATES},
     }
     for group, most in limits.items():

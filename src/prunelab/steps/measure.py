@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from prunelab.records import Accuracy, BestEpoch, Metrics
 from prunelab.records.deployment import Stage
 from prunelab.steps.full import FullNetwork
 from prunelab.steps.low_rank import Factorised
+from prunelab.steps.quantisation import Quantised
 from prunelab.steps.rounds import Pruned
 from prunelab.steps.setup import Setup
 from prunelab.steps.stages import Architecture, Latencies, times_on_target, usable
@@ -52,8 +53,17 @@ class _Timed:
     other_load: float | None
 
 
-def measure(setup: Setup, full: FullNetwork, pruned: Pruned, factorised: Factorised | None = None) -> Figures:
+def measure(
+    setup: Setup,
+    full: FullNetwork,
+    pruned: Pruned,
+    factorised: Factorised | None = None,
+    quantised: Quantised | None = None,
+) -> Figures:
     """Accuracy on the test images, cost of the networks, and the time of a forward pass.
+
+    Of a quantised network only the accuracies are those in its precision; cost and time are those of the network
+    before.
 
     Raises:
         UserError: the weights or the outputs of the final network are not finite.
@@ -72,14 +82,17 @@ def measure(setup: Setup, full: FullNetwork, pruned: Pruned, factorised: Factori
     forms = [Architecture(*each) for each in zip(networks, costs, timed.there, strict=True)]
     return Figures(
         baseline=_metrics(full.accuracy, costs[0], timed.here[0]),
-        pruned=_metrics(accuracy, costs[-1], timed.here[-1]),
-        validation=validation,
+        pruned=_metrics(accuracy if quantised is None else quantised.test, costs[-1], timed.here[-1]),
+        validation=validation if quantised is None else quantised.validation,
         best_epoch=best_epoch,
         other_load=timed.other_load,
         seconds=time.perf_counter() - start,
-        stages=tuple(
-            forms[place].stage(name, found, timed.target)
-            for place, name, found in _stages(setup, full, pruned, factorised, recovered, accuracy)
+        stages=(
+            *(
+                forms[place].stage(name, found, timed.target)
+                for place, name, found in _stages(setup, full, pruned, factorised, recovered, accuracy)
+            ),
+            *(() if quantised is None else _with_costs(quantised.stages, costs[-1])),
         ),
     )
 
@@ -106,6 +119,10 @@ def _stages(
             yield 2, "low rank, recovered", final
 
 
+def _with_costs(stages: Sequence[Stage], cost: CostModel) -> Iterator[Stage]:
+    return (replace(each, flops=int(cost.flops()), params=int(cost.params())) for each in stages)
+
+
 def _best_epoch(
     setup: Setup, last: Pruned | Factorised, validation: Accuracy, accuracy: Accuracy
 ) -> BestEpoch | None:
@@ -119,10 +136,11 @@ def _best_epoch(
 
 
 def _timed(setup: Setup, networks: Sequence[nn.Module]) -> _Timed:
-    """The times of the networks in PyTorch; for a latency budget, or with factorised layers, also on the target."""
+    """The times of the networks in PyTorch; also on the target for a latency budget, or with stages after recovery."""
     with other_load() as load:
         here = setup.task.latencies(*networks)
-        if setup.budget.resource != "latency" and setup.lowrank.decomposition == "none":
+        later = setup.lowrank.decomposition != "none" or setup.precision.name != "fp32"
+        if setup.budget.resource != "latency" and not later:
             target = Target(device=setup.task.machine.device.type, runtime="eager")
             return _Timed([*here], [*here], target, load.cores)
         target = usable(setup.target)

@@ -13,6 +13,7 @@ from prunelab.steps.environment import git_state, hardware, versions
 from prunelab.steps.full import FullNetwork
 from prunelab.steps.low_rank import Factorised
 from prunelab.steps.measure import Figures
+from prunelab.steps.quantisation import Quantised
 from prunelab.steps.rounds import Pruned
 from prunelab.steps.setup import Setup
 
@@ -22,6 +23,7 @@ def record_of(
     full: FullNetwork,
     pruned: Pruned,
     factorised: Factorised | None,
+    quantised: Quantised | None,
     figures: Figures,
     folder: RunFolder,
     config: Mapping[str, Any],
@@ -39,7 +41,7 @@ def record_of(
         pruned=figures.pruned,
         plan=PlanSummary(plan.widths, plan.dropped_blocks, plan.digest(), pruned.masked_vs_pruned, layers),
         config=config,
-        timings=_timings(full, pruned, factorised, figures),
+        timings=_timings(full, pruned, factorised, quantised, figures),
         versions=versions(),
         hardware=hardware(),
         git=git_state(),
@@ -55,6 +57,7 @@ def record_of(
         latency=pruned.latency,
         lowrank_latency=None if factorised is None else factorised.latency,
         stages=figures.stages,
+        quantisation=None if quantised is None else quantised.summary,
     )
 
 
@@ -81,6 +84,7 @@ def _identity(setup: Setup, key: str) -> dict[str, Any]:
         "data": setup.names["data"],
         "recipe": setup.names["recipe"],
         "lowrank": setup.lowrank.title,
+        "precision": setup.precision.title,
         "seed": setup.task.seed,
         "levels": setup.method.levels,
     }
@@ -93,10 +97,19 @@ def _budget(setup: Setup, reached: float | None) -> BudgetSummary:
     )
 
 
-def _timings(full: FullNetwork, pruned: Pruned, factorised: Factorised | None, figures: Figures) -> Timings:
+def _timings(
+    full: FullNetwork,
+    pruned: Pruned,
+    factorised: Factorised | None,
+    quantised: Quantised | None,
+    figures: Figures,
+) -> Timings:
     low_rank_s = 0.0 if factorised is None else factorised.seconds
     recovery_s = pruned.recovery_s + ((factorised.recovery_s or 0.0) if factorised else 0.0)
-    parts = (full.training_s, pruned.score_s, recovery_s, figures.seconds)
+    evaluate_s = figures.seconds
+    if quantised is not None:
+        recovery_s, evaluate_s = recovery_s + quantised.recovery_s, evaluate_s + quantised.seconds
+    parts = (full.training_s, pruned.score_s, recovery_s, evaluate_s)
     return Timings(
         *parts, total_s=sum(parts) + low_rank_s, other_load=figures.other_load, low_rank_s=low_rank_s
     )

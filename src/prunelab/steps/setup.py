@@ -16,11 +16,13 @@ from torch import nn
 from prunelab.distributed import is_rank_zero
 from prunelab.errors import UserError
 from prunelab.evaluation import Target
+from prunelab.export.deploy import missing_packages
 from prunelab.factorisation import LowRank
 from prunelab.factorisation.decomposition import require_tensorly
 from prunelab.methods import Budget, PruningContext, PruningMethod
 from prunelab.methods.allocation.budget import Resource
 from prunelab.models.user_models import import_user_module
+from prunelab.quantisation import Precision
 from prunelab.recipes import Recipe
 from prunelab.records import BASELINES, baseline_key
 from prunelab.records.key import search_key
@@ -56,6 +58,7 @@ class Setup:
     logger: RunLogger
     lowrank: LowRank
     target: Target
+    precision: Precision
     stage_batches: tuple[int, ...] = STAGE_BATCHES
 
     @classmethod
@@ -102,6 +105,7 @@ class Setup:
             lowrank=lowrank,
             target=target,
             stage_batches=tuple(config.get("stage_batches", STAGE_BATCHES)),
+            precision=_precision(config),
         )
 
     @property
@@ -198,6 +202,22 @@ def _low_rank(config: Mapping[str, Any]) -> LowRank:
     settings: LowRank = made(config["lowrank"], "lowrank")
     if settings.decomposition != "none":
         require_tensorly()
+    return settings
+
+
+def _precision(config: Mapping[str, Any]) -> Precision:
+    """The number format of the final network; float32 in configurations of earlier versions.
+
+    Raises:
+        UserError: an invalid value, or the runtime that judges the network is not installed.
+    """
+    if "precision" not in config:
+        return Precision()
+    settings: Precision = made(config["precision"], "precision")
+    if settings.runs_in == "onnxruntime" and (missing := missing_packages()):
+        raise UserError(
+            f"precision={settings.name} needs {', '.join(missing)}: pip install 'prunelab[deploy]'."
+        )
     return settings
 
 

@@ -1,0 +1,205 @@
+"""The final network in another number format: training in it, outputs in a runtime, agreement with float32."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from prunelab.distributed.ranks import from_rank_zero
+from prunelab.evaluation import Compared, compared
+from prunelab.export.capture import InPrecision, for_export
+from prunelab.export.deploy import Deploy
+from prunelab.export.int8 import weight_range
+from prunelab.quantisation import Precision
+from prunelab.quantisation.int8_training import end_simulation, simulate_int8
+from prunelab.records import Accuracy
+from prunelab.records.atomic import Write
+from prunelab.records.deployment import Percentiles, Stage
+from prunelab.records.quantisation import QuantisationSummary
+from prunelab.steps.decision import fingerprint
+from prunelab.steps.deploy_run import images_of
+from prunelab.steps.deployed_files import export_one, exported_files
+from prunelab.steps.deployment import SECONDS, times_in_turns, weights_bytes
+from prunelab.steps.full import FullNetwork
+from prunelab.steps.phase import fit_phase
+from prunelab.steps.setup import Setup
+from prunelab.training import Teacher, Training
+
+log = logging.getLogger(__name__)
+
+PHASE = "quantisation"
+"""The name of the training in learning curves."""
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """The final network after its training in another precision, and what was measured in that precision.
+
+    ``network`` is stored in the folder of the run. ``test`` and ``validation`` are accuracies in the precision.
+    ``stages`` have no FLOPs and parameters. ``recovery_s``: the seconds of the training.
+    """
+
+    network: nn.Module
+    test: Accuracy
+    validation: Accuracy
+    stages: tuple[Stage, ...]
+    summary: QuantisationSummary
+    seconds: float
+    recovery_s: float
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A network in the precision of the run: a module that computes in its runtime, and its size in bytes."""
+
+    name: str
+    module: nn.Module
+    bytes: int
+    notes: tuple[str, ...] = ()
+
+
+def quantise(
+    setup: Setup, full: FullNetwork, network: nn.Module, folder: Path, write: Write
+) -> Quantised | None:
+    """Bring a copy of ``network`` into the precision of the run; None with precision=fp32.
+
+    A resumed run continues the training from its checkpoints in ``folder``, which ``write`` writes.
+
+    Raises:
+        UserError: the runtime does not support the network, or the calibration images are missing.
+    """
+    if setup.precision.name == "fp32":
+        return None
+    trained, recovery_s = _trained(setup, full, network, folder, write)
+    start = time.perf_counter()
+    test, validation, stages, summary = from_rank_zero(lambda: _measured(setup, network, trained))
+    last = network if trained is None else trained
+    return Quantised(last, test, validation, stages, summary, time.perf_counter() - start, recovery_s)
+
+
+def _trained(
+    setup: Setup, full: FullNetwork, network: nn.Module, folder: Path, write: Write
+) -> tuple[nn.Module | None, float]:
+    """A copy of ``network`` after the training in the precision, and its seconds; None without a training."""
+    settings = setup.precision
+    if not settings.epochs:
+        return None, 0.0
+    last = setup.recipe.rounds(setup.budget.keep)[-1]
+    training = replace(
+        last.training or Training(settings.epochs),
+        epochs=settings.epochs,
+        lr=settings.lr,
+        schedule="cosine",
+        milestones=(),
+        warmup_epochs=0.0,
+    )
+    teacher = None if last.distillation is None else Teacher(full.network, last.distillation)
+    place = folder / f"{PHASE}-{fingerprint(network)[:12]}"
+    trained = copy.deepcopy(network)
+    batches = (images for images, _ in setup.task.data.calibration_dataloader(settings.calibration_images))
+    simulate_int8(trained, batches, weight_range(settings.reduce_range).reduced)
+    recovery_s = fit_phase(setup, trained, training, place, PHASE, write, (), teacher)
+    return end_simulation(trained).cpu(), recovery_s
+
+
+def _measured(
+    setup: Setup, network: nn.Module, trained: nn.Module | None
+) -> tuple[Accuracy, Accuracy, tuple[Stage, ...], QuantisationSummary]:
+    """Accuracies on test and validation images, the stages, and the summary."""
+    data, settings, trial = setup.task.data, setup.precision, setup.task.machine.batches
+    lowered = [_lowered(setup, "quantised", network)]
+    if trained is not None:
+        lowered.append(_lowered(setup, "quantised, trained", trained))
+    networks = [for_export(network, "fp32"), *(each.module for each in lowered)]
+    found = compared(networks, _batches(data.some_test_images(len(data.test)), trial))[1:]
+    (*_, held_out) = compared(networks, _batches(data.validation_dataloader(len(data.val)), trial))
+    modules = [each.module for each in lowered]
+    seconds = SECONDS if trial is None else 0.0
+    times = times_in_turns(modules, data.image_shape, setup.target.threads, seconds, setup.stage_batches)
+    stages = tuple(_stage(settings, *each) for each in zip(lowered, found, times, strict=True))
+    return _accuracy(found[-1]), _accuracy(held_out), stages, _summary(settings, lowered, found)
+
+
+def _lowered(setup: Setup, name: str, network: nn.Module) -> Lowered:
+    settings = setup.precision
+    if settings.runs_in == "eager":
+        module = InPrecision(network, settings.name)
+        return Lowered(name, module, weights_bytes(module.network))
+    deploy = deploy_settings(settings)
+    deploy.require_packages()
+    form, eager = setup.task.data.input_format, for_export(network, "fp32")
+    if settings.name != "int8":
+        one = export_one(eager, form, deploy, settings.name, {})
+        return Lowered(name, one.runs, len(one.content))
+    images = images_of(setup.task.data, deploy, setup.task.machine.batches)
+    files, chosen = exported_files(eager, form, deploy, images, {})
+    assert chosen is not None
+    note = f"weights of {7 if chosen.reduced else 8} bits: {chosen.reason}"
+    return Lowered(name, files[-1].runs, len(files[-1].content), (note,))
+
+
+def deploy_settings(settings: Precision) -> Deploy:
+    """The deployment that makes the same file as a run in this precision."""
+    return Deploy(
+        format="onnx",
+        precision=settings.name,  # type: ignore[arg-type]  # fp16 and int8 have this runtime
+        calibration_images=settings.calibration_images,
+        reduce_range=settings.reduce_range,
+        agreement=settings.agreement,
+    )
+
+
+def _stage(
+    settings: Precision, lowered: Lowered, found: Compared, latency_ms: dict[int, Percentiles]
+) -> Stage:
+    return Stage(
+        name=lowered.name,
+        runtime=settings.runs_in,
+        precision=settings.name,
+        bytes=lowered.bytes,
+        top1=found.top1,
+        top5=found.top5,
+        agreement=found.agreement,
+        largest_difference=found.largest_difference,
+        latency_ms=latency_ms,
+    )
+
+
+def _summary(
+    settings: Precision, lowered: Sequence[Lowered], found: Sequence[Compared]
+) -> QuantisationSummary:
+    agreement = found[-1].agreement
+    warnings = []
+    if agreement < settings.agreement:
+        warnings.append(
+            f"{settings.name} predicts the class of the float32 network for {agreement:.2%} of {found[-1].images} test "
+            f"images, less than precision.agreement={settings.agreement:g}."
+        )
+        log.warning("%s", warnings[0])
+    return QuantisationSummary(
+        precision=settings.name,
+        runtime=settings.runs_in,
+        agreement=agreement,
+        without_training=found[0].agreement if len(found) > 1 else None,
+        least_agreement=settings.agreement,
+        images=found[-1].images,
+        notes=lowered[-1].notes,
+        warnings=tuple(warnings),
+    )
+
+
+def _accuracy(found: Compared) -> Accuracy:
+    assert found.top1 is not None  # the images of a run have classes
+    return Accuracy(found.top1, found.top5)
+
+
+def _batches(loader: Iterable[tuple[Tensor, Tensor]], most: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a loader on the processor, at most ``most`` of them."""
+    return ((images.cpu(), classes.cpu()) for images, classes in islice(loader, most))

@@ -1,0 +1,54 @@
+"""precision=...: choices, keys of runs, and what is refused before a run starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from prunelab import Precision
+from prunelab.cli.config import configure
+from prunelab.errors import UserError
+from prunelab.records import run_key
+from prunelab.steps import Setup
+
+RUN = ("budget.flops=0.5", "model=resnet20", "data=digits", "method=l1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "int4"}, "precision=int4 does not exist. Did you mean 'int8'"),
+        ({"name": "bf16", "runtime": "onnxruntime"}, "does not compute in bf16. Use eager"),
+        ({"name": "fp16", "epochs": 1}, "there is no training in fp16"),
+        ({"name": "int8", "calibration_images": 0}, "precision.calibration_images must be a whole number"),
+        ({"name": "int8", "reduce_range": "no"}, "precision.reduce_range must be auto, true or false"),
+        ({"name": "int8", "agreement": 98}, "precision.agreement must lie between 0 and 1"),
+        ({"name": "int8", "lr": 0}, "precision.lr must be above 0"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Precision(**settings)  # type: ignore[arg-type]
+
+
+def test_a_precision_is_a_part_of_the_key_and_float32_is_not() -> None:
+    plain = configure(RUN)
+    former = {name: value for name, value in plain.items() if name != "precision"}
+    small = configure([*RUN, "precision=int8"])
+    assert run_key(plain) == run_key(former) != run_key(small)
+    assert run_key(small) == run_key(configure([*RUN, "precision=int8", "precision.runtime=null"]))
+    assert Setup.of(former).precision == Precision()
+
+
+def test_the_files_of_a_run_have_its_precision() -> None:
+    words = ["precision=int8", "precision.calibration_images=32", "deploy=onnx"]
+    deploy = configure([*RUN, *words])["deploy"]
+    assert (deploy["precision"], deploy["calibration_images"]) == ("int8", 32)
+    deploy = configure([*RUN, "deploy=onnx_int8"])["deploy"]
+    assert (deploy["precision"], deploy["calibration_images"]) == ("int8", 256)
+    assert configure([*RUN, "precision=bf16", "deploy=pt2"])["deploy"]["precision"] == "bf16"
+
+
+def test_missing_packages_are_named_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prunelab.export.deploy.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"precision=int8 needs onnx, .* pip install 'prunelab\[deploy\]'"):
+        Setup.of(configure([*RUN, "precision=int8"]))
