@@ -95,6 +95,7 @@ LATER = {
     "stages",
     "precision",
     "quantisation",
+    "lowrank_latency",
 }
 """Fields that the records of earlier versions lack."""
 
