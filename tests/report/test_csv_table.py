@@ -96,7 +96,7 @@ def test_the_names_of_the_columns_are_stable(study: StudyFolder) -> None:
 
     # Other programs read these: announce a change to the users.
     names = """
-        status model data method levels allocation resource keep divisor recipe lowrank target settings
+        status model data method levels allocation resource keep divisor recipe lowrank target precision settings
         seed_count seeds missing_seeds path error
     """
     measures = """
