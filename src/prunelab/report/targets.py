@@ -75,11 +75,12 @@ def _with_front(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def _timed(run: FinishedRun) -> Iterator[tuple[str, Stage, int]]:
-    """The full network and the last stage of a run, and exported networks; with each target and batch size."""
+    """The full network, the last stage of a run in each precision, and exported ones; each with its targets."""
     stages = stages_of(run.record, run.deployment)
     own = [stage for stage in stages if EXPORTED not in stage.name]
     exported = [stage for stage in stages if EXPORTED in stage.name]
-    shown = [*own[:1], *(own[-1:] if len(own) > 1 else []), *exported]
+    last = {stage.precision: stage for stage in own[1:]}
+    shown = [*own[:1], *last.values(), *exported]
     for stage in shown:
         if stage.top1 is None and not stage.name.startswith(FULL):
             continue
@@ -104,8 +105,8 @@ def _own_target(record: Record, stage: Stage) -> tuple[Any, str, str]:
     gpus = record.hardware.get("gpus")
     chip = str(record.hardware.get("cpu", "unknown"))
     if (
-        record.latency is None and record.lowrank_latency is None and not record.lowrank
-    ):  # the machine of the run
+        record.latency is None and not record.lowrank and not record.precision
+    ):  # timed on the machine of the run
         on_gpu = bool(gpus) and record.config.get("trainer", {}).get("accelerator") != "cpu"
         return (
             record.hardware.get("threads"),
