@@ -487,3 +487,10 @@ def test_networks_that_are_not_pruned_are_named(caplog: pytest.LogCaptureFixture
     with caplog.at_level("INFO", logger="prunelab"):
         trainer(pruning(network="net")).fit(module, train_loader())
     assert "Not pruned: critic" in caplog.text
+
+    caplog.clear()
+    gan = module_of(Unseen)
+    gan.generator = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with caplog.at_level("INFO", logger="prunelab"):
+        trainer(pruning()).fit(gan, train_loader())
+    assert "Not pruned: generator (not used by the forward pass of Unseen" in caplog.text

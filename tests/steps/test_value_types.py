@@ -37,6 +37,8 @@ OWN = [choice for choice in CHOICES if choice.partition("=")[0] in GROUPS]
         (["method=entropy", "method.criterion.bins=1.5"], "method.criterion.bins must be a whole number, not 1.5."),
         (["method=l1", "method.criterion=fpgm"], "method.criterion must be a group of keys, not 'fpgm'."),
         (["+method.criterion.reducton=max"], "no key method.criterion.reducton. Did you mean 'reduction'?"),
+        (["method=l1", "~method.criterion"], "method.criterion is missing, and it has no default: set"),
+        (["~model.name"], "leave that word out."),
         (["model.arguments=null"], "model.arguments must be a group of keys, not null."),
         (["trainer.deterministic=always"], "trainer.deterministic must be true or false or 'warn', not 'always'."),
     ],

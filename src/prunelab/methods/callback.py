@@ -163,7 +163,8 @@ class PruningCallback(pl.Callback):
             on_all_ranks(lambda: self.method.reconstruct(context, plan))
             self._checkpoints.snapshot = Snapshot(network)
             apply(network, plan)
-            info(_effect(context, plan) + unpruned_networks(pl_module, network))
+            unused = context.graph.unused_parameters
+            info(_effect(context, plan) + unpruned_networks(pl_module, network, unused))
 
     def _agreed_plan(self, context: PruningContext, stored: PruningPlan | None) -> PruningPlan:
         path = self.plan_file

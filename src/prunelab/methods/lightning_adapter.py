@@ -84,10 +84,34 @@ def made_network(module: Any, name: str | None = None) -> nn.Module:
     return network
 
 
-def unpruned_networks(module: Any, network: nn.Module) -> str:
-    """A sentence on the other networks of ``module``, which are not pruned; empty if there are none."""
-    if network is module:
+def unpruned_networks(module: Any, network: nn.Module, unused: Collection[str]) -> str:
+    """Sentences on the other networks of ``module``, which are not pruned; empty if there are none.
+
+    Args:
+        unused: the parameters of ``network`` that its forward pass does not use.
+    """
+    return _unused_parts(network, unused) + ("" if network is module else _other_parts(module, network))
+
+
+def _unused_parts(network: nn.Module, unused: Collection[str]) -> str:
+    """A sentence on the largest submodules of ``network`` that its forward pass does not use (of a GAN whose forward
+    pass is that of the discriminator, the generator)."""
+    parts: list[str] = []
+    for name, part in network.named_modules():
+        if not name or name.startswith(tuple(f"{other}." for other in parts)):
+            continue
+        parameters = [f"{name}.{parameter}" for parameter, _ in part.named_parameters()]
+        if parameters and all(parameter in unused for parameter in parameters):
+            parts.append(name)
+    if not parts:
         return ""
+    return (
+        f" Not pruned: {', '.join(parts)} (not used by the forward pass of {_class(network)} on the example input; name "
+        "a network with network=)."
+    )
+
+
+def _other_parts(module: Any, network: nn.Module) -> str:
     inside = {id(parameter) for parameter in network.parameters()}
     others = [
         name

@@ -61,9 +61,16 @@ def check_kinds(settings: Mapping[str, Any], where: str, made: Any = None) -> No
         made: the class or function; by default their ``_target_``.
 
     Raises:
-        UserError: an unknown key or a value of another type; the message names the key and the types that it takes.
+        UserError: an unknown key, a missing key without a default, or a value of another type; the message names the
+            key and the types that it takes.
     """
-    hints, takes_any = _parameters(made or get_object(settings[TARGET]))
+    made = made or get_object(settings[TARGET])
+    if missing := [name for name in _required(made) if name not in settings]:
+        raise UserError(
+            f"{where}.{missing[0]} is missing, and it has no default: set {where}.{missing[0]}=VALUE. If "
+            f"'~{where}.{missing[0]}' on the command line removed it, leave that word out."
+        )
+    hints, takes_any = _parameters(made)
     for key, value in settings.items():
         if key.startswith("_"):
             continue  # Hydra's own
@@ -89,6 +96,15 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
     if isinstance(value, str) and any(_is_list(each) for each in _choices(hint)):
         raise UserError(f"{name}={value!r} is one word: write a list, such as {name}=[{value}].")
     raise UserError(f"{name} must be {_described(hint)}, not {_typed(value)}.")
+
+
+def _required(made: Any) -> list[str]:
+    """The names of the parameters of a class or function that have no default."""
+    return [
+        each.name
+        for each in inspect.signature(made).parameters.values()
+        if each.default is each.empty and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+    ]
 
 
 def _parameters(made: Any) -> tuple[dict[str, Any], bool]:
