@@ -36,8 +36,10 @@ def test_safetensors(weights: Weights, tmp_path: Path) -> None:
     assert_loaded(model, weights)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "model.", "module.backbone._orig_mod."])
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "backbone.", "model.", "net.encoder.", "module.backbone._orig_mod."]
+)
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "params_ema"])
 def test_wrapped_and_prefixed(weights: Weights, tmp_path: Path, prefix: str, wrapper: str | None) -> None:
     prefixed = {prefix + name: tensor for name, tensor in weights.items()}
     content = prefixed if wrapper is None else {"epoch": 3, wrapper: prefixed, "best": 0.9}
@@ -87,7 +89,7 @@ def test_a_file_without_weights_is_an_error(weights: Weights, tmp_path: Path) ->
     assert "does not contain named weights, but list" in message_of([1, 2], tmp_path)
     assert "does not contain named weights, but dict" in message_of({}, tmp_path)
     assert "contains more than weights: epoch" in message_of({**weights, "epoch": 3}, tmp_path)
-    assert "is damaged, or contains Python objects besides weights" in message_of(CifarResNet(1), tmp_path)
+    assert "(prunelab.models.cifar_resnet.CifarResNet) besides weights" in message_of(CifarResNet(1), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["net.pth.tar", "net.bin", "net.th", "net.pt", "net.ckpt"])
@@ -155,3 +157,13 @@ def test_a_missing_or_unknown_file_is_an_error(tmp_path: Path) -> None:
         UserError, match=r"must end in \.safetensors or \.pth, \.pt, \.ckpt, \.bin, \.th or \.pth\.tar"
     ):
         load_weights(CifarResNet(1), tmp_path / "net.h5")
+
+
+def test_of_several_sets_of_weights_none_is_chosen(weights: Weights, tmp_path: Path) -> None:
+    assert "several sets of weights: first, second" in message_of(
+        {"first": weights, "second": weights}, tmp_path
+    )
+
+
+def test_the_python_object_in_a_checkpoint_is_named(weights: Weights, tmp_path: Path) -> None:
+    assert "(pathlib.PosixPath)" in message_of({"state_dict": weights, "path": Path("a")}, tmp_path)

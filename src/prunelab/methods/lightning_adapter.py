@@ -106,8 +106,8 @@ def _unused_parts(network: nn.Module, unused: Collection[str]) -> str:
     if not parts:
         return ""
     return (
-        f" Not pruned: {', '.join(parts)} (not used by the forward pass of {_class(network)} on the example input; name "
-        "a network with network=)."
+        f" Not pruned: {', '.join(parts)} (not used by the forward pass of {_class(network)} on the example input; "
+        "name a network with network=)."
     )
 
 

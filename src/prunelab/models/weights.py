@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,6 @@ from prunelab.models.state import load_state
 _PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".th", ".tar")
 # Keys under which checkpoints store the weights.
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
-# Prefixes that DDP, LightningModules and torch.compile add to names.
-_PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.")
 _SHOWN = 3  # number of names that are listed of each kind of mismatch
 
 
@@ -30,7 +29,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Reads ``.safetensors`` files and checkpoints of PyTorch (``.pth``, ``.pt``, ``.ckpt``, ``.bin``, ``.th``,
     ``.pth.tar``), timm's and torchvision's included; no code in a file is run. The weights may be stored under a key
     such as ``state_dict`` (of timm's checkpoints the averaged weights, ``state_dict_ema``, are not used), and all names
-    may have a prefix such as ``module.`` or ``backbone.``. Integer buffers (step counters of batch normalisation, the
+    may have a prefix such as ``module.`` or ``net.``. Integer buffers (step counters of batch normalisation, the
     channel map of a zero-padded shortcut) may be absent.
 
     Raises:
@@ -59,9 +58,11 @@ def _read(path: Path) -> Any:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        kind = f" ({found[1]})" if found else ""
         raise UserError(
-            f"{path} is damaged, or contains Python objects besides weights. These could run code and are not loaded. "
-            "Save only the state_dict() of the network, or convert it to .safetensors."
+            f"{path} is damaged, or contains Python objects{kind} besides weights. These could run code and are not "
+            "loaded. Save only the state_dict() of the network, or convert it to .safetensors."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise UserError(f"The weight file {path} cannot be read: {error}") from error
@@ -71,8 +72,14 @@ def _read(path: Path) -> Any:
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     while isinstance(content, Mapping):
         inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
+        inner = inner or [each for each in content.values() if _has_only_tensors(each)]
         if not inner:
             break
+        if len(inner) > 1 and not any(inner[0] is content.get(key) for key in _WRAPPERS):
+            names = [str(name) for name, each in content.items() if _has_only_tensors(each)]
+            raise UserError(
+                f"{path} contains several sets of weights: {_listed(names)}. Save only one of them."
+            )
         content = inner[0]
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path} does not contain named weights, but {type(content).__name__}.")
@@ -88,13 +95,24 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
+def _has_only_tensors(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(each, Tensor) for each in value.values())
+    )
+
+
 def _without_prefixes(given: dict[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
-    """Remove prefixes that all given names have and no expected name has."""
+    """Remove prefixes that all given names have and no expected name has (of DDP, torch.compile, LightningModules)."""
     while True:
-        shared = [prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in given)]
-        if not shared or any(name.startswith(shared[0]) for name in expected):
+        prefix, dot, _ = next(iter(given)).partition(".")
+        prefix += dot
+        if not dot or not all(name.startswith(prefix) for name in given):
             return given
-        given = {name.removeprefix(shared[0]): tensor for name, tensor in given.items()}
+        if any(name.startswith(prefix) for name in expected):
+            return given
+        given = {name.removeprefix(prefix): tensor for name, tensor in given.items()}
 
 
 def _misfits(model: nn.Module, given: Mapping[str, Tensor]) -> list[str]:
