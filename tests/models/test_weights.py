@@ -89,7 +89,9 @@ def test_a_file_without_weights_is_an_error(weights: Weights, tmp_path: Path) ->
     assert "does not contain named weights, but list" in message_of([1, 2], tmp_path)
     assert "does not contain named weights, but dict" in message_of({}, tmp_path)
     assert "contains more than weights: epoch" in message_of({**weights, "epoch": 3}, tmp_path)
-    assert "(prunelab.models.cifar_resnet.CifarResNet) besides weights" in message_of(CifarResNet(1), tmp_path)
+    assert "(prunelab.models.cifar_resnet.CifarResNet) besides weights" in message_of(
+        CifarResNet(1), tmp_path
+    )
 
 
 @pytest.mark.parametrize("name", ["net.pth.tar", "net.bin", "net.th", "net.pt", "net.ckpt"])

@@ -86,6 +86,11 @@ def test_a_part_of_imagenet_counts_by_its_images_and_all_of_it_by_name(
     images(root, a=b"2")
     assert len({without_val, part, run_key(configure(words))}) == 3
     monkeypatch.setattr("prunelab.records.contents.IMAGENET_CLASSES", 1)
+    few_images = run_key(configure(words))
+    monkeypatch.setattr("prunelab.records.contents.IMAGENET_TEST_IMAGES", 0)
+    few_training_images = run_key(configure(words))
+    monkeypatch.setattr("prunelab.records.contents.IMAGENET_IMAGES_OF_A_CLASS", 1)
+    assert few_images == few_training_images != without_val
     assert run_key(configure(words)) == without_val
 
 

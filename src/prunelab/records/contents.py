@@ -24,6 +24,9 @@ PUBLISHED_DATA = ("Cifar10", "FashionMnist", "ImageNet")
 """Data sets with the same images in every folder, except folders with a part of ImageNet."""
 
 IMAGENET_CLASSES = 1000
+IMAGENET_TEST_IMAGES = 50_000
+IMAGENET_IMAGES_OF_A_CLASS = 732
+"""The smallest number of training images of a class."""
 
 BY_CONTENT = ("data.root", "baseline.path")
 """Settings that are identified by the content of the named files, not by the path."""
@@ -124,16 +127,30 @@ def _is_published(data: Mapping[str, Any]) -> bool:
 
 
 def _is_part_of_imagenet(root: Path) -> bool:
-    """Whether a folder of ImageNet exists and holds fewer than all classes for training or for testing."""
+    """Whether a folder of ImageNet exists, and does not hold all classes and images.
+
+    Of the 1.28 million training images only those of every hundredth class are counted.
+    """
     parts = [root / part for part in IMAGE_PARTS[:2]]
-    return all(part.is_dir() for part in parts) and any(
-        _subfolders(part) < IMAGENET_CLASSES for part in parts
+    if not all(part.is_dir() for part in parts):
+        return False
+    train, test = (_subfolders(part) for part in parts)
+    return (
+        len(train) < IMAGENET_CLASSES
+        or len(test) < IMAGENET_CLASSES
+        or sum(map(_entries, test)) < IMAGENET_TEST_IMAGES
+        or any(_entries(folder) < IMAGENET_IMAGES_OF_A_CLASS for folder in train[::100])
     )
 
 
-def _subfolders(folder: Path) -> int:
+def _subfolders(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return sum(entry.is_dir() for entry in entries)
+        return sorted(entry.path for entry in entries if entry.is_dir())
+
+
+def _entries(folder: str) -> int:
+    with os.scandir(folder) as entries:
+        return sum(1 for _ in entries)
 
 
 def _root_digest(root: Path, data: Mapping[str, Any], folders: dict[Path, str]) -> str:
