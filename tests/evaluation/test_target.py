@@ -24,7 +24,11 @@ def test_the_default_target_is_this_machine() -> None:
         ({"threads": True}, r"budget\.target\.threads=True"),
         ({"device": "gpu0"}, r"budget\.target\.device=gpu0"),
         ({"device": "cuda"}, r"runtime=onnxruntime is measured on cpu"),
-        ({"precision": "bf16"}, r"runtime=onnxruntime is measured on cpu in fp32"),
+        ({"precision": "bf16"}, r"runtime=onnxruntime is not measured in bf16\. .*runtime=eager or compiled"),
+        (
+            {"runtime": "eager", "precision": "int8"},
+            r"runtime=eager is not measured in int8.*runtime=onnxruntime",
+        ),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:

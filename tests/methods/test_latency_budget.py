@@ -121,6 +121,8 @@ def test_widths_are_multiples_that_suit_the_target() -> None:
     plan, _ = decide(method, given)
     assert {after % 8 for _, after in plan.widths.values()} == {0}
     assert method.allocation.divisor == 8
+    whole = Target(precision="int8")
+    assert ImportanceMethod(L1Norm(), Budget(latency=0.5, target=whole)).allocation.divisor == 16
     assert ImportanceMethod(L1Norm(), Budget(latency=0.5), divisor=4).allocation.divisor == 4
     assert ImportanceMethod(L1Norm(), Budget(flops=0.5)).allocation.divisor == 1
 

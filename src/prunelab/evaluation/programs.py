@@ -14,12 +14,14 @@ from torch.nn import functional
 
 from prunelab.errors import UserError
 from prunelab.evaluation.layer_shapes import BN_RELU, NOTHING, LayerShape
+from prunelab.evaluation.onnx_layer import OPSET, layer_inputs, layer_model
 from prunelab.evaluation.target import Target
 from prunelab.evaluation.turns import Program
-from prunelab.export.capture import DTYPES, first_line, quiet
+from prunelab.export.capture import DTYPES, first_line, for_export, quiet
+from prunelab.export.int8 import quantised
+from prunelab.export.onnx_file import INPUT_NAME
 from prunelab.export.session import session_of
 
-OPSET = 17
 _CONVOLUTIONS: dict[bool, list[Callable[..., Tensor]]] = {
     False: [functional.conv1d, functional.conv2d, functional.conv3d],
     True: [functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d],
@@ -38,7 +40,12 @@ def network_program(network: nn.Module, image_shape: tuple[int, ...], target: Ta
     network = copy.deepcopy(network).eval()
     images = torch.rand(target.batch_size, *image_shape, generator=torch.Generator().manual_seed(0))
     if target.runtime == "onnxruntime":
-        return _session_program(_exported(network.to("cpu").float(), images), images.numpy(), target.threads)
+        content = _exported(for_export(network, "fp16" if target.precision == "fp16" else "fp32"), images)
+        if target.precision == "int8":
+            content = quantised(
+                content, [images], reduced=False, metadata={}
+            )  # the range does not change the time
+        return _session_program(content, images.numpy(), target.threads)
     dtype = DTYPES[target.precision]
     network, images = network.to(target.device, dtype), images.to(target.device, dtype)
     if target.runtime == "compiled":
@@ -61,9 +68,8 @@ def layer_program(shape: LayerShape, target: Target) -> Program:
     generator = torch.Generator().manual_seed(0)
     inputs, weight, bias = (torch.randn(each, generator=generator) for each in _tensors(shape, target))
     if target.runtime == "onnxruntime":
-        return _session_program(
-            _layer_model(shape, weight.numpy(), bias.numpy()), inputs.numpy(), target.threads
-        )
+        model = layer_model(shape, weight.numpy(), bias.numpy(), target.precision)
+        return _session_program(model, layer_inputs(inputs.numpy(), target.precision), target.threads)
     dtype = DTYPES[target.precision]
     inputs, weight, bias = (each.to(target.device, dtype) for each in (inputs, weight, bias))
     layer = _torch_layer(shape, weight, bias)
@@ -104,38 +110,19 @@ def _torch_layer(shape: LayerShape, weight: Tensor, bias: Tensor) -> Callable[[T
     return lambda inputs: convolution(inputs, weight, biased, groups=shape.groups, **settings)
 
 
-def _layer_model(shape: LayerShape, weight: np.ndarray, bias: np.ndarray) -> bytes:
-    """An ONNX file of one layer. A BatchNorm is part of its convolution there."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    if shape.is_linear:
-        nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)]
-    else:
-        operator = "ConvTranspose" if shape.transposed else "Conv"
-        settings: dict[str, Any] = {
-            "kernel_shape": shape.kernel, "strides": shape.stride, "pads": [*shape.padding, *shape.padding],
-            "dilations": shape.dilation, "group": shape.groups,
-        }  # fmt: skip
-        nodes = [helper.make_node(operator, ["x", "w", "b"], ["y"], **settings)]
-    if shape.tail != NOTHING:
-        nodes.append(helper.make_node("Relu", ["y"], ["z"]))
-    graph = helper.make_graph(
-        nodes,
-        "layer",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
-        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
-    return bytes(model.SerializeToString())
-
-
 def _exported(network: nn.Module, images: Tensor) -> bytes:
     """The network as an ONNX file of fixed shapes, for timing only."""
     file = io.BytesIO()
     try:
         with quiet(), torch.inference_mode():
-            torch.onnx.export(network, (images,), file, dynamo=False, opset_version=OPSET)  # type: ignore[arg-type]
+            torch.onnx.export(
+                network,
+                (images,),
+                file,  # type: ignore[arg-type]  # a file in memory
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=[INPUT_NAME],
+            )
     except Exception as error:  # the exporter raises errors of many classes
         raise UserError(
             f"The network cannot be exported to ONNX, so it cannot be timed in onnxruntime: {first_line(error)} "

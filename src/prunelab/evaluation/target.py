@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,14 @@ from prunelab.errors import UserError, nearest
 from prunelab.export.deploy import missing_packages
 
 Runtime = Literal["eager", "compiled", "onnxruntime"]
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+PRECISIONS: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": ("fp32", "fp16", "int8"),
+    "eager": ("fp32", "fp16", "bf16"),
+    "compiled": ("fp32", "fp16", "bf16"),
+}
+"""The precisions in which each runtime is timed."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Target:
     Args:
         device: "cpu", "cuda" or "mps", as torch names devices.
         runtime: "onnxruntime", "eager" (PyTorch, operator by operator) or "compiled" (``torch.compile``).
-        precision: "fp32"; "fp16" and "bf16" for eager and compiled.
+        precision: "fp32" or "fp16"; "int8" for onnxruntime; "bf16" for eager and compiled.
         batch_size: images in one forward pass.
         threads: processor threads of the runtime.
         tables: folder in which latency tables are stored and shared between runs; None: they are not stored.
@@ -58,16 +65,23 @@ class Target:
             raise UserError(
                 f"budget.target.device={self.device} is not a device: use cpu, cuda or mps."
             ) from None
-        if self.runtime == "onnxruntime" and (kind != "cpu" or self.precision != "fp32"):
+        if self.runtime == "onnxruntime" and kind != "cpu":
             raise UserError(
-                f"budget.target.runtime=onnxruntime is measured on cpu in fp32, not on {self.device} in "
-                f"{self.precision}. Set budget.target.runtime=eager or compiled."
+                f"budget.target.runtime=onnxruntime is measured on cpu, not on {self.device}. Set "
+                "budget.target.runtime=eager or compiled."
+            )
+        if self.precision not in PRECISIONS[self.runtime]:
+            others = [name for name, known in PRECISIONS.items() if self.precision in known]
+            raise UserError(
+                f"budget.target.runtime={self.runtime} is not measured in {self.precision}. Set "
+                f"budget.target.precision to {' or '.join(PRECISIONS[self.runtime])}, or budget.target.runtime="
+                f"{' or '.join(others)}."
             )
 
     @property
     def divisor(self) -> int:
-        """The multiple of which widths should be: kernels process channels in vectors of at least 8."""
-        return 8
+        """The multiple of which widths should be: kernels process channels in vectors of at least 8, in int8 of 16."""
+        return 16 if self.precision == "int8" else 8
 
     def require_available(self) -> None:
         """Check that this machine has the device and the runtime.

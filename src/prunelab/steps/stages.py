@@ -53,7 +53,12 @@ class Architecture:
 
 
 def usable(target: Target) -> Target:
-    """``target``; with PyTorch as the runtime, and a message, if the packages of onnxruntime are not installed."""
+    """``target``; with PyTorch as the runtime, and a message, if the packages of onnxruntime are not installed.
+
+    Accuracies of stages before the quantisation are those in float32, so their times are not those in int8.
+    """
+    if target.precision == "int8":
+        target = replace(target, precision="fp32")
     if target.runtime != "onnxruntime" or not missing_packages():
         target.require_available()
         return target
