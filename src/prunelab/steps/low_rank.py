@@ -102,25 +102,26 @@ def _factorise(
     count = settings.images
     batches = [images.to(device) for images, _ in task.data.calibration_dataloader(count)] if count else []
     weights = fingerprint(network)
-    known = None if settings.latency is None else from_rank_zero(lambda: _stored(file, weights))
+    known = None if settings.latency is None else from_rank_zero(lambda: stored_ranks(file, weights))
     network.to(device)
     choice = factorise_as(network, task.example_input().to(device), settings, batches, task.seed, known)
     network.to("cpu")
     if settings.latency is not None and known is None:
-        from_rank_zero(lambda: _store(choice, file, weights, write))
+        from_rank_zero(lambda: store_ranks(choice, file, weights, write))
     require_finite(network, "the factorisation")
     require_same(fingerprint(network), "The processes factorised differently, so they cannot train together.")
     return time.perf_counter() - start, choice.latency
 
 
-def _store(choice: RankChoice, file: Path, weights: str, write: Write) -> None:
+def store_ranks(choice: RankChoice, file: Path, weights: str, write: Write) -> None:
+    """Write the ranks that were chosen for the network with this fingerprint."""
     file.parent.mkdir(parents=True, exist_ok=True)
     assert choice.latency is not None
     layers = {"layers": Factorisation(choice.layers).to_list()}
     write(file, sealed({"weights": weights, "factorised": layers, "latency": asdict(choice.latency)}))
 
 
-def _stored(file: Path, weights: str) -> RankChoice | None:
+def stored_ranks(file: Path, weights: str) -> RankChoice | None:
     """The stored ranks for exactly these weights, or None. A damaged file is set aside with a warning."""
     try:
         fields = opened(file.read_text(encoding="utf-8"))
