@@ -239,7 +239,8 @@ def _counted_flops(model: nn.Module, inputs: Any) -> int:
 @pytest.fixture(scope="session")
 def masked_by_hand() -> Callable[..., list[Tensor]]:
     """``masked_by_hand(model, graph, plan, inputs)``: outputs (float64) of a copy of the full network in which the
-    weight columns that read a removed channel are zero. No dropped blocks."""
+    weight columns that read a removed channel are zero; where no weight reads it (queries and keys), the rows and
+    biases that produce it. No dropped blocks."""
     return _masked_by_hand
 
 
@@ -250,7 +251,7 @@ def _masked_by_hand(model: nn.Module, graph: ChannelGraph, plan: PruningPlan, in
     with torch.no_grad():
         for group in graph.groups:
             removed = sorted(set(range(group.size)) - set(plan.kept[group.name]))
-            for found in group.having("consumer"):
+            for found in group.having("consumer") or group.having("producer", "bias"):
                 parameters[found.parameter].index_fill_(
                     found.dim, torch.tensor(found.index[removed]).flatten(), 0.0
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Network:
         self.kernels = kernels(model)
         self._fixed = projected_states(model)
         self.carry: dict[Place, int] = {}
+        self._contracted: set[Place] = set()
         self.mode: Mode = evaluation_mode
         self._outputs = outputs
         self._form: tuple[type, TreeSpec] | None = None
@@ -92,7 +93,8 @@ class Network:
             self._require_runnable()
             trace = self._run()
         while True:
-            stuck, joined = _stuck(trace, self.carry), self._joined(trace)
+            self._contracted |= trace.contracted
+            stuck, joined = _stuck(trace, self.carry, self._contracted), self._joined(trace)
             if not stuck and not joined:
                 return trace
             self.carry.update(stuck)
@@ -258,20 +260,29 @@ def projected_states(model: nn.Module) -> dict[str, str]:
     }
 
 
-def _stuck(trace: Trace, carry: Mapping[Place, int]) -> dict[Place, int]:
+def _stuck(trace: Trace, carry: Mapping[Place, int], contracted: Set[Place]) -> dict[Place, int]:
     """For each view that splits channels and freezes all of them, or whose result needs them at another part: the next
-    part to carry them (from the right)."""
+    part to carry them (from the right).
+
+    After all parts, those in ``contracted`` return to the first one, where queries and keys are then tied.
+    """
     if not trace.splits:
         return {}
+    tried = {place: carry.get(place, 0) for place in trace.splits}
+    left = {
+        place: tried[place] + 1
+        for place, (_, places) in trace.splits.items()
+        if tried[place] + 1 < places + (place in contracted)
+    }
+    wanted = {place: part for place, part in left.items() if place in trace.to_other_part}
+    if wanted:  # the others may be frozen because of these
+        return wanted
     components = trace.ids.components()
-    other = {}
-    for place, (ids, places) in trace.splits.items():
-        tried = carry.get(place, 0)
-        labels = set(components.label[ids].tolist())
-        stuck = place in trace.to_other_part or labels <= components.frozen.keys()
-        if tried + 1 < places and stuck:
-            other[place] = tried + 1
-    return other
+    return {
+        place: part
+        for place, part in left.items()
+        if set(components.label[trace.splits[place][0]].tolist()) <= components.frozen.keys()
+    }
 
 
 def arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -25,6 +25,7 @@ from prunelab.structure.tracing.calls import Call, Calls
 from prunelab.structure.tracing.ids import Ids
 from prunelab.structure.tracing.marks import Marked, Trace
 from prunelab.structure.tracing.outputs import Outputs
+from prunelab.structure.tracing.rules.contract import FUSED_ATTENTION
 from prunelab.structure.tracing.rules.reduce import reduced_dims
 from prunelab.structure.tracing.trace import Tracer, run
 from prunelab.structure.wrappers import uncompiled
@@ -32,6 +33,7 @@ from prunelab.structure.wrappers import uncompiled
 # The argument of a contraction that is read, and its contracted dimension.
 _READS = {
     "convolution": (0, 1), "deform_conv2d": (0, 1), "addmm": (1, 1), "mm": (0, 1), "bmm": (0, 2), "baddbmm": (1, 2),
+    **dict.fromkeys(FUSED_ATTENTION, (0, 3)),
 }  # fmt: skip
 
 

@@ -126,6 +126,7 @@ class Trace:
 
     ``splits``: the views that split a channel dimension: its ids, and the number of parts that can carry them.
     ``to_other_part``: those of them whose result is multiplied by heads, but has its channels elsewhere.
+    ``contracted``: those of them whose channels are contracted with those of another activation.
 
     ``scaled``: numbers of the steps whose constants are computed from a width (``x * width ** -0.5``).
 
@@ -144,6 +145,7 @@ class Trace:
     gates: list[Ids] = field(default_factory=list)
     splits: dict[Place, tuple[Ids, int]] = field(default_factory=dict)
     to_other_part: set[Place] = field(default_factory=set)
+    contracted: set[Place] = field(default_factory=set)
     scaled: set[int] = field(default_factory=set)
     numbers: dict[tuple[str, str], Ids] = field(default_factory=dict)
 

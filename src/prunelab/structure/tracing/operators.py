@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prunelab.structure.tracing.marks import Settings
@@ -44,5 +45,9 @@ def settings(name: str, args: Any) -> Settings | None:
 
 
 def arithmetic(name: str, args: Any) -> tuple[float, ...]:
-    """The constants of elementwise arithmetic."""
+    """The constants of elementwise arithmetic, and the value of ``torch.tensor(number)``."""
+    if name == "lift_fresh":
+        with torch._C.DisableTorchFunction():  # reading the value must not count as a call of the network
+            known = args[0].numel() == 1 and not args[0].is_meta and args[0].isfinite().all()
+            return (float(args[0]),) if known else ()
     return tuple(value for value in args if type(value) in (int, float)) if name in _ARITHMETIC else ()

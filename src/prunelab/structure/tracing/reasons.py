@@ -16,8 +16,10 @@ UNKNOWN_SUMMAND = (
     "adds a tensor without known channels: that would have to get its channels from a layer or a parameter"
 )
 TWO_ACTIVATIONS = (
-    "contracts two activations, so that no weight reads these channels: a layer would have to read them"
+    "contracts two activations with several heads: the heads would have to be free to be removed, or there would have "
+    "to be one"
 )
+SCALES = "divides by the root of the width"
 ALONG = "moves along the channels: it would have to treat each channel for itself"
 RESIZES = (
     "moves along the channels and changes their number: its result would have to have as many as its input"

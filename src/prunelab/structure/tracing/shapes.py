@@ -117,6 +117,16 @@ def _resized(x: Tensor, size: Sequence[int], *others: Any) -> Tensor | None:
     return None
 
 
+def _sampled(x: Tensor, grid: Tensor, *others: Any) -> Tensor | None:
+    """``grid_sampler``: (N, C, *places) at grid (N, *new places, dimensions)."""
+    fits = (
+        x.dtype == grid.dtype
+        and grid.shape[0] == x.shape[0]
+        and grid.shape[-1] == x.dim() - 2 == grid.dim() - 2
+    )
+    return _empty(x, (*x.shape[:2], *grid.shape[1:-1])) if fits else None
+
+
 def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor | None:
     """The concatenation of tensors that differ only along ``dim``."""
     first = parts[0]
@@ -226,6 +236,7 @@ _KNOWN: dict[Any, Callable[..., Any]] = {
     _aten.addmm.default: _addmm,
     **dict.fromkeys((_aten._softmax.default, _aten._safe_softmax.default), _softmax),
     **dict.fromkeys((_aten.upsample_bilinear2d.default, _aten.upsample_bicubic2d.default), _resized),
+    **dict.fromkeys((_aten.grid_sampler_2d.default, _aten.grid_sampler_3d.default), _sampled),
     _aten.cat.default: _joined,
     _aten.convolution.default: _convolution,
     _aten.native_batch_norm.default: _batch_norm,

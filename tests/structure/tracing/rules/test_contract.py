@@ -207,17 +207,85 @@ def test_a_linear_layer_on_transposed_tokens_keeps_its_roles(exact: Callable[...
     assert {("mixer.weight", 0, "producer", 1), ("mixer.bias", 0, "bias", 1)} <= pruning.slices("mixer")
 
 
-def test_products_of_two_activations_freeze_the_contracted_channels(
-    exact: Callable[..., Any], network: Any
-) -> None:
-    def forward(net: Any, x: Tensor) -> Tensor:
-        features = F.relu(net.conv(net.stem(x))).flatten(2)
-        return net.last((features.transpose(1, 2) @ features).mean(1))
+def tokens(conv: nn.Module, x: Tensor) -> Tensor:
+    """(images, places, channels)."""
+    return conv(x).flatten(2).transpose(1, 2)
 
-    pruning = exact(network(forward, stem=conv(3, 6), conv=conv(6, 4), last=nn.Linear(64, 3)), IMAGES)
-    assert pruning.groups == {"stem": ("filter", 6)}
-    assert list(pruning.frozen) == ["conv"]
-    assert pruning.frozen["conv"].startswith("bmm contracts two activations")
+
+def squared(net: Any, x: Tensor) -> Tensor:
+    features = F.relu(net.stem(x)).flatten(2)
+    return net.last((features.transpose(1, 2) @ features).mean(1))
+
+
+def images(values: Tensor) -> Tensor:
+    return values.transpose(1, 2).unflatten(2, (8, 8))
+
+
+def non_local(net: Any, x: Tensor) -> Tensor:
+    x = net.stem(x)
+    weights = tokens(net.first, x) @ net.second(x).flatten(2)
+    out = net.project(images((weights / weights.shape[-1]) @ tokens(net.value, x)))
+    return net.last((x + out).mean((2, 3)))
+
+
+def one_head(net: Any, x: Tensor) -> Tensor:
+    x = net.stem(x)
+    q, k, v = (tokens(layer, x).unsqueeze(1) for layer in (net.first, net.second, net.value))
+    out = F.scaled_dot_product_attention(q, k, v, scale=0.4).squeeze(1)
+    return net.last(net.project(images(out)).mean((2, 3)))
+
+
+def linear_attention(net: Any, x: Tensor) -> Tensor:
+    x = net.stem(x)
+    q, k, v = (tokens(layer, x) for layer in (net.first, net.second, net.value))
+    out = q.relu() @ (k.softmax(1).transpose(1, 2) @ v)
+    return net.last(net.project(images(out)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("forward", [squared, non_local, one_head, linear_attention])
+def test_queries_and_keys_lose_the_same_channels(
+    exact: Callable[..., Any], network: Any, forward: Callable[..., Tensor]
+) -> None:
+    parts = {"first": conv(6, 4), "second": conv(6, 4), "value": conv(6, 5), "project": conv(5, 6)}
+    layers = {"stem": conv(3, 6), **(parts if forward is not squared else {})}
+    last = nn.Linear(64 if forward is squared else 6, 3)
+    pruning = exact(network(forward, **layers, last=last), IMAGES)
+    assert not set(pruning.frozen) - {"last"}
+    assert all(group.exact for group in pruning.graph.groups)
+    if forward is not squared:
+        found = {tuple(found.parameter for found in group.producers) for group in pruning.graph.groups}
+        assert ("first.weight", "second.weight") in found
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        lambda width: width**-0.5,
+        lambda width: 1 / torch.sqrt(torch.tensor(width)),
+        lambda width: 1 / torch.tensor(width).float().sqrt(),
+    ],
+)
+def test_a_scale_that_follows_the_width_is_inexact(
+    inexact: Callable[..., Any], network: Any, scale: Callable[[int], float | Tensor]
+) -> None:
+    """RAFT divides correlations by the root of the number of channels, as a tensor."""
+
+    def forward(net: Any, x: Tensor) -> Tensor:
+        features = net.conv(net.stem(x)).flatten(2)
+        return net.last((features.transpose(1, 2) @ features * scale(features.shape[1])).mean(1))
+
+    pruning = inexact(network(forward, stem=conv(3, 6), conv=conv(6, 4), last=nn.Linear(64, 3)), IMAGES)
+    assert {group.name: group.exact for group in pruning.graph.groups} == {"stem": True, "conv": False}
+
+
+def test_fused_attention_with_its_own_scale_is_inexact(inexact: Callable[..., Any], network: Any) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        q, k, v = (tokens(layer, x).unsqueeze(1) for layer in (net.first, net.second, net.value))
+        return net.last(F.scaled_dot_product_attention(q, k, v).mean((1, 2)))
+
+    layers = {"first": conv(3, 4), "second": conv(3, 4), "value": conv(3, 5)}
+    pruning = inexact(network(forward, **layers, last=nn.Linear(5, 3)), IMAGES)
+    assert {group.name: group.exact for group in pruning.graph.groups} == {"first": False, "value": True}
 
 
 class SelfAttention(nn.Module):

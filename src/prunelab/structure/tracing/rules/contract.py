@@ -14,6 +14,11 @@ from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Dims, Marked, Place, Read
 from prunelab.structure.tracing.rules.common import Rule, argument, beside, statistics_end_here
 
+FUSED_ATTENTION = (
+    "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention", "_scaled_dot_product_fused_attention_overrideable",
+)  # fmt: skip
+
 
 def convolution(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
@@ -220,10 +225,7 @@ def matmul(
     ledger.kind = "produce"
     between_left, between_right = left.dims[-1], right.dims[-2]
     if left.activation and right.activation and (between_left is not None or between_right is not None):
-        # Queries times keys: no weight reads these channels, so that no weight can be masked.
-        reason = f"{op} {reasons.TWO_ACTIVATIONS}"
-        ledger.ids.freeze(between_left, reason)
-        ledger.ids.freeze(between_right, reason)
+        between_left = _contract_activations(ledger, op, (left, between_left), (right, between_right))
     elif left.shape[-1] > 1:
         between_left = _contract(ledger, op, left, right)
     for operand, dim in ((left, -1), (right, -2)):
@@ -254,6 +256,26 @@ def matmul(
     coefficient = total / prod(ids.size for ids in factors)
     ledger.count(coefficient, factors)
     return [Marked(tuple(out.shape), dims)]
+
+
+def _contract_activations(
+    ledger: Ledger, op: str, first: tuple[Marked, Ids | None], second: tuple[Marked, Ids | None]
+) -> Ids | None:
+    """Queries times keys: the contracted channels of both operands are tied, so that both lose the same ones.
+
+    If they are the width of several heads, they are frozen, and the heads can be removed instead. Only if nothing else
+    can carry the channels of the view that split them, they are tied.
+    """
+    for operand, ids in (first, second):
+        place = None if ids is None else _split_of(operand)
+        if place is None:
+            continue
+        ledger.trace.contracted.add(place)
+        if ledger.carry.get(place, 0) < ledger.trace.splits[place][1]:
+            for _, channels in (first, second):
+                ledger.ids.freeze(channels, f"{op} {reasons.TWO_ACTIVATIONS}")
+            return first[1]
+    return ledger.tie(first[1], second[1], f"{op} {reasons.UNKNOWN_INPUT}")
 
 
 def _require_heads(ledger: Ledger, first: Marked, second: Marked, dim: int) -> None:
@@ -299,17 +321,18 @@ def _read_zeros(marked: Marked, ids: Ids) -> Ids | None:
 def attention(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
-    """Fused attention on (N, heads, tokens, width): heads are tied, the width of queries and keys is frozen."""
+    """Fused attention on (N, heads, tokens, width): heads are tied, and the widths of queries and keys."""
     query, key, value = (ledger.marked(tensor) for tensor in args[:3])
     statistics_end_here(ledger, op, inputs)
     for marked in inputs[3:]:
         for ids in marked.dims:
             ledger.ids.freeze(ids, f"{op} {reasons.MASKS_HEADS}")
-    for operand in (query, key):
-        reason = f"{op} {reasons.TWO_ACTIVATIONS}"
-        ledger.ids.freeze(operand.dims[-1], reason)
+    if query.dims[-1] is not None or key.dims[-1] is not None:
+        contracted = _contract_activations(ledger, op, (query, query.dims[-1]), (key, key.dims[-1]))
+        if kwargs.get("scale") is None:
+            ledger.ids.mark_inexact(contracted, f"{op} {reasons.SCALES}")
+    for operand in (query, key, value):
         ledger.ids.freeze(operand.dims[-2], f"{op} {reasons.ALONG}")
-    ledger.ids.freeze(value.dims[-2], f"{op} {reasons.ALONG}")
     heads = query.dims[1]
     for operand in (key, value):
         if operand.shape[1] == query.shape[1] > 1:
@@ -340,8 +363,5 @@ RULES: dict[str, Rule] = {
     "baddbmm": addmm,
     "mm": matmul,
     "bmm": matmul,
-    "_scaled_dot_product_flash_attention_for_cpu": attention,
-    "_scaled_dot_product_flash_attention": attention,
-    "_scaled_dot_product_efficient_attention": attention,
-    "_scaled_dot_product_fused_attention_overrideable": attention,
+    **dict.fromkeys(FUSED_ATTENTION, attention),
 }

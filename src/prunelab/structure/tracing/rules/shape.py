@@ -109,7 +109,7 @@ def _reshaped(
         call = ledger.calls.current
         place = call, sum(other == call for other, _ in ledger.trace.splits)
         ledger.trace.splits[place] = (ids, len(varying))
-        chosen = varying[-1 - ledger.carry.get(place, 0)]
+        chosen = varying[-1 - ledger.carry.get(place, 0) % len(varying)]
     rows = np.moveaxis(elements, chosen, -1).reshape(-1, sizes[chosen])
     if len(varying) > 1:
         ledger.ids.tie_rows(np.unique(rows, axis=0))
