@@ -32,3 +32,5 @@ def test_missing_packages_are_named_with_the_extra(monkeypatch: pytest.MonkeyPat
     Deploy("pt2").require_packages()
     with pytest.raises(UserError, match=r"needs onnxruntime, onnxscript: pip install 'prunelab\[deploy\]'"):
         Deploy("onnx").require_packages()
+    with pytest.raises(UserError, match=r"needs onnxscript, openvino, nncf: .*'prunelab\[openvino\]'"):
+        Deploy("openvino", "int8").require_packages()

@@ -50,5 +50,7 @@ def test_the_files_of_a_run_have_its_precision() -> None:
 
 def test_missing_packages_are_named_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prunelab.export.deploy.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"precision=int8 needs onnx, .* pip install 'prunelab\[deploy\]'"):
+    with pytest.raises(UserError, match=r"int8 in onnxruntime needs onnx, .* 'prunelab\[deploy\]'"):
         Setup.of(configure([*RUN, "precision=int8"]))
+    with pytest.raises(UserError, match=r"int8 in openvino needs .*nncf: pip install 'prunelab\[openvino\]'"):
+        Setup.of(configure([*RUN, "precision=int8", "precision.runtime=openvino"]))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "prunelab-deploy"
 PLAN_FILE = "plan.json"
-FORMATS = {"onnxruntime": "onnx", "torch.export": "pt2", "torchscript": "torchscript"}
+FORMATS = {"onnxruntime": "onnx", "openvino": "openvino", "torch.export": "pt2", "torchscript": "torchscript"}
 GROUP = "deploy."
 STORED = ("fp16", "bf16", "int8")
 """Precisions of a run that its files have too."""

@@ -42,6 +42,6 @@ def described(deployment: Deployment, folder: Path) -> list[str]:
     if deployment.quantisation is not None:
         bits = 7 if deployment.quantisation["reduce_range"] else 8
         lines.append(f"  int8: weights of {bits} bits: {deployment.quantisation['reason']}")
-    if deployment.shipped.endswith(".onnx"):
+    if deployment.shipped.endswith((".onnx", ".xml")):
         lines.append(f"  Try it: python {folder / DEPLOYMENT_FOLDER / 'predict.py'} IMAGE")
     return [*lines, *(f"  Warning: {each}" for each in deployment.warnings)]

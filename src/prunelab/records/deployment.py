@@ -37,8 +37,8 @@ class Stage:
 
     Attributes:
         name: "full", "pruned", "calibrated", "recovered", "low rank" or "low rank, recovered".
-        runtime: "eager" (PyTorch), "onnxruntime", "torch.export" or "torchscript".
-        precision: "fp32", "fp16", "bf16" or "int8".
+        runtime: "eager" (PyTorch), "onnxruntime", "openvino", "torch.export" or "torchscript".
+        precision: "fp32", "fp16", "bf16", "int8", "ternary", "binary" or "xnor".
         bytes: size of its weights (eager) or of its file.
         top1, top5: on the test images, fractions; None if it was not measured or the images have no classes.
         agreement: fraction of the checked images that this stage and the pruned network in PyTorch classify equally;

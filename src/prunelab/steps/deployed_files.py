@@ -14,6 +14,7 @@ from prunelab.evaluation import Compared, compared
 from prunelab.export.deploy import Deploy
 from prunelab.export.int8 import Range, quantised, weight_range
 from prunelab.export.onnx_file import onnx_file
+from prunelab.export.openvino_file import OpenVinoNetwork, openvino_files, quantised_files
 from prunelab.export.session import OnnxNetwork
 from prunelab.export.torch_file import TorchProgram, pt2_file, torchscript_file
 from prunelab.records.input_format import InputFormat
@@ -43,12 +44,17 @@ class DeploymentImages:
 
 @dataclass(frozen=True)
 class Exported:
-    """One file, and the module that runs it."""
+    """A file, and the module that runs it. ``contents`` has other files too that belong to it, such as its weights."""
 
     file: str
     precision: str
-    content: bytes
+    contents: Mapping[str, bytes]
     runs: nn.Module
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(map(len, self.contents.values()))
 
 
 def exported_files(
@@ -63,7 +69,8 @@ def exported_files(
     if settings.precision != "int8":
         return [export_one(eager, form, settings, settings.precision, metadata)], None
     whole = export_one(eager, form, settings, "fp32", metadata)
-    small, chosen = _int8(whole, settings, images, metadata)
+    onnx = whole.contents[whole.file] if settings.format == "onnx" else _as_onnx(eager, form, settings)
+    small, chosen = _int8(whole, onnx, settings, images, metadata)
     return [whole, small], chosen
 
 
@@ -74,20 +81,34 @@ def export_one(
     name, title = settings.files[0], f"deploy={settings.format} deploy.precision={precision}"
     if settings.format == "onnx":
         content = onnx_file(eager, form.image_shape, metadata, settings.opset, precision)
-        return Exported(name, precision, content, OnnxNetwork(content, settings.threads, title))
+        return Exported(name, precision, {name: content}, OnnxNetwork(content, settings.threads, title))
+    if settings.format == "openvino":
+        contents = openvino_files(_as_onnx(eager, form, settings), name, metadata, precision == "fp16")
+        return Exported(name, precision, contents, OpenVinoNetwork(contents, settings.threads))
     write = pt2_file if settings.format == "pt2" else torchscript_file
     content = write(eager, form.image_shape, metadata, precision)
-    return Exported(name, precision, content, TorchProgram(content, settings.format).eval())
+    return Exported(name, precision, {name: content}, TorchProgram(content, settings.format).eval())
+
+
+def _as_onnx(eager: nn.Module, form: InputFormat, settings: Deploy) -> bytes:
+    return onnx_file(eager, form.image_shape, {}, settings.opset)
 
 
 def _int8(
-    whole: Exported, settings: Deploy, images: DeploymentImages, metadata: Mapping[str, Any]
+    whole: Exported, onnx: bytes, settings: Deploy, images: DeploymentImages, metadata: Mapping[str, Any]
 ) -> tuple[Exported, Range]:
-    """The quantised file. If it disagrees with float32 on held-out images, the other range of weights is tried too."""
+    """The quantised file, made from the float32 network in ``onnx``.
+
+    If it disagrees with float32 on held-out images, the other range of weights is tried too.
+    """
 
     def made(reduced: bool) -> Exported:
-        content = quantised(whole.content, images.calibration(), reduced, metadata)
-        return Exported(settings.files[-1], "int8", content, OnnxNetwork(content, settings.threads))
+        name, threads = settings.files[-1], settings.threads
+        if settings.format == "openvino":
+            contents = quantised_files(onnx, name, metadata, images.calibration(), reduced)
+            return Exported(name, "int8", contents, OpenVinoNetwork(contents, threads))
+        content = quantised(onnx, images.calibration(), reduced, metadata)
+        return Exported(name, "int8", {name: content}, OnnxNetwork(content, threads))
 
     def agreement(candidate: Exported) -> float:
         return compared([whole.runs, candidate.runs], images.validation())[1].agreement

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import safetensors.torch
@@ -18,9 +19,9 @@ from torch import nn
 
 from prunelab.evaluation import Compared, Target, compared, other_load
 from prunelab.evaluation.turns import percentiles
-from prunelab.export import predict
+from prunelab.export import predict, predict_openvino
 from prunelab.export.capture import for_export
-from prunelab.export.deploy import PACKAGES, Deploy
+from prunelab.export.deploy import PACKAGES, PACKAGES_OF_OPENVINO, Deploy
 from prunelab.export.header import unshared
 from prunelab.export.int8 import Range
 from prunelab.export.onnx_file import opset_of
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 BATCHES = (1, 64)
 SECONDS = 2.0
 PREDICT_FILE = "predict.py"
+SCRIPTS = {"onnx": predict, "openvino": predict_openvino}
 
 
 @dataclass(frozen=True)
@@ -105,21 +107,22 @@ def make_deployment(
         *_full_forms(full, form, settings, metadata),
         Timed("pruned", "eager", "fp32", eager, weights_bytes(eager), reference),
         *(
-            Timed("pruned", settings.runtime, each.precision, each.runs, len(each.content), result, result)
+            Timed("pruned", settings.runtime, each.precision, each.runs, each.size, result, result)
             for each, result in zip(exported, others, strict=True)
         ),
     ]
     with other_load() as load:
         times = times_in_turns([each.module for each in forms], form.image_shape, settings.threads, seconds)
+    files = {name: content for each in exported for name, content in each.contents.items()}
     stages = tuple(each.stage(measured) for each, measured in zip(forms, times, strict=True))
     deployment = Deployment(
         run_key=run_key,
         network=type(network).__name__,
         settings=settings.to_dict(),
-        files={each.file: _file_entry(each.content) for each in exported},
+        files={name: _file_entry(content) for name, content in files.items()},
         shipped=exported[-1].file,
         input=form.to_dict(),
-        opset=opset_of(exported[0].content) if settings.format == "onnx" else None,
+        opset=opset_of(files[exported[0].file]) if settings.format == "onnx" else None,
         checked_images=reference.images,
         largest_logit=reference.largest_logit,
         quantisation=_quantisation(settings, chosen),
@@ -130,9 +133,9 @@ def make_deployment(
         other_load=load.cores,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    contents: dict[str, str | bytes] = {each.file: each.content for each in exported}
-    if settings.format == "onnx":
-        contents[PREDICT_FILE] = _predict_script(deployment.shipped)
+    contents: dict[str, str | bytes] = {**files}
+    if settings.format in SCRIPTS:
+        contents[PREDICT_FILE] = _predict_script(SCRIPTS[settings.format], settings)
     contents[DEPLOYMENT_FILE] = deployment.to_json()
     return deployment, contents
 
@@ -147,7 +150,7 @@ def _full_forms(
     there = export_one(eager, form, settings, "fp32", metadata)
     return [
         Timed("full", "eager", "fp32", eager, weights_bytes(eager), full.accuracy),
-        Timed("full", settings.runtime, "fp32", there.runs, len(there.content)),
+        Timed("full", settings.runtime, "fp32", there.runs, there.size),
     ]
 
 
@@ -198,9 +201,11 @@ def _file_entry(content: bytes) -> dict[str, Any]:
 
 
 def _package_versions(settings: Deploy) -> dict[str, str]:
-    return {name: version(name) for name in PACKAGES} if settings.format == "onnx" else {}
+    packages = {"onnx": PACKAGES, "openvino": PACKAGES_OF_OPENVINO}.get(settings.format, ())
+    return {name: version(name) for name in packages}
 
 
-def _predict_script(model: str) -> str:
-    """``export/predict.py`` for a model file of this name."""
-    return Path(predict.__file__).read_text(encoding="utf-8").replace('"model.onnx"', f'"{model}"')
+def _predict_script(script: ModuleType, settings: Deploy) -> str:
+    """A script of ``export`` for the file that is shipped."""
+    text = Path(str(script.__file__)).read_text(encoding="utf-8")
+    return text.replace(f'"{settings.files[0]}"', f'"{settings.files[-1]}"')

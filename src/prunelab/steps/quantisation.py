@@ -137,18 +137,18 @@ def _lowered(setup: Setup, name: str, network: nn.Module) -> Lowered:
     form, eager = setup.task.data.input_format, for_export(network, "fp32")
     if settings.name != "int8":
         one = export_one(eager, form, deploy, settings.name, {})
-        return Lowered(name, one.runs, len(one.content))
+        return Lowered(name, one.runs, one.size)
     images = images_of(setup.task.data, deploy, setup.task.machine.batches)
     files, chosen = exported_files(eager, form, deploy, images, {})
     assert chosen is not None
     note = f"weights of {7 if chosen.reduced else 8} bits: {chosen.reason}"
-    return Lowered(name, files[-1].runs, len(files[-1].content), (note,))
+    return Lowered(name, files[-1].runs, files[-1].size, (note,))
 
 
 def deploy_settings(settings: Precision) -> Deploy:
     """The deployment that makes the same file as a run in this precision."""
     return Deploy(
-        format="onnx",
+        format="openvino" if settings.runs_in == "openvino" else "onnx",
         precision=settings.name,  # type: ignore[arg-type]  # fp16 and int8 have this runtime
         calibration_images=settings.calibration_images,
         reduce_range=settings.reduce_range,

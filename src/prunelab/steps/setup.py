@@ -16,7 +16,7 @@ from torch import nn
 from prunelab.distributed import is_rank_zero
 from prunelab.errors import UserError
 from prunelab.evaluation import Target
-from prunelab.export.deploy import missing_packages
+from prunelab.export.deploy import PACKAGES, PACKAGES_OF_OPENVINO, missing_packages
 from prunelab.factorisation import LowRank
 from prunelab.factorisation.decomposition import require_tensorly
 from prunelab.methods import Budget, PruningContext, PruningMethod
@@ -214,9 +214,13 @@ def _precision(config: Mapping[str, Any]) -> Precision:
     if "precision" not in config:
         return Precision()
     settings: Precision = made(config["precision"], "precision")
-    if settings.runs_in == "onnxruntime" and (missing := missing_packages()):
+    extra, packages = {
+        "onnxruntime": ("deploy", PACKAGES), "openvino": ("openvino", PACKAGES_OF_OPENVINO),
+    }.get(settings.runs_in, ("", ()))  # fmt: skip
+    if missing := missing_packages(packages):
         raise UserError(
-            f"precision={settings.name} needs {', '.join(missing)}: pip install 'prunelab[deploy]'."
+            f"precision={settings.name} in {settings.runs_in} needs {', '.join(missing)}: "
+            f"pip install 'prunelab[{extra}]'."
         )
     return settings
 

@@ -1,0 +1,131 @@
+"""A network as files of OpenVINO (.xml with .bin), quantised by NNCF: the second runtime."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunelab.errors import UserError
+from prunelab.export.capture import first_line, quiet
+
+METADATA = "prunelab"
+"""The name of the metadata, a JSON text, in the runtime information of a model."""
+
+NO_STATISTICS = {"NNCF_CI": "1"}
+"""NNCF sends statistics of its use unless this variable is set when it is imported."""
+
+
+def openvino_files(content: bytes, name: str, metadata: Mapping[str, Any], half: bool) -> dict[str, bytes]:
+    """The files ``name`` (.xml) and the .bin file beside it.
+
+    Args:
+        content: an ONNX file in float32.
+        half: store the weights as float16; OpenVINO computes in the format that the processor supports.
+
+    Raises:
+        UserError: OpenVINO has no operator for one of the network's.
+    """
+    return _saved(_read(content), name, metadata, half)
+
+
+def quantised_files(
+    content: bytes, name: str, metadata: Mapping[str, Any], batches: Iterable[Tensor], reduced: bool
+) -> dict[str, bytes]:
+    """The files of the network in int8, quantised by NNCF's post-training quantisation.
+
+    Args:
+        content: an ONNX file in float32.
+        batches: calibration images (N, C, H, W), normalised.
+        reduced: weights of 7 bits in all layers, see ``int8.weight_range``.
+
+    Raises:
+        UserError: there are no calibration images.
+    """
+    images = [image[None].cpu().numpy() for batch in batches for image in batch]
+    if not images:
+        raise UserError(
+            "int8 needs training images from which the ranges of activations are measured, and there are none. Check "
+            "data.root, or give prunelab-deploy a folder with --images."
+        )
+    nncf = _nncf()
+    fix = nncf.quantization.advanced_parameters.OverflowFix
+    parameters = nncf.AdvancedQuantizationParameters(overflow_fix=fix.ENABLE if reduced else fix.DISABLE)
+    with quiet(), redirect_stdout(io.StringIO()):  # NNCF draws progress bars
+        model = nncf.quantize(
+            _read(content),
+            nncf.Dataset(images),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(images),
+            advanced_parameters=parameters,
+        )
+    return _saved(model, name, metadata, half=False)
+
+
+class OpenVinoNetwork(nn.Module):
+    """Runs the files of ``openvino_files`` on the processor, in float32 or int8. It cannot be trained.
+
+    Args:
+        files: the .xml and the .bin file.
+        threads: processor threads.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], threads: int = 1) -> None:
+        super().__init__()
+        import openvino
+
+        xml, weights = (next(files[name] for name in files if name.endswith(end)) for end in (".xml", ".bin"))
+        core = openvino.Core()
+        model = core.read_model(xml, weights)
+        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+        self.request = core.compile_model(model, "CPU", settings).create_infer_request()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) float32 -> logits (N, classes) float32, on the device of the images."""
+        outputs = self.request.infer([images.detach().cpu().contiguous().numpy()])
+        return torch.from_numpy(outputs[0].copy()).to(images.device)
+
+
+def _read(content: bytes) -> Any:
+    import openvino
+
+    try:
+        return openvino.Core().read_model(content)
+    except RuntimeError as error:
+        raise UserError(
+            f"OpenVINO {openvino.__version__} cannot read this network: {first_line(error)} Use deploy=onnx."
+        ) from error
+
+
+def _saved(model: Any, name: str, metadata: Mapping[str, Any], half: bool) -> dict[str, bytes]:
+    import openvino
+
+    model.set_rt_info(json.dumps(dict(metadata)), [METADATA])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        openvino.save_model(model, path, compress_to_fp16=half)
+        return {each.name: each.read_bytes() for each in (path, path.with_suffix(".bin"))}
+
+
+def _nncf() -> Any:
+    before = {key: os.environ.get(key) for key in NO_STATISTICS}
+    os.environ.update(NO_STATISTICS)
+    try:
+        import nncf
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+    nncf.set_log_level(logging.ERROR)
+    return nncf

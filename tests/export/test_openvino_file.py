@@ -1,0 +1,92 @@
+"""OpenVINO as a second runtime, quantised by NNCF. Skipped where they are not installed (prunelab[openvino])."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import prunelab
+from prunelab.errors import UserError
+from prunelab.export.deploy import PACKAGES_OF_OPENVINO, missing_packages
+from prunelab.records import InputFormat
+from prunelab.records.deployment import Deployment
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        bool(missing_packages(PACKAGES_OF_OPENVINO)), reason="pip install 'prunelab[openvino]' runs this test"
+    ),
+]
+
+FORM = InputFormat((3, 12, 12), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 12, True, ("red", "green", "blue"))
+
+
+def network() -> nn.Module:
+    """A network whose classes are the brightest channel of an image."""
+    made = nn.Sequential(
+        nn.Conv2d(3, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        made[0].weight.zero_()
+        made[0].weight[:, :, 1, 1] = torch.eye(3)
+        made[3].weight.copy_(torch.eye(3)[:, :, None, None])
+    return made
+
+
+def batch(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        4 * torch.rand(24, 3, 12, 12, generator=generator) * torch.rand(24, 3, 1, 1, generator=generator) - 2
+    )
+
+
+def test_a_network_is_quantised_and_agrees_with_pytorch_in_openvino(tmp_path: Path) -> None:
+    settings = prunelab.Deploy("openvino", "int8", agreement=0.8)
+    made = prunelab.deploy(network(), tmp_path, settings, [(batch(0), None)], [batch(5)], FORM)
+
+    folder = tmp_path / "deployment"
+    assert {file.name for file in folder.iterdir()} == {
+        "model.xml", "model.bin", "model_int8.xml", "model_int8.bin", "predict.py", "deployment.json",
+    }  # fmt: skip
+    assert Deployment.from_json((folder / "deployment.json").read_text()) == made
+    _, whole, small = made.stages
+    assert [(each.runtime, each.precision) for each in made.stages[1:]] == [
+        ("openvino", "fp32"), ("openvino", "int8"),
+    ]  # fmt: skip
+    assert whole.agreement == 1 and whole.largest_difference < 1e-4
+    assert small.agreement >= 0.8 and small.largest_difference > whole.largest_difference
+    assert whole.bytes == sum((folder / f"model{end}").stat().st_size for end in (".xml", ".bin"))
+    assert "FakeQuantize" in (folder / "model_int8.xml").read_text()
+    assert {"openvino", "nncf"} <= {*made.versions} and made.quantisation["reason"]
+
+    pixels = np.zeros((12, 12, 3), np.uint8)
+    pixels[:, :, 2] = 200
+    Image.fromarray(pixels).save(tmp_path / "blue.png")
+    ended = subprocess.run(
+        [sys.executable, folder / "predict.py", tmp_path / "blue.png"], capture_output=True, text=True
+    )
+    assert ended.stdout.split()[1] == "blue", ended.stderr
+
+
+def test_metadata_half_precision_and_missing_images(tmp_path: Path) -> None:
+    import openvino
+
+    half = prunelab.deploy(
+        network(), tmp_path, prunelab.Deploy("openvino", "fp16"), [(batch(0), None)], form=FORM
+    )
+    assert half.stages[-1].agreement == 1
+    model = openvino.Core().read_model(tmp_path / "deployment" / "model.xml")
+    assert InputFormat.from_dict(json.loads(model.get_rt_info(["prunelab"]).astype(str))) == FORM
+    with pytest.raises(UserError, match=r"needs training images .* --images"):
+        prunelab.deploy(
+            network(), tmp_path, prunelab.Deploy("openvino", "int8"), [(batch(0), None)], form=FORM
+        )
