@@ -78,6 +78,8 @@ def test_a_part_is_composed_although_others_miss_values() -> None:
             ["~budget.nothing"],
             "'~budget.nothing': a key cannot be removed. To set it to nothing write budget.nothing=",
         ),
+        (["model.arguments={nope: 1}"], "write '+' before the key: +model.arguments.NAME=VALUE"),
+        (["model.arguments.nope=1"], "write '+' before the key: +model.arguments.nope=VALUE"),
         (["model=null"], "choose one file of model by its name"),
         (["study=${nowhere}"], "refers to an unknown key: nowhere"),
         (

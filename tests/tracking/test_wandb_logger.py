@@ -267,6 +267,12 @@ def test_an_unknown_mode() -> None:
         WandbLogger(mode="ofline")
 
 
+@pytest.mark.parametrize("project", ["team/project", "x" * 129, ""])
+def test_an_impossible_project(project: str) -> None:
+    with pytest.raises(UserError, match=r"logger\.project=.* is not a name"):
+        WandbLogger(project)
+
+
 @pytest.mark.parametrize(
     ("setting", "environment", "expected"),
     [

@@ -33,6 +33,9 @@ PREFER = "prefer"
 """``${prefer:${a.b},other}`` in conf/ is the value of ``a.b``, or ``other`` where that is null."""
 REFERENCE = re.compile(rf"\$\{{([\w.]+)\}}|\$\{{{PREFER}:\$\{{([\w.]+)\}},\w+\}}")
 
+ARGUMENTS = "model.arguments"
+"""The group to which every argument of a network can be added."""
+
 NEEDED = ("method", "budget", "model", "data", "recipe")
 """The groups without which there is no run."""
 
@@ -220,6 +223,9 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 def _unknown_key(key: str, overrides: Sequence[str]) -> str:
     """The message for an unknown key; known ones are those of the configuration by the other words."""
+    if key == ARGUMENTS or key.startswith(f"{ARGUMENTS}."):
+        name = key.removeprefix(ARGUMENTS).removeprefix(".") or "NAME"
+        return f"To add an argument of the network write '+' before the key: +{ARGUMENTS}.{name}=VALUE."
     choices = [
         word for word in overrides if re.fullmatch(r"[\w/]+=\w+", word) and not word.startswith(f"{key}=")
     ]

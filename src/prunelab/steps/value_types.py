@@ -15,6 +15,8 @@ from prunelab.errors import UserError, nearest
 
 TARGET = "_target_"
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+LARGEST_SEED = 2**32 - 1
+"""NumPy's limit."""
 PLURALS = {int: "whole numbers", float: "numbers", str: "names"}
 
 COMMON: Mapping[str, Any] = {
@@ -44,8 +46,8 @@ def check_common(config: Mapping[str, Any]) -> None:
         values = config.get(group, {}) if group else config
         if key in values:
             _check_value(name, values[key], hint)
-    if config.get("seed", 0) < 0:
-        raise UserError(f"seed must be 0 or more, not {config['seed']}.")
+    if not 0 <= config.get("seed", 0) <= LARGEST_SEED:
+        raise UserError(f"seed must be a number from 0 to {LARGEST_SEED}, not {config['seed']}.")
     if any(isinstance(each, bool) or each < 1 for each in config.get("stage_batches", ())):
         raise UserError(
             f"stage_batches={config['stage_batches']}: batch sizes are whole numbers of at least 1."

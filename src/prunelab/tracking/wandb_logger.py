@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -23,6 +24,8 @@ from prunelab.tracking.jobs import JobPlace
 from prunelab.tracking.run_logger import RunLogger
 
 MODES = ("auto", "online", "offline", "disabled")
+PROJECT = r"[^/\\#?%:]{1,128}"
+"""The names of projects that W&B accepts."""
 SECONDS_TO_CONNECT = 15
 SECONDS_TO_UPLOAD = 300
 """Limit after the end of a run; files not uploaded by then remain in the folder of the run."""
@@ -46,7 +49,7 @@ class WandbLogger(RunLogger):
             of WANDB_MODE, else online if the user is logged in, else offline.
 
     Raises:
-        UserError: an unknown mode, or online without being logged in.
+        UserError: an unknown mode, an impossible project, or online without being logged in.
     """
 
     writes_curves = True
@@ -54,6 +57,11 @@ class WandbLogger(RunLogger):
     def __init__(self, project: str = "prunelab", mode: str = "auto") -> None:
         if mode not in MODES:
             raise UserError(f"logger.mode={mode} is unknown. {nearest(str(mode), MODES)}")
+        if not re.fullmatch(PROJECT, str(project)):
+            raise UserError(
+                f"logger.project={project} is not a name of a W&B project: it has 1 to 128 characters, "
+                "none of them one of / \\ # ? % :"
+            )
         self.project = project
         self.mode = mode
         self.starts = 0
