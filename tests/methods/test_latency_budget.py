@@ -37,6 +37,17 @@ def network() -> nn.Module:
 
 
 @dataclass(frozen=True)
+class Counted(L1Norm):
+    """L1 norms that count their calls."""
+
+    calls: list[int] = field(default_factory=list)
+
+    def score(self, context: PruningContext) -> Any:
+        self.calls.append(1)
+        return super().score(context)
+
+
+@dataclass(frozen=True)
 class Machine(LatencyModel):
     """A target on which the measured latency is a function of the predicted one."""
 
@@ -84,6 +95,16 @@ def test_a_table_that_is_wrong_is_corrected_by_measurement(truth: Callable[[floa
     assert 2 <= len(found.rounds) <= 3
     assert 0.5 * (1 - TOLERANCE) <= found.measured <= 0.5 * (1 + TOLERANCE)
     assert found.rounds[0].aim == 0.5 != found.rounds[1].aim
+
+
+def test_channels_are_scored_once_for_all_rounds() -> None:
+    method, given, machine = context(0.5, lambda predicted: predicted**0.8)
+    criterion = Counted()
+    counted = ImportanceMethod(criterion, method.budget)
+    plan, found = decide(counted, given)
+    assert found is not None and len(found.rounds) == len(machine.measured) >= 2
+    assert criterion.calls == [1]
+    assert plan.digest() == decide(method, given)[0].digest()
 
 
 def test_a_latency_that_is_not_reached_is_an_error_with_the_smallest_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -37,19 +38,21 @@ def decide(method: PruningMethod, context: PruningContext) -> tuple[PruningPlan,
         smallest="the smallest network with these levels and min_keep",
         advice="Keep more, lower budget.min_keep, or add levels.",
     )
-    smallest = smallest_fraction(context)
+    smallest, decider = smallest_fraction(context), method.decider()
     return meet(
-        context.latency, context.budget.keep, smallest, lambda aim: _attempt(method, context, aim), words
+        context.latency, context.budget.keep, smallest, lambda aim: _attempt(decider, context, aim), words
     )
 
 
-def _attempt(method: PruningMethod, context: PruningContext, aim: float) -> Attempt[PruningPlan]:
+def _attempt(
+    decider: Callable[[PruningContext], PruningPlan], context: PruningContext, aim: float
+) -> Attempt[PruningPlan]:
     assert context.latency is not None
     latency, original = context.latency, context.budget.keep
     folder = context.folder
     if folder is not None and aim != original:  # the state of a search is for one budget
         folder = folder / f"latency-{aim:.4f}"
-    plan = method.decide(replace(context, budget=context.budget.keeping(aim), folder=folder))
+    plan = decider(replace(context, budget=context.budget.keeping(aim), folder=folder))
     cost = cost_function(context.graph, "latency")
     predicted = float(cost(plan)) / full_cost(context.reference or context.graph, "latency")
     found = from_rank_zero(lambda: latency.compare(apply(copy.deepcopy(context.model), plan)))

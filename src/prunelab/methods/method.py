@@ -108,6 +108,10 @@ class PruningMethod(ABC):
             UserError: the budget cannot be reached, or the method does not support the network.
         """
 
+    def decider(self) -> Callable[[PruningContext], PruningPlan]:
+        """``decide`` for several budgets of one network: what does not depend on the budget may be computed once."""
+        return self.decide
+
     def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
         """The scores of all channels of ``context.model``, and the plan of ``decide`` for them.
 

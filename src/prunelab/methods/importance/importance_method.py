@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,21 @@ class ImportanceMethod(PruningMethod):
 
     def decide(self, context: PruningContext) -> PruningPlan:
         return self.scored(context)[1]
+
+    def decider(self) -> Callable[[PruningContext], PruningPlan]:
+        if type(self).decide is not ImportanceMethod.decide:  # a subclass decides otherwise
+            return self.decide
+        known: list[Scores] = []
+
+        def decide(context: PruningContext) -> PruningPlan:
+            if not known:
+                scores, plan = self.scored(context)
+                known.append(scores)
+                return plan
+            require_within_reach(context)
+            return keep_best(context, known[0])
+
+        return decide
 
     def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
         require_within_reach(context)
