@@ -8,8 +8,9 @@ pruned network the fraction of them that its budget keeps, round by round. The c
 read from records/step_costs.json (measured on a CPU), except for curl (one pass over half of the network for each
 channel and image), eagleeye (one pass over each of its images for each candidate), amc (one pass over the held-out
 images for each episode), metapruning (as eagleeye) and autoslim (one pass over them for each group and decision).
-Reading images, latency and checkpoints are not counted, and the utilisation of a pruned network is assumed to be that
-of the full one: real times are longer, above all for strongly pruned networks.
+Each row counts its learning, also of AutoSlim and MetaPruning, whose rows share one training if they run in one output
+folder. Reading images, latency and checkpoints are not counted, and the utilisation of a pruned network is assumed to
+be that of the full one: real times are longer, above all for strongly pruned networks.
 
 Speed = --tflops x --utilisation. 312 TFLOPS is the peak of an A100 in bfloat16. 0.2 of it is 2,550 images per second
 for ResNet-50 in training, which such a GPU reaches if images are read fast enough; small images and networks have a

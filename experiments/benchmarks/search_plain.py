@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -130,11 +129,6 @@ def _multiplications(context: PruningContext, plan: PruningPlan) -> dict[str, in
     with torch.no_grad():
         network.eval()(context.example_input)
     return found
-
-
-def distinct_until_best(scores: Sequence[float], tolerance: float) -> int:
-    """The number of networks up to the first one whose score is at most ``tolerance`` below the best."""
-    return int(np.argmax(np.array(scores) >= max(scores) - tolerance - 1e-12)) + 1
 
 
 def lazily(steps: Sequence[dict[str, tuple[float, ...]]]) -> dict[str, int]:

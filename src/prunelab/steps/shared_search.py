@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prunelab.distributed import held_by_rank_zero
+from prunelab.distributed.messages import info
 from prunelab.distributed.ranks import from_rank_zero
 from prunelab.methods import LearningMethod
 from prunelab.records.claim import Claim, claimed
@@ -15,8 +15,6 @@ from prunelab.steps.setup import Setup
 
 SEARCHES = "searches"
 """Folder of the searches that start from a baseline, inside that of the baseline."""
-
-log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -40,5 +38,5 @@ def search_folder(setup: Setup, place: RoundFolder, rounds: int) -> Iterator[Rou
     from_rank_zero(lambda: folder.mkdir(parents=True, exist_ok=True))
     what = f"the search {setup.search_key} of {setup.names['method']}"
     with held_by_rank_zero(lambda: claimed(folder, what), elsewhere=Claim(what)) as claim:
-        log.info("The search is shared by runs with other budgets: %s", folder)
+        info(f"The search is shared by runs with other budgets: {folder}")
         yield RoundFolder(folder / "1", claim.write)

@@ -290,8 +290,8 @@ def test_a_killed_evolution_ends_like_an_unbroken_one(
 
     monkeypatch.setattr(Judge, "_accuracy", counted)
 
-    def decide(folder: str) -> Any:
-        return method.decide(context_of(residual, method, folder=tmp_path / folder))
+    def decide(folder: str, **more: Any) -> Any:
+        return method.decide(context_of(residual, method, folder=tmp_path / folder, **more))
 
     expected = decide("whole")
     whole, judged[:] = list(judged), []
@@ -303,6 +303,10 @@ def test_a_killed_evolution_ends_like_an_unbroken_one(
         limit.clear()
         assert decide(f"killed_{stop}") == expected
         assert judged == whole
+    judged.clear()  # another budget in the same folder has an evolution of its own
+    less = decide("whole", budget=Budget(flops=0.4))
+    assert sum(map(len, less.kept.values())) < sum(map(len, expected.kept.values()))
+    assert len(judged) == 10
 
 
 def test_a_method_that_has_not_learned_decides_nothing(residual: nn.Module) -> None:

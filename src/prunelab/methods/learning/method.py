@@ -89,8 +89,8 @@ class LearningMethod(PruningMethod):
     """Whether ``decide`` also works without a learning fit, from the weights of the network."""
 
     any_budget: ClassVar[bool] = False
-    """Whether learning, and the search in ``context.folder``, are the same for every budget: runs that differ in the
-    budget then share them, and each takes its own plan from the result."""
+    """Whether learning is the same for every budget. Runs that differ in the budget then share it, and
+    ``context.folder``: a search that depends on the budget needs a folder of its own inside."""
 
     learning: PruningContext | None
     step: int

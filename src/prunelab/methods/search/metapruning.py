@@ -42,6 +42,9 @@ class MetaPruning(LearningMethod):
       FLOPs from ``(1 - tolerance) T`` to T count, where T is the budget. They are judged by held-out accuracy with
       weights generated for them and BatchNorm statistics measured on the calibration images.
 
+    The PruningNet does not depend on the budget: in a sweep over ``budget.flops`` all runs share its training, and each
+    has an evolution of its own.
+
     The result is the network of highest accuracy. The paper trains it from scratch: recipe.weights=fresh. Without this
     setting it inherits a crop of the weights generated for the full widths.
 
@@ -90,6 +93,7 @@ class MetaPruning(LearningMethod):
     eager: ClassVar[bool] = True
     training_mode: ClassVar[TrainingMode] = "normalisation"
     decides_untrained: ClassVar[bool] = False
+    any_budget: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -182,6 +186,9 @@ class MetaPruning(LearningMethod):
             levels=self.levels,
             seed=self.seed,
         )
+        if context.folder is not None:  # runs with other budgets share it
+            own = f"{context.budget.resource}-{context.budget.keep:g}"
+            context = replace(context, folder=context.folder / own)
         return search.decide(context)
 
     def state_dict(self) -> dict[str, Any]:
