@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
-from types import ModuleType
+from importlib.resources import files as package_files
 from typing import Any
 
 import safetensors.torch
@@ -19,7 +18,6 @@ from torch import nn
 
 from prunelab.evaluation import Compared, Target, compared, other_load
 from prunelab.evaluation.turns import percentiles
-from prunelab.export import predict, predict_openvino
 from prunelab.export.capture import for_export
 from prunelab.export.deploy import PACKAGES, PACKAGES_OF_OPENVINO, Deploy
 from prunelab.export.header import unshared
@@ -36,7 +34,8 @@ log = logging.getLogger(__name__)
 BATCHES = (1, 64)
 SECONDS = 2.0
 PREDICT_FILE = "predict.py"
-SCRIPTS = {"onnx": predict, "openvino": predict_openvino}
+SCRIPTS = {"onnx": "predict.py", "openvino": "predict_openvino.py"}
+"""Files of the package ``export``; they import the runtimes, which may not be installed here."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,7 @@ def _package_versions(settings: Deploy) -> dict[str, str]:
     return {name: version(name) for name in packages}
 
 
-def _predict_script(script: ModuleType, settings: Deploy) -> str:
+def _predict_script(script: str, settings: Deploy) -> str:
     """A script of ``export`` for the file that is shipped."""
-    text = Path(str(script.__file__)).read_text(encoding="utf-8")
+    text = package_files("prunelab.export").joinpath(script).read_text(encoding="utf-8")
     return text.replace(f'"{settings.files[0]}"', f'"{settings.files[-1]}"')
