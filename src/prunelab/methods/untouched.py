@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from prunelab.structure.network import arguments, on_device
+from prunelab.structure.tracing.evaluation import outside_inference_mode
 
 if TYPE_CHECKING:
     from prunelab.methods.context import PruningContext
@@ -41,7 +42,7 @@ def untouched(model: nn.Module, device: torch.device, seed: int) -> Iterator[Non
     gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     home = next((parameter.device for parameter in model.parameters()), device)
-    with kept_randomness():
+    with kept_randomness(), outside_inference_mode():
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         torch.manual_seed(seed)

@@ -26,6 +26,7 @@ from prunelab.structure.proving.removal import Removal, removal
 from prunelab.structure.proving.trials import Trials
 from prunelab.structure.resolving import Resolver
 from prunelab.structure.tracing.collector import without_collector
+from prunelab.structure.tracing.evaluation import outside_inference_mode
 from prunelab.structure.tracing.ids import Components
 from prunelab.structure.tracing.marks import Trace
 from prunelab.structure.tracing.outputs import Outputs, check_outputs
@@ -33,6 +34,7 @@ from prunelab.structure.training import InTraining, in_training, out_of_use
 from prunelab.structure.wrappers import uncompiled
 
 
+@outside_inference_mode()
 def analyze(
     model: nn.Module,
     example_input: Any,

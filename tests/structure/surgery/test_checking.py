@@ -297,3 +297,16 @@ def test_buffers_written_in_a_pass_are_restored(dtype: torch.dtype) -> None:
     assert prunelab.check(model, pruned, plan, images) < 1e-12
     assert model.seen == pruned.seen == 0
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("context", [torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)])
+def test_modes_around_the_calls_change_nothing(context: Any) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    full = copy.deepcopy(network)
+    with context:
+        plan = prunelab.analyze(network, IMAGES).plan({"0": [0, 2, 5]})
+        pruned = prunelab.apply(network, plan)
+        assert prunelab.check(full, pruned, plan, IMAGES) < 1e-12
+    pruned(IMAGES).sum().backward()
+    assert pruned[0].weight.grad.shape == (3, 3, 3, 3)

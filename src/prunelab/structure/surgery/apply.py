@@ -20,7 +20,7 @@ from prunelab.structure.surgery.replacing import replace_content, states_to_cut
 from prunelab.structure.surgery.rewriting import Width, check_hard_coded, rewrite
 from prunelab.structure.surgery.spectral import estimate_norms_again
 from prunelab.structure.surgery.stale_state import refuse_stale_state
-from prunelab.structure.tracing.evaluation import forget_caches
+from prunelab.structure.tracing.evaluation import forget_caches, outside_inference_mode
 from prunelab.structure.wrappers import uncompiled
 
 _FUNCTIONS = {"identity": lambda x: x, "relu": torch.relu, "relu6": nn.functional.relu6}
@@ -55,6 +55,7 @@ class Dropped(nn.Module):
         return self.leaves
 
 
+@outside_inference_mode()
 def apply(model: nn.Module, plan: PruningPlan, optimizer: Optimizer | None = None) -> nn.Module:
     """Remove from ``model``, in place, all channels and blocks that ``plan`` does not keep.
 

@@ -16,11 +16,18 @@ from prunelab.structure.surgery.masking import Watch, masked_run
 from prunelab.structure.surgery.precision import copied, double_precision
 from prunelab.structure.surgery.temporary import call_with
 from prunelab.structure.tracing.calls import Calls, following
-from prunelab.structure.tracing.evaluation import evaluation_mode, same_random_numbers
+from prunelab.structure.tracing.evaluation import (
+    evaluation_mode,
+    outside_inference_mode,
+    same_random_numbers,
+    without_autocast,
+)
 from prunelab.structure.tracing.outputs import Outputs, selected, tensors_in
 from prunelab.structure.wrappers import uncompiled
 
 
+@outside_inference_mode()
+@without_autocast()
 def check(
     original: nn.Module,
     pruned: nn.Module,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,24 @@ from torch import Tensor, nn
 from prunelab.structure.tracing.training_code import same_in_both
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+@contextmanager
+def outside_inference_mode() -> Iterator[None]:
+    """Leaves ``torch.inference_mode``: inside it operators cannot be followed, and parameters made in it cannot be
+    trained later."""
+    with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+        yield
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Leaves ``torch.autocast``, whose rounding would look like a difference."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextmanager
