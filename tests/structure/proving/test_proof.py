@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import prunelab
+from prunelab.structure.proving.pruned_run import PrunedRun
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8).sin()
 
@@ -137,6 +138,33 @@ def test_one_guilty_group_among_many(exact: Callable[..., Any], network: Any) ->
     pruning = exact(network(forward, **parts, last=conv(7, 2)), IMAGES)
     assert list(pruning.groups) == ["layers.0", "layers.1", "layers.2", "after"]
     assert list(pruning.frozen) == ["failing"]
+
+
+class Inner(nn.Module):
+    def forward(self, x: Tensor, width: int) -> Tensor:
+        return x.view(x.shape[0], -1, 8 * (width // 6), 8)
+
+
+class Outer(nn.Module):
+    """A child fails for another width of channels that it does not handle itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.back, self.inner = conv(4, 6), conv(6, 4), Inner()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.back(torch.relu(self.wide(self.inner(x, self.wide.weight.shape[0]))))
+
+
+def test_repeated_modules_are_searched_once(
+    exact: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials, run = [], PrunedRun.run_network
+    monkeypatch.setattr(PrunedRun, "run_network", lambda *given: (trials.append(1), run(*given))[1])
+    structure = prunelab.analyze(nn.Sequential(conv(3, 4), *(Outer() for _ in range(8)), conv(4, 2)), IMAGES)
+    assert {group.name for group in structure.frozen} == {*(f"{number}.wide" for number in range(1, 9)), "9"}
+    assert [group.name for group in structure.groups] == ["0"]
+    assert len(trials) < 24  # eight searches of one group each would take more than 40
 
 
 def test_two_guilty_groups(exact: Callable[..., Any], network: Any) -> None:

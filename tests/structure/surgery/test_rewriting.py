@@ -318,3 +318,34 @@ def test_a_damaged_entry_is_an_error(damage: list[Any]) -> None:
     )
     with pytest.raises(UserError, match="not a valid pruning plan"):
         prunelab.PruningPlan.from_json(broken)
+
+
+def attend(x: Tensor, packed: nn.Linear, last: nn.Linear, heads: int) -> Tensor:
+    """Attention as a function of its file, as in torchvision's Swin."""
+    images, tokens, width = x.shape
+    parts = packed(x).reshape(images, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+    scores = (parts[0] @ parts[1].transpose(-2, -1) / 2).softmax(-1)
+    return last((scores @ parts[2]).transpose(1, 2).reshape(images, tokens, width))
+
+
+class ByFunction(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.packed, self.last = 4, nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return attend(x, self.packed, self.last, self.heads)
+
+
+def test_a_function_that_the_forward_pass_calls(exact: Callable[..., Any]) -> None:
+    model = nn.Sequential(nn.Linear(5, 16), ByFunction(), nn.Linear(16, 3))
+    pruning = exact(model, torch.randn(2, 6, 5))
+    sizes = {group.name: group.size for group in pruning.graph.groups}
+    assert sizes == {"0": 16, "1.packed": 4, "1.last": 16}
+    assert {width.method for width in pruning.plan.rewritten["1"]} == {"attend()"}
+    changed = inspect.getclosurevars(type(pruning.model[1]).forward).nonlocals["attend"]
+    assert "reshape(images, tokens, -1)" in inspect.getsource(changed)
+    assert "reshape(images, tokens, -1)" not in inspect.getsource(attend)  # other modules call this one
+    again = pickle.loads(pickle.dumps(pruning.model))
+    x = torch.randn(2, 6, 5)
+    assert torch.equal(again(x), pruning.model(x))

@@ -169,3 +169,12 @@ def test_concatenation(dim: int) -> None:
         _same(aten.cat.default, parts, dim)
     with pytest.raises(RuntimeError):
         compute(aten.cat.default, ([_meta(2, 3, 4), _meta(3, 4, 5)], dim), {})
+
+
+@pytest.mark.parametrize(
+    ("places", "func"), [((5, 7), aten.grid_sampler_2d), ((5, 7, 3), aten.grid_sampler_3d)]
+)
+def test_samples_at_a_grid(places: tuple[int, ...], func: Any) -> None:
+    x = _meta(2, 6, *places)
+    for new in (places, tuple(2 * size for size in places)):
+        _same(func.default, x, _meta(2, *new, len(places)), 0, 0, False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prunelab.structure.groups import Partition
+from prunelab.structure.proving.causes import Causes, halved
 from prunelab.structure.proving.equal_widths import EqualWidths, Pair
 from prunelab.structure.proving.prediction import Failure, Prediction, significant
 from prunelab.structure.proving.pruned_run import PrunedRun
@@ -174,7 +175,7 @@ class Proof:
         step, causes = self._step(failure), set[int]()
         while (rest := self.chosen - self.inexact.keys() - causes) and self._scales(rest, failure):
             near = {number for number in self.index.touched(step) & rest if self._scales({number}, failure)}
-            causes |= near or self._halved(rest, lambda part: self._scales(part, failure))
+            causes |= near or halved(rest, lambda part: self._scales(part, failure))
         found = dict.fromkeys(causes, self._located(failure))
         if self.network.exact:
             self.broken.update((number, f"not exact: {reason}") for number, reason in found.items())
@@ -246,34 +247,12 @@ class Proof:
         return [*first, *(pair for other in others if other.fails_alone() for pair in other.found())]
 
     def freeze(self, failure: Failure) -> None:
-        """Freeze the groups that cause a failure: those at the failing operator that fail alone, else those found by a
-        binary search, first among the groups in the module of that operator, then among all. Operators after the
-        failing one are not compared.
-
-        Groups at the same places of other modules of the same class are tried too.
-        """
+        """Freeze the groups that cause a failure, and those that fail in the same way in other modules of its class."""
         step = self._step(failure)
-        near = self.index.touched(step) & self.chosen
-        failing = {number for number in near if self.trial({number}, last=failure.step) is not None}
-        if not failing and near and self.trial(self.chosen - near, last=failure.step) is None:
-            failing = near
-        if not failing:
-            around = self.index.handled(step.module) & self.chosen
-            inside = bool(around) and self.trial(around, last=failure.step) is not None
-            failing = self._halved(
-                around if inside else self.chosen,
-                lambda part: self.trial(part, last=failure.step) is not None,
-            )
-        similar = {
-            number
-            for other in self.index.alike(step)
-            for number in (self.index.at_same_places(other, failing, step) & self.chosen) - failing
-            if self.trial({number}, last=self.index.number(other)) is not None
-        }
         reason = self._located(failure)
         if "constant size" in reason and (why := without_source(self.index.module(step))) is not None:
             reason = f"{reason}; {why}"
-        for number in failing | similar:
+        for number in Causes(self, step, failure.step).found():
             self.chosen.discard(number)
             self.broken[number] = reason
 
@@ -298,15 +277,3 @@ class Proof:
 
     def _remedies(self, step: Step, option: Option) -> list[Remedy]:
         return remedies(self.index.module(step), step, self._widths(step), option)
-
-    def _halved(self, among: Iterable[int], fails: Callable[[Iterable[int]], bool]) -> set[int]:
-        suspects = sorted(among)
-        while len(suspects) > 1:
-            half = len(suspects) // 2
-            if fails(suspects[:half]):
-                suspects = suspects[:half]
-            elif fails(suspects[half:]):
-                suspects = suspects[half:]
-            else:  # the halves fail only together
-                return set(suspects[half:])
-        return set(suspects)

@@ -21,6 +21,10 @@ class StepIndex:
         self._by_call: dict[Call, list[Step]] = {}
         self._numbers = {id(step): number for number, step in enumerate(trace.steps)}
         self._groups_by_ids: dict[int, frozenset[int]] = {}
+        self._by_parameter: dict[str, set[int]] = {}
+        for number, group in enumerate(parts.groups):
+            for found in group.producers:
+                self._by_parameter.setdefault(found.parameter, set()).add(number)
         for step in trace.steps:
             self._by_module.setdefault(step.module, []).append(step)
             self._by_call.setdefault(step.call, []).append(step)
@@ -74,7 +78,28 @@ class StepIndex:
             if ids is not None
         }
 
-    def at_same_places(self, step: Step, failing: set[int], first: Step) -> set[int]:
+    def below(self, module: str) -> set[int]:
+        """The groups with a parameter in ``module``."""
+        inside = f"{module}." if module else ""
+        return set().union(
+            *(groups for name, groups in self._by_parameter.items() if name.startswith(inside))
+        )
+
+    def corresponding(self, step: Step, failing: set[int], first: Step) -> set[int]:
+        """The groups that are for the module of ``step`` what the failing ones are for that of ``first``: at the same
+        places of its operators, or with producers of the same names beside it."""
+        return self._at_same_places(step, failing, first) | self._of_same_names(step, failing, first)
+
+    def _of_same_names(self, step: Step, failing: set[int], first: Step) -> set[int]:
+        old, new = first.module.split("."), step.module.split(".")
+        while old and new and old[-1] == new[-1]:
+            old, new = old[:-1], new[:-1]
+        before, after = f"{'.'.join(old)}.", f"{'.'.join(new)}."
+        names = (made.parameter for number in failing for made in self._parts.groups[number].producers)
+        renamed = (after + name.removeprefix(before) for name in names if name.startswith(before))
+        return set().union(*(self._by_parameter.get(name, set()) for name in renamed))
+
+    def _at_same_places(self, step: Step, failing: set[int], first: Step) -> set[int]:
         """The groups in the module of ``step`` at the places of the failing ones in that of ``first``."""
         failed = {place for place, groups in self._places(first.module).items() if groups & failing}
         found = (groups for place, groups in self._places(step.module).items() if place in failed)

@@ -4,6 +4,9 @@ Most attention modules take C from their input and use it as the width of the ou
 if no head is removed. No attribute can correct it, so the call itself is changed: one argument of a ``reshape`` or
 ``view`` in the source of a method of the module becomes -1, which has the same value in the full network. A plan names
 the call and the argument and contains no code; a call that the installed source does not contain is an error.
+
+The same holds for functions of the module's file that its methods call (the attention of torchvision's Swin): only the
+methods of the changed module call the changed function.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import __future__ as future
 import ast
 import inspect
 import linecache
+import sys
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -26,7 +30,7 @@ _NO_SOURCE = "define the class in a .py file (not by exec, python -c, standard i
 
 
 class Width(NamedTuple):
-    """An argument of a call of ``reshape`` or ``view`` in the source of a method."""
+    """An argument of a call of ``reshape`` or ``view`` in the source of a method, or of a function ("attend()")."""
 
     method: str
     call: int  # number of the call among these calls, in the order of the text
@@ -57,7 +61,7 @@ def check_hard_coded(module: nn.Module, widths: Collection[Width]) -> None:
     original = _original(type(module))
     missing = sorted(set(widths) - set(_hard_coded(original)))
     if missing:
-        method = getattr(original, missing[0].method, None)
+        method = _written(original, missing[0].method)
         if inspect.isfunction(method) and not _has_source(method):
             raise UserError(
                 f"the plan changes a width in the source of {original.__name__}.{missing[0].method}, "
@@ -101,9 +105,9 @@ def _hard_coded(kind: Any) -> tuple[Width, ...]:
     """All hard-coded widths in the methods of ``kind``. A call that contains a -1 can have no second one."""
     fixed = ast.Constant | ast.Starred | ast.Tuple | ast.List
     own = kind.__mro__[: kind.__mro__.index(nn.Module)]
-    methods = sorted(
-        {name for part in own for name, value in vars(part).items() if inspect.isfunction(value)}
-    )
+    found = {name: value for part in own for name, value in vars(part).items() if inspect.isfunction(value)}
+    called = {f"{name}()" for value in found.values() for name in value.__code__.co_names}
+    methods = [*sorted(found), *sorted(name for name in called if _written(kind, name) is not None)]
     return tuple(
         Width(method, number, argument, len(call.args), ast.unparse(call))
         for method in methods
@@ -115,9 +119,18 @@ def _hard_coded(kind: Any) -> tuple[Width, ...]:
     )
 
 
+def _written(kind: type[nn.Module], name: str) -> Any:
+    """A method of ``kind``, or for a name with "()" a function of its file; None if there is no such function."""
+    if not name.endswith("()"):
+        return getattr(kind, name, None)
+    function = vars(sys.modules.get(kind.__module__, kind)).get(name.removesuffix("()"))
+    own = inspect.isfunction(function) and function.__module__ == kind.__module__
+    return function if own else None
+
+
 def _definition(kind: type[nn.Module], method: str) -> ast.FunctionDef | None:
     """The source of a method; None without source, or if it has another meaning outside its class."""
-    function: Any = getattr(kind, method)
+    function: Any = _written(kind, method)
     if not inspect.isfunction(function) or function.__closure__:
         return None
     try:
@@ -148,7 +161,19 @@ def _calls(definition: ast.FunctionDef) -> list[ast.Call]:
 @cache
 def _subclass(original: Any, widths: tuple[Width, ...]) -> type[nn.Module]:
     """A subclass of ``original`` with methods that compute ``widths``; instances print, copy and pickle as before."""
-    methods = sorted({width.method for width in widths})
+    functions = {
+        width.method.removesuffix("()"): _rewritten_function(original, width.method, widths, {})
+        for width in widths
+        if width.method.endswith("()")
+    }
+    methods = {width.method for width in widths if not width.method.endswith("()")}
+    own = (part for part in original.__mro__[: original.__mro__.index(nn.Module)])
+    methods |= {
+        name
+        for part in own
+        for name, value in vars(part).items()
+        if inspect.isfunction(value) and not functions.keys().isdisjoint(value.__code__.co_names)
+    }
     names = {
         "__module__": original.__module__,
         "__qualname__": original.__qualname__,
@@ -156,7 +181,7 @@ def _subclass(original: Any, widths: tuple[Width, ...]) -> type[nn.Module]:
         "__reduce_ex__": lambda self, protocol: (_revived, (original, widths), self.__dict__),
         "prunelab_original": original,
         "prunelab_rewritten": widths,
-        **{name: _method(original, name, [w for w in widths if w.method == name]) for name in methods},
+        **{name: _rewritten_function(original, name, widths, functions) for name in sorted(methods)},
     }
     return type(original.__name__, (original,), names)
 
@@ -167,26 +192,33 @@ def _revived(original: Any, widths: tuple[Width, ...]) -> nn.Module:
     return kind.__new__(kind)
 
 
-def _method(original: type[nn.Module], name: str, widths: list[Width]) -> Any:
+def _rewritten_function(
+    original: type[nn.Module], name: str, widths: Collection[Width], functions: Mapping[str, Any]
+) -> Any:
+    """The method or function ``name`` with its ``widths``, which calls ``functions`` instead of those of its file."""
     definition = _definition(original, name)
     assert definition is not None
     calls = _calls(definition)
+    widths = [width for width in widths if width.method == name]
     for width in widths:
         calls[width.call].args[width.argument] = ast.parse("-1", mode="eval").body
     # Defaults are taken from the function: their expressions may use names of the class.
     arguments = definition.args
     arguments.defaults = [ast.Constant(None) for _ in arguments.defaults]
     arguments.kw_defaults = [None if value is None else ast.Constant(None) for value in arguments.kw_defaults]
-    text = ast.unparse(definition) + "\n"
+    maker = ast.parse(f"def make({', '.join(functions)}):\n    return {definition.name}").body[0]
+    assert isinstance(maker, ast.FunctionDef)
+    maker.body.insert(0, definition)
+    text = ast.unparse(maker if functions else definition) + "\n"
     # The text is stored under its own file name: tracebacks show it, and TorchScript compiles it.
     changed = ", ".join(f"{width.call}[{width.argument}]" for width in widths)
     file = f"<prunelab: {original.__module__}.{original.__qualname__}.{name}, calls {changed}>"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-    old: Any = getattr(original, name)
+    old: Any = _written(original, name)
     made: dict[str, Any] = {}
     flags = future.annotations.compiler_flag  # annotations stay strings
     exec(compile(text, file, "exec", flags, dont_inherit=True), old.__globals__, made)
-    method = made[name]
+    method = made["make"](**functions) if functions else made[definition.name]
     method.__module__, method.__qualname__ = old.__module__, old.__qualname__
     method.__defaults__, method.__kwdefaults__ = old.__defaults__, old.__kwdefaults__
     return method
