@@ -101,6 +101,21 @@ def test_a_run_in_int8_records_its_agreement_and_is_deployed_in_int8(
     assert made.stages[-1].top1 == trained.top1
 
 
+def test_a_run_in_one_bit_records_its_size_and_is_loaded(prunelab: Command, tmp_path: Path) -> None:
+    ended = prunelab(*SMALL, "precision=xnor", "precision.epochs=1")
+    assert ended.code == 0, ended.err
+    assert "weights of 1 bit in 2 of 5 layers" in ended.out and "no kernels" in ended.out
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    record = Record.from_json((folder / "record.json").read_text())
+    stages = {stage.name: stage for stage in record.stages}
+    assert [*stages] == ["full", "pruned", "quantised", "quantised, trained"]
+    assert stages["quantised"].bytes < stages["pruned"].bytes
+    assert (folder / "model.safetensors").stat().st_size == pytest.approx(stages["quantised"].bytes, abs=100)
+    network = library.load(folder)
+    assert set(network.prunelab_packed.values()) == {1} and len(network.prunelab_packed) == 2
+    assert main([str(folder), "--runtime", "torchscript"]) == 0  # stored as float32
+
+
 def test_what_cannot_be_deployed_is_said_before_the_run_starts(
     prunelab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,6 +167,7 @@ def _result(job: Job, record: Record) -> Text:
         lines.append(f"               {record.lowrank_latency}")
     if record.quantisation is not None:
         lines.append(f"  precision    {record.quantisation}")
+        lines += [f"               {each}" for each in record.quantisation.notes]
         lines += [f"  Warning: {each}" for each in record.quantisation.warnings]
     for batch, before in full.latency_ms.items():
         lines.append(f"  batch {batch:<6} {before:.2f} ms -> {small.latency_ms[batch]:.2f} ms")

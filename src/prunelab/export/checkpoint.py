@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from prunelab.errors import UserError
-from prunelab.export.header import Header, unshared
+from prunelab.export.header import Header
 from prunelab.export.limits import build_checked
+from prunelab.export.packing import PACKED, checked_packed, packed_state, unpacked, unpacked_header
 from prunelab.models.origin import Origin
 from prunelab.models.state import load_state
 from prunelab.records.atomic import Write, write_atomically
@@ -40,7 +41,8 @@ def save(model: nn.Module, folder: str | Path) -> Path:
 
     ``plan.json`` holds the plan that ``prunelab.apply`` and ``prunelab.factorise`` stored on the model, the builder and
     its arguments if ``models.build`` made the model (any other network has to be passed to ``load``), the versions, the
-    digest of the weights, and a digest of the description. Each file is written atomically, the weights first.
+    digest of the weights, and a digest of the description. Weights of one or two bits are stored packed. Each file is
+    written atomically, the weights first.
 
     If the model has an attribute ``prunelab_input`` (a ``records.InputFormat``: image size, normalisation, names of the
     classes), it is stored too; the networks of runs have one.
@@ -71,7 +73,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
 
 def write_network(model: nn.Module, folder: Path, write: Write) -> None:
     """``save`` into an existing ``folder``, with ``write``."""
-    state = {name: value.contiguous().cpu().clone() for name, value in unshared(model).items()}
+    state, packed = packed_state(model)
     content = safetensors.torch.save(state, {"format": "pt"})
     plan: Plan = getattr(model, "prunelab_plan", None) or PruningPlan(kept={}, widths={})
     origin: Origin | None = getattr(model, "prunelab_origin", None)
@@ -83,6 +85,8 @@ def write_network(model: nn.Module, folder: Path, write: Write) -> None:
         "weights_sha256": hashlib.sha256(content).hexdigest(),
         "torch": torch.__version__,
     }
+    if packed:
+        page["packed"] = packed
     form: InputFormat | None = getattr(model, INPUT, None)
     if form is not None:
         page["input"] = form.to_dict()
@@ -126,13 +130,17 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             "or edited. Copy both files again from the original folder."
         )
     header = Header.read(folder / WEIGHTS_FILE)
+    packed = checked_packed(page.get("packed", {}), header)
+    header = unpacked_header(header, packed)
     plan = plan_from_json(json.dumps(page["plan"]))
     network = build_checked(_origin(page, folder), plan, header) if model is None else model
     apply_steps(network, steps_of(plan))
     with uncompiled(network) as plain:
         header.require_fit(plain)
-        _fill(plain, safetensors.torch.load(content))
+        _fill(plain, unpacked(safetensors.torch.load(content), packed))
         _describe(plain, page, folder / PLAN_FILE)
+    if packed:
+        setattr(network, PACKED, {name: each["bits"] for name, each in packed.items()})
     return network.eval()
 
 
@@ -173,7 +181,9 @@ def _page(path: Path) -> dict[str, Any]:
             f"{path} is not readable JSON ({error}); copy it again from the original folder."
         ) from error
     needed = {"schema", "origin", "network", "plan", "weights_sha256", "torch", DIGEST_OF_PAGE}
-    known = isinstance(page, dict) and page.get("schema") == SCHEMA and set(page) - {"input"} == needed
+    known = (
+        isinstance(page, dict) and page.get("schema") == SCHEMA and set(page) - {"input", "packed"} == needed
+    )
     if not known:
         raise UserError(f"{path} does not describe a network saved by prunelab (schema {SCHEMA}).")
     try:

@@ -20,9 +20,9 @@ from prunelab.evaluation import Compared, Target, compared, other_load
 from prunelab.evaluation.turns import percentiles
 from prunelab.export.capture import for_export
 from prunelab.export.deploy import PACKAGES, PACKAGES_OF_OPENVINO, Deploy
-from prunelab.export.header import unshared
 from prunelab.export.int8 import Range
 from prunelab.export.onnx_file import opset_of
+from prunelab.export.packing import packed_state
 from prunelab.records import Accuracy
 from prunelab.records.deployment import DEPLOYMENT_FILE, Deployment, Percentiles, Stage
 from prunelab.records.input_format import InputFormat
@@ -190,9 +190,8 @@ def _warnings(settings: Deploy, shipped: Stage, images: int) -> Iterator[str]:
 
 
 def weights_bytes(network: nn.Module) -> int:
-    """The size of the weights as a safetensors file."""
-    state = {name: value.contiguous().clone() for name, value in unshared(network).items()}
-    return len(safetensors.torch.save(state))
+    """The size of the weights as a safetensors file, where weights of one or two bits are packed."""
+    return len(safetensors.torch.save(packed_state(network)[0]))
 
 
 def _file_entry(content: bytes) -> dict[str, Any]:

@@ -120,7 +120,14 @@ def _stages(
 
 
 def _with_costs(stages: Sequence[Stage], cost: CostModel) -> Iterator[Stage]:
-    return (replace(each, flops=int(cost.flops()), params=int(cost.params())) for each in stages)
+    return (
+        replace(
+            each,
+            flops=int(cost.flops()),
+            params=int(cost.params()) if each.params is None else each.params,
+        )
+        for each in stages
+    )
 
 
 def _best_epoch(

@@ -17,8 +17,11 @@ from prunelab.evaluation import Compared, compared
 from prunelab.export.capture import InPrecision, for_export
 from prunelab.export.deploy import Deploy
 from prunelab.export.int8 import weight_range
+from prunelab.export.packing import PACKED
 from prunelab.quantisation import Precision
 from prunelab.quantisation.int8_training import end_simulation, simulate_int8
+from prunelab.quantisation.low_bit import begin_rounding, end_rounding
+from prunelab.quantisation.settings import LOW_BIT
 from prunelab.records import Accuracy
 from prunelab.records.atomic import Write
 from prunelab.records.deployment import Percentiles, Stage
@@ -36,6 +39,11 @@ log = logging.getLogger(__name__)
 
 PHASE = "quantisation"
 """The name of the training in learning curves."""
+
+NO_KERNELS = (
+    "common runtimes have no kernels for weights of one or two bits: the file is smaller, but the network is not "
+    "faster than in float32"
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class Lowered:
     module: nn.Module
     bytes: int
     notes: tuple[str, ...] = ()
+    params: int | None = None
 
 
 def quantise(
@@ -77,11 +86,12 @@ def quantise(
     """
     if setup.precision.name == "fp32":
         return None
+    untrained = end_rounding(_rounding(setup, network)) if setup.precision.name in LOW_BIT else network
     trained, recovery_s = _trained(setup, full, network, folder, write)
     start = time.perf_counter()
-    test, validation, stages, summary = from_rank_zero(lambda: _measured(setup, network, trained))
-    last = network if trained is None else trained
-    return Quantised(last, test, validation, stages, summary, time.perf_counter() - start, recovery_s)
+    forms = [untrained] if trained is None else [untrained, trained]
+    test, validation, stages, summary = from_rank_zero(lambda: _measured(setup, network, forms))
+    return Quantised(forms[-1], test, validation, stages, summary, time.perf_counter() - start, recovery_s)
 
 
 def _trained(
@@ -102,21 +112,29 @@ def _trained(
     )
     teacher = None if last.distillation is None else Teacher(full.network, last.distillation)
     place = folder / f"{PHASE}-{fingerprint(network)[:12]}"
-    trained = copy.deepcopy(network)
-    batches = (images for images, _ in setup.task.data.calibration_dataloader(settings.calibration_images))
-    simulate_int8(trained, batches, weight_range(settings.reduce_range).reduced)
+    trained = _rounding(setup, network)
     recovery_s = fit_phase(setup, trained, training, place, PHASE, write, (), teacher)
-    return end_simulation(trained).cpu(), recovery_s
+    end = end_rounding if settings.name in LOW_BIT else end_simulation
+    return end(trained.cpu()), recovery_s
+
+
+def _rounding(setup: Setup, network: nn.Module) -> nn.Module:
+    """A copy of ``network`` that rounds weights (and inputs) in every forward pass."""
+    settings, task = setup.precision, setup.task
+    batches = (images.cpu() for images, _ in task.data.calibration_dataloader(settings.calibration_images))
+    copied = copy.deepcopy(network).cpu()
+    if settings.name in LOW_BIT:
+        return begin_rounding(copied, settings.name, task.example_input(), batches, settings.exclude)
+    return simulate_int8(copied, batches, weight_range(settings.reduce_range).reduced)
 
 
 def _measured(
-    setup: Setup, network: nn.Module, trained: nn.Module | None
+    setup: Setup, network: nn.Module, forms: Sequence[nn.Module]
 ) -> tuple[Accuracy, Accuracy, tuple[Stage, ...], QuantisationSummary]:
-    """Accuracies on test and validation images, the stages, and the summary."""
+    """Accuracies on test and validation images, the stages, and the summary; ``forms``: without and with training."""
     data, settings, trial = setup.task.data, setup.precision, setup.task.machine.batches
-    lowered = [_lowered(setup, "quantised", network)]
-    if trained is not None:
-        lowered.append(_lowered(setup, "quantised, trained", trained))
+    names = ("quantised", "quantised, trained")
+    lowered = [_lowered(setup, name, each) for name, each in zip(names, forms, strict=False)]
     networks = [for_export(network, "fp32"), *(each.module for each in lowered)]
     found = compared(networks, _batches(data.some_test_images(len(data.test)), trial))[1:]
     (*_, held_out) = compared(networks, _batches(data.validation_dataloader(len(data.val)), trial))
@@ -129,6 +147,10 @@ def _measured(
 
 def _lowered(setup: Setup, name: str, network: nn.Module) -> Lowered:
     settings = setup.precision
+    if settings.name in LOW_BIT:
+        params = sum(each.numel() for each in network.parameters())
+        module = for_export(network, "fp32")
+        return Lowered(name, module, weights_bytes(network), (_rounded_layers(network), NO_KERNELS), params)
     if settings.runs_in == "eager":
         module = InPrecision(network, settings.name)
         return Lowered(name, module, weights_bytes(module.network))
@@ -143,6 +165,14 @@ def _lowered(setup: Setup, name: str, network: nn.Module) -> Lowered:
     assert chosen is not None
     note = f"weights of {7 if chosen.reduced else 8} bits: {chosen.reason}"
     return Lowered(name, files[-1].runs, files[-1].size, (note,))
+
+
+def _rounded_layers(network: nn.Module) -> str:
+    """How many layers hold weights of one or two bits, in words."""
+    bits: dict[str, int] = getattr(network, PACKED)
+    layers = sum(isinstance(each, nn.Conv2d | nn.Linear) for each in network.modules())
+    size = "1 bit" if 1 in bits.values() else "2 bits"
+    return f"weights of {size} in {len(bits)} of {layers} layers; the others are in float32"
 
 
 def deploy_settings(settings: Precision) -> Deploy:
@@ -169,6 +199,7 @@ def _stage(
         agreement=found.agreement,
         largest_difference=found.largest_difference,
         latency_ms=latency_ms,
+        params=lowered.params,
     )
 
 

@@ -1,4 +1,4 @@
-"""PlanSteps: a network's history of pruning and factorisation, in order, as plain data."""
+"""PlanSteps: a network's history of pruning, factorisation and binarisation, in order, as plain data."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from prunelab.errors import UserError
 from prunelab.strict_json import loads_strictly
+from prunelab.structure.binarised import Binarisation
 from prunelab.structure.low_rank import Factorisation
 from prunelab.structure.plan import PruningPlan
 
@@ -17,12 +18,12 @@ VERSION = 2
 
 MOST_STEPS = 1000
 
-Step = PruningPlan | Factorisation
+Step = PruningPlan | Factorisation | Binarisation
 
 
 @dataclass(frozen=True)
 class PlanSteps:
-    """What was done to a full network: plans and factorisations in their order.
+    """What was done to a full network: plans, factorisations and binarisations in their order.
 
     Names in a step are those of the network after the steps before it. Consecutive plans are composed to one.
     """
@@ -41,11 +42,11 @@ class PlanSteps:
 
     def to_json(self) -> str:
         """Canonical JSON."""
-        steps = [
-            json.loads(each.to_json()) if isinstance(each, PruningPlan) else {"factorised": each.to_list()}
-            for each in self.steps
-        ]
-        return json.dumps({"version": VERSION, "steps": steps}, sort_keys=True, separators=(",", ":"))
+        return json.dumps(
+            {"version": VERSION, "steps": [_plain(each) for each in self.steps]},
+            sort_keys=True,
+            separators=(",", ":"),
+        )
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON."""
@@ -53,7 +54,7 @@ class PlanSteps:
 
 
 Plan = PruningPlan | PlanSteps
-"""What ``network.prunelab_plan`` holds: a plan, or steps if the network was factorised."""
+"""What ``network.prunelab_plan`` holds: a plan, or steps if layers were replaced."""
 
 
 def steps_of(plan: Plan | Step | None) -> tuple[Step, ...]:
@@ -84,10 +85,21 @@ def plan_from_json(text: str) -> Plan:
     return PlanSteps(tuple(_step(each) for each in steps))
 
 
+def _plain(step: Step) -> Any:
+    if isinstance(step, PruningPlan):
+        return json.loads(step.to_json())
+    if isinstance(step, Factorisation):
+        return {"factorised": step.to_list()}
+    return {"binarised": list(step.layers)}
+
+
 def _step(raw: Any) -> Step:
-    if not isinstance(raw, dict) or set(raw) != {"factorised"}:
-        return PruningPlan.from_json(json.dumps(raw))
+    kind = set(raw) if isinstance(raw, dict) else set()
     try:
-        return Factorisation.from_list(raw["factorised"])
+        if kind == {"factorised"}:
+            return Factorisation.from_list(raw["factorised"])
+        if kind == {"binarised"}:
+            return Binarisation.from_list(raw["binarised"])
+        return PruningPlan.from_json(json.dumps(raw))
     except ValueError as error:
         raise UserError(f"not a valid pruning plan: {error}") from error

@@ -1,12 +1,13 @@
-"""Replaces layers by sequences of low rank, and applies whole histories of a network."""
+"""Replaces layers by sequences of low rank or by binarised layers, and applies whole histories of a network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from prunelab.errors import UserError
+from prunelab.structure.binarised import Binarisation, BinarisedConv2d, obstacle_to_binary_inputs
 from prunelab.structure.low_rank import (
     Factorisation,
     Factors,
@@ -22,8 +23,8 @@ from prunelab.structure.surgery.apply import apply, named_modules
 from prunelab.structure.wrappers import uncompiled
 
 
-def substitute(model: nn.Module, step: Factorisation) -> nn.Module:
-    """Replace the layers that ``step`` names, in place, by sequences whose weights are zero.
+def substitute(model: nn.Module, step: Factorisation | Binarisation) -> nn.Module:
+    """Replace the layers that ``step`` names, in place: by sequences whose weights are zero, or by binarised layers.
 
     Raises:
         UserError: the step was made for another network, or a sequence would not be smaller than its layer. Nothing is
@@ -32,12 +33,28 @@ def substitute(model: nn.Module, step: Factorisation) -> nn.Module:
     with uncompiled(model) as network:
         shared = shared_layers(network)
         modules = named_modules(network)
-        for path, factors in step.layers.items():
+        if isinstance(step, Binarisation):
+            _binarise(network, modules, shared, step)
+        for path, factors in step.layers.items() if isinstance(step, Factorisation) else ():
             _require_replaceable(path, modules.get(path), factors, path in shared)
-        for path, factors in step.layers.items():
+        for path, factors in step.layers.items() if isinstance(step, Factorisation) else ():
             replace_layer(network, path, sequence(modules[path], factors))  # type: ignore[arg-type]  # checked
         network.prunelab_plan = composed(getattr(network, "prunelab_plan", None), step)  # type: ignore[assignment]
     return model
+
+
+def _binarise(
+    network: nn.Module, modules: Mapping[str, nn.Module], shared: set[str], step: Binarisation
+) -> None:
+    for path in step.layers:
+        layer = modules.get(path)
+        reason = "the network lacks it" if layer is None else obstacle_to_binary_inputs(layer)
+        if reason is None and path in shared:
+            reason = "it shares its weight"
+        if reason is not None:
+            raise UserError(f"this plan was made for another network: it binarises {path!r}, but {reason}")
+    for path in step.layers:
+        replace_layer(network, path, BinarisedConv2d(modules[path]))  # type: ignore[arg-type]  # checked
 
 
 def _require_replaceable(path: str, layer: nn.Module | None, factors: Factors, shared: bool) -> None:
