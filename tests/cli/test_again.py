@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from prunelab.cli.again import changed, main
 from prunelab.cli.config import configure
 from prunelab.errors import UserError
 from prunelab.experiment import run
+from prunelab.records.known_keys import check_parts
 
 pytestmark = pytest.mark.slow
 
@@ -102,3 +104,15 @@ def test_an_invalid_record_is_a_user_error(tmp_path: Path, capsys: pytest.Captur
     absent, cut = capsys.readouterr().err.splitlines()
     assert absent.endswith("cannot be read: No such file or directory. Give the record.json of a run.")
     assert "is not a usable record: not valid JSON" in cut
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": None}, "recipe must be a group of keys, not null."),
+        ({"outputs": ["a"]}, "outputs must be the name of a folder, not ['a']."),
+    ],
+)
+def test_a_configuration_without_its_parts_is_an_error(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_parts({**configure(["budget.flops=0.5"]), **change})

@@ -359,7 +359,20 @@ def test_a_training_step_that_cannot_serve_as_loss_asks_for_one() -> None:
         def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
             return functional.cross_entropy(self(batch[0].flip(-1)), batch[1])
 
-    for kind, cause in ((Twice, "2 times"), (Flipped, "changes the images")):
+    class Detached(Unseen):
+        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+            return functional.cross_entropy(self(batch[0]).detach(), batch[1])
+
+    class OfEachImage(Unseen):
+        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+            return functional.cross_entropy(self(batch[0]), batch[1], reduction="none")
+
+    for kind, cause in (
+        (Twice, "2 times"),
+        (Flipped, "changes the images"),
+        (Detached, "does not depend on the outputs"),
+        (OfEachImage, "not one number"),
+    ):
         with pytest.raises(UserError, match=f"{cause}.*Give the pruning callback loss="):
             trainer(pruning(Taylor())).fit(module_of(kind), train_loader())
 

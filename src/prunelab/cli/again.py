@@ -19,6 +19,7 @@ from prunelab.cli.trust import TRUST_FLAG, require_trusted
 from prunelab.errors import UserError, nearest
 from prunelab.records import Record, RecordError
 from prunelab.records.folder import RECORD_FILE
+from prunelab.records.known_keys import check_parts
 
 SUFFIX = "-again"
 """Appended to the name of the study, so that the finished run in the old study is not used for the new one."""
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _again(path: Path, words: Sequence[str], trusted: Sequence[str]) -> int:
     before = recorded(path)
     require_trusted(before.config, trusted)
+    check_parts(before.config)
     config = changed({**before.config, "study": f"{before.study}{SUFFIX}"}, words)
     # These import Lightning.
     from prunelab.cli.run import console_messages

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 
 from prunelab.errors import UserError
@@ -56,6 +57,13 @@ class ModuleLoss:
         loss = out["loss"] if isinstance(out, dict) else out
         if not isinstance(loss, Tensor):
             raise self._error(f"it returns {type(loss).__name__}, not a loss tensor")
+        if loss.numel() != 1:
+            raise self._error(f"it returns a tensor of shape {tuple(loss.shape)}, not one number")
+        differentiable = any(isinstance(each, Tensor) and each.requires_grad for each in tree_leaves(outputs))
+        if differentiable and torch.is_grad_enabled() and not loss.requires_grad:
+            raise self._error(
+                "its loss does not depend on the outputs of the network (detach, item, no_grad?)"
+            )
         return loss
 
     def _error(self, cause: str) -> UserError:

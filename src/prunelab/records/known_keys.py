@@ -13,6 +13,10 @@ KEYS = (
     "data", "model", "baseline", "method", "budget", "recipe", "lowrank", "precision", "trainer", "logger", "deploy",
     "learning_epochs", "search_evaluations", "stage_batches",
 )  # fmt: skip
+GROUPS = ("data", "model", "baseline", "method", "budget", "recipe", "trainer", "logger")
+TEXTS = ("study", "outputs")
+"""Needed in every configuration: groups of keys, and names of folders."""
+
 OF_A_SWEEP = ("retry_failed", "redo")
 OF_AN_ALLOCATION = ("allocation", "normalisation", "min_keep", "divisor")
 BUDGET = "prunelab.methods.Budget"
@@ -32,6 +36,20 @@ def check_keys(config: Mapping[str, Any]) -> None:
     _check("budget.", config.get("budget"), (*parameters_of(BUDGET), *OF_AN_ALLOCATION))
     _check("sweep.", config.get("sweep"), OF_A_SWEEP)
     _check_resources(config)
+
+
+def check_parts(config: Mapping[str, Any]) -> None:
+    """Check that the ``config`` of a record, which may have been edited, has the groups and folders of every run.
+
+    Raises:
+        UserError: names the key.
+    """
+    for group in GROUPS:
+        if not isinstance(config.get(group), Mapping):
+            raise UserError(f"{group} must be a group of keys, not {_shown(config.get(group))}.")
+    for name in TEXTS:
+        if not isinstance(config.get(name), str):
+            raise UserError(f"{name} must be the name of a folder, not {_shown(config.get(name))}.")
 
 
 def _check_resources(config: Mapping[str, Any]) -> None:
@@ -59,3 +77,7 @@ def _check(group: str, values: Any, known: Iterable[str]) -> None:
     names = tuple(known)
     if unknown := [key for key in values if key not in names]:
         raise UserError(f"There is no key {group + str(unknown[0])!r}. {nearest(str(unknown[0]), names)}")
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value)
