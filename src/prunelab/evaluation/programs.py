@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -17,9 +18,9 @@ from prunelab.evaluation.layer_shapes import BN_RELU, NOTHING, LayerShape
 from prunelab.evaluation.onnx_layer import OPSET, layer_inputs, layer_model
 from prunelab.evaluation.target import Target
 from prunelab.evaluation.turns import Program
-from prunelab.export.capture import DTYPES, first_line, for_export, quiet
+from prunelab.export.capture import DTYPES, captured, first_line, for_export, quiet
 from prunelab.export.int8 import quantised
-from prunelab.export.onnx_file import INPUT_NAME
+from prunelab.export.onnx_file import INPUT_NAME, calling_layer
 from prunelab.export.session import session_of
 
 _CONVOLUTIONS: dict[bool, list[Callable[..., Tensor]]] = {
@@ -125,10 +126,22 @@ def _exported(network: nn.Module, images: Tensor) -> bytes:
             )
     except Exception as error:  # the exporter raises errors of many classes
         raise UserError(
-            f"The network cannot be exported to ONNX, so it cannot be timed in onnxruntime: {first_line(error)} "
-            "Set budget.target.runtime=eager."
+            f"The network cannot be exported to ONNX, so it cannot be timed in onnxruntime: {first_line(error)}"
+            f"{_caller(network, images, str(error))} Set budget.target.runtime=eager."
         ) from error
     return file.getvalue()
+
+
+def _caller(network: nn.Module, images: Tensor, message: str) -> str:
+    """A sentence with the layer that calls the operator that a message names; "" if it is not known."""
+    operator = re.search(r"aten::(\w+)", message)
+    if operator is None:
+        return ""
+    try:
+        program = captured(network, tuple(images.shape[1:]))
+    except UserError:
+        return ""
+    return f" It is called by {calling_layer(program, f'aten.{operator[1]}')}."
 
 
 def _session_program(model: bytes, inputs: np.ndarray, number_of_threads: int) -> Program:

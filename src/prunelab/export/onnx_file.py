@@ -75,6 +75,23 @@ def opset_of(content: bytes) -> int:
     return next(int(each.version) for each in found if each.domain in ("", "ai.onnx"))
 
 
+def layer_of_node(content: bytes, name: str) -> str | None:
+    """The layer from which the exporter made the node ``name`` of an ONNX file, in words; None if it is not known."""
+    import onnx
+
+    for node in onnx.load_from_string(content).graph.node:
+        if node.name == name:
+            places = next((each.value for each in node.metadata_props if each.key == "namespace"), "").split(
+                "/"
+            )
+            layers = [place.partition(": ") for place in places if ": aten." not in place]
+            if not layers or not layers[-1][0]:
+                return None
+            path, _, kind = layers[-1]
+            return f"the layer {path.removeprefix('network.')} ({kind.rpartition('.')[2]})"
+    return None
+
+
 def _unsupported(program: ExportedProgram, error: BaseException) -> str:
     """The message for a network that ONNX cannot represent; names the operator and the layer if they are known."""
     last: BaseException = error
@@ -85,12 +102,13 @@ def _unsupported(program: ExportedProgram, error: BaseException) -> str:
         return f"The network cannot be exported to ONNX: {first_line(last)}"
     return (
         f"The network cannot be exported to ONNX: it has no operator for {operator[1]}, which "
-        f"{_layer_with(program, operator[1])} calls. Use deploy=pt2, or write this layer with other operators."
+        f"{calling_layer(program, operator[1])} calls. Use deploy=pt2, or write this layer with other operators."
     )
 
 
-def _layer_with(program: ExportedProgram, operator: str) -> str:
-    for node in program.run_decompositions().graph.nodes:
+def calling_layer(program: ExportedProgram, operator: str) -> str:
+    """The first layer that calls ``operator``, such as "aten.linalg_svd", in words."""
+    for node in (*program.graph.nodes, *program.run_decompositions().graph.nodes):
         if node.op == "call_function" and str(node.target).startswith(f"{operator}."):
             path, kind = [*(node.meta.get("nn_module_stack") or {"": ("", "")}).values()][-1]
             return f"the layer {path} ({str(kind).rpartition('.')[2]})" if path else "the network itself"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,11 +10,14 @@ from torch import Tensor, nn
 
 from prunelab.errors import UserError
 from prunelab.export.capture import first_line
+from prunelab.export.onnx_file import layer_of_node
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 ERRORS_ONLY = 3
+NODE = re.compile(r"node (?:with name )?[(']([^)']+)[)']")
+"""A node in a message of onnxruntime."""
 
 
 def session_of(content: bytes, threads: int) -> InferenceSession:
@@ -53,7 +57,7 @@ class OnnxNetwork(nn.Module):
         except Exception as error:  # onnxruntime raises errors of many classes
             raise UserError(
                 f"{title}: onnxruntime {onnxruntime.__version__} cannot run this network on the processor: "
-                f"{first_line(error)} Use another deploy.precision, or deploy=pt2."
+                f"{first_line(error)}{_place(content, str(error))} Use another deploy.precision, or deploy=pt2."
             ) from error
         self.input_name = self.session.get_inputs()[0].name
 
@@ -61,3 +65,10 @@ class OnnxNetwork(nn.Module):
         """(N, C, H, W) float32 -> logits (N, classes) float32, on the device of the images."""
         inputs = {self.input_name: images.detach().cpu().contiguous().numpy()}
         return torch.from_numpy(self.session.run(None, inputs)[0]).to(images.device)
+
+
+def _place(content: bytes, message: str) -> str:
+    """A sentence with the layer of the node that a message of onnxruntime names; "" if it names none."""
+    node = NODE.search(message)
+    layer = None if node is None else layer_of_node(content, node[1])
+    return "" if node is None or layer is None else f" The node {node[1]} is a part of {layer}."
