@@ -92,6 +92,7 @@ class Proof:
         trusted = {number: group for number, group in enumerate(parts.groups) if group.frozen is None}
         single = [number for number, group in trusted.items() if group.size == 1]
         self.inexact: dict[int, str] = {}
+        self._scaled: list[tuple[Step, set[int]]] = []
         self.broken: dict[int, str] = {
             number: f"{reasons.ALONE} (in {trusted[number].maker})" for number in single
         }
@@ -172,10 +173,11 @@ class Proof:
     def mark_scaled(self, failure: Failure) -> None:
         """A constant of the failing operator follows the width of some groups, which are inexact: the network is valid
         for any width, but it computes another function. With ``exact`` they are frozen."""
-        step, causes = self._step(failure), set[int]()
+        step, causes = self._step(failure), self._causes_as_before(failure)
         while (rest := self.chosen - self.inexact.keys() - causes) and self._scales(rest, failure):
             near = {number for number in self.index.touched(step) & rest if self._scales({number}, failure)}
             causes |= near or halved(rest, lambda part: self._scales(part, failure))
+        self._scaled.append((step, causes))
         found = dict.fromkeys(causes, self._located(failure))
         if self.network.exact:
             self.broken.update((number, f"not exact: {reason}") for number, reason in found.items())
@@ -184,6 +186,15 @@ class Proof:
         self.inexact.update(found)
         self.trace.scaled.add(failure.step)
         self._known.clear()
+
+    def _causes_as_before(self, failure: Failure) -> set[int]:
+        """The groups that correspond to those found at the same operator of another module, if they are a cause."""
+        step = self._step(failure)
+        for first, found in self._scaled:
+            if any(other is step for other in self.index.alike(first)):
+                expected = self.index.corresponding(step, found, first) & self.chosen - self.inexact.keys()
+                return expected if expected and self._scales(expected, failure) else set()
+        return set()
 
     def _scales(self, groups: Iterable[int], failure: Failure) -> bool:
         """Whether the removal of ``groups`` alone changes the constant at a failure."""

@@ -491,3 +491,25 @@ def test_heads_that_are_pooled_as_images(exact: Callable[..., Any]) -> None:
         "1.qkv": 4,
         "1.project": 16,
     }
+
+
+class VLAD(nn.Module):
+    """NetVLAD: the differences between features and learned centres, summed by soft assignment to the centres."""
+
+    def __init__(self, width: int, centres: int) -> None:
+        super().__init__()
+        self.assign = nn.Conv2d(width, centres, 1)
+        self.centres = nn.Parameter(torch.randn(centres, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.assign(x).softmax(1).flatten(2)
+        between = x.flatten(2)[:, None] - self.centres[None, :, :, None]
+        return (weights[:, :, None] * between).sum(3).flatten(1)
+
+
+def test_features_of_netvlad(prune: Callable[..., Any]) -> None:
+    model = nn.Sequential(conv(3, 6), nn.ReLU(), VLAD(6, 4), nn.Linear(24, 3))
+    pruning = prune(model, IMAGES)
+    assert {group.name: (group.size, group.exact) for group in pruning.graph.groups} == {"0": (6, True)}
+    assert pruning.model[2].centres.shape == (4, len(pruning.plan.kept["0"])) and pruning.error < 1e-9
+    assert list(pruning.frozen) == ["2.assign"]

@@ -247,3 +247,27 @@ def test_of_a_product_with_itself_nothing_can_be_pruned(exact: Callable[..., Any
         return self.head((maps.unsqueeze(2) * maps.unsqueeze(1)).flatten(1))
 
     assert exact(network(forward, stem=conv(3, 5), head=nn.Linear(25, 4)), IMAGES).groups == {}
+
+
+class Reversible(nn.Module):
+    """A block of RevNet: two halves, each changed by the other, and inputs whose memory is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Sequential(conv(3, 5), nn.ReLU(), conv(5, 3)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = (half.contiguous() for half in x.chunk(2, 1))
+        three = one + self.first(two)
+        four = two + self.second(three)
+        out = torch.cat([three, four], 1)
+        for used in (one, two, three, four):
+            used.data.set_()
+        return out
+
+
+def test_a_reversible_block_that_frees_its_inputs(exact: Callable[..., Any]) -> None:
+    pruning = exact(nn.Sequential(conv(3, 6), Reversible(), Reversible(), conv(6, 2)), IMAGES)
+    inner = {f"{number}.{half}.0": ("filter", 5) for number in (1, 2) for half in ("first", "second")}
+    assert pruning.groups.items() >= inner.items()
+    assert not pruning.frozen and len(pruning.groups) == 5  # both halves of the stream lose the same channels

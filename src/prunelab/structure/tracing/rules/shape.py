@@ -253,6 +253,14 @@ def restride(
     return [rearranged(source, out, list(source.dims))]
 
 
+def released(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``set_(input)`` makes a tensor empty, to free its memory (RevNet)."""
+    empty = all(out.numel() == 0 for out in outputs)
+    return plain(outputs) if empty else unknown(ledger, op, args, kwargs, inputs, outputs)
+
+
 def nothing(
     ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
 ) -> list[Marked]:
@@ -283,6 +291,7 @@ RULES: dict[str, Rule] = {
     "channel_shuffle": channel_shuffle,
     "native_channel_shuffle": channel_shuffle,
     "as_strided_": restride,
+    "set_": released,
     "sym_size": nothing,
     "is_same_size": nothing,
 }
