@@ -349,3 +349,29 @@ def test_a_function_that_the_forward_pass_calls(exact: Callable[..., Any]) -> No
     again = pickle.loads(pickle.dumps(pruning.model))
     x = torch.randn(2, 6, 5)
     assert torch.equal(again(x), pruning.model(x))
+
+
+class Reduced(nn.Module):
+    """Keys and values of fewer tokens: one call has the number of tokens as -1 and computes the width of the heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.scale = 4, 0.5
+        self.queries, self.pairs, self.last = nn.Linear(16, 16), nn.Linear(16, 32), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, N, C = x.shape
+        q = self.queries(x).reshape(B, N, self.heads, C // self.heads).permute(0, 2, 1, 3)
+        pairs = self.pairs(x[:, ::2]).reshape(B, -1, 2, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        scores = (q @ pairs[0].transpose(-2, -1) * self.scale).softmax(-1)
+        return self.last((scores @ pairs[1]).transpose(1, 2).reshape(B, N, C))
+
+
+def test_a_width_behind_a_computed_size(exact: Callable[..., Any]) -> None:
+    model = nn.Sequential(nn.Linear(5, 16), Reduced(), nn.Linear(16, 3))
+    pruning = exact(model, torch.randn(2, 6, 5))
+    sizes = {group.name: group.size for group in pruning.graph.groups}
+    assert sizes == {"0": 16, "1.queries": 4, "1.last": 16}
+    text = inspect.getsource(type(pruning.model[1]).forward)
+    assert "reshape(B, prunelab_source.shape[1], 2, self.heads, -1)" in text
+    assert pruning.model(torch.randn(1, 8, 5)).shape == (1, 8, 3)

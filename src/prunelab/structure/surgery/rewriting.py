@@ -102,7 +102,8 @@ def _rewritten(kind: type[nn.Module]) -> tuple[Width, ...]:
 
 @cache
 def _hard_coded(kind: Any) -> tuple[Width, ...]:
-    """All hard-coded widths in the methods of ``kind``. A call that contains a -1 can have no second one."""
+    """All hard-coded widths in the methods of ``kind``. Of a call that contains a -1, those behind it: the -1 is then
+    computed from the shape of the tensor."""
     fixed = ast.Constant | ast.Starred | ast.Tuple | ast.List
     own = kind.__mro__[: kind.__mro__.index(nn.Module)]
     found = {name: value for part in own for name, value in vars(part).items() if inspect.isfunction(value)}
@@ -113,8 +114,8 @@ def _hard_coded(kind: Any) -> tuple[Width, ...]:
         for method in methods
         if (definition := _definition(kind, method)) is not None
         for number, call in enumerate(_calls(definition))
-        if not any(isinstance(value, ast.UnaryOp | ast.Starred) for value in call.args)
-        for argument in reversed(range(len(call.args)))
+        if not any(isinstance(value, ast.Starred) for value in call.args) and len(_computed(call)) < 2
+        for argument in reversed(range(max([*_computed(call), -1]) + 1, len(call.args)))
         if not isinstance(call.args[argument], fixed)
     )
 
@@ -146,6 +147,22 @@ def _definition(kind: type[nn.Module], method: str) -> ast.FunctionDef | None:
     ]
     private = any(name.startswith("__") and not name.endswith("__") for name in names)
     return None if private else body[0]
+
+
+def _computed(call: ast.Call) -> list[int]:
+    """The arguments of ``call`` that are -1."""
+    return [place for place, value in enumerate(call.args) if isinstance(value, ast.UnaryOp)]
+
+
+def _compute(call: ast.Call, argument: int) -> None:
+    """Make ``argument`` of ``call`` -1. A -1 before it becomes the size of the tensor at this place, which a trial
+    checks: ``y.reshape(a, -1, b)`` becomes ``(source := y).reshape(a, source.shape[1], -1)``."""
+    assert isinstance(call.func, ast.Attribute)
+    for place in _computed(call):
+        source = ast.Name("prunelab_source", ast.Store())
+        call.func.value = ast.NamedExpr(source, call.func.value)
+        call.args[place] = ast.parse(f"prunelab_source.shape[{place}]", mode="eval").body
+    call.args[argument] = ast.parse("-1", mode="eval").body
 
 
 def _calls(definition: ast.FunctionDef) -> list[ast.Call]:
@@ -201,7 +218,7 @@ def _rewritten_function(
     calls = _calls(definition)
     widths = [width for width in widths if width.method == name]
     for width in widths:
-        calls[width.call].args[width.argument] = ast.parse("-1", mode="eval").body
+        _compute(calls[width.call], width.argument)
     # Defaults are taken from the function: their expressions may use names of the class.
     arguments = definition.args
     arguments.defaults = [ast.Constant(None) for _ in arguments.defaults]
