@@ -161,6 +161,7 @@ def test_a_fraction_without_images_of_a_class_is_an_error():
         ("train_fraction", True, r"data.train_fraction must be above 0 and at most 1, not True"),
         ("seed", -1, "data.seed must be a whole number of at least 0, not -1"),
         ("seed", True, "data.seed must be a whole number of at least 0, not True"),
+        ("split_seed", 2**32, "data.split_seed must be at most 4294967295, not 4294967296"),
         ("split_seed", None, "data.split_seed must be a whole number of at least 0, not None"),
         ("image_size", 7, "data.image_size must be a whole number of at least 8, not 7"),
         ("crop_padding", -1, "data.crop_padding must be a whole number of at least 0, not -1"),

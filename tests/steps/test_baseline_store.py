@@ -59,6 +59,7 @@ def test_a_complete_baseline_is_not_replaced(tmp_path: Path) -> None:
         ("metrics.json", b"0.9", b"0.8"),
         ("metrics.json", b"12.5", b"13.5"),
         ("metrics.json", b"}", b""),
+        ("metrics.json", b'"top1"', b'"top1": 0.1, "top1"'),  # twice the same key
         ("metrics.json", b"{", b"\xff"),
     ],
 )

@@ -6,11 +6,21 @@ from collections.abc import Sequence
 
 from prunelab.errors import UserError, nearest
 
+LARGEST_SEED = 2**32 - 1
+"""NumPy's limit."""
+
 
 def whole_number(name: str, value: int, at_least: int, group: str = "data") -> int:
     """``value`` if it is an int of at least ``at_least``; raises UserError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise UserError(f"{group}.{name} must be a whole number of at least {at_least}, not {value!r}.")
+    return value
+
+
+def seed_number(name: str, value: int) -> int:
+    """``value`` if it is an int from 0 to ``LARGEST_SEED``; raises UserError otherwise."""
+    if whole_number(name, value, at_least=0) > LARGEST_SEED:
+        raise UserError(f"data.{name} must be at most {LARGEST_SEED}, not {value}.")
     return value
 
 

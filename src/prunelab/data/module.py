@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from prunelab.data.augment import BatchTransform
-from prunelab.data.checks import open_fraction, positive_fraction, whole_number
+from prunelab.data.checks import open_fraction, positive_fraction, seed_number, whole_number
 from prunelab.data.loader import BatchLoader
 from prunelab.data.order import BatchOrder, Shard, balanced_order
 from prunelab.data.split import Split, Splits, hold_out, subset
@@ -58,8 +58,8 @@ class ImageData(pl.LightningDataModule, ABC):
         self.eval_batch_size = whole_number("eval_batch_size", eval_batch_size, at_least=1)
         self.val_fraction = open_fraction("val_fraction", val_fraction)
         self.train_fraction = positive_fraction("train_fraction", train_fraction)
-        self.seed = whole_number("seed", seed, at_least=0)
-        self.split_seed = whole_number("split_seed", split_seed, at_least=0)
+        self.seed = seed_number("seed", seed)
+        self.split_seed = seed_number("split_seed", split_seed)
         self._splits: Splits | None = None
 
     @property

@@ -11,12 +11,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
 
+from prunelab.data.checks import LARGEST_SEED
 from prunelab.errors import UserError, nearest
 
 TARGET = "_target_"
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
-LARGEST_SEED = 2**32 - 1
-"""NumPy's limit."""
 PLURALS = {int: "whole numbers", float: "numbers", str: "names"}
 
 COMMON: Mapping[str, Any] = {
