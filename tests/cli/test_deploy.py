@@ -61,8 +61,6 @@ def test_a_run_is_deployed_once_and_again_with_other_settings(prunelab: Command,
 
     again = prunelab(*SMALL, "deploy=onnx_int8")
     assert "pruned, onnxruntime, int8" in again.out and file.stat().st_mtime_ns == time
-    other = prunelab(*SMALL, "deploy=torchscript")
-    assert "pruned, torchscript" in other.out
     assert (folder / "record.json").read_bytes() == record
     assert not [*folder.glob(".*partial")]
 

@@ -40,7 +40,8 @@ def ternary(weight: Tensor) -> Tensor:
     sizes = weight.flatten(1).abs()
     large = sizes > THRESHOLD * sizes.mean(1, keepdim=True)
     scale = (sizes * large).sum(1) / large.sum(1).clamp(min=1)
-    return scale.reshape(-1, *[1] * (weight.ndim - 1)) * weight.sign() * large.reshape(weight.shape)
+    values = scale.reshape(-1, *[1] * (weight.ndim - 1)) * weight.sign()
+    return torch.where(large.reshape(weight.shape), values, 0.0)
 
 
 def binary(weight: Tensor) -> Tensor:
