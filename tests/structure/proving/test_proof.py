@@ -116,7 +116,7 @@ def test_an_attribute_that_means_two_things_freezes(exact: Callable[..., Any]) -
 
     class Twice(Reads):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.relu(self.layer(x)).view(-1, self.channels, self.channels, self.channels)
+            return torch.relu(self.layer(x)).view((-1, self.channels, self.channels, self.channels))
 
     pruning = exact(nn.Sequential(conv(3, 6), conv(6, 8), Twice(8), conv(8, 2)), IMAGES)
     assert pruning.groups == {"0": ("filter", 6), "1": ("filter", 8)}
@@ -142,7 +142,7 @@ def test_one_guilty_group_among_many(exact: Callable[..., Any], network: Any) ->
 
 class Inner(nn.Module):
     def forward(self, x: Tensor, width: int) -> Tensor:
-        return x.view(x.shape[0], -1, 8 * (width // 6), 8)
+        return x.view((x.shape[0], -1, 8 * (width // 6), 8))
 
 
 class Outer(nn.Module):
