@@ -59,7 +59,6 @@ def conv(inputs: int, outputs: int) -> nn.Conv2d:
         lambda x: x.transpose(1, 3) if x.shape[1] == 8 else x,
         lambda x: torch.nn.functional.max_pool2d(x.transpose(1, 2), 3, 1, 1).transpose(1, 2),
         lambda x: x.prod(1, keepdim=True).expand(2, 8, 8, 8),
-        lambda x: (x.flatten(2).transpose(1, 2) @ x.flatten(2)).mean(1).view(2, 1, 8, 8).expand(2, 8, 8, 8),
     ],
 )
 def test_the_reasons_of_single_operators(
