@@ -178,6 +178,35 @@ def test_a_merged_bias_is_masked_too() -> None:
     assert prunelab.check(model, pruned, plan, IMAGES) > 1e-3
 
 
+class BiasFromWeights(nn.Module):
+    """The biases of the last two convolutions depend on the weights, as in merged layers."""
+
+    def __init__(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)
+        self.reduce = reduce
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.one(x))
+        bias = self.two.bias + self.two.weight.sum((1, 2, 3))
+        y = torch.relu(F.conv2d(y, self.two.weight, bias))
+        weight = self.three.weight
+        return F.conv2d(y, weight, self.three.bias + self.reduce(weight * bias.reshape(1, -1, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("reduce", "exact"), [(lambda w: w.sum((1, 2, 3)), True), (lambda w: w.mean((1, 2, 3)), False)]
+)
+def test_a_bias_that_is_a_sum_over_weights_is_exact(reduce: Callable[[Tensor], Tensor], exact: bool) -> None:
+    torch.manual_seed(0)
+    model = BiasFromWeights(reduce).eval()
+    graph = prunelab.analyze(model, IMAGES)
+    assert {group.name: group.exact for group in graph.groups} == {"one": exact, "two": exact}
+    plan = graph.plan({"one": range(5), "two": range(3)})
+    difference = prunelab.check(model, prunelab.apply(copy.deepcopy(model), plan), plan, IMAGES)
+    assert (difference < 1e-12) == exact
+
+
 class Ranked(nn.Module):
     """Scores of which each comes twice, up to rounding: the sums run over the same channels in another order."""
 

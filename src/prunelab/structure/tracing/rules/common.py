@@ -53,6 +53,21 @@ def statistics_end_here(ledger: Ledger, op: str, inputs: tuple[Marked, ...]) -> 
             ledger.ids.mark_inexact(ids, f"{op} uses a statistic over channels")
 
 
+def is_summed(marked: Marked) -> bool:
+    """Whether ``marked`` is computed from weights, and all statistics in it are sums: in these, removed channels can be
+    zero, so that a bias that is merged from several layers stays exact."""
+    pending, seen = [marked], set[int]()
+    while pending:
+        each = pending.pop()
+        known = {id(ids) for parent in each.parents for ids in parent.statistics}
+        begins = any(id(ids) not in known for ids in each.statistics)
+        if each.activation or (begins and each.op != "sum"):
+            return False
+        seen.add(id(each))
+        pending += [parent for parent in each.parents if parent.statistics and id(parent) not in seen]
+    return True
+
+
 def argument(args: Any, kwargs: Any, position: int, name: str, default: Any = None) -> Any:
     """An operator's argument by position or name."""
     if len(args) > position:

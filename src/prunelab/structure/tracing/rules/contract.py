@@ -12,7 +12,7 @@ from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ids import Ids
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Dims, Marked, Place, Read
-from prunelab.structure.tracing.rules.common import Rule, argument, beside, statistics_end_here
+from prunelab.structure.tracing.rules.common import Rule, argument, beside, is_summed, statistics_end_here
 
 FUSED_ATTENTION = (
     "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
@@ -27,7 +27,9 @@ def convolution(
     source, weight = ledger.marked(args[0]), ledger.marked(args[1])
     bias = ledger.marked(args[2]) if args[2] is not None else None
     transposed, groups = bool(args[6]), int(args[8])
-    statistics_end_here(ledger, op, inputs)
+    # The bias of merged layers is a sum over weights, in which removed channels can be zero.
+    merged = bias is not None and is_summed(bias)
+    statistics_end_here(ledger, op, tuple(each for each in inputs if not (merged and each is bias)))
     out = outputs[0]
     along = [_moved_along(ledger, op, source, weight, out, args, dim) for dim in range(2, out.dim())]
     return [_convolved(ledger, op, source, weight, bias, out, transposed, groups, along)]

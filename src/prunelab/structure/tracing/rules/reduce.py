@@ -9,7 +9,7 @@ from torch import Tensor
 from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Dims, Marked
-from prunelab.structure.tracing.rules.common import Rule, statistics_end_here
+from prunelab.structure.tracing.rules.common import Rule, is_summed, statistics_end_here
 
 
 def reduced_dims(args: Any, kwargs: Any, rank: int, position: int) -> list[int]:
@@ -31,11 +31,14 @@ def _reduce(
     position: int,
 ) -> list[Marked]:
     source = inputs[0]
-    statistics_end_here(ledger, op, inputs)
+    is_sum = op == "sum" and is_summed(source)
+    if not is_sum:
+        statistics_end_here(ledger, op, inputs)
     rank = len(source.shape)
     gone = reduced_dims(args, kwargs, rank, position)
     over_channels = [source.dims[dim] for dim in gone if source.dims[dim] is not None]
     statistics = tuple(ids for ids in over_channels if ids is not None) if op in _STATISTICS else ()
+    statistics += source.statistics if is_sum else ()
     if op not in _STATISTICS:
         for ids in over_channels:
             ledger.ids.freeze(ids, f"{op} {reasons.REDUCES}")
