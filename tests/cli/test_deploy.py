@@ -97,6 +97,7 @@ def test_a_run_in_int8_records_its_agreement_and_is_deployed_in_int8(
     made = Deployment.from_json((folder / "deployment" / "deployment.json").read_text())
     assert made.shipped == "model_int8.onnx" and made.stages[-1].bytes > trained.bytes  # with metadata
     assert made.stages[-1].top1 == trained.top1
+    assert main([str(folder), "--runtime", "torchscript"]) == 0  # which has no int8
 
 
 def test_a_run_in_one_bit_records_its_size_and_is_loaded(prunelab: Command, tmp_path: Path) -> None:

@@ -25,8 +25,12 @@ PROGRAM = "prunelab-deploy"
 PLAN_FILE = "plan.json"
 FORMATS = {"onnxruntime": "onnx", "openvino": "openvino", "torch.export": "pt2", "torchscript": "torchscript"}
 GROUP = "deploy."
-STORED = ("fp16", "bf16", "int8")
-"""Precisions of a run that its files have too."""
+STORED = {
+    "fp16": tuple(FORMATS.values()),
+    "bf16": ("pt2", "torchscript"),
+    "int8": ("onnx", "openvino"),
+}
+"""Precisions of a run, and the formats of files that have them too."""
 
 CHECKED = 1000
 """Of a folder given with --images, at most this many images are used for the check."""
@@ -53,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision",
         metavar="P",
-        help="fp32, fp16, bf16 or int8; default: that of the run, fp32 without one",
+        help="fp32, fp16, bf16 or int8; default: that of the run if the runtime has it, else fp32",
     )
     parser.add_argument(
         "--images",
@@ -91,7 +95,11 @@ def _deploy(options: argparse.Namespace) -> int:
     from prunelab.cli.run import console_messages
     from prunelab.steps.setup import made
 
-    given = {**_defaults(folder), "format": FORMATS[options.runtime], **_values(own)}
+    given = {
+        **_defaults(folder, FORMATS[options.runtime]),
+        "format": FORMATS[options.runtime],
+        **_values(own),
+    }
     if options.precision is not None:
         given["precision"] = options.precision
     settings: Deploy = made({TARGET: SETTINGS, **given}, "deploy")
@@ -105,12 +113,12 @@ def _deploy(options: argparse.Namespace) -> int:
     return 0
 
 
-def _defaults(folder: Path) -> dict[str, Any]:
-    """The settings of a deployment that follow from the precision of a run."""
+def _defaults(folder: Path, form: str) -> dict[str, Any]:
+    """The settings of a deployment that follow from the precision of a run, if the format ``form`` has it."""
     if not (folder / RECORD_FILE).is_file():
         return {}
     precision = recorded(folder).config.get("precision") or {}
-    if precision.get("name") not in STORED:
+    if form not in STORED.get(str(precision.get("name")), ()):
         return {}
     shared = ("calibration_images", "reduce_range", "agreement")
     return {"precision": precision["name"], **{name: precision[name] for name in shared if name in precision}}
