@@ -7,12 +7,14 @@ import platform
 
 import torch
 
+import prunelab
 from prunelab.steps.environment import git_state, hardware, versions
 
 
 def test_versions_and_hardware_are_plain_data() -> None:
     found = versions()
     assert found["python"] == platform.python_version()
+    assert found["prunelab"] == prunelab.__version__
     assert torch.__version__.startswith(found["torch"])
     assert hardware()["threads"] == torch.get_num_threads()
     json.dumps([found, hardware()])

@@ -10,7 +10,6 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +34,7 @@ from prunelab.errors import UserError
 from prunelab.records import RunFolder, claimed, unwritable
 from prunelab.records.reason import reason
 from prunelab.records.reuse import changes_since
+from prunelab.version import __version__
 
 if TYPE_CHECKING:
     from prunelab.export import Deploy
@@ -62,7 +62,7 @@ def _start() -> int:
     app = hydra.main(config_path=conf_location(), config_name=CONFIG_NAME, version_base=VERSION_BASE)(_job)
     try:
         if "--version" in sys.argv[1:]:  # Hydra would print its own version
-            print(f"{PROGRAM} {version(PROGRAM)}")
+            print(f"{PROGRAM} {__version__}")
         elif {"--help", "-h"} & set(sys.argv[1:]):
             _help(app)
         else:

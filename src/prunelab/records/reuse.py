@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from typing import Any
 
 from prunelab.records.contents import BY_CONTENT
 from prunelab.records.key import NOT_SETTINGS, OF_A_RUN, WITHOUT_EFFECT, canonical
 from prunelab.records.schema import Record
+from prunelab.version import __version__
 
-PACKAGE = "prunelab"
 REDO = "sweep.redo=true runs it again."
 
 
@@ -46,7 +45,7 @@ def _defaults(record: Record, config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _version(record: Record) -> Iterator[str]:
-    then, now = record.versions.get(PACKAGE), version(PACKAGE)
+    then, now = record.versions.get("prunelab"), __version__
     if then is not None and then != now:
         yield f"prunelab {then} has become {now}"
 

@@ -28,6 +28,7 @@ from prunelab.records.deployment import DEPLOYMENT_FILE, Deployment, Percentiles
 from prunelab.records.input_format import InputFormat
 from prunelab.steps.deployed_files import DeploymentImages, export_one, exported_files, require_equal
 from prunelab.steps.environment import hardware, versions
+from prunelab.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def make_deployment(
             else.
     """
     settings.require_packages()
-    metadata = {**form.to_dict(), "run_key": run_key, "prunelab": version("prunelab")}
+    metadata = {**form.to_dict(), "run_key": run_key, "prunelab": __version__}
     eager = for_export(network, "fp32")
     exported, chosen = exported_files(eager, form, settings, images, metadata)
     log.info("Comparing %s with the network in PyTorch.", exported[-1].file)

@@ -12,13 +12,18 @@ import torch
 
 from prunelab.evaluation.target import processor
 from prunelab.records.parts import GitState
+from prunelab.version import __version__
 
-PACKAGES = ("prunelab", "torch", "pytorch-lightning", "torchvision", "torchmetrics", "timm", "numpy")
+PACKAGES = ("torch", "pytorch-lightning", "torchvision", "torchmetrics", "timm", "numpy")
 
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that can change a result."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    return {
+        "python": platform.python_version(),
+        "prunelab": __version__,
+        **{name: version(name) for name in PACKAGES},
+    }
 
 
 def hardware() -> dict[str, str | int | list[str]]:

@@ -11,6 +11,8 @@ from timm.layers import SqueezeExcite
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prunelab.structure.tracing.rules.pointwise import RULES, pointwise
+
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8).sin()
 Forward = Callable[[Any, Tensor], Tensor]
 
@@ -31,6 +33,13 @@ ACTIVATIONS = [
 def test_activation_functions_hand_channels_on(exact: Callable[..., Any], activation: nn.Module) -> None:
     pruning = exact(nn.Sequential(conv(3, 8), activation, conv(8, 3)), IMAGES)
     assert pruning.groups == {"0": ("filter", 8)}
+
+
+@pytest.mark.parametrize(
+    "name", ["hardtanh_", "leaky_relu", "leaky_relu_", "elu_", "celu_", "selu_", "hardsigmoid_"]
+)
+def test_activation_functions_have_a_rule_without_the_tag_of_newer_torch(name: str) -> None:
+    assert RULES[name] is pointwise
 
 
 def test_a_prelu_loses_the_slopes_of_removed_channels(exact: Callable[..., Any]) -> None:

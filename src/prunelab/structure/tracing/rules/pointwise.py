@@ -203,8 +203,11 @@ def of_first(
     return [*pointwise(ledger, op, args, kwargs, inputs[:1], outputs[:1]), *beside(outputs[1:])]
 
 
-# Elementwise operators without PyTorch's tag ``pointwise``.
-_UNTAGGED = ("hardswish", "hardswish_", "_prelu_kernel", "copy", "copy_")
+# Elementwise operators without PyTorch's tag ``pointwise``; those of the second line have it since 2.12.
+_UNTAGGED = (
+    "hardswish", "hardswish_", "_prelu_kernel", "copy", "copy_",
+    "celu_", "elu_", "hardsigmoid_", "hardtanh_", "leaky_relu", "leaky_relu_", "selu_",
+)  # fmt: skip
 _WITH_STORAGE = ("log_sigmoid_forward", "rrelu_with_noise", "rrelu_with_noise_functional")
 _FILLED = (
     "zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "zero_",
