@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 from packaging.requirements import Requirement
 
+import prunelab
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -40,7 +42,7 @@ def test_constraints_pin_every_direct_dependency() -> None:
 
 def test_the_citation_has_the_project_s_version_and_licence() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert (str(citation["version"]), citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert (str(citation["version"]), citation["license"]) == (prunelab.__version__, PROJECT["license"])
     assert "Apache License" in (ROOT / "LICENSE").read_text()
 
 

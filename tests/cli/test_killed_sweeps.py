@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from tests.cli.conftest import Started, Sweeps
 
+from prunelab.records.own_digest import check_digest
+
 pytestmark = pytest.mark.slow
 
 KILLS = 50
@@ -53,10 +55,14 @@ class Study:
         return self.folder / "outputs"
 
     def results(self) -> dict[Path, Any]:
-        """By path in the folder: records without times, and the bytes of all other files of a run."""
+        """By path in the folder: records without times and their digests, and the bytes of all other files of a run."""
         found: dict[Path, Any] = {}
         for file in sorted((self.root / "tests").glob("*/record.json")):
-            found[file.relative_to(self.root)] = without_times(json.loads(file.read_text()))
+            values = json.loads(file.read_text())
+            check_digest(values)
+            found[file.relative_to(self.root)] = without_times(values) | {
+                "digest": None
+            }  # of the times as well
             for name in ("model.safetensors", "plan.json", "curves.csv"):
                 found[file.relative_to(self.root).with_name(name)] = file.with_name(name).read_bytes()
         for file in self.root.glob("baselines/*/metrics.json"):

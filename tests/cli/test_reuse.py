@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from prunelab.records import Record
+from prunelab.records.own_digest import with_digest
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +86,7 @@ def test_another_version_and_another_default_are_noted(
     values = json.loads(path.read_text())
     values["versions"]["prunelab"] = "0.0.1"
     values["config"]["method"]["min_keep"] = 0.2  # as if this had been the default
-    path.write_text(json.dumps(values))
+    path.write_text(json.dumps(with_digest(values)))
 
     said = prunelab(*SMALL).out
 

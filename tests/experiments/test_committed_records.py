@@ -16,7 +16,7 @@ from prunelab.records.renamed import upgraded
 pytestmark = pytest.mark.slow
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-STUDIES = ("cifar10_resnet20", "demo", "demo/all_methods", "demo/after_survey", "deployment")
+STUDIES = ("cifar10_resnet20", "demo", "demo/all_methods", "demo/after_survey", "demo/searches", "deployment")
 RECORDS = sorted(EXPERIMENTS.rglob("record.json"))
 
 

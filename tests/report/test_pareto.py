@@ -35,6 +35,20 @@ def test_the_fronts_of_rows(study: StudyFolder) -> None:
     }
 
 
+def test_times_are_compared_between_rows_of_the_same_machine(study: StudyFolder) -> None:
+    gpu = study.network(0.7, 40_000_000, (0.1, 1.0))
+    full = study.network(0.95, 80_000_000, (0.2, 2.0))
+    study.finished("gpu", hardware={"gpus": ["a GPU"]}, baseline=full, pruned=gpu)
+    study.finished("processor", pruned=study.network(0.6, 40_000_000, (1.5, 20.0)))
+
+    (table,) = aggregate(read_study(study.path)).tables
+
+    assert {row.key.method: "forward_ms_batch_64" in row.front for row in table.rows} == {
+        "gpu": True,
+        "processor": True,
+    }
+
+
 @pytest.mark.parametrize(("top1", "on_it"), [(0.96, True), (0.94, False)])
 def test_the_full_network_can_dominate_a_row(study: StudyFolder, top1: float, on_it: bool) -> None:
     study.finished("exclude", keep=1.0, top1=top1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prunelab.records.schema import Record
 from prunelab.report.measures import MEASURES, Statistic, is_chance, timed_under_load
-from prunelab.report.pareto import COSTS, Point, on_front
+from prunelab.report.pareto import COSTS, TIMES, Point, on_front
 from prunelab.report.published import Published, PublishedPoint, beside
 from prunelab.report.read import FailedRun, FinishedRun, Problem, Study, UnfinishedRun
 from prunelab.report.row_key import RowKey
@@ -43,6 +43,11 @@ class Row:
     def timed_under_load(self) -> bool:
         """Whether other processes used the machine while a run of the row was timed."""
         return any(timed_under_load(run.record) for run in self.runs)
+
+    @property
+    def machines(self) -> frozenset[str]:
+        """The machines on which the runs were timed."""
+        return frozenset(_machine(run.record) for run in self.runs)
 
     @property
     def is_chance(self) -> bool:
@@ -179,17 +184,31 @@ def _row_of(records: Iterable[Record]) -> str | None:
 
 
 def _with_fronts(rows: Sequence[Row], baseline: Baseline) -> list[Row]:
-    """The rows with their fronts. A row at chance level is on no front, even if its networks are cheap."""
+    """The rows with their fronts. A row at chance level is on no front, even if its networks are cheap.
+
+    Times are compared between rows of the same machines.
+    """
     fronts: defaultdict[RowKey, set[str]] = defaultdict(set)
     candidates = [row for row in rows if not row.is_chance]
-    for cost, of_baseline in COSTS.items():
-        points = {row.key: point for row in candidates if (point := _point(row.statistics, cost, "top1"))}
-        full = _point(baseline.statistics, of_baseline, "baseline_top1")
-        everything = [*points.values(), *([full] if full else [])]
-        for key, point in points.items():
-            if on_front(point, everything):
+    timed: defaultdict[frozenset[str], list[Row]] = defaultdict(list)
+    for row in candidates:
+        timed[row.machines].append(row)
+    comparable = [
+        (same, _baseline([run.record for row in same for run in row.runs]), TIMES) for same in timed.values()
+    ]
+    for same, full, costs in [*comparable, (candidates, baseline, COSTS.keys() - TIMES)]:
+        for cost in costs:
+            for key in _front(same, full, cost):
                 fronts[key].add(cost)
     return [replace(row, front=frozenset(fronts[row.key])) for row in rows]
+
+
+def _front(rows: Sequence[Row], baseline: Baseline, cost: str) -> list[RowKey]:
+    """The rows that neither another of them nor the full network dominates."""
+    points = {row.key: point for row in rows if (point := _point(row.statistics, cost, "top1"))}
+    full = _point(baseline.statistics, COSTS[cost], "baseline_top1")
+    everything = [*points.values(), *([full] if full else [])]
+    return [key for key, point in points.items() if on_front(point, everything)]
 
 
 def _point(statistics: Statistics, cost: str, accuracy: str) -> Point | None:

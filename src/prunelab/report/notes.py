@@ -19,7 +19,8 @@ CAPTION = (
     "kept. Times: one forward pass; in brackets the speed-up over the baseline, which is timed in the same run. The "
     "FLOPs ratio is the speed-up in theory. Pruning: seconds for learning, scoring and pruning. Front: no other row, "
     "nor the baseline, is at least as accurate at the same or a lower cost and better in one of the two; costs that "
-    f"differ by at most {100 * SAME_COST:g} % count as the same. F: FLOPs, P: parameters, T: time for a batch of 64."
+    f"differ by at most {100 * SAME_COST:g} % count as the same. F: FLOPs, P: parameters, T: time for a batch of "
+    "64, compared between rows that were timed on the same machines."
 )
 PUBLISHED = (
     "Published figures: from the paper of the row's method, at the published point with nearly the same fraction of "

@@ -13,6 +13,9 @@ COSTS: Mapping[str, str] = {
 }
 """The measure of each cost, and that of the full network."""
 
+TIMES = frozenset(f"forward_ms_batch_{batch}" for batch in BATCH_SIZES)
+"""The costs that depend on the machine."""
+
 SAME_COST = 0.01
 """Costs that differ by at most this fraction count as the same, because a budget is met only up to one channel."""
 

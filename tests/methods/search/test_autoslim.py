@@ -78,11 +78,18 @@ def test_the_decisions_are_those_of_a_plain_descent(residual: nn.Module) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cifar_resnet20", "mobilenetv2_035", "densenet121"])
-def test_reused_outputs_change_no_error(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("cifar_resnet20", {}),
+        ("mobilenetv2_035", {}),
+        ("densenet121", {"growth_rate": 8, "block_config": (3, 3)}),
+    ],
+)
+def test_reused_outputs_change_no_error(name: str, arguments: dict[str, Any]) -> None:
     """Errors and losses of all candidates of a step, with and without reuse."""
     torch.manual_seed(0)
-    network = build(name, num_classes=5).eval()
+    network = build(name, num_classes=5, **arguments).eval()
     found = batches(1, channels=3, side=32, classes=5)
     context = context_of(network, found)
     supernet = Supernet.by_importance(context)
