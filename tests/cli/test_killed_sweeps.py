@@ -20,7 +20,7 @@ from prunelab.records.own_digest import check_digest
 
 pytestmark = pytest.mark.slow
 
-KILLS = 50
+KILLS = 25
 RUNS = (
     "method=l1,taylor",
     "seed=0,1",
@@ -101,7 +101,7 @@ def kill(started: Started, moment: random.Random) -> None:
         os.killpg(started.pid, signal.SIGKILL)
 
 
-def test_a_sweep_killed_fifty_times_loses_nothing_and_counts_nothing_twice(
+def test_a_sweep_killed_many_times_loses_nothing_and_counts_nothing_twice(
     sweeps: Sweeps, tmp_path: Path
 ) -> None:
     number = random.SystemRandom().randrange(10**6)
