@@ -61,7 +61,7 @@ def pack(weight: Tensor, bits: int) -> tuple[Tensor, Tensor] | None:
     """
     scale = weight.flatten(1).abs().amax(1)
     signs = weight.sign() if bits == 2 else torch.where(weight >= 0, 1.0, -1.0).to(weight.dtype)
-    if not torch.equal(signs * scale.reshape(-1, *[1] * (weight.ndim - 1)), weight):
+    if not torch.equal(signs * per_output(scale, weight.ndim), weight):
         return None
     flat = signs.flatten().to(torch.int8).numpy()
     if bits == 1:
@@ -86,7 +86,12 @@ def unpack(codes: Tensor, scale: Tensor, bits: int, shape: tuple[int, ...]) -> T
     else:
         signs = ((numbers[:, None] >> np.array([6, 4, 2, 0], np.uint8)) & 3).reshape(-1).astype(np.int8) - 1
     values = torch.from_numpy(signs[: math.prod(shape)].copy()).reshape(shape).to(scale.dtype)
-    return values * scale.reshape(-1, *[1] * (len(shape) - 1))
+    return values * per_output(scale, len(shape))
+
+
+def per_output(scale: Tensor, dimensions: int) -> Tensor:
+    """(outputs,) -> (outputs, 1, ...): a factor of each filter of a weight with this number of ``dimensions``."""
+    return scale.reshape(-1, *[1] * (dimensions - 1))
 
 
 def checked_packed(raw: Any, header: Header) -> Packed:

@@ -46,7 +46,7 @@ class RoundedWeight(nn.Module):
 
 
 class RoundedInput(nn.Module):
-    """Inputs rounded to 256 values between ``low`` and ``high``, of which one is zero; others are clipped.
+    """Rounds inputs to 256 values between ``low`` and ``high``; zero is one of them. Inputs outside are clipped.
 
     In training mode the range follows the batches slowly. In evaluation mode it is fixed.
     """

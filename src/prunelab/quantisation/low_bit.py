@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from prunelab.errors import UserError
-from prunelab.export.packing import PACKED
+from prunelab.export.packing import PACKED, per_output
 from prunelab.structure.binarised import (
     Binarisation,
     BinarisedConv2d,
@@ -40,7 +40,7 @@ def ternary(weight: Tensor) -> Tensor:
     sizes = weight.flatten(1).abs()
     large = sizes > THRESHOLD * sizes.mean(1, keepdim=True)
     scale = (sizes * large).sum(1) / large.sum(1).clamp(min=1)
-    values = scale.reshape(-1, *[1] * (weight.ndim - 1)) * weight.sign()
+    values = per_output(scale, weight.ndim) * weight.sign()
     return torch.where(large.reshape(weight.shape), values, 0.0)
 
 
@@ -57,7 +57,7 @@ def binary(weight: Tensor) -> Tensor:
         tensor([[ 0.5000, -0.5000,  0.5000, -0.5000]])
     """
     scale = weight.flatten(1).abs().mean(1)
-    return scale.reshape(-1, *[1] * (weight.ndim - 1)) * sign(weight)
+    return per_output(scale, weight.ndim) * sign(weight)
 
 
 class Rounded(nn.Module):

@@ -20,12 +20,11 @@ from prunelab.records.atomic import Write, set_aside
 from prunelab.records.latency import LatencySummary
 from prunelab.steps.decision import fingerprint, opened, sealed
 from prunelab.steps.full import FullNetwork
-from prunelab.steps.phase import fit_phase
+from prunelab.steps.phase import fit_phase, teacher_of
 from prunelab.steps.rounds import Pruned, best_epoch
 from prunelab.steps.setup import Setup
 from prunelab.structure.low_rank import Factorisation
 from prunelab.structure.plan_steps import steps_of
-from prunelab.training import Teacher
 from prunelab.training.best import KeepBest
 from prunelab.training.divergence import require_finite
 
@@ -83,7 +82,7 @@ def factorise_and_recover(
         return Factorised(network, after, seconds, None, latency=latency)
     place = folder / f"low-rank-{fingerprint(network)[:12]}"
     keeper = KeepBest(place, write)
-    teacher = None if last.distillation is None else Teacher(full.network, last.distillation)
+    teacher = teacher_of(full.network, last.distillation)
     recovery_s = fit_phase(setup, network, last.training, place, PHASE, write, [keeper], teacher)
     return Factorised(network, after, seconds, recovery_s, *best_epoch(network, keeper), latency)
 

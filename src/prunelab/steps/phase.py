@@ -11,7 +11,12 @@ from torch import nn
 from prunelab.records.atomic import Write
 from prunelab.steps.setup import Setup
 from prunelab.tracking import Curves
-from prunelab.training import Teacher, Training, fit
+from prunelab.training import Distillation, Teacher, Training, fit
+
+
+def teacher_of(network: nn.Module, settings: Distillation | None) -> Teacher | None:
+    """The full ``network`` as the teacher of a training; None without distillation."""
+    return None if settings is None else Teacher(network, settings)
 
 
 def fit_phase(

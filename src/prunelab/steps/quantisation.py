@@ -31,9 +31,9 @@ from prunelab.steps.deploy_run import images_of
 from prunelab.steps.deployed_files import export_one, exported_files
 from prunelab.steps.deployment import SECONDS, times_in_turns, weights_bytes
 from prunelab.steps.full import FullNetwork
-from prunelab.steps.phase import fit_phase
+from prunelab.steps.phase import fit_phase, teacher_of
 from prunelab.steps.setup import Setup
-from prunelab.training import Teacher, Training
+from prunelab.training import Training
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def _trained(
         milestones=(),
         warmup_epochs=0.0,
     )
-    teacher = None if last.distillation is None else Teacher(full.network, last.distillation)
+    teacher = teacher_of(full.network, last.distillation)
     place = folder / f"{PHASE}-{fingerprint(network)[:12]}"
     trained = _rounding(setup, network)
     recovery_s = fit_phase(setup, trained, training, place, PHASE, write, (), teacher)

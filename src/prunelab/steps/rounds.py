@@ -30,7 +30,7 @@ from prunelab.steps.candidates import CandidateTraining
 from prunelab.steps.decision import Decision, RoundFolder, fingerprint
 from prunelab.steps.full import FullNetwork
 from prunelab.steps.parts import portion
-from prunelab.steps.phase import fit_phase
+from prunelab.steps.phase import fit_phase, teacher_of
 from prunelab.steps.setup import Setup
 from prunelab.steps.shared_search import search_folder
 from prunelab.structure import ChannelGraph, PruningPlan, apply, check
@@ -88,7 +88,7 @@ def prune_and_recover(
     for number, step in enumerate(rounds, start=1):
         last = number == len(rounds)
         place = RoundFolder(folder / str(number), write)
-        teacher = None if step.distillation is None else Teacher(full.network, step.distillation)
+        teacher = teacher_of(full.network, step.distillation)
         with search_folder(setup, place, len(rounds)) as searched:
             context = _context(setup, network, step, full, searched, teacher, number, last)
             score_s += _learn(setup, context, searched, "learning" if last else f"learning {number}")
