@@ -7,6 +7,7 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -22,6 +23,7 @@ def pins() -> dict[str, str]:
     return {requirement.name: str(requirement.specifier).removeprefix("==") for requirement in requirements}
 
 
+@pytest.mark.slow
 def test_constraints_are_the_versions_of_most_records() -> None:
     records = [json.loads(path.read_text()) for path in ROOT.glob("experiments/**/record.json")]
     assert records

@@ -75,6 +75,7 @@ def other_machine(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     return tuple(OTHER_MACHINE)
 
 
+@pytest.mark.slow
 def test_a_second_process_waits_until_the_first_is_killed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_exchanged_images_are_another_run_and_another_baseline(tmp_path: Path) -
     assert baseline_key(before) != keys[1]
 
 
+@pytest.mark.slow
 def test_a_part_of_imagenet_counts_by_its_images_and_all_of_it_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

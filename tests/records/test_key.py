@@ -253,6 +253,7 @@ def test_a_baseline_file_that_is_a_number_is_looked_for() -> None:
         run_key(configure([BUDGET, "baseline=file", "baseline.path=5"]))
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_counts_where_each_has_batch_statistics_of_its_own() -> None:
     def key(*words: str) -> str:
         return run_key(configure([BUDGET, *words]))
@@ -265,6 +266,7 @@ def test_the_number_of_processes_counts_where_each_has_batch_statistics_of_its_o
     assert two == key(own, "trainer.devices=[0,3]") == key(own, "trainer.devices='1,2'")
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_counts_for_networks_that_may_mix_images_or_draw_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -207,7 +207,15 @@ def assert_same(first: nn.Module, second: nn.Module) -> None:
     assert repr(first) == repr(second)
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_mobilenetv2", "test_efficientnet", "regnety_002"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar_resnet20",
+        "cifar_mobilenetv2",
+        "test_efficientnet",
+        pytest.param("regnety_002", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_two_plans_in_turn_are_their_composition(
     random_plan: Callable[..., PruningPlan], name: str, seed: int

@@ -85,6 +85,7 @@ def test_label_smoothing_is_used_only_in_training() -> None:
     assert model.loss(images, model(images), classes) == pytest.approx(expected.item())
 
 
+@pytest.mark.slow
 def test_a_fit_learns_digits(tmp_path: Path) -> None:
     pl.seed_everything(0, verbose=False)
     training = Training(epochs=4, lr=0.1, schedule="one_cycle", nesterov=True)

@@ -54,6 +54,7 @@ def test_json_contains_the_printed_data(capsys: pytest.CaptureFixture[str]) -> N
     assert all(0 < group["flops_share"] < 1 for group in found["groups"])
 
 
+@pytest.mark.slow
 def test_the_time_of_a_network_and_of_its_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

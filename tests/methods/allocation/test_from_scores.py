@@ -180,6 +180,7 @@ def tasks(draw: st.DrawFn) -> SimpleNamespace:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(task=tasks())
 def test_every_plan_keeps_the_promises(toy_graph: Callable[..., Any], task: SimpleNamespace) -> None:
@@ -223,7 +224,10 @@ def test_every_plan_keeps_the_promises(toy_graph: Callable[..., Any], task: Simp
         ] == graph.cost.flops(plan)
 
 
-@pytest.fixture(scope="module", params=["resnet18", "mobilenetv2_050", "densenet121"])
+@pytest.fixture(
+    scope="module",
+    params=["resnet18", "mobilenetv2_050", pytest.param("densenet121", marks=pytest.mark.slow)],
+)
 def real_graph(request: pytest.FixtureRequest) -> Any:
     return analyze(timm.create_model(request.param, num_classes=10), torch.zeros(1, 3, 32, 32))
 

@@ -90,6 +90,7 @@ def test_logits_move_by_nesterov_momentum(small: Any, context: Any) -> None:
     assert method._chains.logits.detach().unique().tolist() == pytest.approx([expected])
 
 
+@pytest.mark.slow
 def test_logits_rest_during_the_warmup(learn: Any, small: Any) -> None:
     method = DMCP(Budget(flops=0.5), warmup=0.99)
     learn(method, small, training=Training(epochs=1, lr=0.05))

@@ -83,6 +83,7 @@ def test_the_last_group_uses_the_rest_of_the_budget(walls: Walls) -> None:
         assert row.tolist() == [2, 3] and taken == 0.6
 
 
+@pytest.mark.slow
 def test_a_lower_bound_too_large_for_the_budget_is_ignored() -> None:
     method = AMC(Budget(flops=0.3), lower=0.9, min_keep=0.1)
     context = context_of(method, chain())

@@ -148,6 +148,7 @@ def test_a_killed_descent_continues_with_the_next_decision(
     assert rows == whole  # no decision is made twice
 
 
+@pytest.mark.slow
 def test_one_descent_gives_the_networks_of_several_budgets(
     residual: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -269,6 +269,7 @@ class Killed(Exception):
     """Stands for a killed process."""
 
 
+@pytest.mark.slow
 def test_a_killed_evolution_ends_like_an_unbroken_one(
     residual: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,16 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-LARGE = {"resnet50", "resnet50_v1", "resnet152", "densenet121", "efficientnet_b0", "regnety_040"}
+LARGE = {
+    "vgg16",
+    "vgg16_bn",
+    "resnet50",
+    "resnet50_v1",
+    "resnet152",
+    "densenet121",
+    "efficientnet_b0",
+    "regnety_040",
+}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +76,9 @@ def test_a_pruned_network_computes_what_the_masked_one_computes(
         assert pruned(images).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet20", "resnet18", "test_efficientnet"])
+@pytest.mark.parametrize(
+    "name", ["cifar_resnet20", pytest.param("resnet18", marks=pytest.mark.slow), "test_efficientnet"]
+)
 def test_dropping_only_blocks(lively: Callable[..., nn.Module], name: str) -> None:
     images = torch.randn(2, 3, 32, 32)
     model = lively(build(name, 10), images)

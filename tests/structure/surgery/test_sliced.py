@@ -30,7 +30,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
 }
 
-LARGE = {"densenet121", "efficientnet_b0", "vgg16_bn"}
+LARGE = {"densenet121", "efficientnet_b0", "regnety_002", "vgg16_bn"}
 
 
 def _made(name: str) -> tuple[nn.Module, ChannelGraph]:
@@ -231,6 +231,7 @@ def test_autocast_gives_the_outputs_of_the_candidate() -> None:
         assert torch.equal(cut, parameter.grad), path
 
 
+@pytest.mark.slow
 def test_gradients_of_several_widths_accumulate() -> None:
     """Two micro-batches at different widths add up, each in its own part."""
     model, graph = _made("vgg16_bn")
