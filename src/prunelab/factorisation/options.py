@@ -34,7 +34,7 @@ MOST_TIMED_RANKS = 12
 
 CP_RANKS = 5
 CP_ITERATIONS = 8
-"""What a rank of "cp" loses is computed by short decompositions, because no singular values tell it."""
+"""What a rank of "cp" loses is computed by short decompositions, because no singular values give it."""
 
 SPATIAL_ROWS = 1024
 """Sampled positions at which the error of a "spatial" sequence is measured."""
