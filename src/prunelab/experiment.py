@@ -49,6 +49,7 @@ def run(config: Mapping[str, Any]) -> Outcome:
     """
     folder = RunFolder.of(config)
     setup = Setup.of(config)
+    setup.require_target()
     setup.task.machine.prepare_process()
     start_processes(setup.task.machine.trainer(logger=False), folder.key)
     if (record := from_rank_zero(folder.record)) is not None:

@@ -39,6 +39,22 @@ def test_a_precision_is_a_part_of_the_key_and_float32_is_not() -> None:
     assert Setup.of(former).precision == Precision()
 
 
+def test_settings_that_a_format_does_not_use_change_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """As in a sweep over precision=fp32,int8."""
+    swept = configure([*RUN, "precision=fp32", "precision.epochs=2"])
+
+    def key(name: str, **settings: object) -> str:
+        return run_key({**swept, "precision": {**swept["precision"], "name": name, "epochs": 0, **settings}})
+
+    assert key("fp32", epochs=2, runtime="openvino", calibration_images=8) == key("fp32")
+    assert key("fp16", epochs=2, reduce_range=True) == key("fp16") != key("fp16", runtime="eager")
+    assert key("ternary", calibration_images=8) == key("ternary") != key("ternary", epochs=2)
+    assert key("int8", exclude=["fc"]) == key("int8") != key("int8", epochs=2)
+    with caplog.at_level("INFO", logger="prunelab"):
+        assert Setup.of(swept).precision == Precision()
+    assert "precision.epochs=2 is not used with precision=fp32" in caplog.text
+
+
 def test_the_files_of_a_run_have_its_precision() -> None:
     words = ["precision=int8", "precision.calibration_images=32", "deploy=onnx"]
     deploy = configure([*RUN, *words])["deploy"]

@@ -68,6 +68,16 @@ def changed(config: Config, name: str, value: Any) -> Config:
     return new
 
 
+def is_unused(config: Config, name: str) -> bool:
+    """Whether a setting of lowrank or precision is one that the choice does not use."""
+    if name.startswith("precision."):
+        return config["precision"]["name"] == "fp32" and name != "precision.name"
+    decomposition = config["lowrank"]["decomposition"]
+    if name.startswith("lowrank.") and decomposition == "none":
+        return name != "lowrank.decomposition"
+    return name == "lowrank.forms" and decomposition != "svd"
+
+
 def another(value: Any) -> Any:
     """Another value of a setting of any type."""
     if isinstance(value, bool):
@@ -92,6 +102,7 @@ def test_every_setting_of_every_choice_counts_once(choice: str) -> None:
         other = changed(config, name, another(value))
         published = name == "data.root" and choice != "data=image_folder"
         ignored = name.partition(".")[0] in ACT_THROUGH_OTHERS or name in WITHOUT_EFFECT or published
+        ignored |= is_unused(config, name)
         ignored &= (choice, name) != (
             "trainer=ddp",
             "trainer.sync_batchnorm",

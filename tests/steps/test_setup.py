@@ -8,6 +8,7 @@ import pytest
 
 from prunelab.cli.config import configure
 from prunelab.errors import UserError
+from prunelab.records import run_key
 from prunelab.steps import Setup
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -94,9 +95,25 @@ def test_a_target_that_is_not_there_is_an_error_before_the_run_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for words in ((), ("lowrank.flops=null", "lowrank.latency=0.5")):
+    for words in (LOW, (*LOW, "lowrank.flops=null", "lowrank.latency=0.5"), (LOW[0], LOW[2])):
         with pytest.raises(UserError, match=r"budget\.target\.device=cuda: this machine has no such device"):
-            Setup.of(configure([*LOW, *words, "budget.target.device=cuda"]))
+            Setup.of(configure([*words, "budget.target.device=cuda"])).require_target()
+
+
+def test_stages_are_timed_on_the_target_if_a_setting_refers_to_one() -> None:
+    for words in (["deploy=onnx"], ["budget.target.threads=2"], ["precision=fp16"], ["lowrank=svd"]):
+        assert Setup.of(configure([LOW[0], *words])).stages_on_target, words
+    assert Setup.of(configure(["budget.latency=0.5"])).stages_on_target
+    for words in ([], ["deploy=pt2"], ["precision.epochs=2", "lowrank.flops=0.5"]):
+        assert not Setup.of(configure([LOW[0], *words])).stages_on_target, words
+
+
+def test_settings_of_a_factorisation_that_is_not_made_change_no_key() -> None:
+    """As in a sweep over lowrank=none,svd,tucker."""
+    for name, word in (("none", "lowrank.flops=0.5"), ("tucker", "lowrank.forms=[spatial]")):
+        words = [LOW[0], f"lowrank={name}"]
+        assert run_key(configure([*words, word])) == run_key(configure(words))
+        assert Setup.of(configure([*words, word])).lowrank.title == Setup.of(configure(words)).lowrank.title
 
 
 def test_the_target_of_a_run_is_that_of_its_ranks_only_for_a_latency() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from prunelab.records.classes import TARGET, key_word, present_target
 from prunelab.records.contents import BY_CONTENT, content_digests
 from prunelab.records.defaults import UNKNOWN, defaults_of, defaults_of_network
+from prunelab.records.quantisation import used_settings
 
 KEY_SCHEMA = 2
 """Version of the definition of keys. With another version stored runs are not found until prunelab-migrate renames
@@ -187,8 +188,12 @@ def _of_trainer(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_lowrank(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The settings of the factorisation; None without one."""
-    return _of_group("lowrank", config["lowrank"]) if factorises(config) else None
+    """The settings of the factorisation; None without one. ``forms`` are those of "svd"."""
+    if not factorises(config):
+        return None
+    settings = config["lowrank"]
+    is_svd = settings["decomposition"] == "svd"
+    return _of_group("lowrank", {name: settings[name] for name in settings if is_svd or name != "forms"})
 
 
 def factorises(config: Mapping[str, Any]) -> bool:
@@ -198,8 +203,8 @@ def factorises(config: Mapping[str, Any]) -> bool:
 
 
 def _of_precision(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The settings of the number format; None for float32."""
-    return _of_group("precision", config["precision"]) if quantises(config) else None
+    """The settings that the number format uses; None for float32."""
+    return _of_group("precision", used_settings(config["precision"])) if quantises(config) else None
 
 
 def quantises(config: Mapping[str, Any]) -> bool:

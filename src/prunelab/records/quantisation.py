@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from prunelab.records.fields import Fields
+
+_TRAINED = ("epochs", "lr", "exclude", "agreement")
+
+USED_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "fp32": (),
+    "fp16": ("runtime", "agreement"),
+    "bf16": ("runtime", "agreement"),
+    "int8": ("runtime", "calibration_images", "reduce_range", "agreement", "epochs", "lr"),
+    "ternary": _TRAINED,
+    "binary": _TRAINED,
+    "xnor": (*_TRAINED, "calibration_images"),
+}
+"""The settings of conf/precision that each number format uses, besides its name."""
+
+
+def used_settings(precision: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a resolved ``precision`` without those that its number format does not use.
+
+    Unknown names, also of settings, stay: they are reported when the object is made.
+
+    Example:
+        >>> used_settings({"name": "fp16", "agreement": 0.9, "epochs": 2})
+        {'name': 'fp16', 'agreement': 0.9}
+    """
+    known = {name for names in USED_SETTINGS.values() for name in names}
+    used = USED_SETTINGS.get(str(precision.get("name")), known)
+    return {name: value for name, value in precision.items() if name in used or name not in known}
 
 
 @dataclass(frozen=True)

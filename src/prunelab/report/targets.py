@@ -104,16 +104,15 @@ def _own_target(record: Record, stage: Stage) -> tuple[Any, str, str]:
     """Threads, device and processor on which the stages of a record were timed."""
     gpus = record.hardware.get("gpus")
     chip = str(record.hardware.get("cpu", "unknown"))
-    if (
-        record.latency is None and not record.lowrank and not record.precision
-    ):  # timed on the machine of the run
+    target = record.config.get("budget", {}).get("target") or {}
+    on_target = record.latency is not None or record.lowrank or record.precision
+    if not on_target and stage.runtime != target.get("runtime"):  # timed on the machine of the run
         on_gpu = bool(gpus) and record.config.get("trainer", {}).get("accelerator") != "cpu"
         return (
             record.hardware.get("threads"),
             "gpu" if on_gpu else "cpu",
             str(gpus[0]) if on_gpu and gpus else chip,
         )
-    target = record.config.get("budget", {}).get("target") or {}
     device = str(target.get("device", "cpu"))
     summary = record.latency or record.lowrank_latency
     if summary is not None:

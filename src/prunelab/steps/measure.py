@@ -17,7 +17,7 @@ from prunelab.steps.low_rank import Factorised
 from prunelab.steps.quantisation import Quantised
 from prunelab.steps.rounds import Pruned
 from prunelab.steps.setup import Setup
-from prunelab.steps.stages import Architecture, Latencies, times_on_target, usable
+from prunelab.steps.stages import Architecture, Latencies, times_on_target
 from prunelab.structure import CostModel, analyze
 from prunelab.training.divergence import require_finite
 
@@ -143,15 +143,13 @@ def _best_epoch(
 
 
 def _timed(setup: Setup, networks: Sequence[nn.Module]) -> _Timed:
-    """The times of the networks in PyTorch; also on the target for a latency budget, or with stages after recovery."""
+    """The times of the networks in PyTorch; also on the target, if the settings of the run refer to one."""
     with other_load() as load:
         here = setup.task.latencies(*networks)
-        later = setup.lowrank.decomposition != "none" or setup.precision.name != "fp32"
-        if setup.budget.resource != "latency" and not later:
+        if not setup.stages_on_target:
             target = Target(device=setup.task.machine.device.type, runtime="eager")
             return _Timed([*here], [*here], target, load.cores)
-        target = usable(setup.target)
-        there = times_on_target(setup, networks, target)
+        target, there = times_on_target(setup, networks)
     return _Timed([*here], there, target, load.cores)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from prunelab.recipes import Recipe
 from prunelab.records import BASELINES, baseline_key
 from prunelab.records.key import search_key
 from prunelab.records.known_keys import check_keys
+from prunelab.records.quantisation import used_settings
 from prunelab.steps.baseline import BaselineSource
 from prunelab.steps.baseline_store import BaselineStore
 from prunelab.steps.fast_dev_run import shortened
@@ -34,6 +36,8 @@ from prunelab.steps.task import NetworkSettings, Task
 from prunelab.steps.value_types import check_common, check_kinds
 from prunelab.tracking import RunLogger
 from prunelab.training import Machine
+
+log = logging.getLogger(__name__)
 
 GROUPS = ("data", "baseline", "method", "recipe", "trainer", "logger")
 """The groups whose choices have a ``_target_``, the class of the object."""
@@ -60,6 +64,8 @@ class Setup:
     target: Target
     precision: Precision
     stage_batches: tuple[int, ...] = STAGE_BATCHES
+    stages_on_target: bool = False
+    """Whether every stage is timed on ``target``, besides PyTorch on the machine of the run."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Setup:
@@ -89,8 +95,7 @@ class Setup:
         target = (
             _made(config["budget"]["target"], "budget.target") if "target" in config["budget"] else Target()
         )
-        if lowrank.decomposition != "none":
-            (target if lowrank.latency is None else lowrank.goal).require_device()  # before any training
+        precision = _precision(config)
         return cls(
             study=config["study"],
             names=config["names"],
@@ -105,8 +110,26 @@ class Setup:
             lowrank=lowrank,
             target=target,
             stage_batches=tuple(config.get("stage_batches", STAGE_BATCHES)),
-            precision=_precision(config),
+            precision=precision,
+            stages_on_target=(
+                config["budget"].get("latency") is not None
+                or lowrank.decomposition != "none"
+                or precision.name != "fp32"
+                or (config.get("deploy") or {}).get("format") == "onnx"
+                or target.settings() != Target().settings()
+            ),
         )
+
+    def require_target(self) -> None:
+        """Check, before any training, that this machine has the devices on which times are measured.
+
+        Raises:
+            UserError: names the device that is missing.
+        """
+        if self.stages_on_target:
+            self.target.require_device()
+        if self.lowrank.decomposition != "none" and self.lowrank.latency is not None:
+            self.lowrank.goal.require_device()
 
     @property
     def budget(self) -> Budget:
@@ -213,7 +236,13 @@ def _precision(config: Mapping[str, Any]) -> Precision:
     """
     if "precision" not in config:
         return Precision()
-    settings: Precision = made(config["precision"], "precision")
+    given = config["precision"]
+    check_kinds(given, "precision")
+    used = used_settings(given)
+    for name in ("epochs", "exclude"):
+        if name not in used and given.get(name):
+            log.info("precision.%s=%s is not used with precision=%s.", name, given[name], given.get("name"))
+    settings: Precision = made(used, "precision")
     extra, packages = {
         "onnxruntime": ("deploy", PACKAGES), "openvino": ("openvino", PACKAGES_OF_OPENVINO),
     }.get(settings.runs_in, ("", ()))  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from prunelab.errors import UserError
 from prunelab.evaluation import Target
 from prunelab.evaluation.programs import network_program
 from prunelab.evaluation.turns import percentiles
@@ -52,7 +53,7 @@ class Architecture:
         )
 
 
-def usable(target: Target) -> Target:
+def _usable(target: Target) -> Target:
     """``target``; with PyTorch as the runtime, and a message, if the packages of onnxruntime are not installed.
 
     Accuracies of stages before the quantisation are those in float32, so their times are not those in int8.
@@ -69,14 +70,24 @@ def usable(target: Target) -> Target:
     return replace(target, runtime="eager")
 
 
-def times_on_target(setup: Setup, networks: Sequence[nn.Module], target: Target) -> list[Latencies]:
-    """The times of the networks on a target, in turns: processor time for one thread.
+def times_on_target(setup: Setup, networks: Sequence[nn.Module]) -> tuple[Target, list[Latencies]]:
+    """The times of the networks on the target of ``setup``, in turns: processor time for one thread.
 
-    At the batch sizes of ``setup`` and that of the target.
-
-    Raises:
-        UserError: the runtime does not support a network.
+    At the batch sizes of ``setup`` and that of the target. In PyTorch, with a message, if the runtime of the target is
+    not installed or does not support a network: the networks are trained already, and only their times depend on it.
     """
+    target = _usable(setup.target)
+    try:
+        return target, _times(setup, networks, target)
+    except UserError as error:
+        if target.runtime == "eager":
+            raise
+        log.warning("The stages are timed in PyTorch. %s", error)
+    target = replace(target, runtime="eager")
+    return target, _times(setup, networks, target)
+
+
+def _times(setup: Setup, networks: Sequence[nn.Module], target: Target) -> list[Latencies]:
     shape = setup.task.data.image_shape
     trial = setup.task.machine.batches is not None
     by_batch = {}
