@@ -101,19 +101,28 @@ def test_a_target_that_is_not_there_is_an_error_before_the_run_starts(
 
 
 def test_stages_are_timed_on_the_target_if_a_setting_refers_to_one() -> None:
-    for words in (["deploy=onnx"], ["budget.target.threads=2"], ["precision=fp16"], ["lowrank=svd"]):
-        assert Setup.of(configure([LOW[0], *words])).stages_on_target, words
-    assert Setup.of(configure(["budget.latency=0.5"])).stages_on_target
-    for words in ([], ["deploy=pt2"], ["precision.epochs=2", "lowrank.flops=0.5"]):
-        assert not Setup.of(configure([LOW[0], *words])).stages_on_target, words
+    plain = configure([LOW[0], "precision.epochs=2", "lowrank.flops=0.5"])
+
+    def timed(group: str, **settings: object) -> bool:
+        return Setup.of({**plain, group: {**plain[group], **settings}}).stages_on_target
+
+    assert not timed("deploy", format="pt2")
+    assert timed("deploy", format="onnx")
+    assert timed("budget", flops=None, latency=0.5)
+    assert timed("budget", target={**plain["budget"]["target"], "threads": 2})
+    assert timed("precision", name="fp16") and timed("lowrank", decomposition="svd")
 
 
 def test_settings_of_a_factorisation_that_is_not_made_change_no_key() -> None:
     """As in a sweep over lowrank=none,svd,tucker."""
-    for name, word in (("none", "lowrank.flops=0.5"), ("tucker", "lowrank.forms=[spatial]")):
-        words = [LOW[0], f"lowrank={name}"]
-        assert run_key(configure([*words, word])) == run_key(configure(words))
-        assert Setup.of(configure([*words, word])).lowrank.title == Setup.of(configure(words)).lowrank.title
+    plain = configure([LOW[0], "lowrank.flops=0.5"])
+
+    def key(**settings: object) -> str:
+        return run_key({**plain, "lowrank": {**plain["lowrank"], **settings}})
+
+    assert key(flops=0.6) == key() and Setup.of(plain).lowrank.title == ""
+    assert key(decomposition="tucker", forms=["spatial"]) == key(decomposition="tucker")
+    assert key(decomposition="svd", forms=["spatial"]) != key(decomposition="svd")
 
 
 def test_the_target_of_a_run_is_that_of_its_ranks_only_for_a_latency() -> None:
