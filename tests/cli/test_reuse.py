@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 Command = Callable[..., Any]
 SMALL = (
     "method=l1", "budget.flops=0.5", "baseline.training.epochs=1", "recipe=none", "trainer=cpu", "study=mine",
-    "method.criterion._target_=mine_again.Mine",
+    "fast_dev_run=1", "method.criterion._target_=mine_again.Mine",
 )  # fmt: skip
 SOURCE = """from prunelab.methods import L1Norm
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.conftest import Sweeps
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +39,7 @@ def test_a_run_and_its_second_launch(prunelab: Command, tmp_path: Path) -> None:
 
 
 def test_in_a_sweep_a_failed_job_does_not_stop_the_others(prunelab: Command) -> None:
-    words = ("-m", *SMALL[1:], "study=sweep", "budget.flops=0.001,0.6", "method=l1,random")
+    words = ("-m", *SMALL[1:], "fast_dev_run=1", "study=sweep", "budget.flops=0.001,0.6", "method=l1,random")
     sweep = prunelab(*words)
     assert sweep.code == 1
     assert "2 finished, 0 already there, 2 failed." in sweep.out
@@ -61,7 +60,7 @@ def test_in_a_sweep_a_failed_job_does_not_stop_the_others(prunelab: Command) -> 
 
 
 def test_failed_runs_are_repeated_on_request(prunelab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("-m", *SMALL, "study=sweep", "method=l1,l2")
+    words = ("-m", *SMALL, "fast_dev_run=1", "study=sweep", "method=l1,l2")
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -71,7 +70,7 @@ def test_failed_runs_are_repeated_on_request(prunelab: Command, monkeypatch: pyt
         assert "0 finished, 0 already there, 2 failed." in prunelab(*words).out
     left_alone = prunelab(*words)
     assert (left_alone.code, left_alone.err.count("failed earlier: The disk is full.")) == (1, 2)
-    assert prunelab(*SMALL, "study=sweep", "method=l1").code == 0  # a single run
+    assert prunelab(*SMALL, "fast_dev_run=1", "study=sweep", "method=l1").code == 0  # a single run
     again = prunelab(*words, "sweep.retry_failed=true")
     assert (again.code, again.err.count("failed")) == (0, 0)
     assert "1 finished, 1 already there, 0 failed." in again.out
@@ -143,29 +142,31 @@ def test_help_and_configuration(prunelab: Command) -> None:
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_prints_one_line(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+def test_a_stopped_run_prints_one_line(
+    sweeps: Sweeps, tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
     """Also by SIGTERM, after which Lightning would end the process with 0."""
-    command = [sys.executable, "-c", "from prunelab.cli.run import main; main()"]
-    process = subprocess.Popen(
-        [*command, "budget.flops=0.5", "method=l1", "trainer=cpu", "baseline.training.epochs=5000"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    while not list(tmp_path.glob("outputs/baselines/*/curves.csv")) and process.poll() is None:
+    words = ("budget.flops=0.5", "method=l1", "trainer=cpu", "baseline.training.epochs=5000")
+    started = sweeps.start(tmp_path, study=words)
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("outputs/baselines/*/curves.csv")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(sent)
-    error = process.communicate(timeout=120)[1]
-    assert process.returncode == code, error
-    assert error.endswith("\nprunelab: stopped. The same command continues from here.\n")
-    assert "Traceback" not in error
+    os.kill(started.pid, sent)
+    assert sweeps.wait(started) == code, started.said()
+    assert started.said().endswith("\nprunelab: stopped. The same command continues from here.\n")
+    assert "Traceback" not in started.said()
     left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert not left & {"metrics.json", "record.json", "failure.json"}
     assert not [name for name in left if name.endswith(".partial")]
 
 
 def test_a_run_without_a_method_names_the_default(prunelab: Command) -> None:
-    words = (*SMALL, "debug=fast_dev_run")
+    words = (
+        "budget.flops=0.5",
+        "baseline.training.epochs=1",
+        "trainer=cpu",
+        "debug=fast_dev_run",
+        "recipe=none",
+    )
     assert "No method was named: obs is the default" in prunelab(*words).out
     assert "No method was named" not in prunelab(*words, "method=l1").out

@@ -175,7 +175,8 @@ def test_a_whole_run_on_another_device(name: str, tmp_path: Path) -> None:
     learns = ["method.epochs=1"] if battery.learns(name) else []
     words = (
         "budget.flops=0.5", "data=digits", "data.batch_size=200", "baseline.training.epochs=1", f"method={name}",
-        "recipe.training.epochs=1", "trainer.images_on_device=true", f"outputs={tmp_path}", "study=devices",
+        "recipe.training.epochs=1", "fast_dev_run=1", "trainer.images_on_device=true", f"outputs={tmp_path}",
+        "study=devices",
     )  # fmt: skip
     with pretended_device():
         outcome = experiment.run(configure([*words, *learns]))
