@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -82,11 +82,19 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class Partition:
-    """Groups with their components (``members``); ``group_of`` maps each component to its group, or to -1."""
+    """Groups with their components (``members``); ``group_of`` maps each component to its group, or to -1.
+
+    ``wholes`` (groups,): groups of equal numbers differ only in the slices and splits that take them.
+    """
 
     groups: tuple[ChannelGroup, ...]
     members: tuple[NDArray[np.int64], ...]
     group_of: NDArray[np.int64]
+    wholes: NDArray[np.int64]
+
+    def beside(self, number: int) -> set[int]:
+        """The groups that are parts of the same channels as group ``number``, itself included."""
+        return set(np.flatnonzero(self.wholes == self.wholes[number]).tolist())
 
     def freezing(self, reasons: Mapping[int, str]) -> Partition:
         """The same groups, with those of these numbers frozen too."""
@@ -110,9 +118,10 @@ class Partition:
 def partition(trace: Trace, components: Components) -> Partition:
     """Divide the produced channels of a trace into groups.
 
-    Two channels belong to the same group if and only if the same tensor dimensions carry them, equally often, and
-    they are frozen or inexact for the same reason. The channels of a group are therefore interchangeable in size, and
-    the width of every tensor dimension is a sum of (multiplicity x width) over groups.
+    Two channels belong to the same group if and only if the same tensor dimensions carry them, equally often, the same
+    slices and splits take them, and they are frozen or inexact for the same reason. The channels of a group are
+    therefore interchangeable in size, the width of every tensor dimension is a sum of (multiplicity x width) over
+    groups, and a part of a dimension that is read for itself (``x[:, :5]``) keeps at least one channel.
     """
     origins = trace.ids.origins
     dimension = np.full(trace.ids.count, -1, dtype=np.int64)
@@ -127,7 +136,8 @@ def partition(trace: Trace, components: Components) -> Partition:
     summed = _summed(trace, components)
     gates = {int(number) for ids in trace.gates for number in np.unique(dimension[ids]) if number >= 0}
     groups, kept = [], []
-    for channels in _alike(_signatures(dimension, components), produced):
+    signatures = _signatures(dimension, components, trace.parts)
+    for channels in _alike(signatures, produced):
         first = int(channels[0])
         count = bounds[first + 1] - bounds[first]  # equal signatures: every channel has as many ids
         if count == 0:
@@ -151,13 +161,17 @@ def partition(trace: Trace, components: Components) -> Partition:
     group_of = np.full(components.count, -1, dtype=np.int64)
     for number, channels_of in enumerate(kept):
         group_of[channels_of] = number
-    return Partition(tuple(_named(groups)), tuple(kept), group_of)
+    without_parts = signatures[[channels_of[0] for channels_of in kept], :-1]
+    wholes = np.unique(without_parts, axis=0, return_inverse=True)[1].ravel()
+    return Partition(tuple(_named(groups)), tuple(kept), group_of, wholes)
 
 
-def _signatures(dimension: Ids, components: Components) -> NDArray[np.uint64]:
-    """A key for each component (row): the dimensions that carry it, with multiplicity, and its reasons.
+def _signatures(
+    dimension: Ids, components: Components, parts: Sequence[tuple[Ids, Ids]]
+) -> NDArray[np.uint64]:
+    """A key for each component (row): the dimensions that carry it, with multiplicity, the parts, and its reasons.
 
-    The key consists of two 64-bit hashes, a count, and a number for each reason.
+    The key consists of two 64-bit hashes of the dimensions, a count, a number for each reason, and a hash of the parts.
     """
     generator = np.random.default_rng(0)
     born = dimension >= 0
@@ -173,7 +187,10 @@ def _signatures(dimension: Ids, components: Components) -> NDArray[np.uint64]:
         column = np.zeros(components.count, dtype=np.uint64)
         column[list(reason_of)] = [reasons.setdefault(why, len(reasons) + 1) for why in reason_of.values()]
         columns.append(column)
-    return np.stack(columns, axis=1)
+    taken = np.zeros(components.count, dtype=np.uint64)
+    for part, _ in parts:
+        taken[np.unique(components.label[part])] += generator.integers(0, 2**63, dtype=np.uint64)
+    return np.stack([*columns, taken], axis=1)
 
 
 def _alike(signatures: NDArray[np.uint64], components: Ids) -> list[Ids]:

@@ -149,6 +149,8 @@ def normalised(scores: np.ndarray, normalisation: Normalisation) -> np.ndarray:
     """Scores (n,) divided by the mean, maximum or l2 norm of their magnitudes; all zeros stay zeros."""
     magnitudes = np.abs(scores)
     scale = 1.0
+    if not magnitudes.size:
+        return scores
     if normalisation == "mean":
         scale = float(magnitudes.mean())
     elif normalisation == "max":

@@ -20,7 +20,7 @@ from prunelab.structure.proving.pruned_run import PrunedRun
 from prunelab.structure.proving.remedies import LinkedAttribute, Option, Remedy, key, options, remedies
 from prunelab.structure.proving.removal import Removal, Resolver, removal
 from prunelab.structure.proving.step_index import StepIndex
-from prunelab.structure.proving.trials import Trials
+from prunelab.structure.proving.trials import Trials, turns
 from prunelab.structure.surgery.rewriting import without_source
 from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ids import Components, Ids
@@ -97,7 +97,8 @@ class Proof:
             number: f"{reasons.ALONE} (in {trusted[number].maker})" for number in single
         }
         self.chosen = trusted.keys() - single
-        self.trials = Trials(trace, [(number, trusted[number]) for number in sorted(self.chosen)])
+        groups = [(number, trusted[number]) for number in sorted(self.chosen)]
+        self.trials = Trials(trace, groups, turns(trace, components, parts))
 
     def holds(self, trial: int) -> bool:
         """Repair or freeze until nothing fails in ``trial``; True if nothing had to be changed."""
@@ -258,12 +259,17 @@ class Proof:
         return [*first, *(pair for other in others if other.fails_alone() for pair in other.found())]
 
     def freeze(self, failure: Failure) -> None:
-        """Freeze the groups that cause a failure, and those that fail in the same way in other modules of its class."""
+        """Freeze the groups that cause a failure, and those that fail in the same way in other modules of its class.
+
+        Parts of the same channels (``x[:, :n // 2]``) are frozen together: a position between them may be right by
+        chance for the widths of a trial.
+        """
         step = self._step(failure)
         reason = self._located(failure)
         if "constant size" in reason and (why := without_source(self.index.module(step))) is not None:
             reason = f"{reason}; {why}"
-        for number in Causes(self, step, failure.step).found():
+        causes = Causes(self, step, failure.step).found()
+        for number in set().union(*(self.parts.beside(cause) for cause in causes)) & self.chosen | causes:
             self.chosen.discard(number)
             self.broken[number] = reason
 

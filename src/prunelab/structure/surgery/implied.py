@@ -27,7 +27,7 @@ def require_implied(modules: Mapping[str, nn.Module], plan: PruningPlan) -> None
     The ``groups`` of a convolution follow from the filters that its weight keeps, and no other attribute that PyTorch's
     convolutions have may change. Any other attribute (also of a subclass of them) must change like the width of a group
     or the dimension of a tensor that has its size (which a stride has not), or like the first or last part of a
-    dimension of the module's own tensor (``weight[: self.high]``).
+    dimension of a tensor in the module (``weight[: self.high]``).
 
     Args:
         modules: all modules of the full network by path.
@@ -50,7 +50,7 @@ def require_implied(modules: Mapping[str, nn.Module], plan: PruningPlan) -> None
                 follows = any(_follows(name, before, value, each) for each in kept) or any(
                     _divides(before, value, each)
                     for each in plan.cuts
-                    if each.tensor.rpartition(".")[0] == path
+                    if each.tensor.startswith(f"{path}." if path else "")
                 )
             if not follows:
                 raise _refusal(path, name, before, value)

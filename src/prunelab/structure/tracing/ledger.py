@@ -132,6 +132,11 @@ class Ledger:
         for part in parts:
             self.ids.freeze(part, f"{op} {reasons.DIFFERENT_NUMBERS}")
 
+    def part(self, taken: Ids, of: Ids) -> None:
+        """Record that an operator takes the channels ``taken`` from a dimension with the channels ``of``."""
+        if 0 < taken.size < of.size:
+            self.trace.parts.append((taken, of))
+
     def count(self, coefficient: float, factors: tuple[Ids, ...], bias: bool = False) -> None:
         """Record a share of the network's FLOPs."""
         self.trace.terms.append(

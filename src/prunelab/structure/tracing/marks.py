@@ -128,6 +128,8 @@ class Trace:
     ``to_other_part``: those of them whose result is multiplied by heads, but has its channels elsewhere.
     ``contracted``: those of them whose channels are contracted with those of another activation.
 
+    ``parts``: the channels that a slice, a split or an index takes, and all channels of that dimension, which are more.
+
     ``scaled``: numbers of the steps whose constants are computed from a width (``x * width ** -0.5``).
 
     ``numbers``: (module, attribute that counts its groups) -> one id of each group; the count decreases by the groups
@@ -142,6 +144,7 @@ class Trace:
     visits: list[Visit] = field(default_factory=list)
     roles: dict[tuple[str, int], str] = field(default_factory=dict)
     sums: list[tuple[Ids, Ids]] = field(default_factory=list)
+    parts: list[tuple[Ids, Ids]] = field(default_factory=list)
     gates: list[Ids] = field(default_factory=list)
     splits: dict[Place, tuple[Ids, int]] = field(default_factory=dict)
     to_other_part: set[Place] = field(default_factory=set)
@@ -156,6 +159,7 @@ class Trace:
             gathers=list(self.gathers),
             roles=dict(self.roles),
             sums=list(self.sums),
+            parts=list(self.parts),
             gates=list(self.gates),
             numbers=dict(self.numbers),
         )
@@ -165,6 +169,7 @@ class Trace:
         visits remain those of this run."""
         self.ids, self.gathers, self.roles = later.ids, later.gathers, later.roles
         self.sums, self.gates, self.numbers = later.sums, later.gates, later.numbers
+        self.parts = later.parts
 
     def met(self) -> set[str]:
         """The names of the parameters and buffers that an operator has read."""

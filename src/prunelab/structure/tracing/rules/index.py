@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,7 @@ def index_select(
             values = ledger.values(chooser.tensor).cpu().numpy()
             ledger.trace.gathers.append(Gather(chooser.tensor, ids, values))
             ledger.trace.role(chooser, 0, "other")
+            ledger.part(np.unique(ids[values]), ids)
             dims[dim] = ledger.tie(chooser.dims[0], ids[values], f"{op} {reasons.SELECTS}")
         else:
             ledger.ids.freeze(ids, f"{op} {reasons.SELECTS}")

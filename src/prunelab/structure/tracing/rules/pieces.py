@@ -37,6 +37,7 @@ def slice_(
         ledger.claim(start, ids[:start])
     if end < ids.size:
         ledger.claim(end, ids[:end])
+    ledger.part(taken, ids)
     dims[dim] = taken if taken.size > 1 else None
     if taken.size == 1:
         ledger.ids.freeze(taken, f"{op} {reasons.SINGLE}")
@@ -60,6 +61,7 @@ def split(
     made = []
     for out, part in zip(outputs, parts, strict=True):
         dims: Dims = list(source.dims)
+        ledger.part(part, ids)
         dims[dim] = part if part.size > 1 else None
         if part.size == 1:
             ledger.ids.freeze(part, f"{op} {reasons.SINGLE}")
