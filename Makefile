@@ -38,7 +38,7 @@ test-rows: setup  ## Run every row of the studies of ResNet-50 and ResNet-56 onc
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m rows tests/experiments
 
 test-devices: setup  ## Run some tests and the benchmark for a GPU on the processor (3 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m devices tests/devices tests/experiments/test_gpu_benchmark.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m devices tests/devices tests/experiments
 
 test-gpu: setup  ## Test on a CUDA GPU (5 minutes); skipped where there is none
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 4 --dist worksteal -m gpu tests/gpu

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.devices
 
 TESTS = Path(__file__).with_name("on_pretended_device.py")
 

@@ -116,7 +116,7 @@ def test_only_chosen_rows_run(study: object) -> None:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.devices
 def test_a_row_runs_from_images_to_its_record(tmp_path: Path) -> None:
     """On the processor, with one batch of everything; images are in memory, on the device of the training."""
     generator = np.random.default_rng(0)

@@ -14,7 +14,8 @@ from tests.cli.conftest import Sweeps
 
 pytestmark = pytest.mark.slow
 
-LOCAL = ("hydra/launcher=local", "hydra.launcher.jobs=2")
+LAUNCHER = "hydra/launcher=local"
+JOBS = "hydra.launcher.jobs={}"
 LOGGER = """
 import json, os, signal
 from pathlib import Path
@@ -36,7 +37,7 @@ def test_each_process_has_its_share_and_a_killed_one_stops_no_other(
 ) -> None:
     (tmp_path / "deadly.py").write_text(LOGGER)
     command = [
-        sys.executable, "-c", "from prunelab.cli.run import main; main()", "-m", *LOCAL, "hydra.launcher.gpus=[4,6]",
+        sys.executable, "-c", "from prunelab.cli.run import main; main()", "-m", LAUNCHER, "hydra.launcher.gpus=[4,6]",
         "hydra.launcher.threads=1", "trainer=cpu", "budget.flops=0.5", "method=l1", "seed=0,1,2", "fast_dev_run=1",
         "logger._target_=deadly.Deadly", "study=mine",
     ]  # fmt: skip
@@ -45,12 +46,13 @@ def test_each_process_has_its_share_and_a_killed_one_stops_no_other(
         "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
     }
 
-    def sweep() -> subprocess.CompletedProcess[str]:
+    def sweep(jobs: int) -> subprocess.CompletedProcess[str]:
+        words = [*command, JOBS.format(jobs)]
         return subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
 
-    first = sweep()
+    first = sweep(2)
     assert first.returncode == 1, first.stderr
     assert "Finished:\n  seed=0\n1 finished, 0 already there, 2 failed." in first.stdout
     assert "prunelab: seed=2: its process received SIGTERM. The same command" in first.stderr
@@ -60,13 +62,13 @@ def test_each_process_has_its_share_and_a_killed_one_stops_no_other(
     assert shares == {'["4", "1"]', '["6", "1"]'}
 
     (tmp_path / "saved").touch()
-    second = sweep()
+    second = sweep(1)
     assert second.returncode == 0, second.stderr
     assert "2 finished, 1 already there, 0 failed." in second.stdout
 
 
 def test_ctrl_c_stops_all_processes_and_the_same_command_continues(sweeps: Sweeps, tmp_path: Path) -> None:
-    words = (*LOCAL, "seed=0,1,2", "baseline.training.epochs=30")
+    words = (LAUNCHER, JOBS.format(2), "seed=0,1,2", "baseline.training.epochs=30")
     started = sweeps.start(tmp_path, *words)
     while len({file.parent for file in tmp_path.glob("outputs/baselines/*/training/epoch-*.ckpt")}) < 2:
         time.sleep(0.02)
