@@ -100,6 +100,18 @@ def test_a_run_in_int8_records_its_agreement_and_is_deployed_in_int8(
     assert main([str(folder), "--runtime", "torchscript"]) == 0  # which has no int8
 
 
+def test_runs_in_16_bits(prunelab: Command, tmp_path: Path) -> None:
+    ended = prunelab("-m", *SMALL, "precision=fp16,bf16", "precision.epochs=1")
+    assert ended.code == 0, ended.err
+    found = {}
+    for file in (tmp_path / "outputs" / "runs").glob("*/record.json"):
+        record = Record.from_json(file.read_text())
+        (full, *_, last), summary = record.stages, record.quantisation
+        assert last.name == "quantised" and last.bytes < full.bytes and record.pruned.top1 == last.top1
+        found[summary.precision] = (full.runtime, summary.runtime, last.runtime)
+    assert found == {"fp16": ("onnxruntime",) * 3, "bf16": ("onnxruntime", "eager", "eager")}
+
+
 def test_a_run_in_one_bit_records_its_size_and_is_loaded(prunelab: Command, tmp_path: Path) -> None:
     ended = prunelab(*SMALL, "precision=xnor", "precision.epochs=1")
     assert ended.code == 0, ended.err

@@ -62,6 +62,8 @@ def test_the_files_of_a_run_have_its_precision() -> None:
     deploy = configure([*RUN, "deploy=onnx_int8"])["deploy"]
     assert (deploy["precision"], deploy["calibration_images"]) == ("int8", 256)
     assert configure([*RUN, "precision=bf16", "deploy=pt2"])["deploy"]["precision"] == "bf16"
+    # onnxruntime has no kernels for bf16 on a processor.
+    assert configure([*RUN, "precision=bf16", "deploy=onnx"])["deploy"]["precision"] == "fp32"
 
 
 def test_missing_packages_are_named_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:

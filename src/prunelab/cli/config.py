@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
 import prunelab
+from prunelab.cli.deployment import stored_precision
 from prunelab.cli.former_names import present_words, with_former_names, without_former_names
 from prunelab.cli.naming import run_names
 from prunelab.errors import UserError, nearest
@@ -46,12 +47,10 @@ OmegaConf.register_new_resolver(
     WITH_LATENCY, lambda latency, target: None if latency is None else target, replace=True
 )
 EXPORTED = "exported"
-"""``${exported:${precision.name}}`` in conf/ is the number format in which files for other runtimes hold this
-precision: weights of one and two bits are stored as float32 there."""
+"""``${exported:${precision.name},onnx}`` in conf/ is the number format in which a file for another runtime holds this
+precision."""
 
-FORMATS = ("fp32", "fp16", "bf16", "int8")
-
-OmegaConf.register_new_resolver(EXPORTED, lambda name: name if name in FORMATS else "fp32", replace=True)
+OmegaConf.register_new_resolver(EXPORTED, stored_precision, replace=True)
 OmegaConf.register_new_resolver(PREFER, lambda value, other: other if value is None else value, replace=True)
 
 

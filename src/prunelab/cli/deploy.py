@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from prunelab.cli.again import changed, recorded
-from prunelab.cli.deployment import SETTINGS, described
+from prunelab.cli.deployment import SETTINGS, described, stored_precision
 from prunelab.cli.ending import TRACEBACK_FLAG, exit_code, take_traceback_flag
 from prunelab.cli.trust import TARGET, TRUST_FLAG, require_trusted
 from prunelab.errors import UserError
@@ -25,13 +25,6 @@ PROGRAM = "prunelab-deploy"
 PLAN_FILE = "plan.json"
 FORMATS = {"onnxruntime": "onnx", "openvino": "openvino", "torch.export": "pt2", "torchscript": "torchscript"}
 GROUP = "deploy."
-STORED = {
-    "fp16": tuple(FORMATS.values()),
-    "bf16": ("pt2", "torchscript"),
-    "int8": ("onnx", "openvino"),
-}
-"""Precisions of a run, and the formats of files that have them too."""
-
 CHECKED = 1000
 """Of a folder given with --images, at most this many images are used for the check."""
 
@@ -118,10 +111,11 @@ def _defaults(folder: Path, form: str) -> dict[str, Any]:
     if not (folder / RECORD_FILE).is_file():
         return {}
     precision = recorded(folder).config.get("precision") or {}
-    if form not in STORED.get(str(precision.get("name")), ()):
+    stored = stored_precision(str(precision.get("name")), form)
+    if stored == "fp32":
         return {}
     shared = ("calibration_images", "reduce_range", "agreement")
-    return {"precision": precision["name"], **{name: precision[name] for name in shared if name in precision}}
+    return {"precision": stored, **{name: precision[name] for name in shared if name in precision}}
 
 
 def _values(words: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,23 @@ from prunelab.report.stages import stage_lines
 
 SETTINGS = "prunelab.export.Deploy"
 
+STORED = {
+    "fp16": ("onnx", "openvino", "pt2", "torchscript"),
+    "bf16": ("pt2", "torchscript"),
+    "int8": ("onnx", "openvino"),
+}
+"""Precisions of a run, and the formats of files that can have them."""
+
+
+def stored_precision(name: str, form: str) -> str:
+    """The number format in which a file of the format ``form`` holds a network of the precision ``name``.
+
+    Example:
+        >>> stored_precision("bf16", "pt2"), stored_precision("bf16", "onnx"), stored_precision("xnor", "pt2")
+        ('bf16', 'fp32', 'fp32')
+    """
+    return name if form in STORED.get(name, ()) else "fp32"
+
 
 def is_wanted(config: Mapping[str, Any]) -> bool:
     """Whether the resolved ``config`` asks for a deployment."""
