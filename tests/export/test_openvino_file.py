@@ -16,6 +16,8 @@ from torch import Tensor, nn
 import prunelab
 from prunelab.errors import UserError
 from prunelab.export.deploy import PACKAGES_OF_OPENVINO, missing_packages
+from prunelab.export.onnx_file import onnx_file
+from prunelab.export.openvino_file import openvino_files
 from prunelab.records import InputFormat
 from prunelab.records.deployment import Deployment
 
@@ -75,6 +77,17 @@ def test_a_network_is_quantised_and_agrees_with_pytorch_in_openvino(tmp_path: Pa
         [sys.executable, folder / "predict.py", tmp_path / "blue.png"], capture_output=True, text=True
     )
     assert ended.stdout.split()[1] == "blue", ended.stderr
+
+
+class Determinant(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.linalg.det(images[:, :, :4, :4])
+
+
+def test_an_operator_that_openvino_does_not_have_is_named_with_its_layer() -> None:
+    content = onnx_file(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(Determinant())).eval(), (3, 8, 8), {})
+    with pytest.raises(UserError, match=r"no operator for Det, which the layer 1\.0 \(Determinant\) calls"):
+        openvino_files(content, "model.xml", {}, half=False)
 
 
 def test_metadata_half_precision_and_missing_images(tmp_path: Path) -> None:

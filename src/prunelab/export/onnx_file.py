@@ -76,11 +76,16 @@ def opset_of(content: bytes) -> int:
 
 
 def layer_of_node(content: bytes, name: str) -> str | None:
-    """The layer from which the exporter made the node ``name`` of an ONNX file, in words; None if it is not known."""
+    """The layer from which the exporter made a node of an ONNX file, in words; None if it is not known.
+
+    Args:
+        content: the bytes of the file.
+        name: that of the node, or of its operator; then the first such node counts.
+    """
     import onnx
 
     for node in onnx.load_from_string(content).graph.node:
-        if node.name == name:
+        if name in (node.name, node.op_type):
             places = next((each.value for each in node.metadata_props if each.key == "namespace"), "").split(
                 "/"
             )

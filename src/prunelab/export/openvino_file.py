@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
@@ -17,9 +18,13 @@ from torch import Tensor, nn
 
 from prunelab.errors import UserError
 from prunelab.export.capture import first_line, quiet
+from prunelab.export.onnx_file import layer_of_node
 
 METADATA = "prunelab"
 """The name of the metadata, a JSON text, in the runtime information of a model."""
+
+UNSUPPORTED = re.compile(r"No conversion rule found for operations: (\w+)")
+"""The first unsupported operator in a message of OpenVINO, without the version of its set."""
 
 NO_STATISTICS = {"NNCF_CI": "1"}
 """NNCF sends statistics of its use unless this variable is set when it is imported."""
@@ -77,6 +82,9 @@ class OpenVinoNetwork(nn.Module):
     Args:
         files: the .xml and the .bin file.
         threads: processor threads.
+
+    Raises:
+        UserError: the processor has no kernel for an operator.
     """
 
     def __init__(self, files: Mapping[str, bytes], threads: int = 1) -> None:
@@ -87,7 +95,12 @@ class OpenVinoNetwork(nn.Module):
         core = openvino.Core()
         model = core.read_model(xml, weights)
         settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-        self.request = core.compile_model(model, "CPU", settings).create_infer_request()
+        try:
+            self.request = core.compile_model(model, "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            raise UserError(
+                f"OpenVINO {_version()} cannot run this network on the processor: {_reason(error)} Use deploy=onnx."
+            ) from error
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) float32 -> logits (N, classes) float32, on the device of the images."""
@@ -101,9 +114,30 @@ def _read(content: bytes) -> Any:
     try:
         return openvino.Core().read_model(content)
     except RuntimeError as error:
-        raise UserError(
-            f"OpenVINO {openvino.__version__} cannot read this network: {first_line(error)} Use deploy=onnx."
-        ) from error
+        raise UserError(f"OpenVINO {_version()} {_unreadable(content, error)} Use deploy=onnx.") from error
+
+
+def _unreadable(content: bytes, error: RuntimeError) -> str:
+    """Why OpenVINO cannot read an ONNX file, with the operator and the layer if its message names an operator."""
+    found = UNSUPPORTED.search(str(error))
+    if found is None:
+        return f"cannot read this network: {_reason(error)}"
+    operator = found[1]
+    layer = layer_of_node(content, operator) or "a layer"
+    return f"has no operator for {operator}, which {layer} calls."
+
+
+def _reason(error: RuntimeError) -> str:
+    """The first line of a message of OpenVINO that is no place in its source code, as a sentence."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    reasons = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return first_line(RuntimeError(reasons[0] if reasons else str(error)))
+
+
+def _version() -> str:
+    import openvino
+
+    return str(openvino.__version__).partition("-")[0]
 
 
 def _saved(model: Any, name: str, metadata: Mapping[str, Any], half: bool) -> dict[str, bytes]:
