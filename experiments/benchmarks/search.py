@@ -14,6 +14,7 @@ import argparse
 import copy
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -36,6 +37,7 @@ from prunelab.data import Digits
 from prunelab.methods import AMC, DMCP, TAS, AutoSlim, Budget, EagleEye, MetaPruning, PruningContext
 from prunelab.methods.search.ddpg import AgentSettings
 from prunelab.methods.search.evolution import Evolution
+from prunelab.methods.search.racing import Race
 from prunelab.methods.search.slimming_descent import Descent
 from prunelab.methods.search.supernet import Supernet
 from prunelab.methods.search.widths import WidthSpace
@@ -44,11 +46,13 @@ from prunelab.models import build
 RECORDS = Path(__file__).parent / "records"
 HALF = Budget(flops=0.5)
 SEEDS = 2
-"""Trained networks for ``descent`` and ``amc_evaluations``."""
+"""Trained networks for ``amc_evaluations``."""
 
 Batches = list[tuple[Tensor, Tensor]]
 SCHEDULES: dict[str, dict[str, Any]] = {
     "paper": {},
+    "warmup=50": {"warmup": 50},
+    "warmup=30": {"warmup": 30},
     "warmup=20 agent.decay=0.9 patience=20": {
         "warmup": 20,
         "patience": 20,
@@ -150,7 +154,7 @@ def amc_evaluations() -> dict[str, Any]:
     """
     found = []
     for seed in range(SEEDS):
-        network, data, held_out = on_digits(seed)
+        network, data, held_out, _ = on_digits(seed)
         best = 0.0
         for name, settings in SCHEDULES.items():
             scores, seconds = _rewards(network, data, held_out, AMC(HALF, seed=seed, **settings))
@@ -189,41 +193,63 @@ def _rewards(network: nn.Module, data: Digits, held_out: Batches, method: AMC) -
 # AutoSlim.
 
 
-class Recorded(Descent):
-    """A descent that keeps the errors and losses of all candidates of each step."""
+class Compared(Descent):
+    """A descent in which a plain comparison and a race make each decision in turn.
 
-    def _sums(self, row: Any, moves: Any, *given: Any) -> Tensor:
-        sums = super()._sums(row, moves, *given)
-        STEPS.append({name: tuple(found) for name, found in zip(moves, sums.tolist(), strict=True)})
-        return sums
+    RACES: name -> race; SECONDS: of each; STEPS: errors and losses of all candidates of each step.
+    """
+
+    def _best(self, row: Any, grids: Any, race: Race) -> Any:
+        if not RACES:
+            held_out = [(race.images, race.targets)]
+            RACES.update(
+                {
+                    "plain": Race(race.supernet, held_out, {}, race=False),
+                    "race": race,
+                }
+            )
+        moves, found = self._moves(row, grids), []
+        for name, version in RACES.items():
+            start = time.process_time()
+            found.append(version.best(row, moves))
+            SECONDS[name] += time.process_time() - start
+        sums = RACES["plain"].heat.found.sum(dim=1).tolist()
+        STEPS.append({name: tuple(both) for name, both in zip(moves, sums, strict=True)})
+        DIFFERENT.append(len(set(found)) > 1)
+        return moves[found[0]]
 
 
+RACES: dict[str, Any] = {}
+SECONDS: Counter[str] = Counter()
 STEPS: list[dict[str, tuple[float, ...]]] = []
+DIFFERENT: list[bool] = []
 
 
 def descent() -> dict[str, Any]:
-    """The greedy descent with reused outputs, compared with one that runs every candidate from its first layer.
+    """The greedy descent, compared with one that runs every candidate over all images from its first layer.
 
     Lazy evaluation is simulated: with errors of earlier steps as lower bounds, how many evaluations remain, and how
     many decisions are other ones?
     """
     found = []
-    for seed in range(SEEDS):
-        network, _, held_out = on_digits(seed, supernet=True)
+    for steps in (120, 600):
+        network, _, held_out, order = on_digits(0, supernet=True, steps=steps)
         context = AutoSlim(HALF).context(network, held_out[0][0][:1], validation=held_out)
-        supernet = Supernet.by_importance(context)
-        STEPS.clear()
-        seconds, widths = {}, {}
-        for name, kind, reuse in (("plain", Recorded, False), ("reuse", Descent, True)):
-            start = time.process_time()
-            widths[name] = kind(context, supernet, 12, reuse)().tolist()
-            seconds[name] = round(time.process_time() - start, 2)
+        for each in (RACES, SECONDS, STEPS, DIFFERENT):
+            each.clear()
+        Compared(context, Supernet(context, order), 12)()
+        seconds = {name: round(taken, 2) for name, taken in SECONDS.items()}
+        errors = [min(values.values())[0] / 719 for values in STEPS]
         found.append(
             {
-                "seed": seed,
+                "seed": 0,
+                "training steps of the supernet": steps,
+                "errors of the chosen networks": [round(min(errors), 3), round(max(errors), 3)],
                 "seconds": seconds,
-                "plain / reuse": round(seconds["plain"] / seconds["reuse"], 2),
-                "same widths": widths["plain"] == widths["reuse"],
+                "plain / race": round(seconds["plain"] / seconds["race"], 2),
+                "evaluated images": round(RACES["race"].evaluated, 3),
+                "decisions": len(DIFFERENT),
+                "decisions that differ": sum(DIFFERENT),
                 "lazy evaluation": lazily(STEPS),
             }
         )
@@ -348,8 +374,13 @@ def architecture_step() -> dict[str, Any]:
 # A trained network.
 
 
-def on_digits(seed: int, supernet: bool = False, steps: int = 120) -> tuple[nn.Module, Digits, Batches]:
-    """A ResNet-20 trained on half of the training images of digits, alone or as a supernet, and the other half."""
+def on_digits(
+    seed: int, supernet: bool = False, steps: int = 120
+) -> tuple[nn.Module, Digits, Batches, dict[str, list[int]]]:
+    """A ResNet-20 trained on half of the training images of digits, alone or as a supernet, and the other half.
+
+    Also the order of its channels in the supernet.
+    """
     data = Digits(val_fraction=0.5, seed=seed)
     data.prepare_data()
     data.setup("fit")
@@ -376,7 +407,7 @@ def on_digits(seed: int, supernet: bool = False, steps: int = 120) -> tuple[nn.M
         optimizer.zero_grad()
         schedule.step()
     method.learning = None
-    return network.eval(), data, held_out
+    return network.eval(), data, held_out, method.state_dict()["order"]
 
 
 if __name__ == "__main__":

@@ -14,8 +14,11 @@ from torch.nn import functional
 
 from prunelab.errors import UserError
 from prunelab.methods import AutoSlim, Budget, ImportanceMethod, L1Norm, PruningContext
+from prunelab.methods.search.batch_norm import adapt_batch_norm
+from prunelab.methods.search.racing import Heat, Race
 from prunelab.methods.search.slimming_descent import Descent
 from prunelab.methods.search.supernet import Supernet
+from prunelab.methods.untouched import untouched
 from prunelab.models import build
 from prunelab.structure import apply
 
@@ -41,8 +44,9 @@ def context_of(network: nn.Module, found: list[tuple[Tensor, Tensor]], **more: A
 
 
 def errors(network: nn.Module, plan: Any, found: list[tuple[Tensor, Tensor]]) -> tuple[int, float]:
-    """Errors of the physically pruned network, with the statistics of each batch."""
-    pruned = apply(copy.deepcopy(network), plan).train()
+    """Errors of the physically pruned network, with statistics of all images."""
+    pruned = apply(copy.deepcopy(network), plan)
+    adapt_batch_norm(pruned, [torch.cat([images for images, _ in found])])
     wrong, loss = 0, 0.0
     with torch.no_grad():
         for images, targets in found:
@@ -73,8 +77,8 @@ def test_the_decisions_are_those_of_a_plain_descent(residual: nn.Module) -> None
     supernet = Supernet.by_importance(context)
     expected = plain_descent(context, supernet, found)
     assert len(set(expected.tolist())) > 1
-    for reuse in (True, False):
-        assert Descent(context, supernet, steps=1000, reuse=reuse)().tolist() == expected.tolist()
+    for fast in (True, False):
+        assert Descent(context, supernet, steps=1000, reuse=fast, race=fast)().tolist() == expected.tolist()
 
 
 @pytest.mark.slow
@@ -95,15 +99,32 @@ def test_reused_outputs_change_no_error(name: str, arguments: dict[str, Any]) ->
     supernet = Supernet.by_importance(context)
     row = supernet.random(np.random.default_rng(0))
     descent = Descent(context, supernet, steps=4)
-    grids = {name: np.unique(allowed) for name, allowed in supernet.space.choices.items()}
-    moves = descent._moves(row, grids)
-    with torch.no_grad():
+    moves = descent._moves(
+        row, {name: np.unique(allowed) for name, allowed in supernet.space.choices.items()}
+    )
+    tables = []
+    with untouched(network, context.device, 0), torch.no_grad():
         prefixes = descent._prefixes(found[0][0])
         assert len(prefixes) > len(moves) / 2
-        reused = descent._judged(row, moves, found[0], prefixes)
-        plain = descent._judged(row, moves, found[0], {})
-    assert torch.equal(reused[:, 0], plain[:, 0])
-    assert torch.allclose(reused[:, 1], plain[:, 1], rtol=1e-4)
+        for reused in (prefixes, {}):
+            heat = Heat(Race(supernet, found, reused, order=list(range(16))), row, moves)
+            heat.finish(range(len(moves)))
+            tables.append(heat.found)
+    assert torch.equal(tables[0][..., 0], tables[1][..., 0])
+    assert torch.allclose(tables[0][..., 1], tables[1][..., 1], rtol=1e-4)
+
+
+def test_a_race_finds_the_first_of_the_best_on_fewer_images(residual: nn.Module) -> None:
+    found = [(images, residual.eval()(images).argmax(dim=1)) for images, _ in batches(16)]
+    context = context_of(residual, found)
+    supernet = Supernet.by_importance(context)
+    moves = Descent(context, supernet, 1000)._moves(supernet.full, supernet.space.choices)
+    with untouched(residual, context.device, 0):
+        every, race = Race(supernet, found, {}, race=False), Race(supernet, found, {})
+        best = every.best(supernet.full, moves)
+        assert race.best(supernet.full, {**moves, "equal": moves[best]}) == best
+    assert every.evaluated == 1
+    assert race.evaluated < 0.7
 
 
 def test_the_network_is_left_as_it_was(residual: nn.Module) -> None:

@@ -42,10 +42,10 @@ class AutoSlim(LearningMethod):
     The result is the network of these widths; the paper trains it from scratch (recipe.weights=fresh).
 
     Differences. Error is measured on held-out images, as in the paper; the official code uses one augmented training
-    batch. BatchNorm uses the statistics of the batches, as in the code. Of equal errors the one with the smaller cross
-    entropy is chosen. The last step removes only as many channels as the budget requires. The paper's networks may
-    start wider than the original (1.5 times); here they do not. Channels are sorted by the l1 norms of their filters
-    before training.
+    batch. BatchNorm statistics of each candidate are measured after training, as in the paper, on 64 held-out images;
+    the code uses those of the batch. Of equal errors the one with the smaller cross entropy is chosen. The last step
+    removes only as many channels as the budget requires. The paper's networks may start wider than the original (1.5
+    times); here they do not. Channels are sorted by the l1 norms of their filters before training.
 
     Neither the training nor the descent depends on the budget. As in the paper, one descent gives the networks of
     several budgets: in a sweep over ``budget.flops`` all runs share the training, and each continues the descent where

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from prunelab.distributed.messages import info
-from prunelab.distributed.ranks import on_all_ranks, sum_over_ranks, world
-from prunelab.methods.calibration import Batch
 from prunelab.methods.context import PruningContext
-from prunelab.methods.importance.prefix import Prefix, Schedule, record_outputs, record_schedule
+from prunelab.methods.importance.prefix import Prefix, Schedule, record_schedule
 from prunelab.methods.search.judge import held_out_batches
 from prunelab.methods.search.markov import grid
+from prunelab.methods.search.racing import Race
 from prunelab.methods.search.state import SearchState
-from prunelab.methods.search.supernet import Supernet, frozen_statistics
+from prunelab.methods.search.supernet import Supernet
 from prunelab.methods.search.widths import Widths
 from prunelab.methods.untouched import untouched
 from prunelab.structure import ChannelGroup
@@ -34,26 +30,28 @@ class Descent:
     Of equal accuracies the one with the smaller cross entropy is chosen. The path of the descent does not depend on the
     budget, so that one descent serves several: with a state in ``context.folder`` a smaller budget continues where a
     larger one ended. The result is the first network of the path that meets the budget; the group that was changed last
-    keeps as many channels as the budget allows. Networks run over the held-out images with the batch statistics of
-    these images, and are compared by their error, not by error per removed FLOP.
+    keeps as many channels as the budget allows. Networks are compared by their error, not by error per removed FLOP.
 
-    A candidate differs from the current network in one group. All modules that finish before the first module with
-    channels of the group return cached outputs of the current network (``reuse``); the decisions are the same without
-    it.
+    Running statistics of each candidate are measured on some of the held-out images before it is evaluated: as in the
+    paper, statistics after training. A candidate runs over further images only while it can still be the best one, and
+    reuses outputs of the current network (``Race``); the decisions are those of running every candidate over all images
+    from its first layer.
 
     context: budget, held-out images, and the folder of the state, which is written after each decision.
     supernet: the trained weights for all widths.
     steps: number of widths of each group.
     reuse: whether candidates reuse outputs of the current network.
+    race: whether candidates that cannot be the best are left out; False: evaluate all on all images.
 
-    All candidates are evaluated in each step. Errors of an earlier step are no lower bounds: with lazy evaluation,
-    which takes them as such, about half of the decisions differ (experiments/benchmarks/search.py).
+    Every candidate of a step is evaluated on some images. Errors of an earlier step are no lower bounds: with lazy
+    evaluation, which takes them as such, many decisions differ (experiments/benchmarks/search.py).
     """
 
     context: PruningContext
     supernet: Supernet
     steps: int
     reuse: bool = True
+    race: bool = True
 
     def __call__(self) -> Widths:
         """The widths of all groups, int (groups,).
@@ -62,18 +60,20 @@ class Descent:
             UserError: there are no held-out images, or their targets are not classes.
         """
         state = SearchState(self.context.folder, self.context.write)
-        found = state.load()
-        path = [self.supernet.full] if found is None else [np.array(row) for row in found["path"]]
+        found = state.load() or {}
+        path = [np.array(row) for row in found.get("path", [self.supernet.full])]
         batches = held_out_batches(self.context)
         grids = {name: grid(allowed, self.steps) for name, allowed in self.supernet.space.choices.items()}
         with untouched(self.context.model, self.context.device, self.context.seed), torch.no_grad():
             prefixes = self._prefixes(batches[0][0]) if self.reuse else {}
+            race = Race(self.supernet, batches, prefixes, self.race, found.get("order"))
             while not self._fits(np.stack(path)).any():
-                path.append(self._best(path[-1], self._moves(path[-1], grids), batches, prefixes))
-                state.save({"path": [row.tolist() for row in path]})
+                path.append(self._best(path[-1], grids, race))
+                state.save({"path": [row.tolist() for row in path], "order": race.order})
         row = self._result(path)
         kept = self.supernet.space.costs(row[None])[0] / self.supernet.space.scale
-        info(f"Greedy slimming ended at {kept:.1%} of the cost.")
+        share = f" Candidates ran over {race.evaluated:.0%} of the held-out images." if race.evaluated else ""
+        info(f"Greedy slimming ended at {kept:.1%} of the cost.{share}")
         return row
 
     def _fits(self, rows: Widths) -> NDArray[np.bool_]:
@@ -109,60 +109,9 @@ class Descent:
                 moves[name] = moved
         return moves
 
-    def _best(
-        self,
-        row: Widths,
-        moves: Mapping[str, Widths],
-        batches: Sequence[Batch],
-        prefixes: Mapping[str, Prefix],
-    ) -> Widths:
-        sums = self._sums(row, moves, batches, prefixes).numpy()
-        order = np.lexsort((sums[:, 1], sums[:, 0]))  # errors first, then cross entropy
-        return list(moves.values())[int(order[0])]
-
-    def _sums(
-        self,
-        row: Widths,
-        moves: Mapping[str, Widths],
-        batches: Sequence[Batch],
-        prefixes: Mapping[str, Prefix],
-    ) -> Tensor:
-        """(moves, 2): errors and summed cross entropy of each candidate on all held-out images."""
-        sums = torch.zeros(len(moves), 2, dtype=torch.float64)
-        rank, ranks = world()
-
-        def work() -> None:
-            for batch in batches[rank::ranks]:
-                sums.add_(self._judged(row, moves, batch, prefixes))
-
-        on_all_ranks(work)
-        sum_over_ranks(sums)
-        return sums
-
-    def _judged(
-        self, row: Widths, moves: Mapping[str, Widths], batch: Batch, prefixes: Mapping[str, Prefix]
-    ) -> Tensor:
-        """(moves, 2): errors and summed cross entropy of each candidate on one batch."""
-        images, targets = batch
-        model, sliced = self.supernet.sliced.model, self.supernet.sliced
-        everything = torch.arange(len(images), device=images.device)
-        paths = {path for name in moves if name in prefixes for path in prefixes[name].read}
-        found = []
-        with batch_statistics(model):
-            outputs: Mapping[str, Tensor] = {}
-            if paths:
-                with sliced.at(row.tolist()), record_outputs(model, sorted(paths)) as outputs:
-                    model(images)
-            for name, moved in moves.items():
-                with ExitStack() as stack:
-                    stack.enter_context(sliced.at(moved.tolist()))
-                    if name in prefixes:
-                        stack.enter_context(prefixes[name].skipped(model, outputs))(everything)
-                    logits = model(images)
-                errors = (logits.argmax(dim=1) != targets).sum()
-                loss = functional.cross_entropy(logits.double(), targets, reduction="sum")
-                found.append(torch.stack([errors.double(), loss]).cpu())
-        return torch.stack(found)
+    def _best(self, row: Widths, grids: Mapping[str, Widths], race: Race) -> Widths:
+        moves = self._moves(row, grids)
+        return moves[race.best(row, moves)]
 
     def _prefixes(self, images: Tensor) -> dict[str, Prefix]:
         """For each group the modules that finish before its first module; groups without such modules are left out."""
@@ -184,17 +133,3 @@ def _first_module(group: ChannelGroup, schedule: Schedule) -> int | None:
     if not owners <= set(schedule.started):
         return None
     return min((schedule.started[owner] for owner in owners), default=None)
-
-
-@contextmanager
-def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Context in which normalisation layers use batch statistics and do not change their running statistics."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and not module.training]
-    for norm in norms:
-        norm.train()
-    try:
-        with frozen_statistics(model):
-            yield
-    finally:
-        for norm in norms:
-            norm.eval()
