@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from prunelab.errors import UserError
-from prunelab.structure.additions import residual_additions
-from prunelab.structure.blocks import describe, find_blocks
+from prunelab.structure.additions import ResidualAddition, residual_additions
+from prunelab.structure.blocks import IdentityPath, describe, find_blocks
 from prunelab.structure.cost import cost_model
 from prunelab.structure.cost_terms import Described
+from prunelab.structure.equal_counts import Pair, joined, separated
 from prunelab.structure.gathers import find_gathers
 from prunelab.structure.graph import ChannelGraph
 from prunelab.structure.groups import Partition, partition
 from prunelab.structure.hook_points import find_hook_points
 from prunelab.structure.network import Network
 from prunelab.structure.proving.dropped_blocks import BlockTrials
-from prunelab.structure.proving.equal_widths import Pair
 from prunelab.structure.proving.proof import prove
 from prunelab.structure.proving.remedies import Remedy
 from prunelab.structure.proving.removal import Removal, removal
@@ -28,7 +28,7 @@ from prunelab.structure.resolving import Resolver
 from prunelab.structure.tracing.collector import without_collector
 from prunelab.structure.tracing.evaluation import outside_inference_mode
 from prunelab.structure.tracing.ids import Components
-from prunelab.structure.tracing.marks import Trace
+from prunelab.structure.tracing.marks import Trace, Visit
 from prunelab.structure.tracing.outputs import Outputs, check_outputs
 from prunelab.structure.training import InTraining, in_training, out_of_use
 from prunelab.structure.wrappers import uncompiled
@@ -84,13 +84,40 @@ def _analyzed(network: Network, exact: bool) -> ChannelGraph:
     trace = network.trace()
     training = in_training(network, trace)
     remedies: tuple[Remedy, ...] = ()
+    pairs: tuple[Pair, ...] = ()
     equal: tuple[Pair, ...] | None = None
     while equal is None or equal:
-        for first, second in equal or ():
-            trace.ids.tie(first, second)
-        components = trace.ids.components()
-        parts = _candidates(trace, training, components, exact)
+        components, parts, pairs = _candidates(trace, training, (*pairs, *(equal or ())), exact)
         parts, remedies, equal = _proved(network, trace, training, components, parts, remedies)
+    visits = find_blocks(trace)
+    runs = [(network, trace), *([(training.network, training.trace)] if training.trace is not None else [])]
+    trials = BlockTrials(runs, _trial_removal(network, trace, components, parts), remedies)
+    failing = trials.failing(visits)
+    offered = [(visit, path) for visit, path in visits if visit.module not in failing]
+    additions = residual_additions(trace, visits, failing)
+    found = _Found(network, trace, training, components, remedies, offered, additions)
+    graph = _graph(found, parts)
+    if not any(group.members for group in graph.groups):
+        return graph
+    return replace(graph, _separate=_graph(found, separated(parts)))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What an analysis has found besides groups: remedies, blocks that can be dropped, additions."""
+
+    network: Network
+    trace: Trace
+    training: InTraining
+    components: Components
+    remedies: tuple[Remedy, ...]
+    offered: list[tuple[Visit, IdentityPath]]
+    additions: tuple[ResidualAddition, ...]
+
+
+def _graph(found: _Found, parts: Partition) -> ChannelGraph:
+    """The structure with the groups of ``parts``."""
+    network, trace, components = found.network, found.trace, found.components
     prunable = [number for number, group in enumerate(parts.groups) if group.frozen is None]
     members = [parts.members[number] for number in prunable]
     hook_points = find_hook_points(trace, components, members)
@@ -103,21 +130,15 @@ def _analyzed(network: Network, exact: bool) -> ChannelGraph:
     for number, channels in enumerate(members):
         group_of[channels] = number
     names = [group.name for group in groups]
-    tensors_of = [{found.parameter for found in group.slices} for group in groups]
-    found = find_blocks(trace)
-    runs = [(network, trace), *([(training.network, training.trace)] if training.trace is not None else [])]
-    trials = BlockTrials(runs, _trial_removal(network, trace, components, parts), remedies)
-    failing = trials.failing(found)
-    offered = [(visit, path) for visit, path in found if visit.module not in failing]
-    additions = residual_additions(trace, found, failing)
-    blocks = describe(trace, components, offered, group_of, names, tensors_of)
+    tensors_of = [{part.parameter for part in group.slices} for group in groups]
+    blocks = describe(trace, components, found.offered, group_of, names, tensors_of)
     cost = cost_model(
         trace,
         components,
         group_of,
-        [group.size for group in groups],
         Described(
             names,
+            [group.size for group in groups],
             [(block.name, block.parent) for block in blocks],
             network.parameter_shapes(),
             network.aliases(),
@@ -127,16 +148,29 @@ def _analyzed(network: Network, exact: bool) -> ChannelGraph:
     )
     frozen = tuple(group for group in parts.groups if group.frozen is not None)
     resolve = Resolver(
-        trace, components, groups, tuple(members), blocks, remedies, network.aliases(), network.grouped
+        trace, components, groups, tuple(members), blocks, found.remedies, network.aliases(), network.grouped
     )
-    met = trace.met() | training.met
+    met = trace.met() | found.training.met
     unused = tuple(name for name in network.parameter_shapes() if name not in met)
-    return ChannelGraph(groups, frozen, blocks, cost, resolve, unused, additions, training.failure)
+    failure = found.training.failure
+    return ChannelGraph(groups, frozen, blocks, cost, resolve, unused, found.additions, failure)
 
 
-def _candidates(trace: Trace, training: InTraining, components: Components, exact: bool) -> Partition:
-    """The groups; unused ones are frozen, and with ``exact`` also those that are not exact."""
-    parts = partition(trace, components)
+def _candidates(
+    trace: Trace, training: InTraining, pairs: tuple[Pair, ...], exact: bool
+) -> tuple[Components, Partition, tuple[Pair, ...]]:
+    """The channels, their groups and the ``pairs`` that join groups; the channels of other pairs are tied.
+
+    Unused groups are frozen, and with ``exact`` also those that are not exact.
+    """
+    while True:
+        components = trace.ids.components()
+        parts, unfit = joined(partition(trace, components), components, pairs)
+        if not unfit:
+            break
+        for first, second in unfit:
+            trace.ids.tie(first, second)
+        pairs = tuple(pair for pair in pairs if not any(pair is other for other in unfit))
     if exact:
         not_exact = {
             number: f"not exact: {group.inexact}"
@@ -144,7 +178,7 @@ def _candidates(trace: Trace, training: InTraining, components: Components, exac
             if not group.exact
         }
         parts = parts.freezing(not_exact)
-    return parts.freezing(out_of_use(trace, training, components, parts))
+    return components, parts.freezing(out_of_use(trace, training, components, parts)), pairs
 
 
 def _proved(

@@ -238,11 +238,10 @@ def cost_model(
     trace: Trace,
     components: Components,
     group_of: NDArray[np.int64],
-    sizes: Sequence[int],
     network: Described,
 ) -> CostModel:
-    """Turn the terms of a trace into sums over group widths; ``sizes`` are those of the groups."""
-    forms, homes = Forms(components, group_of, len(network.names)), BlockColumns(network.blocks)
+    """Turn the terms of a trace into sums over group widths."""
+    forms, homes = Forms(components, group_of, network.sizes), BlockColumns(network.blocks)
     operations, biases = (
         forms.summed(
             (t.coefficient, t.factors, homes.running(t.modules)) for t in trace.terms if t.bias == bias
@@ -253,6 +252,6 @@ def cost_model(
     multiplicity, constant = forms.matrices()
     table = partial(layer_table, trace, components, group_of, network)
     return CostModel(
-        np.array(sizes, dtype=np.int64), network.names, homes.order, homes.parents, multiplicity, constant,
+        np.array(network.sizes, dtype=np.int64), network.names, homes.order, homes.parents, multiplicity, constant,
         operations, biases, weights, network.images, list(homes.shared), table,
     )  # fmt: skip

@@ -49,11 +49,12 @@ class CostSum:
 class Described:
     """Facts of a network that its trace does not contain.
 
-    ``names``: those of the groups; ``blocks``: (name, enclosing block); ``parameters``: name -> shape, each once;
+    ``names``, ``sizes``: of the groups; ``blocks``: (name, enclosing block); ``parameters``: name -> shape, each once;
     ``aliases``: first name -> all names; ``kinds``: path of a module -> its class; ``images``: batch size of the trace.
     """
 
     names: Sequence[str]
+    sizes: Sequence[int]
     blocks: Sequence[tuple[str, str | None]]
     parameters: Mapping[str, tuple[int, ...]]
     aliases: Mapping[str, tuple[str, ...]]
@@ -110,12 +111,12 @@ class BlockColumns:
 class Forms:
     """Widths of tensor dimensions as linear forms over groups, without duplicates. Form 0 is the constant 1."""
 
-    def __init__(self, components: Components, group_of: NDArray[np.int64], groups: int) -> None:
-        self._components, self._group_of, self._groups = components, group_of, groups
-        self._sizes = np.bincount(group_of[group_of >= 0], minlength=groups).astype(np.float64)
+    def __init__(self, components: Components, group_of: NDArray[np.int64], sizes: Sequence[int]) -> None:
+        self._components, self._group_of, self._groups = components, group_of, len(sizes)
+        self._sizes = np.array(sizes, dtype=np.float64)
         self._numbers: dict[bytes, int] = {}
         self._rows: list[NDArray[np.float64]] = []
-        self._add(np.zeros(groups), 1.0)
+        self._add(np.zeros(self._groups), 1.0)
 
     def _add(self, counts: NDArray[np.float64], constant: float) -> int:
         row = np.append(counts, constant)
@@ -129,7 +130,7 @@ class Forms:
         groups = self._group_of[self._components.label[ids]]
         counts = np.bincount(groups[groups >= 0], minlength=self._groups).astype(np.float64)
         constant = float((groups < 0).sum())
-        return self._add(counts / np.maximum(self._sizes, 1.0), constant)
+        return self._add(counts / self._sizes, constant)
 
     def width(self, ids: Ids | None, size: int) -> int:
         """The form of a dimension of ``size`` entries, which carries these ids, or none."""

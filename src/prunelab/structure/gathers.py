@@ -33,14 +33,14 @@ def find_gathers(
     found = []
     for channels in members:
         rank = np.full(components.count, -1, dtype=np.int64)
-        rank[channels] = np.arange(channels.size)
+        rank[channels.T] = np.arange(len(channels))
         gathers = []
         for gather in trace.gathers:
             owner = rank[components.label[gather.source]]
             places = np.flatnonzero(owner >= 0)
             order = places[np.argsort(owner[places], kind="stable")]
             if places.size:
-                gathers.append(GroupGather(gather.buffer, order.reshape(channels.size, -1)))
+                gathers.append(GroupGather(gather.buffer, order.reshape(len(channels), -1)))
         found.append(tuple(gathers))
     return found
 

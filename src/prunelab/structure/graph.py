@@ -54,6 +54,7 @@ class ChannelGraph:
     unused_parameters: tuple[str, ...] = ()
     additions: tuple[ResidualAddition, ...] = ()
     training_failure: str | None = None
+    _separate: ChannelGraph | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return short(self)
@@ -93,19 +94,31 @@ class ChannelGraph:
         """The plan that keeps these channels (all channels of groups not named) and drops these blocks.
 
         Args:
-            kept: name of a group -> the channels to keep: their indices, or a mask of one boolean for each channel.
+            kept: name of a group -> the channels to keep: their indices, or a mask of one boolean for each channel. The
+                members of a group (``ChannelGroup.members``) keep the same positions unless they are named too; each
+                keeps as many as the group.
             dropped_blocks: names of residual blocks.
 
-        Raises UserError for unknown names, indices out of range or repeated, a mask of another length, or nothing kept.
+        Raises UserError for unknown names, indices out of range or repeated, a mask of another length, nothing kept, or
+        members that keep another number than their group.
 
         Example::
 
             structure.plan(kept={"layer1": [0, 2, 5], "layer2": scores > 0.1}, dropped_blocks=["layer3.1"])
         """
         chosen = {group.name: tuple(range(group.size)) for group in self.groups}
+        owner = {member.name: group for group in self.groups for member in group.members[1:]}
+        members: dict[str, tuple[int, ...]] = {}
         for name, channels in (kept or {}).items():
-            group = self.group(name)
-            chosen[name] = kept_indices(name, group.size, channels)
+            found = members if name in owner else chosen
+            found[name] = kept_indices(name, (owner.get(name) or self.group(name)).size, channels)
+        for name, indices in members.items():
+            group = owner[name]
+            if len(indices) != len(chosen[group.name]):
+                raise UserError(
+                    f"{name} must keep as many channels as {group.name}, because the program uses the number of the "
+                    f"one for the other: {len(indices)} and {len(chosen[group.name])} were given"
+                )
         names = [block.name for block in self.blocks]
         if isinstance(dropped_blocks, str):
             raise UserError(
@@ -117,4 +130,11 @@ class ChannelGraph:
                     f"this network has no residual block {name!r} to drop. {nearest(name, names)}"
                 )
         dropped = tuple(name for name in names if name in set(dropped_blocks))
-        return self._resolve(chosen, dropped)
+        return self._resolve(chosen, dropped, members)
+
+    def separated(self) -> ChannelGraph:
+        """The same structure with the members of each group as groups of their own, for scores of each.
+
+        Its plans are valid for masks; a network that is pruned by one must keep equally many channels of each member.
+        """
+        return self if self._separate is None else self._separate

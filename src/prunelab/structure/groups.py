@@ -47,6 +47,9 @@ class ChannelGroup:
         slices: the dimensions of parameters and buffers that belong to the channels.
         hook_points: places of the network where the channels can be observed.
         gathers: index buffers that refer to the channels.
+        members: groups that only have to lose equally many channels (``C = x.shape[1]; conv(x).reshape(B, C, -1)``).
+            The first has the name of this group. Channel i of the group stands for channel i of every member, unless a
+            plan names members (``ChannelGraph.plan``). Empty for an ordinary group.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -64,6 +67,7 @@ class ChannelGroup:
     slices: tuple[Slice, ...] = field(repr=False)
     hook_points: tuple[GroupHookPoint, ...] = field(repr=False, default=())
     gathers: tuple[GroupGather, ...] = field(repr=False, default=())
+    members: tuple[ChannelGroup, ...] = field(repr=False, default=())
 
     def having(self, *roles: str) -> tuple[Slice, ...]:
         """The slices with one of these roles, in forward order."""
@@ -84,6 +88,8 @@ class ChannelGroup:
 class Partition:
     """Groups with their components (``members``); ``group_of`` maps each component to its group, or to -1.
 
+    The components of a group are an array (channels,), or (channels, members) if it has members.
+
     ``wholes`` (groups,): groups of equal numbers differ only in the slices and splits that take them.
     """
 
@@ -95,6 +101,15 @@ class Partition:
     def beside(self, number: int) -> set[int]:
         """The groups that are parts of the same channels as group ``number``, itself included."""
         return set(np.flatnonzero(self.wholes == self.wholes[number]).tolist())
+
+    def without(self, numbers: Iterable[int]) -> Partition:
+        """The other groups."""
+        left = [number for number in range(len(self.groups)) if number not in set(numbers)]
+        group_of = np.full_like(self.group_of, -1)
+        for number, old in enumerate(left):
+            group_of[self.members[old]] = number
+        groups, members = tuple(self.groups[old] for old in left), tuple(self.members[old] for old in left)
+        return Partition(groups, members, group_of, self.wholes[left])
 
     def freezing(self, reasons: Mapping[int, str]) -> Partition:
         """The same groups, with those of these numbers frozen too."""

@@ -64,7 +64,8 @@ def find_hook_points(
     hook_points = []
     for number, candidates in enumerate(found):
         first = [marked for marked in candidates.values() if not _derived(marked, candidates)]
-        located = [_located(marked, components, members[number]) for marked in first]
+        columns = members[number].reshape(len(members[number]), -1).T  # those of a member each
+        located = [_located(marked, components, channels) for marked in first for channels in columns]
         hook_points.append(tuple(hook_point for hook_point in located if hook_point is not None))
     return hook_points
 

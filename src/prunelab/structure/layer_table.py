@@ -32,7 +32,7 @@ def layer_table(
     trace: Trace, components: Components, group_of: NDArray[np.int64], network: Described
 ) -> LayerTable:
     """The table of a traced network."""
-    return _Builder(trace, Forms(components, group_of, len(network.names)), network).table()
+    return _Builder(trace, Forms(components, group_of, network.sizes), network).table()
 
 
 class _Builder:

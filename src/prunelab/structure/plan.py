@@ -50,6 +50,7 @@ class PruningPlan:
             named "name[1]".
         replaced: modules of dropped blocks -> one of ``LEAVES``.
         rewritten: widths in the source code of a module that are replaced, see ``rewriting``.
+        members: indices of the kept channels of the members of a group, except the first, which has those of the group.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -69,6 +70,7 @@ class PruningPlan:
     attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     replaced: Mapping[str, str] = field(default_factory=dict)
     rewritten: Mapping[str, tuple[Width, ...]] = field(default_factory=dict)
+    members: Mapping[str, Indices] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -104,6 +106,8 @@ class PruningPlan:
         }
         if self.rewritten:
             plan["rewritten"] = {n: [list(width) for width in widths] for n, widths in self.rewritten.items()}
+        if self.members:
+            plan["members"] = {name: number(self.members[name]) for name in sorted(self.members)}
         plan["lists"] = [list(indices) for indices in lists]
         return plan
 
@@ -168,7 +172,17 @@ class PruningPlan:
                 for n in sorted({*self.rewritten, *later.rewritten})
                 if not f"{n}.".startswith(inside)
             },
+            members=self._members_with(later),
         )
+
+    def _members_with(self, later: PruningPlan) -> dict[str, Indices]:
+        """The kept channels of the members of both plans."""
+        members = {**later.members, **self.members}
+        for name, indices in later.members.items():
+            own = self.members.get(name)
+            if own is not None and indices[-1] < len(own):
+                members[name] = tuple(own[index] for index in indices)
+        return members
 
     def _came_apart(self, later: PruningPlan, followed: Collection[str]) -> dict[str, tuple[str, int]]:
         """The groups of which ``later`` removes a part -> the weight and dimension whose size is their width."""
@@ -217,7 +231,7 @@ class PruningPlan:
 
 _ENTRIES = frozenset(
     ("version", "kept", "widths", "dropped_blocks", "makers", "cuts", "values", "attributes", "replaced",
-     "rewritten", "lists")
+     "rewritten", "members", "lists")
 )  # fmt: skip
 
 
@@ -263,6 +277,7 @@ def _plan(raw: dict[str, Any]) -> PruningPlan:
             str(module): tuple(_width(module, *parts) for parts in widths)
             for module, widths in raw.get("rewritten", {}).items()
         },
+        members={str(n): lists[_count(number, n)] for n, number in raw.get("members", {}).items()},
     )
 
 

@@ -30,8 +30,19 @@ class Resolver:
     aliases: Mapping[str, tuple[str, ...]]
     grouped: frozenset[str]
 
-    def __call__(self, kept: Mapping[str, tuple[int, ...]], dropped: tuple[str, ...] = ()) -> PruningPlan:
-        removed_ids = self._removed_ids(kept)
+    def __call__(
+        self,
+        kept: Mapping[str, tuple[int, ...]],
+        dropped: tuple[str, ...] = (),
+        members: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> PruningPlan:
+        members = members or {}
+        removed_ids = self._removed_ids(kept, members)
+        of_members = {
+            member.name: members.get(member.name, kept[group.name])
+            for group in self.groups
+            for member in group.members[1:]
+        }
         inside = tuple(f"{name}." for name in dropped)
         cuts = []
         for origin in self.trace.ids.origins:
@@ -52,6 +63,7 @@ class Resolver:
             attributes=self._attributes(removed_ids, inside),
             replaced={n: leaves for n, leaves in replaced.items() if not n.startswith(inside)},
             rewritten=self._rewritten(removed_ids, inside),
+            members=of_members,
         )
 
     def for_trials(self, kept: Mapping[str, tuple[int, ...]]) -> Callable[[tuple[Remedy, ...]], PruningPlan]:
@@ -66,12 +78,16 @@ class Resolver:
 
         return with_remedies
 
-    def _removed_ids(self, kept: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:
+    def _removed_ids(
+        self, kept: Mapping[str, tuple[int, ...]], members: Mapping[str, tuple[int, ...]] | None = None
+    ) -> NDArray[np.bool_]:
         gone = np.zeros(self.components.count, dtype=np.bool_)
         for group, channels in zip(self.groups, self.members, strict=True):
-            removed = np.ones(group.size, dtype=np.bool_)
-            removed[list(kept[group.name])] = False
-            gone[channels[removed]] = True
+            columns = channels.reshape(group.size, -1).T
+            for member, column in zip(group.members or (group,), columns, strict=True):
+                removed = np.ones(group.size, dtype=np.bool_)
+                removed[list((members or {}).get(member.name, kept[group.name]))] = False
+                gone[column[removed]] = True
         return gone[self.components.label]
 
     def _values(self, removed: NDArray[np.bool_], inside: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

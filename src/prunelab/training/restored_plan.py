@@ -45,6 +45,10 @@ def remainder(plan: PruningPlan, done: PruningPlan) -> PruningPlan:
     for name in plan.kept.keys() & done.kept.keys():
         kept[name] = _positions(plan.kept[name], done.kept[name], name)
         widths[name] = (len(done.kept[name]), len(kept[name]))
+    members = {
+        name: _positions(indices, done.members[name], name) if name in done.members else indices
+        for name, indices in plan.members.items()
+    }
     cut_before = {(cut.tensor, cut.dim): cut.indices for cut in done.cuts}
     cuts = []
     for cut in plan.cuts:
@@ -61,6 +65,7 @@ def remainder(plan: PruningPlan, done: PruningPlan) -> PruningPlan:
         attributes=plan.attributes,
         replaced={name: leaves for name, leaves in plan.replaced.items() if name not in done.replaced},
         rewritten=plan.rewritten,
+        members=members,
     )
 
 

@@ -277,3 +277,22 @@ def test_a_block_with_such_a_factor_can_be_dropped(network: Any) -> None:
     graph = prunelab.analyze(nn.Sequential(conv(3, 8), Block(), conv(8, 2)), IMAGES)
     assert [block.name for block in graph.blocks] == ["1"]
     assert {group.name: group.exact for group in graph.groups} == {"1.second": True, "1.first": False}
+
+
+class Checked(nn.Module):
+    """Rejects another number of channels than it was made for."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.channels, self.conv = channels, nn.Conv2d(channels, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != self.channels:
+            raise ValueError(f"expected {self.channels} channels")
+        return F.relu(self.conv(x))
+
+
+def test_a_check_of_the_width_around_a_layer_follows_the_width(exact: Callable[..., Any]) -> None:
+    pruning = exact(nn.Sequential(Checked(3, 8), Checked(8, 6), nn.Conv2d(6, 2, 1)), IMAGES)
+    assert pruning.groups == {"0.conv": ("filter", 8), "1.conv": ("filter", 6)}
+    assert pruning.plan.attributes["1"] == {"channels": len(pruning.plan.kept["0.conv"])}

@@ -7,7 +7,7 @@ touched.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from prunelab.methods.allocation.budget import Budget
@@ -84,6 +84,11 @@ def allocate(
         widths = StepSearch(graph, options, budget.resource).solve(target)
 
     n_groups = len(graph.groups)
-    kept = {option.name: option.kept(widths[option.column]) for option in options if option.column < n_groups}
+    kept: dict[str, Sequence[int]] = {
+        option.name: option.kept(widths[option.column]) for option in options if option.column < n_groups
+    }
+    for group in graph.groups:
+        if scores.members and group.name in kept:
+            kept |= scores.of_members(group, len(kept[group.name]))
     dropped = [option.name for option in options if option.column >= n_groups and not widths[option.column]]
     return graph.plan(kept, dropped)

@@ -15,6 +15,7 @@ from prunelab.methods.allocation.from_scores import keep_best
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.criterion import Criterion
+from prunelab.methods.importance.members import score_members
 from prunelab.methods.method import PruningMethod
 from prunelab.structure import PruningPlan
 
@@ -82,7 +83,7 @@ class ImportanceMethod(PruningMethod):
 
     def scored(self, context: PruningContext) -> tuple[Scores, PruningPlan]:
         require_within_reach(context)
-        scores = self.criterion.score(context)
+        scores = score_members(self.criterion, context)
         _require_differences(self, context, scores)
         return scores, keep_best(context, scores)
 

@@ -21,6 +21,7 @@ from prunelab.methods.allocation.budget import Budget
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.l1 import L1Norm
+from prunelab.methods.importance.members import score_members
 from prunelab.methods.importance.random_scores import Random
 from prunelab.methods.search.batch_norm import adapt_batch_norm
 from prunelab.methods.search.judge import Judge, calibration_images
@@ -137,7 +138,7 @@ class ABCPruner(SearchMethod):
         return True
 
     def ranking(self, context: PruningContext) -> Scores:
-        return (Random() if self.order == "random" else L1Norm()).score(context)
+        return score_members(Random() if self.order == "random" else L1Norm(), context)
 
     def judge(self, context: PruningContext) -> Judge:
         if self.training is None:

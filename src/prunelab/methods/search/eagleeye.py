@@ -25,6 +25,7 @@ from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.criterion import Reduction
 from prunelab.methods.importance.l1 import L1Norm
+from prunelab.methods.importance.members import score_members
 from prunelab.methods.search.batch_norm import adapt_batch_norm
 from prunelab.methods.search.judge import calibration_images
 from prunelab.methods.search.method import SearchMethod
@@ -137,7 +138,7 @@ class EagleEye(SearchMethod):
             self.ask()
 
     def ranking(self, context: PruningContext) -> Scores:
-        return self.criterion.score(context)
+        return score_members(self.criterion, context)
 
     def reconstruct(self, context: PruningContext, plan: PruningPlan) -> None:
         """Restore the running statistics with which the winner was judged."""

@@ -15,6 +15,7 @@ from prunelab.methods.allocation.feasibility import require_within_reach
 from prunelab.methods.allocation.scores import Scores
 from prunelab.methods.context import PruningContext
 from prunelab.methods.importance.l1 import L1Norm
+from prunelab.methods.importance.members import score_members
 from prunelab.methods.method import PruningMethod
 from prunelab.methods.search.judge import Judge
 from prunelab.methods.search.progress import Progress
@@ -115,7 +116,7 @@ class SearchMethod(PruningMethod):
 
     def ranking(self, context: PruningContext) -> Scores:
         """The order in which channels of a group are removed; by default l1 norms of the filters."""
-        return L1Norm().score(context)
+        return score_members(L1Norm(), context)
 
     def judge(self, context: PruningContext) -> Judge:
         """The function that scores candidates; by default held-out accuracy after adaptive batch normalisation."""

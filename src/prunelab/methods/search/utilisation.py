@@ -155,11 +155,13 @@ def _readers(context: PruningContext, plan: PruningPlan) -> Readers:
     kept = {cut.tensor: np.array(cut.indices) for cut in plan.cuts if cut.dim == 1}
     found: dict[str, list[tuple[str, Tensor]]] = {}
     for group in context.groups:
-        stays = list(plan.kept.get(group.name, range(group.size)))
-        for part in group.having("consumer"):
-            if part.dim == 1:
-                index = part.index[stays]
-                if part.parameter in kept:
-                    index = np.searchsorted(kept[part.parameter], index)
-                found.setdefault(part.parameter, []).append((group.name, torch.from_numpy(index)))
+        whole = range(group.size)
+        for member in group.members or (group,):
+            stays = list(plan.members.get(member.name, plan.kept.get(group.name, whole)))
+            for part in member.having("consumer"):
+                if part.dim == 1:
+                    index = part.index[stays]
+                    if part.parameter in kept:
+                        index = np.searchsorted(kept[part.parameter], index)
+                    found.setdefault(part.parameter, []).append((group.name, torch.from_numpy(index)))
     return found

@@ -163,11 +163,14 @@ class WidthSpace:
         """The plan that keeps the ``widths`` (groups of the graph,) channels of highest score in each group and drops
         the blocks ``dropped``."""
         graph = self.context.graph
-        kept = {
+        kept: dict[str, Sequence[int]] = {
             group.name: np.sort(scores.removal_order(group.name)[::-1][: int(width)]).tolist()
             for group, width in zip(graph.groups, widths, strict=True)
             if group.name in self.choices
         }
+        for group in graph.groups:
+            if scores.members and group.name in kept:
+                kept |= scores.of_members(group, len(kept[group.name]))
         return graph.plan(kept, dropped)
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Widths that must be equal: the program uses the number of some channels where it handles others.
 
 ``B, N, C = x.shape; y = conv(...).reshape(B, C, -1)``: the convolution must lose as many channels as x. Both lose the
-same positions then, as if they were added.
+same positions then, as if they were added, or become members of one group (``structure.equal_counts``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from prunelab.structure.equal_counts import Pair
 from prunelab.structure.groups import Partition
 from prunelab.structure.proving.prediction import Failure, Prediction, is_view
 from prunelab.structure.proving.pruned_run import PrunedRun
@@ -22,8 +23,6 @@ from prunelab.structure.tracing.marks import Marked, Step, Trace
 
 if TYPE_CHECKING:
     from prunelab.structure.network import Network
-
-Pair = tuple[Ids, Ids]
 
 LARGEST_SEARCH = 8
 """How many other dimensions of a module are tried for one operator."""
@@ -99,7 +98,12 @@ class EqualWidths:
                 yield ids
 
     def _overlap(self, first: Ids, second: Ids) -> bool:
-        label = self._proof.components.label
+        """Whether both have channels of one group with members, or the same channels."""
+        proof = self._proof
+        common = proof.index.groups(first) & proof.index.groups(second)
+        if any(proof.parts.groups[number].members for number in common):
+            return True
+        label = proof.components.label
         return bool(np.isin(label[first], label[second]).any())
 
     def _right(self, pairs: list[Pair]) -> bool:
@@ -108,7 +112,10 @@ class EqualWidths:
         label = proof.components.label
         gone = np.concatenate([label[ids[::3]] for pair in pairs for ids in pair])
         groups = frozenset().union(*(proof.index.groups(ids) for pair in pairs for ids in pair))
-        chosen = {each: np.flatnonzero(np.isin(proof.parts.members[each], gone)) for each in groups}
+        members = {
+            each: proof.parts.members[each].reshape(proof.parts.groups[each].size, -1) for each in groups
+        }
+        chosen = {each: np.flatnonzero(np.isin(found, gone).any(axis=1)) for each, found in members.items()}
         trial = removal(proof.components, proof.parts, proof.resolver, chosen)
         prediction = Prediction(proof.expected, trial.ids, self._number, scaled=proof.trace.scaled)
         run = PrunedRun(proof.network, trial.plan(proof.remedies))

@@ -9,12 +9,13 @@ trials with other widths.) Only the group that fails is frozen, unless the const
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from prunelab.structure.equal_counts import Pair
 from prunelab.structure.groups import Partition
 from prunelab.structure.proving.causes import Causes, halved
-from prunelab.structure.proving.equal_widths import EqualWidths, Pair
+from prunelab.structure.proving.equal_widths import EqualWidths
 from prunelab.structure.proving.prediction import Failure, Prediction, significant
 from prunelab.structure.proving.pruned_run import PrunedRun
 from prunelab.structure.proving.remedies import LinkedAttribute, Option, Remedy, key, options, remedies
@@ -207,23 +208,24 @@ class Proof:
 
         The same is tried for all modules of the same class, because networks repeat modules.
         """
-        step = self._step(failure)
         may_help = self._rehearsal(failure)
-        alike = list(self.index.alike(step))
+        alike = list(self.index.alike(self._step(failure)))
         known = {(link.module, link.attribute) for link in self.remedies if isinstance(link, LinkedAttribute)}
-        for option in options(self.index.module(step), step, self._widths(step), known):
-            own = self._remedies(step, option)
-            others = [remedy for other in alike for remedy in self._remedies(other, option)]
-            if not may_help([*own, *others]):
-                continue
-            for new in ([*own, *others], own):
-                tried = (*self.remedies, *new)
-                again = self.trial(self.chosen, tried)
-                if again is None or again.step > failure.step:
-                    self.remedies = tried
-                    return True
-                if again.step == failure.step:  # no effect on earlier steps, and none here
-                    break
+        for around in (False, True) if failure.reason.startswith(reasons.RAISES) else (False,):
+            step = self._in_module(self._step(failure), around)
+            for option in options(self.index.module(step), step, self._widths(self._step(failure)), known):
+                own = self._remedies(self._step(failure), option, around)
+                others = [remedy for other in alike for remedy in self._remedies(other, option, around)]
+                if not may_help([*own, *others]):
+                    continue
+                for new in ([*own, *others], own):
+                    tried = (*self.remedies, *new)
+                    again = self.trial(self.chosen, tried)
+                    if again is None or again.step > failure.step:
+                        self.remedies = tried
+                        return True
+                    if again.step == failure.step:  # no effect on earlier steps, and none here
+                        break
         return False
 
     def _rehearsal(self, failure: Failure) -> Callable[[Sequence[Remedy]], bool]:
@@ -292,5 +294,13 @@ class Proof:
             if ids is not None and ids.size and self.index.groups(ids) & self.chosen
         ]
 
-    def _remedies(self, step: Step, option: Option) -> list[Remedy]:
-        return remedies(self.index.module(step), step, self._widths(step), option)
+    def _remedies(self, step: Step, option: Option, around: bool) -> list[Remedy]:
+        place = self._in_module(step, around)
+        return remedies(self.index.module(place), place, self._widths(step), option)
+
+    @staticmethod
+    def _in_module(step: Step, around: bool) -> Step:
+        """``step``, or with ``around`` the same in the module around its module, which may have raised the error before
+        it called that (``if channels != self.channels: raise ValueError``)."""
+        module, number = step.call
+        return replace(step, call=(module.rpartition(".")[0], number)) if around else step

@@ -67,11 +67,15 @@ class Prefixes:
         trace, label = found.trace, found.components.label
         group_of = np.full(found.components.count, len(graph.groups), dtype=np.int64)
         rank = np.zeros(found.components.count, dtype=np.int64)
-        for name in order:
+        of_members = {member.name for group in graph.groups for member in group.members}
+        for name in order.keys() - of_members:
             graph.group(name)
         for number, (group, channels) in enumerate(zip(graph.groups, found.members, strict=True)):
             group_of[channels] = number
-            rank[channels] = _ranks(group.name, group.size, order.get(group.name))
+            members = group.members or (group,)
+            for member, column in zip(members, channels.reshape(group.size, -1).T, strict=True):
+                given = order.get(member.name, order.get(group.name))
+                rank[column] = _ranks(member.name, group.size, given)
         self._group_of, self._rank, self._label = group_of, rank, label
         self._groups = len(graph.groups)
         self._patterns: dict[bytes, _Pattern] = {}

@@ -132,10 +132,13 @@ class Ledger:
         for part in parts:
             self.ids.freeze(part, f"{op} {reasons.DIFFERENT_NUMBERS}")
 
-    def part(self, taken: Ids, of: Ids) -> None:
-        """Record that an operator takes the channels ``taken`` from a dimension with the channels ``of``."""
+    def part(self, taken: Ids, of: Ids, at_position: bool = True) -> None:
+        """Record that an operator takes the channels ``taken`` from a dimension with the channels ``of``.
+
+        ``at_position``: by a position that the program computes, not by an index that a plan renumbers.
+        """
         if 0 < taken.size < of.size:
-            self.trace.parts.append((taken, of))
+            self.trace.parts.append((taken, of if at_position else taken))
 
     def count(self, coefficient: float, factors: tuple[Ids, ...], bias: bool = False) -> None:
         """Record a share of the network's FLOPs."""

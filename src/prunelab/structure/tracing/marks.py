@@ -128,7 +128,8 @@ class Trace:
     ``to_other_part``: those of them whose result is multiplied by heads, but has its channels elsewhere.
     ``contracted``: those of them whose channels are contracted with those of another activation.
 
-    ``parts``: the channels that a slice, a split or an index takes, and all channels of that dimension, which are more.
+    ``parts``: the channels that a slice, a split or an index takes from a dimension with more, and those among which
+    the program computes their position: all of the dimension, or for an index the same.
 
     ``scaled``: numbers of the steps whose constants are computed from a width (``x * width ** -0.5``).
 

@@ -28,6 +28,7 @@ SELECTS = (
     "selects along the channels: the positions would have to be in an integer buffer, for torch.index_select, or all "
     "channels would have to be used"
 )
+ORDERS = "compares the channels with each other: it would have to compare places only"
 STEPS = "has a step along the channels: it would have to take adjacent channels"
 SINGLE = "takes a single channel: a part would have to have several, of which some can be removed"
 MERGES = "merges two dimensions of channels: one of them would have to be without channels"
@@ -53,8 +54,11 @@ UNREAD = "a layer would have to read them, or they would have to be an output th
 ALONE = "a single channel cannot be removed: its layer would have to make several"
 
 
+RAISES = "for another width the network raises"
+
+
 def raises(error: Exception) -> str:
     """The reason if the program itself raises an error, such as a check of the number of channels."""
     text = (str(error).splitlines() or [""])[0][:100]
     wanted = "its code would have to accept any width"
-    return f"for another width the network raises {type(error).__name__}: {wanted}; it says {text!r}"
+    return f"{RAISES} {type(error).__name__}: {wanted}; it says {text!r}"

@@ -30,8 +30,25 @@ def conv(inputs: int, outputs: int) -> nn.Conv2d:
         lambda x: x[:, :, torch.tensor([3, 1, 0])],
         lambda x: x.index_select(2, torch.tensor([3, 1, 0], device=x.device)),
         lambda x: x[..., 4:5],
+        lambda x: x.topk(3, dim=3)[0],
+        lambda x: x.sort(dim=2)[0],
+        lambda x: x.gather(3, x.argsort(dim=3)),
+        lambda x: x.gather(2, x.topk(3, dim=2)[1]),
+        lambda x: x.gather(3, torch.tensor([3, 1, 0]).repeat(2, x.shape[1], 8, 1)),
     ],
-    ids=["roll", "flip", "slices", "index", "index_select", "one column"],
+    ids=[
+        "roll",
+        "flip",
+        "slices",
+        "index",
+        "index_select",
+        "one column",
+        "topk",
+        "sort",
+        "gather argsort",
+        "gather own places",
+        "gather places of all channels",
+    ],
 )
 def test_along_places(exact: Callable[..., Any], network: Any, pick: Callable[[Tensor], Tensor]) -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
@@ -41,24 +58,34 @@ def test_along_places(exact: Callable[..., Any], network: Any, pick: Callable[[T
 
 
 @pytest.mark.parametrize(
-    ("pick", "operator"),
+    ("pick", "reason"),
     [
-        (lambda x: torch.roll(x, 1, 1), "roll"),
-        (lambda x: x.flip(1), "flip"),
-        (lambda x: x[:, [1, 0, 3, 2, 5, 4, 7, 6]], "index"),
-        (lambda x: x.index_select(1, torch.arange(7, -1, -1, device=x.device)), "index_select"),
+        (lambda x: torch.roll(x, 1, 1), "roll selects along the channels"),
+        (lambda x: x.flip(1), "flip selects along the channels"),
+        (lambda x: x[:, [1, 0, 3, 2, 5, 4, 7, 6]], "index selects along the channels"),
+        (
+            lambda x: x.index_select(1, torch.arange(7, -1, -1, device=x.device)),
+            "index_select selects along the channels",
+        ),
+        (lambda x: x.topk(8, dim=1)[0], "topk compares the channels with each other"),
+        (lambda x: x.gather(1, x.argsort(dim=1)), "sort compares the channels with each other"),
+        (lambda x: x.gather(1, x.new_zeros(x.shape, dtype=torch.int64)), "gather selects along the channels"),
+        (
+            lambda x: x.gather(3, torch.tensor([[[[3, 1, 0]] * 8] * 8] * 2)),
+            "gather has an input without known channels",
+        ),
     ],
-    ids=["roll", "flip", "index", "index_select"],
+    ids=["roll", "flip", "index", "index_select", "topk", "argsort", "gather", "index without channels"],
 )
 def test_along_channels_freezes(
-    exact: Callable[..., Any], network: Any, pick: Callable[[Tensor], Tensor], operator: str
+    exact: Callable[..., Any], network: Any, pick: Callable[[Tensor], Tensor], reason: str
 ) -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         return net.out(pick(F.relu(net.conv(F.relu(net.stem(x))))))
 
     pruning = exact(network(forward, stem=conv(3, 6), conv=conv(6, 8), out=conv(8, 3)), IMAGES)
     assert pruning.groups == {"stem": ("filter", 6)}
-    assert pruning.frozen == {"conv": f"{operator} selects along the channels"}
+    assert pruning.frozen == {"conv": reason}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Indexing: without effect on channels along places, with a rule for gathers along channels."""
+"""Indexing and sorting: without effect on channels along places, with a rule for gathers along channels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from prunelab.structure.tracing import reasons
 from prunelab.structure.tracing.ledger import Ledger
 from prunelab.structure.tracing.marks import Dims, Gather, Marked
-from prunelab.structure.tracing.rules.common import Rule, statistics_end_here, unknown
+from prunelab.structure.tracing.rules.common import Rule, argument, statistics_end_here, unknown
 
 
 def index_select(
@@ -40,7 +40,7 @@ def index_select(
             values = ledger.values(chooser.tensor).cpu().numpy()
             ledger.trace.gathers.append(Gather(chooser.tensor, ids, values))
             ledger.trace.role(chooser, 0, "other")
-            ledger.part(np.unique(ids[values]), ids)
+            ledger.part(np.unique(ids[values]), ids, at_position=False)
             dims[dim] = ledger.tie(chooser.dims[0], ids[values], f"{op} {reasons.SELECTS}")
         else:
             ledger.ids.freeze(ids, f"{op} {reasons.SELECTS}")
@@ -76,6 +76,49 @@ def index(
     if apart:  # PyTorch then puts the indexed places first
         first = 0
     return [Marked(tuple(out.shape), [*kept[:first], *[None] * places, *kept[first:]])]
+
+
+def gather(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``gather(input, dim, index)``: each channel of the input is read at the places in its part of the index.
+
+    The index is the same for all channels (``places[..., None].expand(-1, -1, C)``) or has their ids (from ``topk``).
+    Along channels, and with any other index, the channels are frozen.
+    """
+    source, chooser = inputs[0], inputs[1]
+    dim = int(args[1]) % max(1, len(source.shape))
+    statistics_end_here(ledger, op, inputs)
+    dims: Dims = []
+    for place, (ids, own) in enumerate(zip(source.dims, chooser.dims, strict=True)):
+        if place == dim:
+            for frozen in (ids, own):
+                ledger.ids.freeze(frozen, f"{op} {reasons.SELECTS}")
+            dims.append(None)
+        elif ids is None or source.shape[place] != chooser.shape[place]:
+            for frozen in (ids, own):
+                ledger.ids.freeze(frozen, f"{op} {reasons.UNKNOWN_INPUT}")
+            dims.append(None)
+        elif own is None and (place in chooser.spread or chooser.uniform):
+            dims.append(ids)
+        else:
+            dims.append(ledger.tie(ids, own, f"{op} {reasons.UNKNOWN_INPUT}"))
+    ledger.kind = "transport"
+    return [Marked(tuple(outputs[0].shape), dims)]
+
+
+def order(
+    ledger: Ledger, op: str, args: Any, kwargs: Any, inputs: tuple[Marked, ...], outputs: list[Tensor]
+) -> list[Marked]:
+    """``topk(input, k, dim)`` and ``sort(input, dim)`` (``argsort``): values and their places along ``dim``,
+    for each channel; only along places."""
+    source = inputs[0]
+    statistics_end_here(ledger, op, inputs)
+    dim = int(argument(args, kwargs, 2 if op == "topk" else 1, "dim", -1)) % max(1, len(source.shape))
+    ledger.ids.freeze(source.dims[dim] if source.dims else None, f"{op} {reasons.ORDERS}")
+    ledger.kind = "transport"
+    dims: Dims = [None if place == dim else ids for place, ids in enumerate(source.dims)]
+    return [Marked(tuple(out.shape), list(dims)) for out in outputs]
 
 
 def index_put(
@@ -137,6 +180,9 @@ RULES: dict[str, Rule] = {
     "_unsafe_index": index,
     "index_put": index_put,
     "index_put_": index_put,
+    "gather": gather,
+    "topk": order,
+    "sort": order,
     "embedding": embedding,
     "roll": roll,
     "flip": roll,

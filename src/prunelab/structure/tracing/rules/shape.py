@@ -160,7 +160,13 @@ def repeat(
     for ids, count in zip(source.dims, times[added:], strict=True):
         dims.append(None if ids is None else np.tile(ids, count))
     ledger.kind = "transport"
-    return [rearranged(source, outputs[0], dims)]
+    made = rearranged(source, outputs[0], dims)
+    made.spread = frozenset(
+        dim
+        for dim, count in enumerate(times)
+        if count > 1 and (dim < added or source.shape[dim - added] == 1)
+    )
+    return [made]
 
 
 def unsqueeze(
