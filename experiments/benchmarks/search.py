@@ -51,8 +51,6 @@ SEEDS = 2
 Batches = list[tuple[Tensor, Tensor]]
 SCHEDULES: dict[str, dict[str, Any]] = {
     "paper": {},
-    "warmup=50": {"warmup": 50},
-    "warmup=30": {"warmup": 30},
     "warmup=20 agent.decay=0.9 patience=20": {
         "warmup": 20,
         "patience": 20,
