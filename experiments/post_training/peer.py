@@ -6,8 +6,8 @@ re-estimated.
 
 On EfficientNet-Lite0: torch-pruning 1.6.1 does not support the zero-padded shortcuts of the CIFAR ResNets (the stored
 indices of the padding are not adapted). Each criterion prunes globally in steps (the gradients of Taylor are computed
-again at every step, with labels), until the FLOPs that PyTorch counts are within the budget. Takes ``--count``,
-``--keeps``, ``--evaluate``, ``--seed`` and ``--device`` as ``study.py`` does. Appends to records/lite0.jsonl.
+again at every step, with labels), until the FLOPs that PyTorch counts are within the budget. ``--criteria`` chooses
+some of them; the other options are those of ``study.py``. Appends to records/lite0.jsonl.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--criteria", nargs="+", choices=CRITERIA, default=list(CRITERIA))
     parser.add_argument("--keeps", nargs="+", type=float, default=None)
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--evaluate", type=int, default=None)
@@ -92,13 +93,14 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False  # float32 on a GPU as on a CPU
     device = torch.device(options.device)
-    model = network(NETWORK, options.weights).to(device)
+    model = network(NETWORK, options.weights).to(device, memory_format=torch.channels_last)
     images = load_images(NETWORK, options.images, options.evaluate).to(device)
     calibration, classes = images.calibration(options.count, options.seed)
+    calibration = calibration.contiguous(memory_format=torch.channels_last)
     batches = list(zip(calibration.split(25), classes.split(25), strict=True))
     full = operations(model, calibration[:1])
     with (RECORDS / f"{NETWORK}.jsonl").open("a") as file:
-        for name in CRITERIA:
+        for name in options.criteria:
             start = time.process_time()
             for keep, found in pruned(model, name, options.keeps or KEEPS[NETWORK], batches):
                 record = {

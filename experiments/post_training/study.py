@@ -74,7 +74,11 @@ RULES = {"thinet": ThiNet(), "channel_pruning": ChannelPruning()}
 PER_COST = ("fisher", "obs")
 """Criteria whose scores are losses: their own allocation is per_cost."""
 
-ALL_STEPS = {**STEPS, "distil_long": Distil(steps=1500)}
+ALL_STEPS = {
+    **STEPS,
+    "distil_long": Distil(steps=1500),
+    "distil_mixed": Distil(steps=800, rates=(1e-3,), mix=True),
+}
 
 CHAINS: dict[str, tuple[str, ...]] = {
     "bn": ("bn",),
@@ -84,6 +88,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
     "blockwise": ("sequential", "blockwise"),
     "distil": ("sequential", "blockwise", "distil"),
     "distil_long": ("sequential", "blockwise", "distil_long"),
+    "distil_mixed": ("sequential", "blockwise", "distil_mixed"),
 }
 """Each column of the table, and the calibration steps that lead to it."""
 
@@ -117,7 +122,7 @@ def network(name: str, weights: Path) -> nn.Module:
 def accuracy(model: nn.Module, images: Tensor, classes: Tensor, batch: int = 25) -> float:
     """Top-1 accuracy, a fraction."""
     hits = sum(
-        int((model(part).argmax(dim=1) == wanted).sum())
+        int((model(part.contiguous(memory_format=torch.channels_last)).argmax(dim=1) == wanted).sum())
         for part, wanted in zip(images.split(batch), classes.split(batch), strict=True)
     )
     return hits / len(images)
@@ -129,7 +134,9 @@ class Study:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.device = torch.device(options.device)
-        self.model = network(options.network, options.weights).to(self.device)
+        self.model = network(options.network, options.weights).to(
+            self.device, memory_format=torch.channels_last
+        )
         self.images: Images = load_images(options.network, options.images, options.evaluate).to(self.device)
         self.path = RECORDS / f"{options.records or options.network}.jsonl"
         self.scores: dict[tuple[str, int], tuple[Scores, float]] = {}
@@ -147,6 +154,7 @@ class Study:
         self._full()
         for seed in self.options.seeds:
             calibration, classes = self.images.calibration(self.options.count, seed)
+            calibration = calibration.contiguous(memory_format=torch.channels_last)
             batches = list(zip(calibration.split(25), classes.split(25), strict=True))
             for name in self.options.methods:
                 for keep in self.options.keeps or KEEPS[self.options.network]:

@@ -13,13 +13,24 @@ from statistics import mean
 from typing import Any
 
 FOLDER = Path(__file__).parent
-COLUMNS = ("cut", "bn", "bias", "least_squares", "sequential", "blockwise", "distil", "distil_long")
+COLUMNS = (
+    "cut",
+    "bn",
+    "bias",
+    "least_squares",
+    "sequential",
+    "blockwise",
+    "distil",
+    "distil_long",
+    "distil_mixed",
+)
 TITLES = {
     "cut": "as cut",
     "least_squares": "least squares",
     "blockwise": "+ blockwise",
     "distil": "+ distil",
     "distil_long": "+ distil, 1,500 steps",
+    "distil_mixed": "+ distil, 800 steps, mixed images",
 }
 AIMS = (
     ("aims_lite0", 0.9, 85.6),

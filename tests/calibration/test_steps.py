@@ -21,6 +21,7 @@ from prunelab.calibration import (
     chosen_steps,
     title,
 )
+from prunelab.calibration.distil import mixed
 from prunelab.errors import UserError
 from prunelab.structure import analyze, apply
 
@@ -262,6 +263,13 @@ def test_results_are_independent_of_the_batch_size(name: str, images: Tensor) ->
         small.get(name, STEPS[name])(pair)
         outputs.append(pair.pruned(images))
     torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-6)
+
+
+def test_mixed_images_are_means_of_two() -> None:
+    mixtures = mixed(torch.eye(5)[:, :, None, None], torch.Generator().manual_seed(3))[:, :, 0, 0]
+    assert ((mixtures >= 0) & (mixtures <= 1)).all() and ((mixtures > 0).sum(dim=1) <= 2).all()
+    torch.testing.assert_close(mixtures.sum(dim=1), torch.ones(5))
+    assert (mixtures.diagonal() > 0).all() and (mixtures - torch.eye(5)).abs().max() > 0.1
 
 
 def test_names_of_steps() -> None:

@@ -23,7 +23,7 @@ STEPS: dict[str, Step] = {
     "least_squares": LeastSquares(sequential=False, positions=8),
     "sequential": LeastSquares(positions=8),
     "blockwise": Blockwise(steps=4, batch=7),
-    "distil": Distil(steps=4, batch=7),
+    "distil": Distil(steps=4, batch=7, mix=True),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +24,10 @@ CHECKS = 4
 class Minibatches:
     """All calibration images in minibatches; of each minibatch this rank has a share (every ranks-th image).
 
-    The first ``train`` minibatches are for training, the others are held out. ``sizes``: number of images of each on
-    all ranks, with which the sum of the gradients of all ranks equals the gradient of one process.
+    ``all``: the complete minibatches. The first ``train`` of them are for training, the others are held out.
     """
 
-    shares: list[Tensor]
-    sizes: list[int]
+    all: list[Tensor]
     train: int
     generator: torch.Generator
     rank: int = 0
@@ -44,9 +43,18 @@ class Minibatches:
         parts = list((images[count:] if len(images) > count else images).split(size))
         train = len(parts)
         parts += images[:count].split(size)
-        rank, ranks = world()
-        sizes = [len(part) for part in parts]
-        return Minibatches([part[rank::ranks] for part in parts], sizes, train, generator, rank, ranks)
+        return Minibatches(parts, train, generator, *world())
+
+    @cached_property
+    def shares(self) -> list[Tensor]:
+        """The images of each minibatch that belong to this rank."""
+        return [part[self.rank :: self.ranks] for part in self.all]
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The number of images of each minibatch on all ranks; a rank's error is divided by it, so that the sum of the
+        gradients of all ranks equals the gradient of one process."""
+        return [len(part) for part in self.all]
 
     def mean(self, values: Sequence[Tensor]) -> float:
         """The mean over the images of all ranks, from the ``values`` (images,) of each share."""
