@@ -199,6 +199,8 @@ def _proved(
         resolver = _resolver(network, trace, components, parts)
         found = prove(mode, traced, components, parts, resolver.for_trials, remedies)
         if found.equal:
+            for _, each in runs:  # the next proof starts from groups that are not marked yet
+                each.scaled.clear()
             return parts, found.remedies, found.equal
         parts = parts.freezing(found.broken).marking_inexact(found.inexact)
         if len(found.remedies) > len(remedies):  # a remedy for one mode may fail in the other

@@ -181,3 +181,16 @@ def test_a_sum_of_widths_ties_the_channels(prune: Callable[..., Any]) -> None:
     assert pruning.error < 1e-9
     assert {name: size for name, (_, size) in pruning.groups.items()} == {"first": 6, "second": 4}
     assert not any(group.members for group in pruning.graph.groups)
+
+
+class Scaled(Reduced):
+    """Divides by the root of the width before it uses the width for another layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * x.shape[-1] ** -0.5)
+
+
+def test_groups_stay_inexact_when_the_proof_starts_again() -> None:
+    (group,) = prunelab.analyze(Network(Scaled), IMAGES).groups
+    assert len(group.members) == 3
+    assert "a number that is computed from the width" in str(group.inexact)
