@@ -52,6 +52,12 @@ RULES = ("global", "per_cost", "knapsack", "uniform")
 BUDGETS = (("flops", 0.5), ("params", 0.5), ("latency", 0.7))
 CALIBRATION, EVALUATED = 512, 2000
 
+SORTED_BY = ("criterion", "resource", "allocation")
+HEADINGS = (
+    "criterion", "budget", "allocation", "lost", "FLOPs", "parameters", "latency", "top-1, as cut", "top-1, refitted",
+    "seconds",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Fixed(Criterion):
@@ -156,6 +162,27 @@ class Comparison:
         print(json.dumps(row), flush=True)
 
 
+def table_of(record: Path) -> str:
+    """The measured rows as the table of README.md, in the order of criteria, budgets and rules."""
+    rows = [json.loads(line) for line in record.read_text().splitlines()]
+    resources = [resource for resource, _ in BUDGETS]
+    order = ([*CRITERIA], resources, [*RULES])
+    rows.sort(key=lambda row: [known.index(row[name]) for known, name in zip(order, SORTED_BY, strict=True)])
+    heading = f"| {' | '.join(HEADINGS)} |"
+    return "\n".join([heading, "|---" * len(HEADINGS) + "|", *map(_line, rows)])
+
+
+def _line(row: dict[str, Any]) -> str:
+    start = f"| {row['criterion']} | {row['resource']} {row['keep']} | {row['allocation']} |"
+    if "error" in row:
+        return f"{start} not reached |" + " |" * 6
+    latency = "" if row["measured"] is None else f"{row['measured']:.3f}"
+    return (
+        f"{start} {row['lost']:.3f} | {row['flops']:.3f} | {row['params']:.3f} | {latency} | "
+        f"{100 * row['top1_cut']:.1f} | {100 * row['top1_sequential']:.1f} | {row['seconds']:.2f} |"
+    )
+
+
 def _hits(logits: Tensor, classes: Tensor) -> int:
     return int((logits.argmax(dim=1) == classes).sum())
 
@@ -191,6 +218,7 @@ def main() -> None:
     torch.set_num_threads(1)
     comparison = Comparison(options.images, options.weights, options.record, options.criteria, options.rules)
     comparison.run(options.tables)
+    print(table_of(options.record))
 
 
 if __name__ == "__main__":
