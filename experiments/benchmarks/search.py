@@ -51,6 +51,7 @@ SEEDS = 2
 Batches = list[tuple[Tensor, Tensor]]
 SCHEDULES: dict[str, dict[str, Any]] = {
     "paper": {},
+    "warmup=30": {"warmup": 30},
     "warmup=20 agent.decay=0.9 patience=20": {
         "warmup": 20,
         "patience": 20,
