@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ import prunelab
 from prunelab.errors import UserError
 from prunelab.structure.surgery.apply import named_tensors
 from prunelab.structure.surgery.temporary import call_with
-from prunelab.structure.tracing.evaluation import evaluation_mode, training_mode
+from prunelab.structure.tracing.data_decisions import Decisions
+from prunelab.structure.tracing.evaluation import (
+    attributes_on_meta,
+    evaluation_mode,
+    has_tensor_attributes,
+    training_mode,
+)
 from prunelab.structure.tracing.marks import Place, Trace
 from prunelab.structure.tracing.outputs import Outputs, selected, tensors_in
 from prunelab.structure.tracing.trace import Mode, Tracer, run
@@ -31,6 +38,7 @@ MANY_GROUPS = 8
 
 class Network:
     """Runs ``model`` on ``example_input`` under a tracer: on the meta device if that is possible, else on its device.
+    A program that needs values for its decisions only is run there once, and then on the meta device.
 
     ``exact``, ``cardinality`` and ``outputs``: see ``analyze``.
     """
@@ -60,10 +68,12 @@ class Network:
         self._outputs = outputs
         self._form: tuple[type, TreeSpec] | None = None
         self.decided: list[tuple[str, Any]] = []
-        self.meta = True
+        self._shapes: list[torch.Size] = []
         self._use_meta()
 
     def _use_meta(self) -> None:
+        self.meta = True
+        self._attributes_too = False
         made: dict[int, Tensor] = {}
         for tensor in self.tensors.values():
             made.setdefault(id(tensor), torch.empty_like(tensor, device="meta", requires_grad=False))
@@ -84,14 +94,7 @@ class Network:
         If a view that splits channels freezes all of them, it is traced with another part as the carrier. If nothing
         can be removed from a module group by group, it is traced without.
         """
-        try:
-            trace = self._run()
-        except UserError:
-            raise
-        except Exception:
-            self._use_own_device()
-            self._require_runnable()
-            trace = self._run()
+        trace = self._run_on_meta() or self._run_on_own_device()
         while True:
             self._contracted |= trace.contracted
             stuck, joined = _stuck(trace, self.carry, self._contracted), self._joined(trace)
@@ -109,15 +112,59 @@ class Network:
 
     def trace_again(self, earlier: Trace) -> Trace:
         """Trace the network in its mode, with the ids of ``earlier``, its trace in another mode."""
-        try:
+        if not self.meta:
             return self._run(earlier)
+        return self._run_on_meta(earlier) or self._run_on_own_device(earlier)
+
+    def _run_on_meta(self, earlier: Trace | None = None) -> Trace | None:
+        """Trace the network on the meta device, first with tensors that are plain attributes of modules (anchors of an
+        earlier call) where they are, then with these on the meta device; None if neither is possible."""
+        self._use_meta()
+        for moved in (False, True) if has_tensor_attributes(self.model) else (False,):
+            self._attributes_too = moved
+            try:
+                return self._run(earlier)
+            except UserError:
+                raise
+            except Exception:  # the program depends on values, or on a device
+                continue
+        return None
+
+    def _run_on_own_device(self, earlier: Trace | None = None) -> Trace:
+        """Trace the network where its weights are, because its program depends on values.
+
+        If the program needs no other values than the decisions of this run (which boxes are kept), it is traced again
+        on the meta device with the same decisions, and so are all further runs.
+        """
+        self._use_own_device()
+        self.decided = []
+        try:
+            trace = self._run(earlier)
         except UserError:
             raise
         except Exception:
-            if not self.meta or any(tensor.is_meta for tensor in self.tensors.values()):
-                raise
-            self._use_own_device()
-            return self._run(earlier)
+            if earlier is None:
+                self._require_runnable()
+            raise
+        kept, result = (self.stand_ins, self.decided), self._result()
+        repeated = self._run_on_meta(earlier)
+        if repeated is not None and self._result() == result:
+            return repeated
+        self.meta = False
+        self.stand_ins, self.decided = kept
+        return trace
+
+    def _result(self) -> object:
+        """The operators that decided in the newest run, and the shapes of its outputs."""
+        return [name for name, _ in self.decided], self._shapes
+
+    @contextmanager
+    def running(self, module: nn.Module) -> Iterator[None]:
+        """Context for a run of ``module``, the network or a part, in this mode."""
+        with self.mode(module):
+            if self.meta and self._attributes_too:
+                attributes_on_meta(module)
+            yield
 
     def _require_runnable(self) -> None:
         """Raises UserError if the network itself, without a tracer, cannot run on the example input."""
@@ -147,18 +194,20 @@ class Network:
             lambda name: self.tensors[name],
             self.carry,
             self.kernels,
+            Decisions(self.decided if self.meta else ()),
             group_wise=self.group_wise,
             earlier=earlier,
         )
         args, kwargs = self.inputs()
-        trace, _ = run(
+        trace, returned = run(
             self.model,
             tracer,
             lambda: call_with(self.model, self.stand_ins, args, kwargs),
-            self.mode,
+            self.running,
             self._chosen,
         )
         self.decided = tracer.decisions.made
+        self._shapes = [value.shape for value in tensors_in(returned)]
         for origin in trace.ids.origins:
             if origin.tensor in self._fixed:
                 trace.ids.freeze(origin.ids, self._fixed[origin.tensor])

@@ -99,7 +99,7 @@ class PrunedRun:
         calls = _LastCall()
         with (
             as_pruned(modules, plan, self._network.stand_ins, self._tensors),
-            self._network.mode(module),
+            self._network.running(module),
             torch.no_grad(),
             _Comparing(prediction, self._decisions),
             calls,

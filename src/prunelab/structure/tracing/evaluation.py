@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from prunelab.structure.tracing.training_code import same_in_both
 
@@ -116,6 +117,29 @@ def forget_caches(model: nn.Module) -> None:
             module.train()
     for module, flag in training:
         module.training = flag
+
+
+def has_tensor_attributes(model: nn.Module) -> bool:
+    """Whether a module has tensors that are plain attributes, such as anchors of an earlier call."""
+    return any(_has_tensors(value) for module in model.modules() for value in _attributes(module).values())
+
+
+def attributes_on_meta(model: nn.Module) -> None:
+    """Replace tensors that are plain attributes of modules by ones on the meta device. ``evaluation_mode`` around it
+    restores them."""
+    for module in model.modules():
+        for name, value in _attributes(module).items():
+            if _has_tensors(value):
+                vars(module)[name] = tree_map(_on_meta, value)
+
+
+def _has_tensors(value: Any) -> bool:
+    leaves = tree_leaves(value) if isinstance(value, Tensor | list | tuple | dict) else ()
+    return any(type(leaf) is Tensor for leaf in leaves)
+
+
+def _on_meta(value: Any) -> Any:
+    return value.detach().to("meta") if type(value) is Tensor else value
 
 
 def _is_cache(value: Any) -> bool:

@@ -107,12 +107,10 @@ def _softmax(x: Tensor, *others: Any, **named: Any) -> Tensor | None:
 
 
 def _resized(x: Tensor, size: Sequence[int], *others: Any) -> Tensor | None:
-    if x.shape[1] < 2 or min(size) < 2:
-        return None
     shape = (*x.shape[:2], *size)
     if _plain(x):
         return _empty(x, shape)
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous() and min(size) > 1:
         return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     return None
 
@@ -163,8 +161,14 @@ def _convolution(
 
 
 def _plain(x: Tensor) -> bool:
-    """Contiguous, and not also in "channels last" order, which PyTorch would keep for the result."""
-    return x.is_contiguous() and not (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    """Contiguous, and not in "channels last" order, which PyTorch would keep for the result. (With one channel or one
+    pixel, only the strides of these dimensions differ.)"""
+    if not x.is_contiguous():
+        return False
+    if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
+        return True
+    _, channels, height, width = x.shape
+    return x.stride() == (channels * height * width, height * width, width, 1)
 
 
 def _in_order(x: Tensor) -> bool:
