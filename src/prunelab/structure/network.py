@@ -120,8 +120,9 @@ class Network:
         """Trace the network on the meta device, first with tensors that are plain attributes of modules (anchors of an
         earlier call) where they are, then with these on the meta device; None if neither is possible."""
         self._use_meta()
-        for moved in (False, True) if has_tensor_attributes(self.model) else (False,):
-            self._attributes_too = moved
+        for self._attributes_too in (False, True):
+            if self._attributes_too and not has_tensor_attributes(self.model):
+                break
             try:
                 return self._run(earlier)
             except UserError:

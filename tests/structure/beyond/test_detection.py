@@ -117,6 +117,39 @@ def test_the_trial_repeats_the_decisions_of_the_full_run(exactly: Callable[..., 
     assert not thinned.frozen
 
 
+def test_a_network_that_needs_values_runs_once_with_them() -> None:
+    model, ran = KeepsTheBest(), []
+    model.last.register_forward_pre_hook(lambda module, args: ran.append(args[0].device.type))
+    prunelab.analyze(model, torch.randn(1, 3, 9, 9))
+    assert ran.count("cpu") == 1 and ran.count("meta") > 1
+
+
+class Cached(nn.Module):
+    """Computes anchors at the first call, as detectors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1)
+        self.anchors: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.last(F.relu(self.features(x)))
+        if not self.anchors:
+            self.anchors = [torch.ones(y.shape[2:], device=y.device)]
+        return y + self.anchors[0]
+
+
+def test_tensors_of_an_earlier_call_are_on_the_meta_device_during_the_analysis() -> None:
+    model, x, devices = Cached(), torch.randn(1, 3, 9, 9), []
+    model(x)
+    anchors = model.anchors[0]
+    model.register_forward_pre_hook(lambda module, args: devices.append(args[0].device.type))
+    graph = prunelab.analyze(model, x)
+    assert [group.name for group in graph.groups] == ["features"]
+    assert set(devices) == {"meta"}
+    assert model.anchors[0] is anchors and anchors.device.type == "cpu"
+
+
 @pytest.mark.parametrize("auxiliary", [False, True])
 def test_segmentation_returns_a_dict(exactly: Callable[..., Any], auxiliary: bool) -> None:
     model = deeplabv3_mobilenet_v3_large(**FRESH, aux_loss=auxiliary)

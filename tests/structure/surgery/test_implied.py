@@ -93,6 +93,16 @@ def test_attributes_that_a_module_reads_follow_its_widths_only() -> None:
     assert apply(model, plan)(example).shape == (2, 3)
 
 
+def test_heads_of_several_groups_follow_the_sets_that_are_removed() -> None:
+    model = Attention()
+    model.num_heads = 4
+    plan = plan_of(model, torch.randn(2, 4, 6))  # keeps 6 of 12 channels: two of four heads
+    for heads in (1, 3):
+        with pytest.raises(UserError, match="it sets 'num_heads'"):
+            apply(Attention(), changed(plan, "", num_heads=heads))
+    assert apply(model, changed(plan, "", num_heads=2)).num_heads == 2
+
+
 class Halves(nn.Conv2d):
     """Applies the first ``high`` filters to its input, and the others to the doubled input."""
 

@@ -72,9 +72,9 @@ class BlockTrials:
                 for number in range(visit.start, visit.end)
             }
             expected = [(number, step) for number, step in significant(trace) if number not in inside]
-            prediction = Prediction(expected, self.removal.ids, scaled=trace.scaled)
+            prediction = Prediction(expected, self.removal.ids)
             run = PrunedRun(network, self.removal.plan(self.remedies), dropped)
-            failure = prediction.ended(run.run_network(prediction))
+            failure = prediction.ended(run.run_network(prediction)).failure(trace.scaled)
             if run.error is not None:
                 return f"the network fails without it: {error_line(run.error)}"
             if failure is not None:

@@ -117,6 +117,6 @@ class EqualWidths:
         }
         chosen = {each: np.flatnonzero(np.isin(found, gone).any(axis=1)) for each, found in members.items()}
         trial = removal(proof.components, proof.parts, proof.resolver, chosen)
-        prediction = Prediction(proof.expected, trial.ids, self._number, scaled=proof.trace.scaled)
+        prediction = Prediction(proof.expected, trial.ids, self._number)
         run = PrunedRun(proof.network, trial.plan(proof.remedies))
-        return prediction.ended(run.run_network(prediction)) is None
+        return prediction.ended(run.run_network(prediction)).failure(proof.trace.scaled) is None

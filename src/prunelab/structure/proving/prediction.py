@@ -29,6 +29,28 @@ class Failure:
     scaled: bool = False  # only a constant of arithmetic is different
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a pruned run has shown: the constants of arithmetic that differ, in order, and the failure that ended it.
+
+    ``last``: the step at which the run was ended before that; None if it ran to the end or to a failure.
+    """
+
+    scaled: tuple[Failure, ...]
+    end: Failure | None
+    last: int | None = None
+
+    def answers(self, last: int | None) -> bool:
+        """Whether the run has compared all operators up to step ``last`` (None: all)."""
+        return self.last is None or (last is not None and last <= self.last)
+
+    def failure(self, known: Collection[int] = (), last: int | None = None) -> Failure | None:
+        """The first difference up to step ``last``; the constants of the steps ``known`` may differ."""
+        found = (each for each in self.scaled if each.step not in known)
+        first = next(found, self.end)
+        return None if first is None or (last is not None and first.step > last) else first
+
+
 class Done(NamedTuple):
     """An operator of a pruned run: the shapes of its results, and its constant arguments (see ``Step``)."""
 
@@ -53,10 +75,11 @@ def is_view(step: Step) -> bool:
 
 
 class Prediction:
-    """Receives each operator of a pruned run and ends the run at the first whose result differs from the prediction.
+    """Receives each operator of a pruned run and ends the run at the first whose result differs from the prediction in
+    more than a constant of arithmetic.
 
     ``expected`` are the significant steps of the full run; ``removed`` is True for removed ids. With ``last``, the run
-    also ends after that step. ``place`` counts the significant steps. The constants of the steps ``scaled`` may differ.
+    also ends after that step. ``place`` counts the significant steps.
     """
 
     def __init__(
@@ -65,12 +88,11 @@ class Prediction:
         removed: NDArray[np.bool_],
         last: int | None = None,
         place: int = 0,
-        scaled: Collection[int] = (),
     ) -> None:
-        self.failure: Failure | None = None
         self.place = place
         self._expected, self._removed, self._last = expected, removed, last
-        self._scaled = scaled
+        self._scaled: list[Failure] = []
+        self._failure: Failure | None = None
         self._over = False
         self._left: dict[int, int] = {}
 
@@ -90,23 +112,24 @@ class Prediction:
         if self._over:
             raise EndOfRun
 
-    def ended(self, failed: str | None) -> Failure | None:
-        """The first difference, after the run; ``failed`` is the reason why the network raised an error, if it did."""
-        if self._over or (failed is None and self.place == len(self._expected)):
-            return self.failure
-        return self._at_end(failed or reasons.OTHER_OPERATORS)
+    def ended(self, failed: str | None) -> Outcome:
+        """The outcome, after the run; ``failed`` is the reason why the network raised an error, if it did."""
+        end = self._failure
+        if not self._over and (failed is not None or self.place < len(self._expected)):
+            end = self._at_end(failed or reasons.OTHER_OPERATORS)
+        return Outcome(tuple(self._scaled), end, self._last if self._over and end is None else None)
 
     def _compare(self, after: Done) -> None:
         if self.place == len(self._expected):
-            self.failure, self._over = self._at_end(reasons.OTHER_OPERATORS), True
+            self._failure, self._over = self._at_end(reasons.OTHER_OPERATORS), True
             return
         number, before = self._expected[self.place]
         difference = self._difference(before, after)
-        scaled = difference is None and before.numbers != after.numbers and number not in self._scaled
-        if scaled:
-            difference = f"{before.op} uses a number that is computed from the width"
         if difference is not None:
-            self.failure = Failure(number, difference, scaled)
+            self._failure = Failure(number, difference)
+        elif before.numbers != after.numbers:
+            reason = f"{before.op} uses a number that is computed from the width"
+            self._scaled.append(Failure(number, reason, scaled=True))
         self.place += 1
         self._over = difference is not None or (self._last is not None and number >= self._last)
 

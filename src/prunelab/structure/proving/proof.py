@@ -16,7 +16,7 @@ from prunelab.structure.equal_counts import Pair
 from prunelab.structure.groups import Partition
 from prunelab.structure.proving.causes import Causes, halved
 from prunelab.structure.proving.equal_widths import EqualWidths
-from prunelab.structure.proving.prediction import Failure, Prediction, significant
+from prunelab.structure.proving.prediction import Failure, Outcome, Prediction, significant
 from prunelab.structure.proving.pruned_run import PrunedRun
 from prunelab.structure.proving.remedies import LinkedAttribute, Option, Remedy, key, options, remedies
 from prunelab.structure.proving.removal import Removal, Resolver, removal
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from prunelab.structure.network import Network
 
 
-# Number of the trial, groups that lose channels, remedies, last step that is compared, whether all constants are.
-_Question = tuple[int, frozenset[int], tuple[tuple[object, ...], ...], int | None, bool]
+# Number of the trial, groups that lose channels, remedies.
+_Question = tuple[int, frozenset[int], tuple[tuple[object, ...], ...]]
+
+MANY_NEAR = 8
+"""Up to so many groups of a module are tried one by one; a binary search takes about as many trials."""
 
 
 def prove(
@@ -85,7 +88,7 @@ class Proof:
         self.remedies = known
         self.trial_index = 0
         self.expected = significant(trace)
-        self._known: dict[_Question, Failure | None] = {}
+        self._known: dict[_Question, Outcome] = {}
         self._newest: tuple[_Question, PrunedRun] | None = None
         self._newest_removal: tuple[tuple[int, frozenset[int]], Removal] | None = None
         self.equal: list[Pair] = []
@@ -135,29 +138,24 @@ class Proof:
         """Remove a part of the chosen groups; None if the run is as predicted (up to step ``last``).
 
         The removed fraction differs between groups, so that no two widths agree by chance. ``strict``: constants of
-        arithmetic that are known to follow a width are compared too.
+        arithmetic that are known to follow a width are compared too. Such a run is not ended at ``last``: it shows all
+        constants that follow the widths of these groups, which later questions are about.
         """
         wanted = frozenset(chosen)
         remedies = self.remedies if remedies is None else remedies
-        asked = self._question(wanted, remedies, last, strict)
-        if asked not in self._known:
+        asked = self._question(wanted, remedies)
+        outcome = self._known.get(asked)
+        if outcome is None or not outcome.answers(last):
             removal = self._removal(wanted)
-            prediction = Prediction(
-                self.expected, removal.ids, last, scaled=() if strict else self.trace.scaled
-            )
+            prediction = Prediction(self.expected, removal.ids, None if strict else last)
             run = PrunedRun(self.network, removal.plan(remedies))
-            self._known[asked] = prediction.ended(run.run_network(prediction))
-            self._newest = asked, run
-        return self._known[asked]
+            outcome = self._known[asked] = prediction.ended(run.run_network(prediction))
+            if wanted == self.chosen:
+                self._newest = asked, run
+        return outcome.failure(() if strict else self.trace.scaled, last)
 
-    def _question(
-        self,
-        wanted: Iterable[int],
-        remedies: tuple[Remedy, ...],
-        last: int | None = None,
-        strict: bool = False,
-    ) -> _Question:
-        return self.trial_index, frozenset(wanted), tuple(key(remedy) for remedy in remedies), last, strict
+    def _question(self, wanted: Iterable[int], remedies: tuple[Remedy, ...]) -> _Question:
+        return self.trial_index, frozenset(wanted), tuple(key(remedy) for remedy in remedies)
 
     def _removal(self, wanted: frozenset[int]) -> Removal:
         asked = (self.trial_index, wanted)
@@ -175,10 +173,7 @@ class Proof:
     def mark_scaled(self, failure: Failure) -> None:
         """A constant of the failing operator follows the width of some groups, which are inexact: the network is valid
         for any width, but it computes another function. With ``exact`` they are frozen."""
-        step, causes = self._step(failure), self._causes_as_before(failure)
-        while (rest := self.chosen - self.inexact.keys() - causes) and self._scales(rest, failure):
-            near = {number for number in self.index.touched(step) & rest if self._scales({number}, failure)}
-            causes |= near or halved(rest, lambda part: self._scales(part, failure))
+        step, causes = self._step(failure), self._causes_as_before(failure) or self._causes(failure)
         self._scaled.append((step, causes))
         found = dict.fromkeys(causes, self._located(failure))
         if self.network.exact:
@@ -187,10 +182,23 @@ class Proof:
             return
         self.inexact.update(found)
         self.trace.scaled.add(failure.step)
-        self._known.clear()
+
+    def _causes(self, failure: Failure) -> set[int]:
+        """All groups whose widths the constant at a failure follows: those at the operator or in its module, others by
+        a binary search."""
+        step = self._step(failure)
+        near = self.index.handled(step.module)
+        if len(near) > MANY_NEAR:
+            near = self.index.touched(step)
+        causes: set[int] = set()
+        while (rest := self.chosen - self.inexact.keys() - causes) and self._scales(rest, failure):
+            found = {number for number in near & rest if self._scales({number}, failure)}
+            causes |= found or halved(rest, lambda part: self._scales(part, failure))
+        return causes
 
     def _causes_as_before(self, failure: Failure) -> set[int]:
-        """The groups that correspond to those found at the same operator of another module, if they are a cause."""
+        """The groups that correspond to those found at the same operator of another module, if they are a cause. If
+        there are others, a later trial shows them."""
         step = self._step(failure)
         for first, found in self._scaled:
             if any(other is step for other in self.index.alike(first)):
@@ -240,8 +248,9 @@ class Proof:
             return lambda new: True
 
         def failing(new: Sequence[Remedy]) -> Failure | None:
-            prediction = Prediction(self.expected, removal.ids, last, place, self.trace.scaled)
-            return prediction.ended(run.run_module(module, removal.plan((*self.remedies, *new)), prediction))
+            prediction = Prediction(self.expected, removal.ids, last, place)
+            failed = run.run_module(module, removal.plan((*self.remedies, *new)), prediction)
+            return prediction.ended(failed).failure(self.trace.scaled)
 
         if failing(()) != failure:
             return lambda new: True

@@ -27,7 +27,7 @@ def require_implied(modules: Mapping[str, nn.Module], plan: PruningPlan) -> None
     The ``groups`` of a convolution follow from the filters that its weight keeps, and no other attribute that PyTorch's
     convolutions have may change. Any other attribute (also of a subclass of them) must change like the width of a group
     or the dimension of a tensor that has its size (which a stride has not), or like the first or last part of a
-    dimension of a tensor in the module (``weight[: self.high]``).
+    dimension of a tensor in the module (``weight[: self.high]``), or like the heads in such a dimension.
 
     Args:
         modules: all modules of the full network by path.
@@ -48,7 +48,7 @@ def require_implied(modules: Mapping[str, nn.Module], plan: PruningPlan) -> None
                 follows = name == "groups"  # the value is checked below
             else:
                 follows = any(_follows(name, before, value, each) for each in kept) or any(
-                    _divides(before, value, each)
+                    _divides(before, value, each) or _counts_heads(name, before, value, each)
                     for each in plan.cuts
                     if each.tensor.startswith(f"{path}." if path else "")
                 )
@@ -88,6 +88,15 @@ def _divides(before: int, after: int, cut: Cut) -> bool:
     first = sum(index < before for index in cut.indices)
     last = sum(index >= cut.size - before for index in cut.indices)
     return before < cut.size and after in (first, last)
+
+
+def _counts_heads(name: str, before: int, after: int, cut: Cut) -> bool:
+    """Whether an attribute counts heads, equal sets of neighbouring channels of a dimension that may belong to several
+    groups, and changes by those that are removed. The others are kept as a whole."""
+    if "head" not in name or cut.size % before:
+        return False
+    left = _sets_left(before, (cut.size, cut.indices))
+    return left == after and len(cut.indices) * before == left * cut.size
 
 
 def _refusal(path: str, name: str, before: int | None, after: int) -> UserError:

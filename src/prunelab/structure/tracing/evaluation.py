@@ -6,7 +6,7 @@ Flags, caches, attributes and random number generators are restored.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -45,13 +45,17 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     Networks store values when they run (anchors for the size of an image, attention biases that are computed once).
     Values stored by a run on the meta device must be removed, and values stored earlier must not be used as constants.
     """
-    saved = [(module, _attributes(module), _contents(module)) for module in model.modules()]
-    flags = [(module, module.training) for module in model.modules()]
+    modules = _modules(model)
+    saved = [
+        (module, attributes, _contents(attributes))
+        for module, attributes in zip(modules, map(_attributes, modules), strict=True)
+    ]
+    flags = [module.training for module in modules]
     try:
-        forget_caches(model)
-        for module in model.modules():
-            module.training = False
-        with _plain_recurrence(model):
+        _forget_caches(modules)
+        for module in modules:
+            _set_training(module, False)
+        with _plain_recurrence(modules):
             yield
     finally:
         for module, attributes, contents in saved:
@@ -60,8 +64,16 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.__dict__.update(attributes)
             for container, content in contents:
                 _refill(container, content)
-        for module, flag in flags:
-            module.training = flag
+        for module, flag in zip(modules, flags, strict=True):
+            _set_training(module, flag)
+
+
+def _set_training(module: nn.Module, flag: bool) -> None:
+    own = vars(module)
+    if "training" in own:  # ten times faster than an assignment
+        own["training"] = flag
+    else:  # a property, or a module of TorchScript
+        module.training = flag
 
 
 @contextmanager
@@ -91,10 +103,10 @@ def same_random_numbers() -> Iterator[None]:
 
 
 @contextmanager
-def _plain_recurrence(model: nn.Module) -> Iterator[None]:
+def _plain_recurrence(modules: list[nn.Module]) -> Iterator[None]:
     """Context in which recurrent layers run as on the meta device: as matrix products and pointwise operators, not as
     one operator of oneDNN or cuDNN."""
-    if not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+    if not any(isinstance(module, nn.RNNBase) for module in modules):
         yield
         return
     backends = torch.backends.mkldnn, torch.backends.cudnn
@@ -111,12 +123,30 @@ def forget_caches(model: nn.Module) -> None:
 
     Modules clear such caches themselves when training mode begins (LeViT's attention biases, one tensor per device).
     """
-    training = [(module, module.training) for module in model.modules()]
-    for module, _ in training:
-        if any(_is_cache(value) for value in vars(module).values()):
-            module.train()
-    for module, flag in training:
+    _forget_caches(_modules(model))
+
+
+def _forget_caches(modules: list[nn.Module]) -> None:
+    caching = [module for module in modules if any(map(_is_cache, vars(module).values()))]
+    if not caching:
+        return
+    flags = [module.training for module in modules]
+    for module in caching:
+        module.train()
+    for module, flag in zip(modules, flags, strict=True):
         module.training = flag
+
+
+def _modules(model: nn.Module) -> list[nn.Module]:
+    """``model.modules()`` in any order, without its generators, which pass each module through all levels."""
+    found: dict[int, nn.Module] = {}
+    pending: list[nn.Module | None] = [model]
+    while pending:
+        module = pending.pop()
+        if module is not None and id(module) not in found:
+            found[id(module)] = module
+            pending.extend(module._modules.values())
+    return list(found.values())
 
 
 def has_tensor_attributes(model: nn.Module) -> bool:
@@ -151,10 +181,9 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
 
 
-def _contents(module: nn.Module) -> list[tuple[Any, Any]]:
+def _contents(attributes: Mapping[str, Any]) -> list[tuple[Any, Any]]:
     """The containers among a module's attributes, each with a copy."""
-    values = _attributes(module).values()
-    return [(value, value.copy()) for value in values if isinstance(value, dict | list | set)]
+    return [(value, value.copy()) for value in attributes.values() if isinstance(value, dict | list | set)]
 
 
 def _refill(container: Any, content: Any) -> None:
