@@ -75,14 +75,16 @@ def study_table(name: str) -> list[str]:
 
 
 def aims_table() -> list[str]:
-    """The results of ``obs`` after each calibration, with the aims."""
+    """The results of ``obs`` and ``fisher`` after each calibration, with the aims."""
     rows = []
     for name, keep, aim in AIMS:
-        found: dict[str, list[float]] = defaultdict(list)
-        for record in records(name):
-            if record["method"] == "obs" and record["keep"] == keep:
-                found[record["column"]].append(100 * record["top1"])
-        rows.append((f"{name.removeprefix('aims_')}, {keep:g}; aim {aim:g}", found))
+        for method in ("obs", "fisher"):
+            found: dict[str, list[float]] = defaultdict(list)
+            for record in records(name):
+                if record["method"] == method and record["keep"] == keep:
+                    found[record["column"]].append(100 * record["top1"])
+            if found:
+                rows.append((f"{name.removeprefix('aims_')}, {keep:g}; aim {aim:g}; {method}", found))
     return ["## Aims", "", *grid("network, kept FLOPs", rows), ""]
 
 
