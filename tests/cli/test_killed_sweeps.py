@@ -20,7 +20,7 @@ from prunelab.records.own_digest import check_digest
 
 pytestmark = pytest.mark.slow
 
-KILLS = 25
+KILLS = 15
 RUNS = (
     "method=l1,taylor",
     "seed=0,1",

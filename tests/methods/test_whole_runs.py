@@ -19,6 +19,7 @@ METHODS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "me
 WORDS = {
     "eagleeye": ("method.candidates=3",),
     "amc": ("method.episodes=3",),
+    "autoslim": ("method.steps=3",),
     "abcpruner": ("method.evaluations=3", "method.training.epochs=1"),
     "network_adjustment": ("method.iterations=2", "method.repeats=1", "method.training.epochs=1"),
     "metapruning": (
@@ -51,6 +52,7 @@ def test_a_whole_run(outputs: Path, monkeypatch: pytest.MonkeyPatch, name: str) 
         "baseline.training.epochs=1",
         "recipe.training.epochs=1",
         "recipe.calibration_images=64",
+        "data.train_fraction=0.4",
         "+learning_epochs=2",
         "trainer=cpu",
         "study=tests",

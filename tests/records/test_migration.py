@@ -31,7 +31,9 @@ FORMER = {
 def former(config: dict[str, Any]) -> dict[str, Any]:
     """``config`` in the form of the version before the regrouping of the packages."""
     config = {**config, "trainer": {**config["trainer"], "sync_batchnorm": False}}  # the default then
-    text = json.dumps(config).replace('"exclude"', '"whole"').replace('"min_keep"', '"floor"')
+    names = {"exclude": "whole", "min_keep": "floor"}
+    config["method"] = {names.get(key, key): value for key, value in config["method"].items()}
+    text = json.dumps(config)
     for present, then in FORMER.items():
         text = text.replace(present, then)
     return json.loads(text)
