@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.forks import Forks
 
 import prunelab
 from prunelab.cli.config import configure
@@ -197,7 +198,9 @@ def test_a_budget_out_of_reach_is_said_before_anything_is_trained(smallest: Conf
     assert RunFolder.of(config).record() is None
 
 
-def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(smallest: Configure, tmp_path: Path) -> None:
+def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(
+    smallest: Configure, tmp_path: Path, forks: Forks
+) -> None:
     words = ["baseline.training.epochs=2", "recipe.training.epochs=2", "method=taylor"]
     config = smallest(*words, f"outputs={tmp_path / 'killed'}")
     folder = RunFolder.of(config)
@@ -206,8 +209,8 @@ def test_a_run_killed_again_and_again_ends_like_an_unbroken_one(smallest: Config
     file.write_text(json.dumps(config))
 
     def killed(point: str) -> set[str]:
-        ended = subprocess.run([sys.executable, KILLED_RUN, file, point], capture_output=True, check=False)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+        started = forks.start(tmp_path, str(file), point, program=KILLED_RUN)
+        assert forks.wait(started) == -signal.SIGKILL, started.said()
         assert folder.record() is None
         assert not list(tmp_path.rglob("failure.json"))
         return {path.name for path in (*folder.path.rglob("*"), *baseline.rglob("*")) if path.is_file()}
@@ -238,7 +241,7 @@ def flip(file: Path, place: float = 0.5) -> None:
 
 
 def test_an_interrupted_run_whose_files_are_damaged_ends_like_an_unbroken_one(
-    smallest: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    smallest: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture, forks: Forks
 ) -> None:
     words = [
         "recipe=iterative",
@@ -250,8 +253,8 @@ def test_an_interrupted_run_whose_files_are_damaged_ends_like_an_unbroken_one(
     folder = RunFolder.of(config)
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config))
-    command = [sys.executable, KILLED_RUN, file, "before the record"]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    started = forks.start(tmp_path, str(file), "before the record", program=KILLED_RUN)
+    assert forks.wait(started) == -signal.SIGKILL, started.said()
     unbroken = run(smallest(*words))
 
     (weights,) = (tmp_path / "killed" / "baselines").glob("*/model.safetensors")
@@ -281,13 +284,15 @@ def test_an_interrupted_run_whose_files_are_damaged_ends_like_an_unbroken_one(
     assert resumed.record.pruned.top1 == unbroken.record.pruned.top1
 
 
-def test_an_unreadable_curves_file_is_written_again(smallest: Configure, tmp_path: Path) -> None:
+def test_an_unreadable_curves_file_is_written_again(
+    smallest: Configure, tmp_path: Path, forks: Forks
+) -> None:
     config = smallest()
     folder = RunFolder.of(config)
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config))
-    command = [sys.executable, KILLED_RUN, file, "before the record"]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    started = forks.start(tmp_path, str(file), "before the record", program=KILLED_RUN)
+    assert forks.wait(started) == -signal.SIGKILL, started.said()
     before, killed = (folder.path / "curves.csv").read_bytes(), tmp_path / "killed"
     shutil.copytree(config["outputs"], killed)
     for content in (b"", b"\x00\xff", b"phase,epoch\nrecovery,one\n"):
@@ -363,18 +368,19 @@ def test_a_process_that_was_suspended_longer_than_its_lease_replaces_nothing(
     }
 
 
-def test_of_two_processes_with_the_same_run_one_does_it(smallest: Configure, tmp_path: Path) -> None:
+def test_of_two_processes_with_the_same_run_one_does_it(
+    smallest: Configure, tmp_path: Path, forks: Forks
+) -> None:
     config = smallest()
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config))
-    code = (
-        "import json, sys; from prunelab.experiment import run; "
-        "print(run(json.load(open(sys.argv[1]))).is_new)"
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import json, sys\nfrom prunelab.experiment import run\n"
+        "sys.exit(10 + run(json.load(open(sys.argv[1]))).is_new)\n"
     )
-    command = [sys.executable, "-c", code, str(file)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [process.communicate()[0] for process in both]
-    assert sorted(answers) == ["False\n", "True\n"]
+    both = [forks.start(tmp_path, str(file), program=program) for _ in range(2)]
+    assert sorted(forks.wait(each) for each in both) == [10, 11], both[0].said() + both[1].said()
     assert len(list((tmp_path / "outputs" / "baselines").iterdir())) == 1
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import subprocess
-import sys
+import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from tests.forks import Forks
 from torch import Tensor
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
@@ -25,10 +24,10 @@ def script() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+def ranks(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> list[dict[str, Tensor]]:
     folder = tmp_path_factory.mktemp("ranks")
-    started = [subprocess.Popen([sys.executable, SCRIPT, folder, str(rank), "2"]) for rank in range(2)]
-    assert [process.wait(timeout=600) for process in started] == [0, 0]
+    started = [forks.start(folder, str(folder), str(rank), "2", program=SCRIPT) for rank in range(2)]
+    assert [forks.wait(each) for each in started] == [0, 0], started[0].said() + started[1].said()
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.forks import Forks, Started
 
 from prunelab.cli.run import main
 
-SERVER = Path(__file__).parents[1] / "forked_sweeps.py"
 STUDY = (
     "-m", "data=image_folder", "data.image_size=32", "data.mean=[0.5]", "data.std=[0.5]", "data.num_workers=0",
     "data.batch_size=8", "model=lenet5", "trainer=cpu", "budget.flops=0.5", "baseline.training.epochs=2",
@@ -28,32 +22,11 @@ STUDY = (
 """A study of test scale: a run takes less than a second."""
 
 
-@dataclass(frozen=True)
-class Started:
-    """A start of the command: its process, the leader of a process group, and its output."""
-
-    pid: int
-    output: Path
-
-    def said(self) -> str:
-        return self.output.read_text() if self.output.exists() else ""
-
-
 class Sweeps:
-    """Starts the command, with STUDY or other words, in forks of a process that has imported everything."""
+    """Starts the command, with STUDY or other words."""
 
-    def __init__(self, images: Path) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self._server = subprocess.Popen(
-            [sys.executable, SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self._images = images
-        self._number = 0
-        self._running: set[int] = set()
+    def __init__(self, forks: Forks, images: Path) -> None:
+        self._forks, self._images = forks, images
 
     def start(
         self,
@@ -66,19 +39,12 @@ class Sweeps:
 
         ``study`` stands for STUDY and its images.
         """
-        self._number += 1
-        output = folder / f"output-{self._number}.txt"
-        start = [*(STUDY if study is None else study), *words]
-        start += [f"data.root={self._images}"] if study is None else []
-        answer = self._ask(start=start, folder=str(folder), output=str(output), die_in_write=die_in_write)
-        self._running.add(answer["pid"])
-        return Started(answer["pid"], output)
+        first = [*STUDY, f"data.root={self._images}"] if study is None else study
+        return self._forks.start(folder, *first, *words, die_in_write=die_in_write)
 
     def wait(self, started: Started) -> int:
         """The exit code, or minus the signal that ended the process."""
-        status = self._ask(wait=started.pid)["status"]
-        self._running.discard(started.pid)
-        return status
+        return self._forks.wait(started)
 
     def run(self, folder: Path, *words: str, study: Sequence[str] | None = None) -> str:
         """Start, wait for the end without failures, and return what was printed."""
@@ -86,28 +52,10 @@ class Sweeps:
         assert self.wait(started) == 0, started.said()
         return started.said()
 
-    def close(self) -> None:
-        """End all processes that a failed test has left."""
-        for pid in self._running:
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-        self._pipe(self._server.stdin).close()
-        self._server.wait()
-
-    def _ask(self, **question: Any) -> dict[str, Any]:
-        self._pipe(self._server.stdin).write(json.dumps(question) + "\n")
-        self._pipe(self._server.stdin).flush()
-        return json.loads(self._pipe(self._server.stdout).readline())
-
-    @staticmethod
-    def _pipe(pipe: Any) -> TextIO:
-        assert pipe is not None
-        return pipe
-
 
 @pytest.fixture(scope="session")
-def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweeps]:
-    """A server with a folder of random images in two classes."""
+def sweeps(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Sweeps:
+    """With a folder of random images in two classes."""
     images = tmp_path_factory.mktemp("images")
     pixels = np.random.default_rng(0)
     for part, number in (("train", 16), ("val", 8)):
@@ -116,9 +64,7 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweeps]:
             for index in range(number):
                 values = pixels.integers(0, 256, (32, 32), dtype=np.uint8)
                 Image.fromarray(values).save(images / part / label / f"{index}.png")
-    server = Sweeps(images)
-    yield server
-    server.close()
+    return Sweeps(forks, images)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import Started, Sweeps
+from tests.cli.conftest import Sweeps
+from tests.forks import Started
 
 from prunelab.records.own_digest import check_digest
 

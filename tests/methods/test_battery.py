@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import random
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import get_object
+from tests.forks import Forks
 
 from prunelab.cli.config import configure_parts, references
 from prunelab.errors import UserError
@@ -232,23 +231,15 @@ def test_nan_in_the_images_is_an_error_that_names_the_batch(battery: ModuleType,
 
 
 @pytest.mark.ddp
-def test_two_ranks_decide_as_one(battery: ModuleType, tmp_path: Path) -> None:
+def test_two_ranks_decide_as_one(battery: ModuleType, tmp_path: Path, forks: Forks) -> None:
     """Methods that learn: ``learning/test_two_ranks_learn``."""
     alone = battery.answers()
-    inherited = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT)]
     ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store"), str(tmp_path)],
-            env=inherited,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        forks.start(tmp_path, str(rank), str(tmp_path / "store"), str(tmp_path), program=SCRIPT)
         for rank in (0, 1)
     ]
-    for process in ranks:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    for each in ranks:
+        assert forks.wait(each) == 0, each.said()
     for rank in (0, 1):
         assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == alone
 

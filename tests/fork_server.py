@@ -1,8 +1,9 @@
-"""Starts the prunelab command again and again in forks of one process, which avoids the imports of each start.
+"""Starts the prunelab command and other programs in forks of one process, which avoids the imports of each start.
 
-Not a test by itself: tests/cli/conftest.py starts it, writes one JSON object a line to it, and reads one back:
+Not a test by itself: tests/forks.py starts it, writes one JSON object a line to it, and reads one back:
 
-    {"start": [words], "folder": ..., "output": ..., "die_in_write": n or null}  ->  {"pid": ...}
+    {"start": [words], "program": file or null, "folder": ..., "output": ..., "die_in_write": n or null}
+        ->  {"pid": ...}
     {"wait": pid}  ->  {"status": exit code, or minus the signal that ended it}
 
 Every start is the leader of a process group, which contains its workers.
@@ -13,11 +14,14 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import runpy
 import signal
 import stat
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,7 +44,7 @@ def serve() -> None:
 
 
 def start(asked: dict[str, Any]) -> int:
-    """The process id of a fork that runs the command."""
+    """The process id of a fork that runs the command, or a program if one is named."""
     pid = os.fork()
     if pid:
         return pid
@@ -52,19 +56,31 @@ def start(asked: dict[str, Any]) -> int:
     os.chdir(asked["folder"])
     if asked["die_in_write"] is not None:
         die_in_write(asked["die_in_write"])
-    sys.argv = ["prunelab", *asked["start"]]
     code = 99
     try:
-        from prunelab.cli.run import main
-
-        main()
+        code = run(asked["program"], asked["start"])
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 98
+    except BaseException:
+        traceback.print_exc()
+        code = 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     raise AssertionError
+
+
+def run(program: str | None, words: list[str]) -> int:
+    sys.argv = [program or "prunelab", *words]
+    if program is None:
+        from prunelab.cli.run import main
+
+        main()
+    else:
+        sys.path.insert(0, str(Path(program).parent))
+        runpy.run_path(program, run_name="__main__")
+    return 0
 
 
 def die_in_write(number: int) -> None:
