@@ -127,6 +127,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_record_runs_no_code(attack: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key, value = ATTACKS[attack]

@@ -153,6 +153,7 @@ def test_the_order_of_keys_means_nothing(seed: int) -> None:
 DEFAULT = configure([BUDGET])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

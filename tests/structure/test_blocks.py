@@ -64,6 +64,7 @@ def test_how_many_blocks_have_an_identity_shortcut(name: str, count: int) -> Non
     assert len(graph.blocks) == count
 
 
+@pytest.mark.slow
 def test_two_branches_in_one_block_go_together(lively: Callable[..., nn.Module]) -> None:
     """A transformer block adds attention and then a perceptron to its input."""
     model = build("test_vit", 10, img_size=32).eval()

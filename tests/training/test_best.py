@@ -85,6 +85,7 @@ def test_the_last_epoch_needs_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("best-0004*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_resumed_training_has_the_same_best_epoch(tmp_path: Path, stop: int) -> None:
     unbroken = Script(PEAK)

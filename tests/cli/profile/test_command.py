@@ -13,6 +13,7 @@ from prunelab.cli.profile.command import main
 from prunelab.cli.profile.parts import profile
 
 
+@pytest.mark.slow
 def test_totals_are_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model=resnet56"]) == 0
     shown = capsys.readouterr().out
@@ -28,6 +29,7 @@ def test_totals_are_the_published_ones(capsys: pytest.CaptureFixture[str]) -> No
     assert profile(["model=resnet56"]).flops == pytest.approx(250.97e6, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_residual_additions_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     """ResNet-50 has 16 blocks, four of which have a convolution in their shortcut."""
     assert main(["model=timm", "model.name=resnet50", "image_size=64"]) == 0
@@ -116,6 +118,7 @@ def test_help_does_not_wait_for_torch() -> None:
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout == "set()\n"
 
 
+@pytest.mark.slow
 def test_inexact_channels_are_not_pruned_on_request() -> None:
     words = ["model=timm", "model.name=test_convnext"]
     usual, exact = profile(words), profile([*words, "exact=true"])
@@ -126,6 +129,7 @@ def test_inexact_channels_are_not_pruned_on_request() -> None:
     )
 
 
+@pytest.mark.slow
 def test_cardinality_is_a_width() -> None:
     """Groups of eight channels: the first stage has three of them."""
     words = ["model=timm", "model.name=regnetx_002", "image_size=64"]

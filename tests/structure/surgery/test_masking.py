@@ -42,6 +42,11 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 LARGE = {
+    "cifar_vgg16_bn",
+    "cifar_mobilenetv1",
+    "cifar_resnet56",
+    "mobilenetv1_100",
+    "mobilenetv2_100",
     "vgg16",
     "vgg16_bn",
     "resnet50",

@@ -30,7 +30,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
 }
 
-LARGE = {"densenet121", "efficientnet_b0", "regnety_002", "vgg16_bn"}
+LARGE = {"densenet121", "efficientnet_b0", "mobilenetv2", "regnety_002", "vgg16_bn"}
 
 
 def _made(name: str) -> tuple[nn.Module, ChannelGraph]:
