@@ -104,7 +104,8 @@ class Partition:
 
     def without(self, numbers: Iterable[int]) -> Partition:
         """The other groups."""
-        left = [number for number in range(len(self.groups)) if number not in set(numbers)]
+        gone = set(numbers)
+        left = [number for number in range(len(self.groups)) if number not in gone]
         group_of = np.full_like(self.group_of, -1)
         for number, old in enumerate(left):
             group_of[self.members[old]] = number

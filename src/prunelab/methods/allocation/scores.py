@@ -43,18 +43,22 @@ class Scores:
 
     def removal_order(self, group: str) -> np.ndarray:
         """The channels of a group, least important first; of equal ones the first is removed last."""
-        return np.argsort(-self.settled(group), kind="stable")[::-1]
+        return best_first(self.settled(group))[::-1]
 
     def of_members(self, group: ChannelGroup, width: int) -> dict[str, Sequence[int]]:
         """The ``width`` best channels of each member of a group with members, ascending; {} without their scores."""
         if not group.members or any(member.name not in self.members for member in group.members):
             return {}
-        best = {
-            member.name: np.argsort(-self._settled(self.members[member.name]), kind="stable")[:width]
-            for member in group.members
+        orders = {
+            member.name: best_first(self._settled(self.members[member.name])) for member in group.members
         }
-        return {name: np.sort(chosen).tolist() for name, chosen in best.items()}
+        return {name: np.sort(order[:width]).tolist() for name, order in orders.items()}
 
     def _settled(self, scores: np.ndarray) -> np.ndarray:
         raw = np.asarray(scores, dtype=np.float64)
         return raw if self.are_order else tied(raw)
+
+
+def best_first(scores: np.ndarray) -> np.ndarray:
+    """The channels of scores (n,), the most important first; of equal ones the first comes first."""
+    return np.argsort(-scores, kind="stable")

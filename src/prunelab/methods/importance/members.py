@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prunelab.methods.allocation.scores import Scores
+from prunelab.methods.allocation.scores import Scores, best_first
 from prunelab.methods.importance.criterion import Criterion, joined
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ def score_members(criterion: Criterion, context: PruningContext) -> Scores:
             continue
         members |= own
         ranked = joined([np.sort(scores) for scores in own.values()], criterion.reduction)
-        first = np.argsort(-np.asarray(own[group.name]), kind="stable")[::-1]
         channels[group.name] = np.empty_like(ranked)
-        channels[group.name][first] = ranked
+        channels[group.name][best_first(np.asarray(own[group.name]))[::-1]] = ranked
     return replace(found, channels=channels, members=members)
